@@ -1,0 +1,1 @@
+"""Overlap tensor-parallel communication with compute, in the compiler: `torch.compile(model, backend="domino")`."""

@@ -1,0 +1,32 @@
+"""What it means for a value to be cut: axis states, size arithmetic, chunk sizes."""
+
+from domino_compile.axes.chunks import Chunks
+from domino_compile.axes.sizes import Shape, Size, divides, quotient, to_shape, to_size
+from domino_compile.axes.states import (
+    WHOLE,
+    PartialSum,
+    PerSlice,
+    Sliced,
+    State,
+    States,
+    Whole,
+    state_at,
+)
+
+__all__ = [
+    "WHOLE",
+    "Chunks",
+    "PartialSum",
+    "PerSlice",
+    "Shape",
+    "Size",
+    "Sliced",
+    "State",
+    "States",
+    "Whole",
+    "divides",
+    "quotient",
+    "state_at",
+    "to_shape",
+    "to_size",
+]

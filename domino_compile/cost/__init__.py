@@ -1,0 +1,1 @@
+"""What computing and communicating take, in seconds and bytes."""

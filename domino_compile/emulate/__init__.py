@@ -1,0 +1,1 @@
+"""Process groups whose collectives take the time a link table gives (always labelled emulated)."""

@@ -1,0 +1,1 @@
+"""Dumps and reports that show what was found, planned and done."""

@@ -1,0 +1,1 @@
+"""Measured link tables: the time of one collective by payload."""

@@ -1,0 +1,1 @@
+"""The graph-to-graph passes and nothing else; imported as `domino_compile.passes`."""
