@@ -13,5 +13,8 @@ def inductor_option_types() -> dict[str, type | None]:
     """
     from torch._inductor import config
 
-    types = {name: config.get_type(name) for name in config.get_config_copy()}
-    return {name: t if isinstance(t, type) and get_origin(t) is None else None for name, t in types.items()}
+    result: dict[str, type | None] = {}
+    for name in config.get_config_copy():
+        kind = config.get_type(name)  # type: ignore[attr-defined]
+        result[name] = kind if isinstance(kind, type) and get_origin(kind) is None else None
+    return result

@@ -1,0 +1,72 @@
+"""Settings and fixtures shared by all tests.
+
+The environment is set before torch is imported, and child processes inherit it: one thread per
+process (two workers share two cores), no Inductor caches (a test must compile what it tests), and
+a folder per worker for what Inductor writes.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_SCRATCH = tempfile.mkdtemp(prefix="domino_compile_tests_")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _SCRATCH
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _name in [name for name in os.environ if name.startswith("DOMINO_COMPILE_")]:
+    del os.environ[_name]
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from tests import profiles  # noqa: E402, F401  (registers the profiles)
+
+settings.load_profile("default")  # before the plugin applies --hypothesis-profile
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+# Texts that name an address, a checkout or a home differ from run to run.
+UNSTABLE = re.compile(r"\b0x[0-9a-f]{8,}|/tmp/|/home/|" + re.escape(str(ROOT)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Return `check(name, text)`, which compares `text` with the file tests/golden/`name`."""
+    return make_golden_check(update=bool(request.config.getoption("--update-golden")))
+
+
+def make_golden_check(*, update: bool) -> Callable[[str, str], None]:
+    def check(name: str, text: str) -> None:
+        if unstable := UNSTABLE.search(text):
+            pytest.fail(f"golden {name}: {unstable.group()!r} differs from run to run")
+        path = GOLDEN / name
+        text = text.rstrip("\n") + "\n"
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return
+        if not path.exists():
+            pytest.fail(f"golden {name} does not exist; write it with: make golden")
+        expected = path.read_text(encoding="utf-8")
+        if text != expected:
+            lines = difflib.unified_diff(
+                expected.splitlines(), text.splitlines(), f"tests/golden/{name}", "now", lineterm=""
+            )
+            pytest.fail("\n".join([*lines, "if this is right: make golden"]), pytrace=False)
+
+    return check
