@@ -1,1 +1,23 @@
-"""Measured link tables: the time of one collective by payload."""
+"""Link tables: measured times of collectives, as data files with their sources.
+
+>>> from domino_compile.links import load_link
+>>> load_link("h200-nvlink-8").time_us("all_reduce", 32 << 20)
+213.0
+
+Conventions and formulas are in ``table.py``, the file format in ``README.md`` beside this file.
+"""
+
+from domino_compile.links.load import list_links, load_link, parse_link, save_link
+from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable, busbw_factor
+
+__all__ = [
+    "COLLECTIVES",
+    "Curve",
+    "LinkError",
+    "LinkTable",
+    "busbw_factor",
+    "list_links",
+    "load_link",
+    "parse_link",
+    "save_link",
+]

@@ -1,0 +1,291 @@
+"""Reading and writing link tables as JSON (format: ``domino_compile/links/README.md``)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from domino_compile.errors import did_you_mean
+from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable, busbw_factor
+
+DATA = Path(__file__).parent
+_MIB = 1 << 20
+_KEYS = [
+    "name",
+    "ranks",
+    "nodes",
+    "source",
+    "collectives",
+    "busbw_ratio",
+    "ctas",
+    "made_up",
+    "note",
+    "nccl",
+]
+_CURVE_KEYS = (
+    ["size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us"]  # points
+    + ["latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp"]  # model
+)
+    "size_bytes",
+    "size_mib",
+    "time_us",
+    "busbw_gb_s",
+    "floor_us",
+    "latency_us",
+    "algbw_gb_s",
+    "ramp_bytes_per_rank",
+    "ramp",
+]
+# A model is tabulated at every power of two in this range: 4 KiB to 16 GiB.
+_MODEL_SIZES = tuple(1 << bits for bits in range(12, 35))
+
+
+class _Reader:
+    """Typed access to one JSON object; every error names the file and the key."""
+
+    def __init__(self, where: str, data: object, prefix: str = "") -> None:
+        self.where, self.prefix = where, prefix
+        if not isinstance(data, dict):
+            raise self.error("", "must be a JSON object")
+        self.data: dict[str, Any] = data
+
+    def error(self, key: str, problem: str) -> LinkError:
+        path = f"{self.prefix}{key}".rstrip(".") or "(top level)"
+        return LinkError(f"link file {self.where}: {path}: {problem}")
+
+    def only(self, known: Sequence[str]) -> None:
+        for key in self.data:
+            if key not in known:
+                hint = did_you_mean(key, known)
+                raise self.error(key, f"unknown key{hint}; known: {', '.join(known)}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.data.get(key, default)
+        if not isinstance(value, str) or (default is None and not value):
+            raise self.error(key, "must be a string" if key in self.data else "is missing")
+        return value
+
+    def integer(self, key: str, least: int, default: int | None = None) -> int:
+        value = self.data.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.error(key, f"must be a whole number of at least {least}, not {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.data.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        return self._positive(key, value)
+
+    def numbers(self, key: str) -> list[float]:
+        value = self.data.get(key)
+        if not isinstance(value, list) or not value:
+            problem = "must be a list of numbers" if key in self.data else "is missing"
+            raise self.error(key, problem)
+        return [self._positive(f"{key}[{i}]", item) for i, item in enumerate(value)]
+
+    def _positive(self, key: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.error(key, f"must be a number, not {value!r}")
+        if not math.isfinite(value) or value <= 0:
+            raise self.error(key, f"must be positive and finite, not {value!r}")
+        return float(value)
+
+    def child(self, key: str, data: object) -> _Reader:
+        return _Reader(self.where, data, f"{self.prefix}{key}.")
+
+
+def _ramp_at(sizes: list[float], ramp: list[float], size: float) -> float:
+    """Ramp at ``size`` bytes a rank: straight in log2 of the size, held beyond both ends."""
+    if size <= sizes[0]:
+        return ramp[0]
+    for (s0, r0), (s1, r1) in pairwise(zip(sizes, ramp, strict=True)):
+        if size <= s1:
+            return r0 + (r1 - r0) * math.log(size / s0) / math.log(s1 / s0)
+    return ramp[-1]
+
+
+def _model_curve(reader: _Reader, ranks: int) -> Curve:
+    """``latency_us + bytes / (algbw * ramp(bytes / ranks))``, tabulated at powers of two."""
+    latency, algbw = reader.number("latency_us"), reader.number("algbw_gb_s")
+    sizes, ramp = [1.0], [1.0]
+    if "ramp" in reader.data:
+        sizes, ramp = reader.numbers("ramp_bytes_per_rank"), reader.numbers("ramp")
+        if len(sizes) != len(ramp):
+            raise reader.error("ramp", f"has {len(ramp)} values for {len(sizes)} sizes")
+    points: list[tuple[int, float]] = []
+    highest = latency
+    for nbytes in _MODEL_SIZES:
+        rate = algbw * 1e3 * _ramp_at(sizes, ramp, nbytes / ranks)  # bytes per microsecond
+        highest = max(highest, latency + nbytes / rate)
+        points.append((nbytes, highest))
+    return Curve(tuple(points), latency)
+
+
+def _measured_times(reader: _Reader, name: str, ranks: int, sizes: list[float]) -> list[float]:
+    key = "time_us" if "time_us" in reader.data else "busbw_gb_s"
+    if key not in reader.data:
+        raise reader.error("time_us", "is missing (or give busbw_gb_s, or a model's latency_us)")
+    values = reader.numbers(key)
+    if len(values) != len(sizes):
+        raise reader.error(key, f"has {len(values)} values for {len(sizes)} sizes")
+    if key == "time_us":
+        return values
+    factor = busbw_factor(name, ranks)
+    return [size * factor / (busbw * 1e3) for size, busbw in zip(sizes, values, strict=True)]
+
+
+def _measured_curve(reader: _Reader, name: str, ranks: int) -> Curve:
+    if "size_bytes" in reader.data:
+        key, sizes = "size_bytes", reader.numbers("size_bytes")
+    else:
+        key, sizes = "size_mib", [size * _MIB for size in reader.numbers("size_mib")]
+    times = _measured_times(reader, name, ranks, sizes)
+    points = tuple((round(size), time) for size, time in zip(sizes, times, strict=True))
+    for (b0, t0), (b1, t1) in pairwise(points):
+        if b1 <= b0:
+            raise reader.error(key, "must increase")
+        if t1 < t0:
+            raise reader.error(key, f"the time falls from {b0} to {b1} bytes")
+    first_us = points[0][1]
+    floor = reader.number("floor_us", _intercept(points))
+    if floor > first_us:
+        raise reader.error("floor_us", f"is above the first point ({first_us:.1f} us)")
+    return Curve(points, floor)
+
+
+def _intercept(points: tuple[tuple[int, float], ...]) -> float:
+    """Time of an empty payload where none was measured: the line through the first two points.
+
+    Held between a tenth of the first time and all of it.
+    """
+    first_bytes, first_us = points[0]
+    if len(points) == 1:
+        return first_us
+    second_bytes, second_us = points[1]
+    slope = (second_us - first_us) / (second_bytes - first_bytes)
+    return min(first_us, max(first_us - slope * first_bytes, first_us / 10))
+
+
+def _curve(reader: _Reader, name: str, ranks: int) -> Curve:
+    reader.only(_CURVE_KEYS)
+    if "latency_us" in reader.data:
+        return _model_curve(reader, ranks)
+    return _measured_curve(reader, name, ranks)
+
+
+def parse_link(data: object, where: str) -> LinkTable:
+    """A ``LinkTable`` from decoded JSON.
+
+    Raises:
+        LinkError: one line with ``where`` (the file) and the key that is wrong.
+    """
+    reader = _Reader(where, data)
+    reader.only(_KEYS)
+    ranks = reader.integer("ranks", 2)
+    collectives = reader.child("collectives", reader.data.get("collectives"))
+    collectives.only(COLLECTIVES[:-1])
+    if "all_reduce" not in collectives.data:
+        raise collectives.error("all_reduce", "is missing")
+    ratio = reader.child("busbw_ratio", reader.data.get("busbw_ratio", {}))
+    ratio.only(COLLECTIVES[:-1])
+    made_up = reader.data.get("made_up", False)
+    if not isinstance(made_up, bool):
+        raise reader.error("made_up", f"must be true or false, not {made_up!r}")
+    return LinkTable(
+        name=reader.text("name"),
+        ranks=ranks,
+        nodes=reader.integer("nodes", 1),
+        source=reader.text("source"),
+        curves={
+            name: _curve(collectives.child(name, value), name, ranks)
+            for name, value in collectives.data.items()
+        },
+        busbw_ratio={name: ratio.number(name) for name in ratio.data},
+        ctas=reader.integer("ctas", 0, 16),
+        made_up=made_up,
+        note=reader.text("note", ""),
+        nccl=reader.text("nccl", ""),
+    )
+
+
+def _read(path: Path) -> LinkTable:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LinkError(f"link file {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise LinkError(f"link file {path}: not JSON ({error})") from error
+    return parse_link(data, str(path))
+
+
+def list_links() -> list[LinkTable]:
+    """The tables that come with the package, by name."""
+    return [_read(path) for path in sorted(DATA.glob("*.json"))]
+
+
+def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
+    """A link table by its name, or from a JSON file.
+
+    Args:
+        name_or_path: a name of ``list_links()``, a path (ends in ``.json`` or has a separator),
+            or a table, which is returned as it is.
+
+    Raises:
+        LinkError: unknown name (with the nearest spelling and all names) or malformed file.
+    """
+    if isinstance(name_or_path, LinkTable):
+        return name_or_path
+    text = os.fspath(name_or_path)
+    if text.endswith(".json") or os.sep in text or not isinstance(name_or_path, str):
+        return _read(Path(text))
+    path = DATA / f"{text}.json"
+    if path.is_file():
+        return _read(path)
+    known = sorted(path.stem for path in DATA.glob("*.json"))
+    hint = did_you_mean(text, known)
+    raise LinkError(
+        f"unknown link {text!r}{hint}; known: {', '.join(known)}, or the path of a JSON file"
+    )
+
+
+def save_link(table: LinkTable, path: str | os.PathLike[str]) -> None:
+    """Write ``table`` so that ``load_link(path)`` gives it back.
+
+    Raises:
+        LinkError: the file cannot be written.
+    """
+    try:
+        Path(path).write_text(json.dumps(_as_json(table), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LinkError(f"link file {path}: {error.strerror or error}") from error
+
+
+def _as_json(table: LinkTable) -> Mapping[str, object]:
+    collectives = {
+        name: {
+            "size_bytes": [nbytes for nbytes, _ in curve.points],
+            "time_us": [time for _, time in curve.points],
+            "floor_us": curve.floor_us,
+        }
+        for name, curve in table.curves.items()
+    }
+    return {
+        "name": table.name,
+        "ranks": table.ranks,
+        "nodes": table.nodes,
+        "source": table.source,
+        "nccl": table.nccl,
+        "note": table.note,
+        "made_up": table.made_up,
+        "ctas": table.ctas,
+        "busbw_ratio": dict(table.busbw_ratio),
+        "collectives": collectives,
+    }
