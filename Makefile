@@ -24,15 +24,15 @@ setup: $(STAMP)  ## create .venv and install the package with its development to
 
 $(STAMP): pyproject.toml constraints.txt
 	@python=; \
-	for candidate in "$(PYTHON)" python3 python3.11 python3.12 python3.13 python3.14; do \
-	    if [ -n "$$candidate" ] && "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
+	    if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        python="$$candidate"; break; \
 	    fi; \
 	done; \
 	if [ -z "$$python" ]; then \
 	    echo "error: Python 3.11 or newer with the venv module is needed; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
-	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then echo "creating .venv with $$("$$python" --version)"; "$$python" -m venv --clear .venv; fi
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then echo "creating .venv with $$($$python --version)"; $$python -m venv --clear .venv; fi
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 

@@ -1,1 +1,6 @@
-"""Questions asked of a graph (collective sites, axis states); answers are data, no graph is written."""
+"""Which nodes of a graph can be cut along one axis, and along which axis to cut."""
+
+from domino_compile.analysis.infer import CutPlan, NoCut, infer_cut
+from domino_compile.analysis.propagate import Analysis, propagate
+
+__all__ = ["Analysis", "CutPlan", "NoCut", "infer_cut", "propagate"]
