@@ -15,32 +15,10 @@ from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable,
 
 DATA = Path(__file__).parent
 _MIB = 1 << 20
-_KEYS = [
-    "name",
-    "ranks",
-    "nodes",
-    "source",
-    "collectives",
-    "busbw_ratio",
-    "ctas",
-    "made_up",
-    "note",
-    "nccl",
-]
-_CURVE_KEYS = (
-    ["size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us"]  # points
-    + ["latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp"]  # model
-)
-    "size_bytes",
-    "size_mib",
-    "time_us",
-    "busbw_gb_s",
-    "floor_us",
-    "latency_us",
-    "algbw_gb_s",
-    "ramp_bytes_per_rank",
-    "ramp",
-]
+_REQUIRED = ("name", "source", "ranks", "nodes", "collectives")
+_OPTIONAL = ("busbw_ratio", "ctas", "made_up", "note", "nccl")
+_POINT_KEYS = ("size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us")
+_MODEL_KEYS = ("latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp")
 # A model is tabulated at every power of two in this range: 4 KiB to 16 GiB.
 _MODEL_SIZES = tuple(1 << bits for bits in range(12, 35))
 
@@ -175,7 +153,7 @@ def _intercept(points: tuple[tuple[int, float], ...]) -> float:
 
 
 def _curve(reader: _Reader, name: str, ranks: int) -> Curve:
-    reader.only(_CURVE_KEYS)
+    reader.only(_POINT_KEYS + _MODEL_KEYS)
     if "latency_us" in reader.data:
         return _model_curve(reader, ranks)
     return _measured_curve(reader, name, ranks)
@@ -188,7 +166,7 @@ def parse_link(data: object, where: str) -> LinkTable:
         LinkError: one line with ``where`` (the file) and the key that is wrong.
     """
     reader = _Reader(where, data)
-    reader.only(_KEYS)
+    reader.only(_REQUIRED + _OPTIONAL)
     ranks = reader.integer("ranks", 2)
     collectives = reader.child("collectives", reader.data.get("collectives"))
     collectives.only(COLLECTIVES[:-1])
