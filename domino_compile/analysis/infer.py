@@ -1,0 +1,180 @@
+"""Where to cut: which inputs carry the batch, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from domino_compile.analysis.propagate import Analysis, make_call, propagate
+from domino_compile.axes import Chunks, Size, Sliced, to_size
+from domino_compile.collectives import Site, find_sites, payload_of, size_hint
+from domino_compile.rules import Cut, find_pull
+
+#: Candidates that are tried when the batch is not named; more are never seen to be needed.
+MAX_CANDIDATES = 12
+#: Rounds of "make in slices what is wanted in slices" (each finds values one step further back).
+MAX_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """The graph is cut: the chunks of the axis, and what each operation does."""
+
+    chunks: Chunks
+    analysis: Analysis
+
+
+@dataclass(frozen=True)
+class NoCut:
+    """The graph is not cut, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One input and one of its dimensions."""
+
+    node: fx.Node
+    dim: int
+    extent: Size
+
+
+def infer_cut(
+    graph: fx.Graph,
+    slices: int,
+    named: Mapping[fx.Node, int] | None = None,
+    unlikely: frozenset[fx.Node] = frozenset(),
+) -> CutPlan | NoCut:
+    """Choose the axis to cut and analyse the graph along it.
+
+    An axis is good if it cuts many bytes of collectives and joins few. Every axis gives a right
+    program; a bad one only gives a slow one.
+
+    Args:
+        graph: a functional joint or inference graph.
+        slices: how many slices are wanted.
+        named: inputs that carry the batch, with the dimension; ``None`` to find them.
+        unlikely: inputs to try last (parameters).
+    """
+    sites = find_sites(graph)
+    if not sites:
+        return NoCut("no collective in this graph")
+    if slices < 2:
+        return NoCut("slices=1: reordered only")
+    if named:
+        seeds = {node: Sliced(dim) for node, dim in named.items()}
+        node, dim = next(iter(named.items()))
+        best: Analysis | None = propagate(graph, to_size(node.meta["val"].shape[dim]), seeds)
+    else:
+        best = _best_candidate(graph, sites, unlikely)
+    if best is None:
+        return NoCut("no input has a dimension that all of a collective's payload follows")
+    rows = _rows(best.batch, best.seeds)
+    parts = min(slices, rows)
+    if parts < 2:
+        return NoCut(f"the batch has {rows} row: nothing to cut")
+    analysis = _complete(graph, best)
+    if not analysis.sliced_collectives():
+        return NoCut("no collective carries the cut dimension")
+    return CutPlan(Chunks.even(analysis.batch, parts), analysis)
+
+
+def _rows(batch: Size, seeds: Mapping[fx.Node, Sliced]) -> int:
+    """The extent of the batch; of a dynamic one, the value seen while compiling."""
+    if isinstance(batch, int):
+        return batch
+    node, state = next(iter(seeds.items()))
+    return size_hint(node.meta["val"].shape[state.dim])
+
+
+def _best_candidate(
+    graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
+) -> Analysis | None:
+    total = sum(site.payload for site in sites)
+    best: Analysis | None = None
+    best_score = 0
+    for count, candidate in enumerate(_candidates(graph, unlikely)):
+        if count >= MAX_CANDIDATES:
+            break
+        found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
+        score = _score(found)
+        if score > best_score:
+            best, best_score = found, score
+        if 2 * score > total and not found.inner_joins():
+            break
+    return best
+
+
+def _score(analysis: Analysis) -> int:
+    """Bytes of collectives that are cut, less what is joined and cut again for it."""
+    gained = sum(payload_of(launch) for launch in analysis.sliced_collectives())
+    return gained - 2 * analysis.joined_bytes()
+
+
+def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Candidate]:
+    """Input dimensions, the likeliest first: indices, then data, then parameters."""
+    inputs: list[tuple[int, int, fx.Node]] = []
+    for position, node in enumerate(graph.nodes):
+        if node.op != "placeholder":
+            break
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or str(node.target).startswith("tangents"):
+            continue
+        if node in unlikely:
+            continue
+        inputs.append((int(value.is_floating_point()), position, node))
+    for dim in range(2):
+        for _, _, node in sorted(inputs, key=lambda x: x[:2]):
+            shape = node.meta["val"].shape
+            if dim < len(shape) and size_hint(shape[dim]) > 1:
+                yield Candidate(node, dim, to_size(shape[dim]))
+
+
+def _complete(graph: fx.Graph, analysis: Analysis) -> Analysis:
+    """Extend the seeds until nothing that could be made in slices is made whole and cut."""
+    seeds = dict(analysis.seeds)
+    blocked: frozenset[fx.Node] = frozenset()
+    for _ in range(MAX_ROUNDS):
+        more = {}
+        for node, state in analysis.wanted:
+            _pull(analysis, node, state, {**seeds}, more)
+        blocked_now = blocked | analysis.unjoinable
+        if not more and blocked_now == blocked:
+            break
+        seeds.update(more)
+        blocked = blocked_now
+        analysis = propagate(graph, analysis.batch, seeds, blocked)
+    if analysis.unjoinable - blocked:
+        analysis = propagate(graph, analysis.batch, seeds, blocked | analysis.unjoinable)
+    return analysis
+
+
+def _pull(
+    analysis: Analysis,
+    node: fx.Node,
+    want: Sliced,
+    known: Mapping[fx.Node, Sliced],
+    found: dict[fx.Node, Sliced],
+) -> bool:
+    """Mark ``node`` and what it is made of as seeds, if it can be made in slices."""
+    if node in known or node in found or node in analysis.states:
+        return False
+    if node.op == "placeholder":
+        found[node] = want
+        return True
+    pull = find_pull(node.target) if node.op == "call_function" else None
+    if pull is None:
+        return False
+    call, nodes = make_call(analysis, node)
+    outcome = pull(call, want)
+    if not isinstance(outcome, Cut):
+        return False
+    found[node] = want
+    for operand, state in zip(nodes, outcome.inputs, strict=True):
+        if isinstance(state, Sliced):
+            _pull(analysis, operand, state, known, found)
+    return True

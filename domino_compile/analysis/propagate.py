@@ -1,0 +1,190 @@
+"""One walk over the graph: the state of every value, given where the cut begins."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
+from domino_compile.collectives import is_launch, tensor_bytes
+from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
+
+
+@dataclass
+class Analysis:
+    """What can be cut.
+
+    Attributes:
+        batch: the extent of the cut axis.
+        seeds: the nodes where the cut begins, and how each is cut.
+        states: the state of every value that is not whole.
+        cuts: how each cut operation is done.
+        refusals: the operations that run whole although an operand is cut, and why.
+        wanted: whole values that a cut operation wants cut, in the order met.
+        joins: cut values that are needed whole (or cut otherwise), by the needing node.
+        unjoinable: operations whose opaque per-slice results are needed whole.
+    """
+
+    batch: Size
+    seeds: Mapping[fx.Node, Sliced]
+    states: dict[fx.Node, States] = field(default_factory=dict)
+    cuts: dict[fx.Node, Cut] = field(default_factory=dict)
+    refusals: dict[fx.Node, Refusal] = field(default_factory=dict)
+    wanted: list[tuple[fx.Node, Sliced]] = field(default_factory=list)
+    joins: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    unjoinable: set[fx.Node] = field(default_factory=set)
+
+    def state(self, node: fx.Node) -> States:
+        """The state of a node's value."""
+        return self.states.get(node, WHOLE)
+
+    def sliced_collectives(self) -> list[fx.Node]:
+        """The launches that are cut."""
+        return [n for n in self.cuts if is_launch(n)]
+
+    def inner_joins(self) -> list[tuple[fx.Node, fx.Node]]:
+        """Joins of computed values inside the graph (inputs are whole at hand, outputs must be)."""
+        return [
+            (value, user)
+            for value, user in self.joins
+            if user.op != "output" and value.op != "placeholder"
+        ]
+
+    def joined_bytes(self) -> int:
+        """What joins inside the graph copy, each value counted once."""
+        return sum(tensor_bytes(v.meta.get("val")) for v in {v for v, _ in self.inner_joins()})
+
+
+def propagate(
+    graph: fx.Graph,
+    batch: Size,
+    seeds: Mapping[fx.Node, Sliced],
+    blocked: frozenset[fx.Node] = frozenset(),
+) -> Analysis:
+    """The states of all values when the seeds are cut.
+
+    Args:
+        graph: a functional aten graph with ``val`` metadata.
+        batch: the extent of the cut axis.
+        seeds: placeholders, or operations that can be pulled (``rules.find_pull``).
+        blocked: operations that must run whole.
+    """
+    analysis = Analysis(batch, seeds)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if node in seeds:
+                analysis.states[node] = seeds[node]
+        elif node.op == "call_function" and node.target is operator.getitem:
+            _getitem(analysis, node)
+        elif node.op == "call_function":
+            _operation(analysis, node, node in blocked)
+        else:
+            _needs_whole(analysis, node)
+    return analysis
+
+
+def _getitem(analysis: Analysis, node: fx.Node) -> None:
+    base, index = node.args
+    assert isinstance(base, fx.Node)
+    states = analysis.state(base)
+    if isinstance(states, tuple):
+        assert isinstance(index, int)
+        state = state_at(states, index)
+        analysis.states[node] = state
+        analysis.cuts[node] = Cut((states,), state)
+
+
+def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
+    want = analysis.seeds.get(node)
+    if want is None and not any(x in analysis.states for x in node.all_input_nodes):
+        return
+    call, nodes = make_call(analysis, node)
+    outcome: Cut | Refusal
+    if blocked:
+        outcome = Refusal("its per-slice state is needed whole elsewhere")
+    elif want is not None and (pull := find_pull(node.target)) is not None:
+        outcome = pull(call, want)
+    elif (rule := find_rule(node.target)) is not None:
+        outcome = rule(call) if _has_cut_operand(call) else Refusal("takes only per-slice values")
+    else:
+        outcome = Refusal("no axis rule for this operation")
+    if isinstance(outcome, Refusal):
+        if any(x in analysis.states for x in node.all_input_nodes):
+            analysis.refusals[node] = outcome
+            _needs_whole(analysis, node)
+        return
+    _apply(analysis, node, nodes, outcome)
+
+
+def _has_cut_operand(call: Call) -> bool:
+    return any(isinstance(x.state, Sliced) for x in call.operands)
+
+
+def _apply(analysis: Analysis, node: fx.Node, nodes: list[fx.Node], cut: Cut) -> None:
+    for operand, wanted in zip(nodes, cut.inputs, strict=True):
+        have = analysis.state(operand)
+        if have == wanted:
+            continue
+        if have != WHOLE:
+            _join(analysis, operand, node)
+        if isinstance(wanted, Sliced):
+            analysis.wanted.append((operand, wanted))
+    if cut.out == WHOLE and cut.chain is None and all(s == WHOLE for s in cut.inputs):
+        return
+    analysis.cuts[node] = cut
+    if isinstance(cut.out, (Sliced, PerSlice, tuple)):
+        analysis.states[node] = cut.out
+
+
+def _needs_whole(analysis: Analysis, node: fx.Node) -> None:
+    for operand in node.all_input_nodes:
+        if operand in analysis.states:
+            _join(analysis, operand, node)
+
+
+def _join(analysis: Analysis, value: fx.Node, user: fx.Node) -> None:
+    states = analysis.state(value)
+    members: tuple[State, ...] = states if isinstance(states, tuple) else (states,)
+    if any(not isinstance(s, Sliced) for s in members):
+        source = value
+        while source.target is operator.getitem:
+            assert isinstance(source.args[0], fx.Node)
+            source = source.args[0]
+        analysis.unjoinable.add(source)
+    analysis.joins.append((value, user))
+
+
+def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
+    """The call as rules see it, and the node behind each operand."""
+    nodes: list[fx.Node] = []
+    operands: list[Operand] = []
+
+    def operand(x: fx.Node) -> Any:
+        value = x.meta.get("val")
+        if isinstance(value, torch.SymInt | int):
+            return to_shape([value])[0]
+        if not isinstance(value, torch.Tensor):
+            return x
+        made = Operand(len(operands), analysis.state(x), to_shape(value.shape), value.dtype)
+        operands.append(made)
+        nodes.append(x)
+        return made
+
+    args = fx.node.map_arg(node.args, operand)
+    kwargs = fx.node.map_arg(node.kwargs, operand)
+    out = _shapes(node.meta.get("val"))
+    call = Call(node.target, tuple(args), dict(kwargs), out, analysis.batch, tuple(operands))
+    return call, nodes
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return to_shape(value.shape)
+    if isinstance(value, (tuple, list)):
+        return tuple(_shapes(member) for member in value)
+    return None

@@ -1,0 +1,71 @@
+"""How the cut axis is divided into chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+
+from domino_compile.axes.sizes import Size, quotient, to_size
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The extents of the slices of an axis of extent ``total``.
+
+    Chunks are as even as whole numbers allow, the larger ones first (5 = 3 + 2). Of a
+    dynamic extent, chunk ``i`` is a symbol ``chunk_i``; it stands for
+    ``(total + parts - 1 - i) // parts``, and the last one for the rest, so that the
+    chunks provably add up to ``total``.
+    """
+
+    total: Size
+    sizes: tuple[Size, ...]
+
+    @staticmethod
+    def even(total: Size, parts: int) -> Chunks:
+        """Cut ``total`` into ``parts`` chunks of nearly equal extent.
+
+        Raises:
+            ValueError: if there are more parts than rows.
+        """
+        if isinstance(total, int):
+            if not 1 <= parts <= total:
+                raise ValueError(f"cannot cut an extent of {total} into {parts} non-empty chunks")
+            low, more = divmod(total, parts)
+            return Chunks(total, tuple(low + (i < more) for i in range(parts)))
+        names = (f"chunk_{i}" for i in range(parts))
+        return Chunks(
+            total, tuple(sympy.Symbol(name, integer=True, positive=True) for name in names)
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the extent is known only when the program runs."""
+        return not isinstance(self.total, int)
+
+    def start(self, index: int) -> Size:
+        """The first row of chunk ``index``."""
+        first: Size = 0
+        for size in self.sizes[:index]:
+            first = first + size
+        return first
+
+    def part_of(self, extent: Size, index: int) -> Size:
+        """The part of ``extent = outer * total * inner`` that belongs to chunk ``index``."""
+        return self._scale(extent, self.sizes[index])
+
+    def start_in(self, extent: Size, index: int) -> Size:
+        """Where chunk ``index`` begins in ``extent = total * inner``."""
+        return self._scale(extent, self.start(index))
+
+    def _scale(self, extent: Size, rows: Size) -> Size:
+        factor = quotient(extent, self.total)
+        if factor is None:
+            raise ValueError(f"{self.total} does not divide {extent}")
+        if isinstance(factor, int) and isinstance(rows, int):
+            return factor * rows
+        return to_size(sympy.expand(factor * rows))

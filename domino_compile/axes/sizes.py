@@ -1,0 +1,63 @@
+"""Arithmetic on tensor extents, static (``int``) or dynamic (``sympy.Expr``).
+
+Nothing here ever adds a guard: a question about a dynamic extent is answered from
+the expression alone, and "not provable" is a no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import sympy
+import torch
+
+Size: TypeAlias = int | sympy.Expr
+Shape: TypeAlias = tuple[Size, ...]
+
+
+def to_size(value: int | torch.SymInt | sympy.Expr) -> Size:
+    """A size as ``int`` or sympy expression, from what torch hands out."""
+    if isinstance(value, torch.SymInt):
+        value = value.node.expr
+    if isinstance(value, sympy.Expr):
+        return int(value) if value.is_Integer else value
+    return int(value)
+
+
+def to_shape(shape: Iterable[int | torch.SymInt]) -> Shape:
+    """The sizes of a tensor."""
+    return tuple(to_size(extent) for extent in shape)
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of sizes (1 if there are none)."""
+    result: Size = 1
+    for size in sizes:
+        result = result * size
+    return result if isinstance(result, int) else to_size(sympy.expand(result))
+
+
+def quotient(numerator: Size, denominator: Size) -> Size | None:
+    """``numerator / denominator`` where it is provably a whole number, else ``None``."""
+    if isinstance(numerator, int) and isinstance(denominator, int):
+        if denominator == 0 or numerator % denominator:
+            return None
+        return numerator // denominator
+    ratio = sympy.cancel(sympy.sympify(numerator) / sympy.sympify(denominator))
+    _, below = sympy.fraction(ratio)
+    if below != 1 or any(not c.is_Integer for c in ratio.as_coefficients_dict().values()):
+        return None
+    return to_size(ratio)
+
+
+def divides(denominator: Size, numerator: Size) -> bool:
+    """Whether ``denominator`` provably divides ``numerator``."""
+    return quotient(numerator, denominator) is not None
+
+
+def same(left: Size, right: Size) -> bool:
+    """Whether two sizes are provably equal."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left == right
+    return bool(sympy.expand(sympy.sympify(left) - sympy.sympify(right)) == 0)

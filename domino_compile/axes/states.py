@@ -1,0 +1,81 @@
+"""The state of a value while a program is cut along one axis.
+
+A program has one *cut axis* (usually the batch) of extent ``B``, cut into ``p``
+chunks ``b_0 + ... + b_{p-1} = B``. Every value of the program is in one state:
+
+``Whole``
+    not cut; there is one value.
+``Sliced(dim, outer)``
+    cut; slice ``i`` holds its chunk of dimension ``dim``. The batch need not be
+    the outermost factor of the dimension: its extent is
+    ``outer * B * inner`` (``inner`` is whatever remains), and slice ``i`` has
+    ``outer * b_i * inner`` there, in the same order. ``(S, B, H) -> (S*B, H)`` gives
+    ``Sliced(0, outer=S)``; an all-gather of ``n`` ranks on a ``Sliced(0)`` value
+    gives ``Sliced(0, outer=n)`` (rank-major).
+``PartialSum``
+    slice ``i`` holds a summand of the value. Only ever the result of an
+    operation; the sum is taken at once, so no rule sees it as an input.
+``PerSlice``
+    slice ``i`` holds a value of its own that has no whole counterpart (a random
+    number generator's state). Only passed on to operations that take it as it is.
+
+The states follow the batching rules of JAX's ``vmap`` (``None`` = not mapped) and
+tinygrad's sharded axis; ``outer`` is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domino_compile.axes.sizes import Size
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The value is not cut."""
+
+    def __str__(self) -> str:
+        return "whole"
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """The value is cut along ``dim``, whose extent is ``outer * B * inner``."""
+
+    dim: int
+    outer: Size = 1
+
+    def __str__(self) -> str:
+        return (
+            f"sliced({self.dim})" if self.outer == 1 else f"sliced({self.dim}, outer={self.outer})"
+        )
+
+
+@dataclass(frozen=True)
+class PartialSum:
+    """Each slice holds a summand of the whole value."""
+
+    def __str__(self) -> str:
+        return "partial sum"
+
+
+@dataclass(frozen=True)
+class PerSlice:
+    """Each slice holds an opaque value of its own."""
+
+    def __str__(self) -> str:
+        return "per slice"
+
+
+State = Whole | Sliced | PartialSum | PerSlice
+#: The state of a node: of its value, or of each member of its tuple.
+States = State | tuple[State, ...]
+
+WHOLE = Whole()
+
+
+def state_at(states: States, index: int) -> State:
+    """The state of member ``index`` of a tuple-valued node (``WHOLE`` for a whole tuple)."""
+    if isinstance(states, tuple):
+        return states[index]
+    return states

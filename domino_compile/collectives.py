@@ -1,0 +1,163 @@
+"""The collectives of a captured graph: where they are, what they carry, who wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+c10d: Any = torch.ops._c10d_functional
+
+#: Functional collectives, and the position of the group name among their arguments.
+LAUNCHES: dict[Any, int] = {
+    c10d.all_reduce.default: 2,
+    c10d.all_reduce_.default: 2,
+    c10d.all_gather_into_tensor.default: 2,
+    c10d.reduce_scatter_tensor.default: 3,
+    c10d.all_to_all_single.default: 3,
+    c10d.broadcast.default: 2,
+    c10d.broadcast_.default: 2,
+    c10d.all_reduce_coalesced.default: 2,
+    c10d.all_gather_into_tensor_coalesced.default: 2,
+    c10d.reduce_scatter_tensor_coalesced.default: 3,
+}
+WAIT = c10d.wait_tensor.default
+
+
+def is_launch(node: fx.Node) -> bool:
+    """Whether the node starts a collective."""
+    return node.op == "call_function" and node.target in LAUNCHES
+
+
+def is_wait(node: fx.Node) -> bool:
+    """Whether the node waits for a collective."""
+    return node.op == "call_function" and node.target is WAIT
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a node's value."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from tensors_of(member)
+
+
+def size_hint(extent: Any) -> int:
+    """A number for an extent: of a dynamic one, the value seen while compiling."""
+    if isinstance(extent, torch.SymInt):
+        hint = extent.node.hint
+        return int(hint) if hint is not None else 1
+    return int(extent)
+
+
+def tensor_bytes(value: Any) -> int:
+    """The bytes of the tensors in a node's value."""
+    total = 0
+    for tensor in tensors_of(value):
+        count = 1
+        for extent in tensor.shape:
+            count *= size_hint(extent)
+        total += count * tensor.element_size()
+    return total
+
+
+@dataclass(frozen=True)
+class Site:
+    """One collective of the graph.
+
+    Attributes:
+        launch: the node that starts it.
+        waits: the nodes that wait for it.
+        kind: ``all_reduce``, ``all_gather_into_tensor``, ...
+        group: the process group's name.
+        payload: the link tables' size: the larger of input and output bytes (an all-reduce's
+            payload, an all-gather's output, a reduce-scatter's input).
+        backward: whether it depends on a gradient.
+        source: the user's line, ``file:line in function: code``, as far as known.
+    """
+
+    launch: fx.Node
+    waits: tuple[fx.Node, ...]
+    kind: str
+    group: str
+    payload: int
+    backward: bool
+    source: str
+
+
+def kind_of(launch: fx.Node) -> str:
+    """The collective's kind, without the in-place suffix."""
+    target: Any = launch.target
+    return str(target._schema.name).split("::")[1].rstrip("_")
+
+
+def group_of(launch: fx.Node) -> str:
+    """The name of the process group."""
+    position = LAUNCHES[launch.target]
+    if position < len(launch.args):
+        return str(launch.args[position])
+    return str(launch.kwargs["group_name"])
+
+
+def payload_of(launch: fx.Node) -> int:
+    """Bytes in the link tables' convention (see ``Site.payload``)."""
+    sent = sum(tensor_bytes(x.meta.get("val")) for x in launch.all_input_nodes)
+    return max(sent, tensor_bytes(launch.meta.get("val")))
+
+
+def user_line(node: fx.Node) -> str:
+    """The innermost line of the user's code that made the node, or ``unknown``."""
+    trace = node.meta.get("stack_trace") or node.meta.get("fwd_nn_module_stack_trace") or ""
+    lines = [line.strip() for line in str(trace).splitlines() if line.strip()]
+    frames = [
+        (head, code)
+        for head, code in zip(lines, [*lines[1:], ""], strict=True)
+        if head.startswith("File ")
+    ]
+    own = [f for f in frames if "/torch/" not in f[0]]
+    if not own:
+        return "unknown"
+    head, code = own[-1]
+    return f"{head.removeprefix('File ').replace(', line ', ':').replace(chr(34), '')}: {code}"
+
+
+def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that depend on a gradient of an output (``tangents`` of a joint graph)."""
+    reached: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if str(node.target).startswith("tangents"):
+                reached.add(node)
+        elif any(x in reached for x in node.all_input_nodes):
+            reached.add(node)
+    return reached
+
+
+def find_sites(graph: fx.Graph) -> list[Site]:
+    """Every collective, in graph order."""
+    backward = backward_nodes(graph)
+    return [
+        Site(
+            launch=node,
+            waits=tuple(_waits(node)),
+            kind=kind_of(node),
+            group=group_of(node),
+            payload=payload_of(node),
+            backward=node in backward,
+            source=user_line(node),
+        )
+        for node in graph.nodes
+        if is_launch(node)
+    ]
+
+
+def _waits(launch: fx.Node) -> Iterator[fx.Node]:
+    for user in launch.users:
+        if is_wait(user):
+            yield user
+        elif user.op == "call_function" and getattr(user.target, "__name__", "") == "getitem":
+            yield from _waits(user)

@@ -1,0 +1,132 @@
+"""What a rule sees (``Call``) and what it answers (``Cut`` or ``Refusal``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, States
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument: its state, and the shape and type of the *whole* value."""
+
+    index: int
+    state: States
+    shape: Shape
+    dtype: torch.dtype | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def sliced(self) -> Sliced | None:
+        """The state, if the operand is cut along a dimension."""
+        return self.state if isinstance(self.state, Sliced) else None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the graph, as a rule sees it.
+
+    Attributes:
+        op: what is called (an ``OpOverload``, or a function such as ``operator.mul``).
+        args: positional arguments, with an ``Operand`` for each tensor.
+        kwargs: keyword arguments, likewise.
+        out: the shape of the whole result; for several results a tuple with ``None``
+            for each member that is not a tensor.
+        batch: the extent ``B`` of the cut axis.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    batch: Size
+    operands: tuple[Operand, ...] = field(default=())
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at ``position`` or called ``name``."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def cut_operands(self) -> Iterator[Operand]:
+        """The operands that are cut."""
+        return (x for x in self.operands if x.sliced is not None)
+
+    @property
+    def out_shape(self) -> Shape:
+        """The shape of the only result."""
+        shape: Shape = self.out
+        return shape
+
+    def needs(self, **_: Any) -> tuple[States, ...]:
+        """The states of the operands as they are."""
+        return tuple(x.state for x in self.operands)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """An integer argument that shrinks with the slice.
+
+    ``argument`` is the position or keyword of the argument; ``entry`` the index in it if it
+    is a list of sizes. Its value for the whole program, ``extent``, is a multiple of ``B``.
+    """
+
+    argument: int | str
+    entry: int | None
+    extent: Size
+
+
+#: Builds the operation of one slice: (arguments of the slice, chunks, slice index) ->
+#: (target, args, kwargs). Sizes in the arguments may be ``sympy`` expressions.
+Build = Callable[
+    [tuple[Any, ...], dict[str, Any], Chunks, int], tuple[Any, tuple[Any, ...], dict[str, Any]]
+]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The operation can be done slice by slice.
+
+    Attributes:
+        inputs: the state in which each operand is wanted, in the order of ``Call.operands``.
+            An operand in another state is joined, cut, or both.
+        out: the state of the result(s).
+        scaled: integer arguments that shrink with the slice.
+        build: how to make the operation of one slice, where it is not the same
+            operation on sliced arguments.
+        chain: index of the operand that accumulates: slice ``i`` gets the result of slice
+            ``i - 1`` there, and the last result is the whole one (``out`` is ``WHOLE``).
+        finish: for a ``PartialSum``: operations on the sum that make the whole result, as
+            ``(target, extra positional arguments)``.
+    """
+
+    inputs: tuple[States, ...]
+    out: States
+    scaled: tuple[Scaled, ...] = ()
+    build: Build | None = None
+    chain: int | None = None
+    finish: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The operation cannot be done slice by slice: its inputs are joined and it runs whole."""
+
+    reason: str
+
+
+Outcome = Cut | Refusal
+
+
+def all_whole(call: Call) -> tuple[States, ...]:
+    """Every operand wanted whole."""
+    return tuple(WHOLE for _ in call.operands)

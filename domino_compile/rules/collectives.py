@@ -1,0 +1,61 @@
+"""Functional collectives: element by element over ranks, except on their own dimension 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from domino_compile.axes import Sliced, quotient
+from domino_compile.axes.sizes import product
+from domino_compile.rules.call import Call, Cut, Outcome, Refusal
+from domino_compile.rules.registry import family
+
+c10d: Any = torch.ops._c10d_functional
+
+
+def elementwise(call: Call) -> Outcome:
+    """All-reduce, broadcast and the wait: every element travels alone."""
+    (x,) = call.operands
+    assert x.sliced is not None
+    return Cut((x.sliced,), x.sliced)
+
+
+def pull_elementwise(call: Call, want: Sliced) -> Outcome:
+    """A wait may be pulled through; a collective is not sliced for a value nobody had cut."""
+    if call.op is c10d.wait_tensor.default:
+        return Cut((want,), want)
+    return Refusal("a collective on a whole value stays whole")
+
+
+def all_gather(call: Call) -> Outcome:
+    """Stacks the ranks' values along dimension 0: rank-major, ``outer`` grows by the group size."""
+    (x,) = call.operands
+    assert x.sliced is not None
+    if x.sliced.dim != 0:
+        return Cut((x.sliced,), x.sliced)
+    return Cut((x.sliced,), Sliced(0, product((call.arg(1, "group_size"), x.sliced.outer))))
+
+
+def reduce_scatter(call: Call) -> Outcome:
+    """Scatters dimension 0 over the ranks: possible on a rank-major cut."""
+    (x,) = call.operands
+    assert x.sliced is not None
+    if x.sliced.dim != 0:
+        return Cut((x.sliced,), x.sliced)
+    outer = quotient(x.sliced.outer, call.arg(2, "group_size"))
+    if outer is None:
+        return Refusal("scatters the cut dimension itself over the ranks")
+    return Cut((x.sliced,), Sliced(0, outer))
+
+
+RULES = {
+    **family(
+        "collective",
+        elementwise,
+        (c10d.all_reduce.default, c10d.broadcast.default, c10d.wait_tensor.default),
+        pull_elementwise,
+    ),
+    **family("collective", all_gather, (c10d.all_gather_into_tensor.default,)),
+    **family("collective", reduce_scatter, (c10d.reduce_scatter_tensor.default,)),
+}

@@ -1,0 +1,40 @@
+"""Random values: each slice draws exactly its part of the uncut program's numbers.
+
+After Inductor replaced random operations, a draw is ``inductor_random(size, seed, mode)``:
+a pure function of the seed and the linear index of the element. Ours,
+``domino_compile::random_slice``, is the same function at the indices of one slice, so that
+the mask is bit-identical and still fuses into its consumer. Other random operations have no
+rule: they run whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from domino_compile.axes import WHOLE, Sliced
+from domino_compile.rules.call import Call, Cut, Outcome, Refusal
+from domino_compile.rules.creation import never_cut
+from domino_compile.rules.random_op import random_slice
+from domino_compile.rules.registry import family
+
+prims = torch.ops.prims
+
+
+def pull_random(call: Call, want: Sliced) -> Outcome:
+    """The draw of one slice: the whole shape, and which rows of which dimension."""
+    if want.outer != 1 or call.kwargs.get("align_dtype") is not None:
+        return Refusal("a draw whose blocks are interleaved")
+    extent = call.out_shape[want.dim]
+
+    def build(args: tuple[Any, ...], _: dict[str, Any], chunks: Any, index: int) -> Any:
+        size, seed, mode = args
+        start = chunks.start_in(extent, index)
+        length = chunks.part_of(extent, index)
+        return random_slice, (size, seed, mode, want.dim, start, length), {}
+
+    return Cut((WHOLE,), want, build=build)
+
+
+RULES = {**family("random", never_cut, (prims.inductor_random.default,), pull_random)}

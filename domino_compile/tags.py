@@ -1,0 +1,43 @@
+"""The one mark that our passes leave on nodes: which slice, of which node.
+
+It travels through partitioning and Inductor's own passes because those copy node metadata.
+Read and written here only; every other result of an analysis is data, not a mark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+_KEY = "domino_compile_slice"
+
+
+@dataclass(frozen=True)
+class SliceTag:
+    """Slice ``index`` of what was node ``origin`` of the uncut graph."""
+
+    index: int
+    origin: str
+
+
+def tag_slice(node: fx.Node, index: int, origin: str) -> None:
+    """Mark a node as belonging to a slice."""
+    node.meta[_KEY] = SliceTag(index, origin)
+
+
+def clear_tag(node: fx.Node) -> None:
+    """Mark a node as whole."""
+    node.meta.pop(_KEY, None)
+
+
+def slice_of(node: fx.Node) -> int | None:
+    """The slice a node belongs to; ``None`` for a whole one."""
+    tag = node.meta.get(_KEY)
+    return tag.index if isinstance(tag, SliceTag) else None
+
+
+def origin_of(node: fx.Node) -> str | None:
+    """The node of the uncut graph it is a slice of."""
+    tag = node.meta.get(_KEY)
+    return tag.origin if isinstance(tag, SliceTag) else None

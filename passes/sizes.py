@@ -1,0 +1,93 @@
+"""Nodes that compute the sizes of slices, for dynamic extents."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from domino_compile.axes import Chunks, to_size
+
+aten = torch.ops.aten
+
+
+class SizeNodes:
+    """Turns size expressions into graph nodes, each made once, right behind the inputs."""
+
+    def __init__(
+        self, graph: fx.Graph, chunks: Chunks, fill_meta: Callable[[fx.Node], None]
+    ) -> None:
+        self.graph = graph
+        self.chunks = chunks
+        self.fill_meta = fill_meta
+        self.nodes: dict[sympy.Expr, Any] = {}
+        self.last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+
+    def node_or_int(self, value: Any) -> Any:
+        """A size expression as a node (or ``int``); anything else as it is."""
+        if not isinstance(value, sympy.Expr):
+            return value
+        if value.is_Integer:
+            return int(value)
+        if value not in self.nodes:
+            self.nodes[value] = self._make(value)
+        return self.nodes[value]
+
+    def _make(self, value: sympy.Expr) -> Any:
+        if isinstance(value, sympy.Symbol):
+            return self._chunk(value) if value in self.chunks.sizes else self._input_size(value)
+        if isinstance(value, (sympy.Add, sympy.Mul)):
+            op = operator.add if isinstance(value, sympy.Add) else operator.mul
+            first, *rest = (self.node_or_int(part) for part in value.args)
+            for part in rest:
+                first = self._call(op, first, part)
+            return first
+        if isinstance(value, sympy.Pow) and value.exp.is_Integer and value.exp > 0:
+            base = self.node_or_int(value.base)
+            result = base
+            for _ in range(int(value.exp) - 1):
+                result = self._call(operator.mul, result, base)
+            return result
+        raise NotImplementedError(f"size expression {value}")
+
+    def _chunk(self, symbol: sympy.Symbol) -> Any:
+        """``(total + parts - 1 - i) // parts``, and what remains for the last chunk."""
+        parts = len(self.chunks)
+        index = self.chunks.sizes.index(symbol)
+        total = self.node_or_int(self.chunks.total)
+        if index < parts - 1:
+            raised = self._call(operator.add, total, parts - 1 - index)
+            return self._call(operator.floordiv, raised, parts)
+        for other in self.chunks.sizes[:-1]:
+            total = self._call(operator.sub, total, self.node_or_int(other))
+        return total
+
+    def _input_size(self, symbol: sympy.Symbol) -> Any:
+        for node in self.graph.nodes:
+            if node.op != "placeholder":
+                break
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and to_size(value) == symbol:
+                return node
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            if node.op != "placeholder":
+                break
+            if isinstance(value, torch.Tensor):
+                for dim, extent in enumerate(value.shape):
+                    if to_size(extent) == symbol:
+                        return self._call(aten.sym_size.int, node, dim)
+        raise NotImplementedError(f"no input has the size {symbol}")
+
+    def _call(self, target: Any, *args: Any) -> Any:
+        if all(isinstance(arg, int) for arg in args):
+            return target(*args)
+        with self.graph.inserting_after(self.last):
+            node = self.graph.call_function(target, args)
+        self.fill_meta(node)
+        self.last = node
+        return node

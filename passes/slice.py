@@ -1,0 +1,293 @@
+"""``slice``: rewrite a graph into independent slices along one axis.
+
+Contract: takes a functional graph with ``val`` metadata and the ``CutPlan`` that the analysis
+made for it; afterwards each cut operation exists once per slice, and
+
+* a cut value that is needed whole is joined (``cat`` along its dimension, once),
+* a whole value that is wanted cut is cut (``slice``, once),
+* a partial sum is added up where it is made,
+* an accumulating operation is a chain through the slices.
+
+::
+
+    for node in graph:
+        cut      -> for each slice: the operation on the slices of its operands
+        not cut  -> the operation, its cut operands joined
+
+New nodes carry the metadata of the node they stand for (recompute tags included) and a slice tag.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.analysis import CutPlan
+from domino_compile.analysis.propagate import make_call
+from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
+from domino_compile.axes.sizes import to_shape
+from domino_compile.passes.sizes import SizeNodes
+from domino_compile.rules import Cut
+from domino_compile.tags import clear_tag, tag_slice
+
+aten = torch.ops.aten
+#: Metadata of a cut operation that a join or a cut of its value does not inherit.
+_OWN_META = ("val", "tensor_meta", "recompute", "ac_graph_id", "eager_input_vals")
+
+
+def slice_graph(graph: fx.Graph, plan: CutPlan) -> None:
+    """Cut the graph in place."""
+    Slicer(graph, plan).run()
+
+
+class Slicer:
+    """The rewriting of one graph: which nodes stand for the slices of each old node."""
+
+    def __init__(self, graph: fx.Graph, plan: CutPlan) -> None:
+        self.graph = graph
+        self.chunks = plan.chunks
+        self.analysis = plan.analysis
+        self.parts = len(plan.chunks)
+        self.pieces: dict[tuple[fx.Node, States], list[fx.Node]] = {}
+        self.joined: dict[fx.Node, fx.Node] = {}
+        self.fake_mode = _compat.fake_mode_of(graph)
+        self.sizes = SizeNodes(graph, plan.chunks, self._fill_meta)
+
+    def run(self) -> None:
+        """Rewrite every node in order, then drop what was replaced."""
+        replaced: list[fx.Node] = []
+        for node in list(self.graph.nodes):
+            cut = self.analysis.cuts.get(node)
+            if cut is None:
+                self._keep_whole(node)
+                continue
+            with self.graph.inserting_before(node):
+                if cut.chain is not None:
+                    self._chain(node, cut)
+                elif isinstance(cut.out, PartialSum):
+                    self._partial_sum(node, cut)
+                else:
+                    self.pieces[node, cut.out] = [
+                        self._emit(node, cut, i) for i in range(self.parts)
+                    ]
+            if self._makes_own_whole(node, cut):
+                self.joined[node] = node
+            else:
+                replaced.append(node)
+        for node in reversed(replaced):
+            self.graph.erase_node(node)
+        self.graph.eliminate_dead_code()
+
+    def _makes_own_whole(self, node: fx.Node, cut: Cut) -> bool:
+        """A value made from whole operands only can simply be made whole as well."""
+        return isinstance(cut.out, Sliced) and all(s == WHOLE for s in cut.inputs)
+
+    def _keep_whole(self, node: fx.Node) -> None:
+        """Give an operation that is not cut whole operands."""
+        for operand in node.all_input_nodes:
+            if operand in self.analysis.states and operand.op != "placeholder":
+                with self.graph.inserting_before(node):
+                    node.replace_input_with(operand, self._whole(operand))
+
+    # -- one operation ---------------------------------------------------------------------
+
+    def _emit(self, node: fx.Node, cut: Cut, index: int, chained: fx.Node | None = None) -> fx.Node:
+        """The operation of slice ``index``."""
+        if node.target is operator.getitem:
+            base = node.args[0]
+            assert isinstance(base, fx.Node)
+            piece = self.pieces[base, self.analysis.state(base)][index]
+            return self._call(node, operator.getitem, (piece, node.args[1]), {}, index)
+        _, operands = make_call(self.analysis, node)
+        inputs = dict(zip(operands, cut.inputs, strict=True))
+
+        def operand(x: fx.Node) -> fx.Node:
+            if x not in inputs:
+                return x
+            if chained is not None and x is operands[cut.chain or 0]:
+                return chained
+            return self._operand(x, inputs[x], index)
+
+        args = tuple(fx.node.map_arg(node.args, operand))
+        kwargs = dict(fx.node.map_arg(node.kwargs, operand))
+        target: Any = node.target
+        for scaled in cut.scaled:
+            size = self.chunks.part_of(scaled.extent, index)
+            args, kwargs = _with_size(args, kwargs, scaled.argument, scaled.entry, size)
+        if cut.build is not None:
+            target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
+        return self._call(node, target, args, kwargs, index)
+
+    def _operand(self, value: fx.Node, wanted: States, index: int) -> fx.Node:
+        have = self.analysis.state(value)
+        if wanted == WHOLE:
+            return self._whole(value)
+        if (value, wanted) in self.pieces:
+            return self.pieces[value, wanted][index]
+        if have == wanted and value.op != "placeholder":
+            raise AssertionError(f"{value} is {have} but has no pieces")
+        assert isinstance(wanted, Sliced)
+        self.pieces[value, wanted] = self._cut(value, wanted)
+        return self.pieces[value, wanted][index]
+
+    def _partial_sum(self, node: fx.Node, cut: Cut) -> None:
+        """The summands of the slices, added up, and what remains to be done with the sum."""
+        parts = [self._emit(node, cut, i) for i in range(self.parts)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = self._whole_call(node, aten.add.Tensor, (total, part))
+        for target, extra in cut.finish:
+            total = self._whole_call(node, target, (total, *extra))
+        self._replace_whole(node, total)
+
+    def _chain(self, node: fx.Node, cut: Cut) -> None:
+        """Each slice accumulates into the result of the one before."""
+        result: fx.Node | None = None
+        for index in range(self.parts):
+            result = self._emit(node, cut, index, result)
+        assert result is not None
+        self._replace_whole(node, result)
+
+    def _replace_whole(self, node: fx.Node, total: fx.Node) -> None:
+        total.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(total)
+
+    # -- whole <-> slices ------------------------------------------------------------------
+
+    def _whole(self, value: fx.Node) -> fx.Node:
+        """The whole value: itself, or its slices joined."""
+        state = self.analysis.state(value)
+        if state == WHOLE or value.op == "placeholder":
+            return value
+        if value not in self.joined:
+            assert isinstance(state, Sliced), f"{value} is {state} and cannot be joined"
+            joined = self._join(value, state)
+            joined.meta["val"] = value.meta["val"]
+            self.joined[value] = joined
+        return self.joined[value]
+
+    def _join(self, value: fx.Node, state: Sliced) -> fx.Node:
+        pieces = self.pieces[value, state]
+        if state.outer == 1:
+            return self._whole_call(value, aten.cat.default, (pieces, state.dim))
+        shape = to_shape(value.meta["val"].shape)
+        opened = [
+            self._view(value, piece, self._opened(shape, state, index))
+            for index, piece in enumerate(pieces)
+        ]
+        joined = self._whole_call(value, aten.cat.default, (opened, state.dim + 1))
+        return self._view(value, joined, shape)
+
+    def _cut(self, value: fx.Node, state: Sliced) -> list[fx.Node]:
+        whole = self._whole(value)
+        shape = to_shape(value.meta["val"].shape)
+        dim = state.dim
+        if state.outer != 1:
+            whole = self._view(value, whole, self._opened(shape, state, None))
+            dim += 1
+        return [self._cut_piece(value, whole, shape, state, dim, i) for i in range(self.parts)]
+
+    def _cut_piece(
+        self, value: fx.Node, whole: fx.Node, shape: Any, state: Sliced, dim: int, index: int
+    ) -> fx.Node:
+        extent = self._opened(shape, state, None)[dim] if state.outer != 1 else shape[dim]
+        start = self.chunks.start_in(extent, index)
+        length = self.chunks.part_of(extent, index)
+        piece = self._whole_call(value, aten.slice.Tensor, (whole, dim, start, start + length))
+        if state.outer != 1:
+            sizes = list(shape)
+            sizes[state.dim] = self.chunks.part_of(shape[state.dim], index)
+            piece = self._view(value, piece, sizes)
+        tag_slice(piece, index, value.name)
+        return piece
+
+    def _opened(self, shape: Any, state: Sliced, index: int | None) -> list[Size]:
+        """The shape with ``outer`` split off the cut dimension (of slice ``index``)."""
+        from domino_compile.axes import quotient
+
+        extent = shape[state.dim]
+        rest = quotient(extent, state.outer)
+        assert rest is not None
+        part = rest if index is None else self.chunks.part_of(rest, index)
+        return [*shape[: state.dim], state.outer, part, *shape[state.dim + 1 :]]
+
+    def _view(self, like: fx.Node, value: fx.Node, sizes: Any) -> fx.Node:
+        return self._whole_call(like, aten.view.default, (value, list(sizes)))
+
+    # -- making nodes ----------------------------------------------------------------------
+
+    def _whole_call(self, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+        node = self._call(like, target, args, {}, None)
+        for key in _OWN_META[1:]:
+            node.meta.pop(key, None)
+        return node
+
+    def _call(
+        self,
+        like: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        index: int | None,
+    ) -> fx.Node:
+        args = fx.node.map_aggregate(args, self.sizes.node_or_int)  # type: ignore[assignment]
+        kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)  # type: ignore[assignment]
+        if target is aten.view.default and not self._viewable(args):
+            copied = self._call(
+                like,
+                aten.clone.default,
+                (args[0],),
+                {"memory_format": torch.contiguous_format},
+                index,
+            )
+            args = (copied, *args[1:])
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta = {k: v for k, v in like.meta.items() if k not in ("val", "tensor_meta")}
+        if index is None:
+            clear_tag(node)
+        else:
+            tag_slice(node, index, like.name)
+        self._fill_meta(node)
+        return node
+
+    def _viewable(self, args: tuple[Any, ...]) -> bool:
+        """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
+        value = args[0].meta["val"]
+        return bool(value.is_contiguous()) or _compat.can_view(
+            self.fake_mode, value, _vals(args[1])
+        )
+
+    def _fill_meta(self, node: fx.Node) -> None:
+        """Compute the node's ``val`` by running it on fake tensors."""
+        target: Any = node.target
+        args = fx.node.map_arg(node.args, lambda x: x.meta["val"])
+        kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
+        with self.fake_mode:
+            node.meta["val"] = target(*args, **kwargs)
+
+
+def _vals(sizes: Any) -> list[Any]:
+    return [s.meta["val"] if isinstance(s, fx.Node) else s for s in sizes]
+
+
+def _with_size(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    argument: int | str,
+    entry: int | None,
+    size: Size,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with one size replaced."""
+    positional = list(args)
+    store: Any = positional if isinstance(argument, int) else kwargs
+    if entry is None:
+        store[argument] = size
+    else:
+        sizes = list(store[argument])
+        sizes[entry] = size
+        store[argument] = sizes
+    return tuple(positional), kwargs

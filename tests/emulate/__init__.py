@@ -1,0 +1,1 @@
+"""Tests of domino_compile.emulate."""
