@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from domino_compile.errors import did_you_mean
+from domino_compile.errors import DominoError, did_you_mean
 
 # Inductor options that the backend sets itself or that would undo the schedule, with the reason.
 OWNED_INDUCTOR_OPTIONS: Mapping[str, str] = MappingProxyType(
@@ -108,15 +108,28 @@ def some_of(*spellings: str) -> Check:
     return Check(f"a list of names out of {', '.join(map(repr, spellings))}", run)
 
 
-def text() -> Check:
-    """Accept a str that is not empty."""
+def link() -> Check:
+    """Accept the name of a link table, or the path of one's JSON file; stored as str."""
 
     def run(value: object) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise _refuse()
-        return value
+        spelling = path().run(value)
+        assert isinstance(spelling, str)
+        from domino_compile.links import load_link
 
-    return Check("a name", run)
+        try:
+            load_link(spelling)
+        except DominoError as error:
+            raise _refuse(str(error)) from None
+        return spelling
+
+    return Check("the name of a table in domino_compile/links, or the path of a JSON file", run)
+
+
+def link_identity(value: str | None) -> str | None:
+    """Return what a link table says, so that a changed file is a changed option."""
+    from domino_compile.links import load_link
+
+    return None if value is None else repr(load_link(value))
 
 
 def path() -> Check:

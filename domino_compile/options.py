@@ -34,10 +34,25 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 
 def _option(
-    default: Any, doc: str, check: Check, *, in_digest: bool = True, factory: Any = None
+    default: Any,
+    doc: str,
+    check: Check,
+    *,
+    in_digest: bool = True,
+    identity: Callable[[Any], object] = checks.canonical,
+    factory: Any = None,
 ) -> Any:
-    """Declare one option; `in_digest` says whether it influences the compiled program."""
-    metadata = {"doc": doc, "check": check, "in_digest": in_digest}
+    """Declare one option.
+
+    Args:
+        default: its default value.
+        doc: its meaning, one sentence or two.
+        check: what it accepts.
+        in_digest: whether it influences the compiled program.
+        identity: returns what `digest` takes in for a value, as JSON data.
+        factory: makes the default where that can be changed.
+    """
+    metadata = {"doc": doc, "check": check, "in_digest": in_digest, "identity": identity}
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -68,7 +83,8 @@ class Options:
     link: str | None = _option(
         None,
         "The link table the cost model uses; None chooses by device.",
-        checks.optional(checks.text()),
+        checks.optional(checks.link()),
+        identity=checks.link_identity,
     )
     memory_cap: float = _option(
         0.05,
@@ -165,7 +181,7 @@ class Options:
         The same options give the same digest in every process and on every rank.
         """
         relevant = {
-            option.name: checks.canonical(getattr(self, option.name))
+            option.name: option.metadata["identity"](getattr(self, option.name))
             for option in fields(self)
             if option.metadata["in_digest"]
         }

@@ -1,6 +1,7 @@
 """Options: what is documented is what is checked, and a mistake is named before any compile."""
 
 import dataclasses
+import json
 import math
 import os
 import pickle
@@ -50,7 +51,7 @@ BAD: dict[str, list[Any]] = {
     "lowering": ["Inductor", "aot_eager", None, 1, ["eager"]],
     "mode": ["lite", "fast", "", None, 1],
     "batch": [{}, {"x": -1}, {"x": True}, {"x": "0"}, {0: 0}, {"": 0}, "tokens", ["tokens"], 0],
-    "link": ["", "  ", 3, Path("link")],
+    "link": ["", "  ", 3, "h200", Path("missing.json")],
     "memory_cap": [-0.1, math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],
     "inductor": [
@@ -174,6 +175,7 @@ def test_unknown_names_and_shapes() -> None:
         ({"lowering": "Eager"}, "did you mean 'eager'?"),
         ({"mode": "max_autotune"}, "did you mean 'max-autotune'?"),
         ({"disable_passes": ["pinn"]}, "did you mean 'pin'?"),
+        ({"link": "h200-nvlink8"}, "did you mean 'h200-nvlink-8'?"),
         ({"disable_passes": "pin"}, "wrap it in a list: ['pin']"),
         ({"inductor": {"max_autotun": True}}, "did you mean 'max_autotune'?"),
         ({"inductor": {"max_autotune": 3}}, "'max_autotune' is of type bool, got 3 (int)"),
@@ -232,6 +234,18 @@ def test_digest_does_not_depend_on_order() -> None:
         disable_passes=tuple(reversed(PASS_NAMES)),
     )
     assert forward.digest() == backward.digest()
+
+
+def test_digest_takes_in_what_the_link_table_says(tmp_path: Path) -> None:
+    table = Path(__file__).parent.parent / "domino_compile" / "links" / "h200-nvlink-8.json"
+    copy = tmp_path / "copy.json"
+    copy.write_text(table.read_text())
+    options = Options(link=str(copy))
+    before = options.digest()
+    assert before == Options(link="h200-nvlink-8").digest()
+    data = json.loads(table.read_text())
+    copy.write_text(json.dumps(data | {"ctas": data.get("ctas", 16) + 1}))
+    assert options.digest() != before
 
 
 def test_digest_is_the_same_in_every_process() -> None:
