@@ -1,1 +1,121 @@
-"""Process groups whose collectives take the time a link table gives (always labelled emulated)."""
+"""Process groups whose collectives take the time a link table gives: always *emulated*.
+
+On the CPU, real gloo ranks exchange real numbers and each completion is delayed::
+
+    from domino_compile import emulate
+
+    emulate.init("demo-2")                        # under torchrun; or rank=, world_size=
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
+    ...                                           # eager or compiled, as with any group
+    print(emulate.summary())                      # wire, exposed, hidden
+    emulate.reset_trace()
+
+On one GPU, one process acts as one rank of a group (``device="cuda"``); what its numbers then
+mean is written in ``cuda.py``. ``torch.distributed.init_process_group("domino_emulated", ...)``
+after ``use_link(...)`` does the same as ``init``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from domino_compile.emulate.group import EmulatedGroup, Transport
+from domino_compile.emulate.settings import EmulateError, Link, current, use_link
+from domino_compile.emulate.trace import Record, Summary, reset_trace, summary, trace
+
+BACKEND = "domino_emulated"
+
+__all__ = [
+    "BACKEND",
+    "EmulateError",
+    "EmulatedGroup",
+    "Record",
+    "Summary",
+    "init",
+    "reset_trace",
+    "summary",
+    "trace",
+    "use_link",
+]
+
+
+def init(
+    link: Link,
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    device: str = "cpu",
+    groups: Mapping[str, Link] | None = None,
+    ctas: int | None = None,
+    local_share: float = 1.0,
+    exclusive: bool = True,
+    store: dist.Store | None = None,
+    init_method: str | None = None,
+    timeout: timedelta | None = None,
+) -> None:
+    """Make the default process group an emulated one; groups made from it are emulated too.
+
+    Args:
+        link: name, JSON file or table; None: collectives take no time.
+        rank: this process's rank; None: ``RANK`` of the environment, on CUDA 0.
+        world_size: number of ranks; None: ``WORLD_SIZE``, on CUDA the table's ranks.
+        device: ``cpu``: real gloo ranks; ``cuda``: this process is one rank and the only one.
+        groups: links of particular groups, see ``use_link``.
+        ctas: CUDA: thread blocks a collective holds; None: what the table says.
+        local_share: CUDA: part of an all-reduce's payload that moves through local memory.
+        exclusive: CUDA: keep other kernels off the multiprocessors that are held.
+        store: as for ``torch.distributed.init_process_group``; CPU only.
+        init_method: as for ``torch.distributed.init_process_group``; CPU only.
+        timeout: as for ``torch.distributed.init_process_group``.
+
+    Raises:
+        LinkError: unknown link or malformed file.
+        EmulateError: a value is out of range, or CUDA is asked for and not there.
+    """
+    use_link(
+        link,
+        groups=groups,
+        device=device,
+        ctas=ctas,
+        local_share=local_share,
+        exclusive=exclusive,
+    )
+    if device == "cuda":
+        table = current().link
+        ranks = world_size or (table.ranks if table is not None else 8)
+        dist.init_process_group(
+            BACKEND, rank=rank or 0, world_size=ranks, store=dist.HashStore(), timeout=timeout
+        )
+        return
+    if store is not None or init_method is not None:
+        rank = int(os.environ.get("RANK", "-1")) if rank is None else rank
+        world_size = world_size or int(os.environ.get("WORLD_SIZE", "-1"))
+    dist.init_process_group(
+        BACKEND,
+        rank=-1 if rank is None else rank,
+        world_size=-1 if world_size is None else world_size,
+        store=store,
+        init_method=init_method,
+        timeout=timeout,
+    )
+
+
+def _create(options: Any, _backend_options: Any) -> EmulatedGroup:
+    """What torch calls for every group of this backend."""
+    rank, size = options.group_rank, options.group_size
+    if current().device == "cuda":
+        from domino_compile.emulate.cuda import CudaTransport
+
+        return EmulatedGroup(CudaTransport(rank, size), rank, size)
+    from domino_compile.emulate.gloo import GlooTransport
+
+    transport: Transport = GlooTransport(options.store, rank, size, options.timeout)
+    return EmulatedGroup(transport, rank, size)
+
+
+dist.Backend.register_backend(BACKEND, _create, extended_api=True, devices=["cpu", "cuda"])

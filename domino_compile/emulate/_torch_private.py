@@ -1,0 +1,73 @@
+"""Every use of torch's private interfaces by the emulated link. Tried with torch 2.11 and 2.13."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch._C import _distributed_c10d as c10d
+
+AllgatherOptions = c10d.AllgatherOptions
+AllreduceOptions = c10d.AllreduceOptions
+AllToAllOptions = c10d.AllToAllOptions
+BarrierOptions = c10d.BarrierOptions
+BroadcastOptions = c10d.BroadcastOptions
+GatherOptions = c10d.GatherOptions
+ReduceOptions = c10d.ReduceOptions
+ReduceScatterOptions = c10d.ReduceScatterOptions
+ScatterOptions = c10d.ScatterOptions
+
+
+if TYPE_CHECKING:
+
+    class PythonGroup:
+        """What a process group written in Python may rely on; torch's stubs do not say it."""
+
+        group_name: str
+        group_desc: str
+
+        def __init__(self, rank: int, size: int) -> None: ...
+        def rank(self) -> int: ...
+        def size(self) -> int: ...
+
+else:
+    PythonGroup = dist.ProcessGroup
+
+
+def gloo_backend(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+    """A real gloo backend."""
+    return c10d.ProcessGroupGloo(store, rank, size, timeout)
+
+
+def silent_backend(rank: int, size: int) -> Any:
+    """A backend that does nothing: it only gives a group its name."""
+    return c10d.FakeProcessGroup._create_internal(rank, size)
+
+
+def adopt(group: Any, backend: Any) -> None:
+    """Let ``backend`` serve what the Python class ``group`` does not override, for CPU tensors.
+
+    It also gives the group its ``group_name`` and ``group_desc``.
+    """
+    kind = dist.ProcessGroup.BackendType.CUSTOM
+    group._register_backend(torch.device("cpu"), kind, backend)
+    group._set_default_backend(kind)
+
+
+def gather_into(backend: Any, output: torch.Tensor, shard: torch.Tensor) -> dist.Work:
+    """All-gather ``shard`` into the flat ``output`` (ranks x shard) through a real backend."""
+    work: dist.Work = backend._allgather_base(output, shard, AllgatherOptions())
+    return work
+
+
+def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
+    """Compile one CUDA C++ kernel (NVRTC) for the current device.
+
+    The result is called as ``kernel(grid=, block=, args=, shared_mem=, stream=)``; whole numbers
+    travel as 32-bit ``int``.
+    """
+    kernel: Callable[..., None] = torch.cuda._compile_kernel(source, name)
+    return kernel
