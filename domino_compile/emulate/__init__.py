@@ -11,8 +11,8 @@ On the CPU, real gloo ranks exchange real numbers and each completion is delayed
     emulate.reset_trace()
 
 On one GPU, one process acts as one rank of a group (``device="cuda"``); what its numbers then
-mean is written in ``cuda.py``. ``torch.distributed.init_process_group("domino_emulated", ...)``
-after ``use_link(...)`` does the same as ``init``.
+mean is written in ``symmetric.py``, what its time means in ``cuda.py``. After ``use_link(...)``,
+``torch.distributed.init_process_group("domino_emulated", ...)`` does the same as ``init``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def init(
     ctas: int | None = None,
     local_share: float = 1.0,
     exclusive: bool = True,
+    stream_priority: int = 0,
     store: dist.Store | None = None,
     init_method: str | None = None,
     timeout: timedelta | None = None,
@@ -68,7 +69,8 @@ def init(
         groups: links of particular groups, see ``use_link``.
         ctas: CUDA: thread blocks a collective holds; None: what the table says.
         local_share: CUDA: part of an all-reduce's payload that moves through local memory.
-        exclusive: CUDA: keep other kernels off the multiprocessors that are held.
+        exclusive: CUDA: keep matrix multiplications off the multiprocessors that are held.
+        stream_priority: CUDA: of a group's stream; 0 is NCCL's default in torch, -1 is high.
         store: as for ``torch.distributed.init_process_group``; CPU only.
         init_method: as for ``torch.distributed.init_process_group``; CPU only.
         timeout: as for ``torch.distributed.init_process_group``.
@@ -84,6 +86,7 @@ def init(
         ctas=ctas,
         local_share=local_share,
         exclusive=exclusive,
+        stream_priority=stream_priority,
     )
     if device == "cuda":
         table = current().link

@@ -71,3 +71,17 @@ def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
     """
     kernel: Callable[..., None] = torch.cuda._compile_kernel(source, name)
     return kernel
+
+
+def allow_most_shared_memory(kernel: Any) -> int:
+    """Let ``kernel`` ask for all shared memory of a multiprocessor; returns those bytes.
+
+    16 bytes where this torch or device cannot: blocks then may share a multiprocessor.
+    """
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    most = getattr(properties, "shared_memory_per_block_optin", 0)
+    configure = getattr(kernel, "set_shared_memory_config", None)
+    if most <= 48 * 1024 or configure is None:
+        return 16
+    configure(most)
+    return int(most)

@@ -1,24 +1,273 @@
-"""CUDA transport (not there yet)."""
+"""CUDA transport: one process acts as one rank of a group on one GPU.
+
+Each collective runs on a stream of its group, after what the compute stream has queued so far. A
+kernel there holds ``ctas`` thread blocks, moves the payload through local memory, spread evenly
+over the table's time, and ends when that time is over by the GPU's global timer, counted from each
+block's own start. ``wait`` makes the current stream wait for it and returns at once. Collectives of
+one group share one stream and so one wire. Works eagerly, under ``torch.compile`` and in CUDA
+graphs, where the trace holds the capture and not the replays.
+
+With ``exclusive`` a block takes all shared memory of its multiprocessor, so no matrix
+multiplication shares it, as none shares one with an NCCL channel, which needs most registers
+(NVIDIA/nccl#689). What is not emulated: contention on the wire with other groups, the other
+ranks' traffic into local memory, and ranks that are late.
+
+What the numbers mean is in ``symmetric.py``. Collectives of CPU tensors (objects, seeds) get
+those numbers at once and take no time. Point-to-point operations do nothing.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from domino_compile.emulate.group import Call
+from domino_compile.emulate import _torch_private as private
+from domino_compile.emulate import settings
+from domino_compile.emulate.group import Call, Tensors
 from domino_compile.emulate.settings import EmulateError
+from domino_compile.emulate.symmetric import Move, moves
 from domino_compile.emulate.trace import Record
+
+_THREADS = 512
+# Whole numbers reach the kernel as 32-bit int.
+_MOST = 2**31 - 1
+_SOURCE = r"""
+__device__ __forceinline__ unsigned long long now() {
+  unsigned long long t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+
+__device__ __forceinline__ void sleep_until(unsigned long long deadline) {
+  while (now() < deadline) __nanosleep(64);
+}
+
+// dst[i] = src[i % period] for i < n, evenly over wire_ns; must == 0: stop when time is over.
+template <typename T>
+__device__ void move_paced(const T* src, T* dst, int period, int n, unsigned long long t0,
+                           int wire_ns, int must) {
+  const long long stride = (long long)gridDim.x * blockDim.x;
+  const long long first = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  for (long long base = first; base < n; base += 4 * stride) {
+    T held[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const long long i = base + k * stride;
+      if (i < n) held[k] = src[period == n ? i : (unsigned)i % (unsigned)period];
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const long long i = base + k * stride;
+      if (i < n) dst[i] = held[k];
+    }
+    const long long done = base + 4 * stride < n ? base + 4 * stride : n;
+    sleep_until(t0 + (unsigned long long)((double)wire_ns * done / n));
+    if (!must && now() >= t0 + wire_ns) return;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(512) domino_emulated_wire(
+    const char* src, char* dst, int unit, int period, int n, int wire_ns, int must) {
+  extern __shared__ unsigned long long begin[];
+  if (threadIdx.x == 0) begin[0] = now();
+  __syncthreads();
+  const unsigned long long t0 = begin[0];
+  if (unit == 16)
+    move_paced((const uint4*)src, (uint4*)dst, period, n, t0, wire_ns, must);
+  else if (unit == 4)
+    move_paced((const unsigned int*)src, (unsigned int*)dst, period, n, t0, wire_ns, must);
+  else
+    move_paced((const unsigned char*)src, (unsigned char*)dst, period, n, t0, wire_ns, must);
+  sleep_until(t0 + wire_ns);
+}
+"""
+
+
+class WireKernel:
+    """The paced kernel, compiled and loaded for one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        with torch.cuda.device(device):
+            self._kernel: Callable[..., None] = private.compile_cuda_kernel(
+                _SOURCE, "domino_emulated_wire"
+            )
+            self._whole_sm = private.allow_most_shared_memory(self._kernel)
+            self._nothing = torch.empty(16, dtype=torch.uint8, device=device)
+            # Loading a kernel is not allowed in a graph capture: launch it once before any.
+            stream = torch.cuda.current_stream()
+            for exclusive in (False, True):
+                self._launch(
+                    self._nothing, self._nothing, (1, 1, 0), 0, False, 1, exclusive, stream
+                )
+            stream.synchronize()
+
+    def run(
+        self, move: Move | None, wire_us: float, ctas: int, exclusive: bool, stream: Any
+    ) -> None:
+        """Occupy ``ctas`` blocks for ``wire_us`` on ``stream``, moving ``move`` meanwhile.
+
+        A move whose tensors the kernel cannot walk is made by tensor operations beforehand.
+        """
+        wire_ns = min(round(wire_us * 1e3), _MOST)
+        shape = None if move is None else _units(move)
+        if move is None or shape is None:
+            if move is not None:
+                move.apply()
+            nothing = self._nothing
+            self._launch(nothing, nothing, (1, 1, 0), wire_ns, False, ctas, exclusive, stream)
+            return
+        must = not move.in_place
+        source, target = move.source.detach(), move.target.detach()
+        self._launch(source, target, shape, wire_ns, must, ctas, exclusive, stream)
+
+    def _launch(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        shape: tuple[int, int, int],
+        wire_ns: int,
+        must: bool,
+        ctas: int,
+        exclusive: bool,
+        stream: Any,
+    ) -> None:
+        self._kernel(
+            grid=(ctas, 1, 1),
+            block=(_THREADS, 1, 1),
+            args=[source, target, *shape, wire_ns, int(must)],
+            shared_mem=self._whole_sm if exclusive else 16,
+            stream=stream,
+        )
+
+
+def _units(move: Move) -> tuple[int, int, int] | None:
+    """Unit in bytes, units of the source, units of the target; None: not for the kernel."""
+    source, target = move.source, move.target
+    if not (source.is_contiguous() and target.is_contiguous()) or source.dtype != target.dtype:
+        return None
+    source_bytes = source.numel() * source.element_size()
+    if source_bytes == 0 or not (source.is_cuda and target.is_cuda):
+        return None
+    facts = (source.data_ptr(), target.data_ptr(), source_bytes, move.nbytes)
+    unit = next(unit for unit in (16, 4, 1) if all(fact % unit == 0 for fact in facts))
+    if move.nbytes // unit > _MOST:
+        return None
+    return unit, source_bytes // unit, move.nbytes // unit
+
+
+@functools.cache
+def _kernel_of(device: torch.device) -> WireKernel:
+    return WireKernel(device)
+
+
+class StreamWork(dist.Work):
+    """Complete when an event is reached; waiting for it blocks streams, not threads."""
+
+    def __init__(self, event: torch.cuda.Event | None, kept: Tensors, outputs: Tensors) -> None:
+        super().__init__()
+        self._event, self._kept, self._outputs = event, kept, outputs
+
+    def wait(self, timeout: Any = None) -> bool:
+        """Make the current stream wait. The tensors are held until then, for the allocator."""
+        if self._event is not None:
+            torch.cuda.current_stream(self._device()).wait_event(self._event)
+        self._kept = []
+        return True
+
+    def _device(self) -> torch.device | None:
+        return self._outputs[0].device if self._outputs else None
+
+    def is_completed(self) -> bool:
+        """Whether the device is past it."""
+        return self._event is None or bool(self._event.query())
+
+    def is_success(self) -> bool:
+        """Same as ``is_completed``."""
+        return self.is_completed()
+
+    def synchronize(self) -> None:
+        """Same as ``wait``."""
+        self.wait()
+
+    def result(self) -> Tensors:
+        """The tensors that the collective wrote."""
+        return self._outputs
+
+    def get_future(self) -> torch.futures.Future[Tensors]:
+        """A completed future; its values are ordered on the stream that called this."""
+        self.wait()
+        future: torch.futures.Future[Tensors] = torch.futures.Future()
+        future.set_result(self._outputs)
+        return future
 
 
 class CudaTransport:
-    """Acts as one rank of a group on one GPU."""
-
-    fallback: Any
+    """Runs calls of one group on a stream of the current GPU."""
 
     def __init__(self, rank: int, size: int) -> None:
-        raise EmulateError("the emulated link on CUDA is not there yet")
+        if not torch.cuda.is_available():
+            raise EmulateError(
+                "device='cuda' needs a CUDA GPU; device='cpu' emulates a link between gloo ranks"
+            )
+        self.fallback = private.silent_backend(rank, size)
+        self._rank, self._size = rank, size
+        self._device = torch.device("cuda", torch.cuda.current_device())
+        self._kernel = _kernel_of(self._device)
+        self._stream = torch.cuda.Stream(self._device, priority=settings.current().stream_priority)
 
     def start(self, call: Call, record: Record) -> dist.Work:
-        """Launch ``call``."""
-        raise NotImplementedError
+        """Launch ``call`` on the group's stream, after the current stream's work so far."""
+        record.exposed_ms = record.late_ms = None
+        steps = moves(call, self._rank, self._size)
+        tensors = [*call.outputs, *call.inputs]
+        on_device = all(tensor.is_cuda for tensor in tensors)
+        if not on_device or (record.wire_ms == 0 and call.kind != "barrier"):
+            return self._at_once(call, steps, record)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            self._occupy(steps, record)
+            if call.after is not None:
+                call.after()
+            event = torch.cuda.Event()
+            event.record(self._stream)
+        if call.kind == "barrier" and not torch.cuda.is_current_stream_capturing():
+            event.synchronize()
+        kept = [*tensors, *(step.source for step in steps)]
+        return StreamWork(event, kept, call.outputs)
+
+    @staticmethod
+    def _at_once(call: Call, steps: list[Move], record: Record) -> dist.Work:
+        """No time on the wire: the numbers only, on the current stream or the CPU."""
+        record.wire_ms, record.end_s = 0.0, record.start_s
+        for step in steps:
+            step.apply()
+        if call.after is not None:
+            call.after()
+        return StreamWork(None, [], call.outputs)
+
+    def _occupy(self, steps: list[Move], record: Record) -> None:
+        """One kernel a move; the wire's time is shared out by bytes."""
+        now = settings.current()
+        ctas = now.ctas or (16 if record.ctas is None else record.ctas)
+        total = sum(step.nbytes for step in steps)
+        wire_us = record.wire_ms * 1e3
+        if total == 0:
+            self._kernel.run(None, wire_us, ctas, now.exclusive, self._stream)
+        for step in steps if total else []:
+            part_us = wire_us * step.nbytes / total
+            move = _part(step, now.local_share)
+            self._kernel.run(move, part_us, ctas, now.exclusive, self._stream)
+
+
+def _part(step: Move, share: float) -> Move | None:
+    """The part of a move in place that is moved; a move that carries numbers stays whole."""
+    if not step.in_place or share == 1:
+        return step
+    if not step.target.is_contiguous() or share == 0:
+        return None
+    part = step.target.view(-1)[: int(step.target.numel() * share)]
+    return Move(part, part)

@@ -96,6 +96,7 @@ class EmulatedGroup(private.PythonGroup):
             launch_s=launch,
             start_s=start,
             end_s=end,
+            ctas=None if table is None else table.ctas,
         )
         with torch.no_grad():
             work = self._transport.start(call, record)

@@ -28,7 +28,8 @@ class Settings:
         device: ``cpu`` (numbers travel through gloo) or ``cuda`` (one rank alone).
         ctas: thread blocks a collective holds on the GPU; None: what the table says.
         local_share: part of an all-reduce's payload that is read and written in local memory.
-        exclusive: on the GPU, keep other kernels off the multiprocessors that are held.
+        exclusive: on the GPU, keep matrix multiplications off the multiprocessors that are held.
+        stream_priority: of a group's CUDA stream; 0 is NCCL's default in torch, -1 is high.
     """
 
     link: LinkTable | None = None
@@ -37,6 +38,7 @@ class Settings:
     ctas: int | None = None
     local_share: float = 1.0
     exclusive: bool = True
+    stream_priority: int = 0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -58,6 +60,7 @@ def use_link(
     ctas: int | None = None,
     local_share: float = 1.0,
     exclusive: bool = True,
+    stream_priority: int = 0,
 ) -> None:
     """Set the link of this process's emulated groups, those that exist and those to come.
 
@@ -69,10 +72,11 @@ def use_link(
         groups: other links for some groups. A key is a mesh dimension's name (``tp``), a group's
             name or the ``group_desc`` given to ``new_group``. A mesh dimension that spans the
             whole world is the default group and follows ``link``.
-        device: see ``Settings``; as the rest, it must be set before groups are made.
+        device: see ``Settings``; like ``stream_priority``, it counts for groups made from now on.
         ctas: see ``Settings``.
         local_share: see ``Settings``.
         exclusive: see ``Settings``.
+        stream_priority: see ``Settings``.
 
     Raises:
         LinkError: unknown link or malformed file.
@@ -80,7 +84,7 @@ def use_link(
     """
     global _current
     tables = {name: _table(choice) for name, choice in (groups or {}).items()}
-    _current = Settings(_table(link), tables, device, ctas, local_share, exclusive)
+    _current = Settings(_table(link), tables, device, ctas, local_share, exclusive, stream_priority)
 
 
 def _table(link: Link) -> LinkTable | None:

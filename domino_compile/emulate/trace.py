@@ -24,6 +24,7 @@ class Record:
         start_s: when the wire took it up: the launch, or the end of the collective before it.
         end_s: ``start_s + wire_ms``: no wait returns earlier. On CUDA, where the device keeps the
             time, ``start_s`` and ``end_s`` are the host's forecast.
+        ctas: thread blocks that the link's table says a collective holds on a GPU.
         done_s: when the first wait returned; None before that, and always on CUDA.
         exposed_ms: how long a wait blocked while the wire was busy, this collective's time on it
             or others' before; None on CUDA (ask a kernel trace).
@@ -40,6 +41,7 @@ class Record:
     launch_s: float
     start_s: float
     end_s: float
+    ctas: int | None = None
     done_s: float | None = None
     exposed_ms: float | None = 0.0
     late_ms: float | None = 0.0

@@ -1,0 +1,75 @@
+"""What the numbers mean when one process acts as one rank and the other ranks do not exist.
+
+The other ranks of a tensor-parallel group run the same program on the same shapes, so one rank's
+*time* needs none of them. Their numbers are missing; this rank's own stand in:
+
+==========================  ===================================================================
+all_reduce, reduce          the payload stays as it is (whatever the reduction)
+broadcast                   the payload stays as it is (whatever the root)
+all_gather, gather          every rank's part is this rank's own shard
+reduce_scatter              this rank's chunk of its own input
+all_to_all                  the output is the input; parts must be equal
+scatter                     this rank's part if it is the root, else the output stays as it is
+==========================  ===================================================================
+
+Losses and gradients of such a run are finite and repeatable but not those of the real group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from domino_compile.emulate.group import Call
+from domino_compile.emulate.settings import EmulateError
+
+
+@dataclass(frozen=True)
+class Move:
+    """Fill ``target`` with repetitions of ``source``; the same tensor twice: just traffic."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the numbers are there already."""
+        return self.source is self.target
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return self.target.numel() * self.target.element_size()
+
+    def apply(self) -> None:
+        """Move by ordinary tensor operations."""
+        if not self.in_place and self.source.numel() > 0:
+            parts = self.source.detach().reshape(1, -1)
+            repeats = self.target.numel() // self.source.numel()
+            self.target.detach().copy_(parts.expand(repeats, -1).reshape(self.target.shape))
+
+
+def moves(call: Call, rank: int, size: int) -> list[Move]:
+    """The moves that give ``call`` its meaning on rank ``rank`` of ``size``.
+
+    Raises:
+        EmulateError: an all_to_all with unequal parts.
+    """
+    if call.kind in ("all_reduce", "broadcast", "reduce"):
+        return [Move(tensor, tensor) for tensor in call.outputs]
+    if call.kind == "all_gather":
+        return [Move(shard, out) for shard, out in zip(call.inputs, call.outputs, strict=True)]
+    if call.kind == "reduce_scatter":
+        pairs = zip(call.inputs, call.outputs, strict=True)
+        return [Move(given.reshape(size, -1)[rank], out) for given, out in pairs]
+    if call.kind == "all_to_all":
+        given, out = call.inputs[0], call.outputs[0]
+        if any(len(set(splits)) > 1 for splits in call.splits) or given.numel() != out.numel():
+            raise EmulateError("all_to_all with unequal parts needs real ranks: use device='cpu'")
+        return [Move(given, out)]
+    if call.kind == "gather":
+        return [Move(call.inputs[0], out) for out in call.outputs]
+    if call.kind == "scatter" and call.inputs:
+        return [Move(call.inputs[rank], call.outputs[0])]
+    return []

@@ -1,0 +1,129 @@
+"""What needs no second rank: settings, records, and the numbers of a rank that is alone."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from domino_compile import emulate
+from domino_compile.emulate import settings
+from domino_compile.emulate.group import Call
+from domino_compile.emulate.symmetric import moves
+from domino_compile.emulate.trace import Record, Wire
+from domino_compile.errors import DominoError
+from domino_compile.links import LinkError
+
+SIZE, RANK = 4, 1
+
+
+@pytest.fixture(autouse=True)
+def _settings_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_current", None)
+
+
+def run(call: Call) -> list[torch.Tensor]:
+    for move in moves(call, RANK, SIZE):
+        move.apply()
+    return call.outputs
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "broadcast", "reduce"])
+def test_alone_in_place_collectives_leave_the_payload(kind: str) -> None:
+    tensors = [torch.arange(6.0).view(2, 3), torch.ones(2)]
+    (a, b) = run(Call(kind, tensors, tensors))
+    assert a.tolist() == [[0, 1, 2], [3, 4, 5]] and b.tolist() == [1, 1]
+    assert all(move.in_place for move in moves(Call(kind, tensors, tensors), RANK, SIZE))
+
+
+def test_alone_gathers_repeat_the_own_shard() -> None:
+    shard = torch.arange(6.0).view(2, 3)
+    (whole,) = run(Call("all_gather", [torch.empty(8, 3)], [shard]))
+    assert torch.equal(whole, shard.repeat(SIZE, 1))
+    parts = run(Call("gather", [torch.empty(2, 3) for _ in range(SIZE)], [shard]))
+    assert all(torch.equal(part, shard) for part in parts)
+
+
+def test_alone_scatters_take_the_own_chunk() -> None:
+    whole = torch.arange(24.0).view(8, 3)
+    (part,) = run(Call("reduce_scatter", [torch.empty(2, 3)], [whole]))
+    assert torch.equal(part, whole[2:4])
+    (part,) = run(Call("scatter", [torch.empty(2, 3)], list(whole.chunk(SIZE))))
+    assert torch.equal(part, whole[2:4])
+    (part,) = run(Call("scatter", [torch.zeros(2, 3)], []))
+    assert torch.equal(part, torch.zeros(2, 3))
+
+
+def test_alone_all_to_all_needs_equal_parts() -> None:
+    given = torch.arange(8.0)
+    assert torch.equal(run(Call("all_to_all", [torch.empty(8)], [given]))[0], given)
+    with pytest.raises(emulate.EmulateError, match="unequal parts needs real ranks"):
+        run(Call("all_to_all", [torch.empty(8)], [given], splits=([], [1, 2, 3, 2])))
+
+
+def test_link_is_needed_and_checked() -> None:
+    with pytest.raises(emulate.EmulateError, match="no emulated link chosen") as caught:
+        settings.current()
+    assert isinstance(caught.value, DominoError)
+    with pytest.raises(LinkError, match="unknown link 'demo-3'; did you mean 'demo-2'"):
+        emulate.use_link("demo-3")
+    with pytest.raises(LinkError, match="unknown link"):
+        emulate.use_link("demo-2", groups={"tp": "nothing-like-it"})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"device": "tpu"}, "device must be 'cpu' or 'cuda', not 'tpu'"),
+        ({"ctas": 0}, "ctas must be at least 1, not 0"),
+        ({"local_share": 1.5}, "local_share must lie between 0 and 1, not 1.5"),
+    ],
+)
+def test_values_out_of_range(option: dict[str, object], message: str) -> None:
+    with pytest.raises(emulate.EmulateError, match=message):
+        emulate.use_link("demo-2", **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_says_what_to_do_instead() -> None:
+    with pytest.raises(emulate.EmulateError, match="needs a CUDA GPU; device='cpu'"):
+        emulate.init("h200-nvlink-8", device="cuda")
+
+
+def test_wire_is_serial() -> None:
+    wire = Wire()
+    spans = [wire.occupy(1e6) for _ in range(3)]
+    for (_, start, end), (_, after, _) in pairwise(spans):
+        assert after == end == pytest.approx(start + 1)
+
+
+def record(name: str, wire: float, exposed: float | None, late: float | None) -> Record:
+    times = {"launch_s": 0.0, "start_s": 0.0, "end_s": wire / 1e3}
+    return Record(name, 8, "0", "demo-2", 2, wire, **times, exposed_ms=exposed, late_ms=late)
+
+
+def test_summary_counts_payload_collectives_only() -> None:
+    total = emulate.summary(
+        [record("all_reduce", 8, 2, 1), record("all_gather", 2, 0, 0), record("barrier", 9, 9, 9)]
+    )
+    assert (total.collectives, total.wire_ms, total.exposed_ms, total.late_ms) == (2, 10, 2, 1)
+    assert total.hidden_fraction == pytest.approx(0.8)
+    assert str(total).startswith("emulated link: 2 collectives, wire 10.00 ms, exposed 2.00 ms")
+
+
+def test_summary_without_wire_or_without_knowledge() -> None:
+    assert emulate.summary([]).hidden_fraction == 1
+    assert emulate.summary([record("all_reduce", 1, 3, 0)]).hidden_fraction == 0
+    unknown = emulate.summary([record("all_reduce", 1, None, None)])
+    assert unknown.exposed_ms is None and "unknown" in str(unknown)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu() -> None:
+    from benchmarks import emulate_selfcheck
+
+    emulate.init("h200-nvlink-8", device="cuda")
+    report = emulate_selfcheck.Report(tolerance=0.05)
+    emulate_selfcheck.check_numbers(report, settings.current().link)  # type: ignore[arg-type]
+    torch.distributed.destroy_process_group()
+    assert report.failed == 0
