@@ -67,9 +67,17 @@ def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
     """Compile one CUDA C++ kernel (NVRTC) for the current device.
 
     The result is called as ``kernel(grid=, block=, args=, shared_mem=, stream=)``; whole numbers
-    travel as 32-bit ``int``.
+    travel as 32-bit ``int``. The source must need no headers: torch insists on a folder of CUDA
+    headers, which a machine without the toolkit lacks, so it is told one that need not exist.
     """
-    kernel: Callable[..., None] = torch.cuda._compile_kernel(source, name)
+    from torch.utils import cpp_extension
+
+    known, compile_kernel = cpp_extension.CUDA_HOME, torch.cuda._compile_kernel
+    cpp_extension.CUDA_HOME = known or "/usr/local/cuda"
+    try:
+        kernel: Callable[..., None] = compile_kernel(source, name)
+    finally:
+        cpp_extension.CUDA_HOME = known
     return kernel
 
 
