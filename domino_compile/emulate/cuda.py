@@ -13,7 +13,8 @@ multiplication shares it, as none shares one with an NCCL channel, which needs m
 ranks' traffic into local memory, and ranks that are late.
 
 What the numbers mean is in ``symmetric.py``. Collectives of CPU tensors (objects, seeds) get
-those numbers at once and take no time. Point-to-point operations do nothing.
+those numbers at once and take no time. A barrier waits for the device. Point-to-point operations
+do nothing on the CPU and are refused on the device, as ``all_gather_into_tensor_out`` is.
 """
 
 from __future__ import annotations
@@ -225,7 +226,9 @@ class CudaTransport:
         steps = moves(call, self._rank, self._size)
         tensors = [*call.outputs, *call.inputs]
         on_device = all(tensor.is_cuda for tensor in tensors)
-        if not on_device or (record.wire_ms == 0 and call.kind != "barrier"):
+        if call.kind == "barrier":
+            self._drain()
+        if not on_device or call.kind == "barrier" or record.wire_ms == 0:
             return self._at_once(call, steps, record)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
@@ -234,10 +237,13 @@ class CudaTransport:
                 call.after()
             event = torch.cuda.Event()
             event.record(self._stream)
-        if call.kind == "barrier" and not torch.cuda.is_current_stream_capturing():
-            event.synchronize()
         kept = [*tensors, *(step.source for step in steps)]
         return StreamWork(event, kept, call.outputs)
+
+    def _drain(self) -> None:
+        """What a barrier of one rank is: wait for the device, unless a graph is being captured."""
+        if not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize(self._device)
 
     @staticmethod
     def _at_once(call: Call, steps: list[Move], record: Record) -> dist.Work:

@@ -187,7 +187,7 @@ def parse_link(data: object, where: str) -> LinkTable:
             for name, value in collectives.data.items()
         },
         busbw_ratio={name: ratio.number(name) for name in ratio.data},
-        ctas=reader.integer("ctas", 0, 16),
+        ctas=reader.integer("ctas", 1, 16),
         made_up=made_up,
         note=reader.text("note", ""),
         nccl=reader.text("nccl", ""),

@@ -1,12 +1,18 @@
 """What needs no second rank: settings, records, and the numbers of a rank that is alone."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from domino_compile import emulate
+from domino_compile.emulate import _torch_private as private
 from domino_compile.emulate import settings
+from domino_compile.emulate.cuda import CudaTransport
 from domino_compile.emulate.group import Call
 from domino_compile.emulate.symmetric import moves
 from domino_compile.emulate.trace import Record, Wire
@@ -117,6 +123,59 @@ def test_summary_without_wire_or_without_knowledge() -> None:
     assert unknown.exposed_ms is None and "unknown" in str(unknown)
 
 
+class WithoutGpu(CudaTransport):
+    """The CUDA transport on CPU tensors: numbers as on a GPU, no time."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+        self.fallback = private.silent_backend(rank, size)
+
+    def _drain(self) -> None:
+        pass
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as rank 0 of 8."""
+    monkeypatch.setattr("domino_compile.emulate.cuda.CudaTransport", WithoutGpu)
+    emulate.init("h200-nvlink-8", device="cuda")
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_alone_with_meshes_objects_and_dtensor() -> None:
+    assert (dist.get_rank(), dist.get_world_size()) == (0, 8)
+    mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("dp", "tp"))
+    assert [mesh[name].size() for name in ("dp", "tp")] == [2, 4]
+    seen: list[object] = [None] * 8
+    dist.all_gather_object(seen, {"plan": 1})
+    assert seen == [{"plan": 1}] * 8
+    shared: list[object] = ["mine"]
+    dist.broadcast_object_list(shared, src=0)
+    assert shared == ["mine"]
+    dist.barrier()
+    whole = distribute_tensor(torch.arange(8.0).view(8, 1), mesh["tp"], [Shard(0)])
+    assert whole.to_local().tolist() == [[0], [1]]
+    partial = DTensor.from_local(torch.ones(3), mesh["tp"], [Partial()])
+    assert partial.redistribute(mesh["tp"], [Replicate()]).to_local().tolist() == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("alone")
+def test_alone_compiled() -> None:
+    name = dist.group.WORLD.group_name
+    ops = torch.ops._c10d_functional
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = ops.wait_tensor(ops.all_reduce(x * 2, "sum", name))
+        y = ops.wait_tensor(ops.reduce_scatter_tensor(y + 1, "sum", 8, name))
+        return ops.wait_tensor(ops.all_gather_into_tensor(y.cos(), 8, name))
+
+    x = torch.randn(16, 3)
+    expected = (x * 2 + 1).cos()[:2].repeat(8, 1)
+    torch.testing.assert_close(torch.compile(function, fullgraph=True)(x), expected)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu() -> None:
@@ -125,5 +184,5 @@ def test_on_a_gpu() -> None:
     emulate.init("h200-nvlink-8", device="cuda")
     report = emulate_selfcheck.Report(tolerance=0.05)
     emulate_selfcheck.check_numbers(report, settings.current().link)  # type: ignore[arg-type]
-    torch.distributed.destroy_process_group()
+    dist.destroy_process_group()
     assert report.failed == 0
