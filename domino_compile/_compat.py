@@ -5,6 +5,7 @@ Works on torch 2.11 and newer. Each function here has a test in ``tests/test_com
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,16 +13,14 @@ from torch import fx
 
 
 def fake_mode_of(graph: fx.Graph) -> Any:
-    """The fake tensor mode of the graph's ``val`` metadata."""
-    from torch._guards import detect_fake_mode
+    """The fake tensor mode of the graph's ``val`` metadata (a new one if it has none)."""
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-    values = [n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-    mode = detect_fake_mode(values)
-    if mode is None:
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-    return mode
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
@@ -65,3 +64,199 @@ def register_random_slice_lowering(op: Any) -> None:
         result = ir.Pointwise.create(device=device, dtype=torch.float32, inner_fn=draw, ranges=part)
         result.realize()
         return result
+
+
+def group_size(name: str) -> int:
+    """The number of ranks of a process group, by the name that functional collectives use."""
+    from torch.distributed.distributed_c10d import _resolve_process_group
+
+    try:
+        return int(_resolve_process_group(name).size())
+    except (RuntimeError, ValueError, LookupError):
+        return 1
+
+
+def preserve_order(graph: fx.Graph, after: dict[fx.Node, fx.Node]) -> None:
+    """Make Inductor run each node after another one (``node -> earlier node``).
+
+    Each node is wrapped in the ``control_deps`` higher-order operation, which disappears when
+    Inductor lowers the graph and leaves an ordering dependency in its scheduler. The dictionary is
+    in graph order.
+    """
+    from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
+    from torch.utils._ordered_set import OrderedSet
+
+    preserve_node_ordering(graph, {node: OrderedSet([first]) for node, first in after.items()})
+
+
+def inductor_config() -> Any:
+    """Inductor's configuration module."""
+    from torch._inductor import config
+
+    return config
+
+
+def inductor_has_option(name: str) -> bool:
+    """Whether this torch's Inductor has a (dotted) option."""
+    value: Any = inductor_config()
+    for part in name.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def mode_options(mode: str) -> dict[str, Any]:
+    """The Inductor options that a ``torch.compile`` mode stands for."""
+    from torch._inductor import list_mode_options
+
+    return dict(list_mode_options(mode))
+
+
+def compile_with_inductor(
+    gm: fx.GraphModule, example_inputs: Any, options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Compile a Dynamo graph with Inductor under some options (they reach the lazy backward too)."""
+    from torch._inductor.compile_fx import compile_fx
+
+    compiled: Callable[..., Any] = compile_fx(gm, example_inputs, config_patches=dict(options))
+    return compiled
+
+
+def inductor_decompositions() -> Any:
+    """The decompositions that Inductor captures graphs with."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
+def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = None) -> Any:
+    """A pass for one of Inductor's hooks, with a cache key.
+
+    Args:
+        run: the pass.
+        identity: changes whenever the pass would do something else.
+        before: what the user had put into the hook; it runs first (one pass or several).
+    """
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    earlier = tuple(before) if isinstance(before, (list, tuple)) else (before,) if before else ()
+
+    class Pass(CustomGraphPass):  # type: ignore[misc]
+        def __call__(self, graph: fx.Graph) -> None:
+            for other in earlier:
+                other(graph)
+            run(graph)
+
+        def uuid(self) -> Any:
+            keys = [getattr(other, "uuid", lambda: None)() for other in earlier]
+            return None if None in keys else (identity, *map(repr, keys))
+
+    return Pass()
+
+
+def parameter_inputs(gm: fx.GraphModule, example_inputs: Any) -> list[int]:
+    """Positions of a Dynamo graph's inputs that are parameters or buffers of a module."""
+    found = []
+    for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
+        example = example_inputs[position] if position < len(example_inputs) else None
+        if isinstance(example, torch.nn.Parameter) or "_parameters[" in input_name(node):
+            found.append(position)
+    return found
+
+
+def input_name(placeholder: fx.Node) -> str:
+    """The user's name of an input of a Dynamo graph, such as ``L['tokens']``."""
+    source = getattr(placeholder, "_dynamo_source", None)
+    name = getattr(source, "name", "")
+    return str(name() if callable(name) else name)
+
+
+def input_position(placeholder: fx.Node) -> int | None:
+    """Which input of the Dynamo graph a joint graph's input is (or is part of)."""
+    description: Any = placeholder.meta.get("desc")
+    while description is not None:
+        index = getattr(description, "idx", None)
+        if index is not None:
+            return int(index)
+        description = getattr(description, "base", None)
+    return None
+
+
+def slice_choices(slices_of: Callable[[Iterable[fx.Node]], set[int]], identity: str) -> Any:
+    """Inductor's heuristics, except that kernels of different slices are never fused side by side.
+
+    Args:
+        slices_of: the slices that some graph nodes belong to.
+        identity: for the cache key.
+    """
+    from torch._inductor.choices import InductorChoices
+
+    class SliceChoices(InductorChoices):  # type: ignore[misc]
+        @staticmethod
+        def can_fuse_horizontal(
+            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
+        ) -> bool:
+            first, second = (slices_of(_origins(node)) for node in (node1, node2))
+            if first and second and first != second:
+                return False
+            return bool(
+                InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
+            )
+
+        def uuid(self) -> Any:
+            return identity
+
+    return SliceChoices
+
+
+def _origins(scheduler_node: Any) -> set[fx.Node]:
+    """The graph nodes that a (fused) scheduler node computes."""
+    found: set[fx.Node] = set()
+    for part in scheduler_node.get_nodes():
+        if part.node is not None:
+            found |= set(part.node.get_origins())
+    return found
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of processes; (0, 1) without distributed."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def emit_artifact(name: str, text: str) -> None:
+    """Hand a text to structured tracing (tlparse shows it beside the graph's own artefacts)."""
+    from torch._logging import trace_structured
+
+    trace_structured(
+        "artifact",
+        metadata_fn=lambda: {"name": name, "encoding": "string"},
+        payload_fn=lambda: text,
+    )
+
+
+def inductor_option_types() -> dict[str, type | None]:
+    """The names of all Inductor options, each with its type.
+
+    The type is None where a value cannot be checked with isinstance (unions, generics). This is
+    the check torch.compile itself makes for ``backend="inductor"``.
+    """
+    from typing import get_origin
+
+    config = inductor_config()
+    result: dict[str, type | None] = {}
+    for name in config.get_config_copy():
+        kind = config.get_type(name)
+        result[name] = kind if isinstance(kind, type) and get_origin(kind) is None else None
+    return result
+
+
+def tracing_is_on() -> bool:
+    """Whether structured tracing (``TORCH_TRACE``) records artefacts."""
+    from torch._logging._internal import trace_log
+
+    return bool(trace_log.handlers)

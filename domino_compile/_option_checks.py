@@ -25,6 +25,7 @@ OWNED_INDUCTOR_OPTIONS: Mapping[str, str] = MappingProxyType(
         "aten_distributed_optimizations.enable_simple_overlap": (
             "it would move launches and waits after our schedule"
         ),
+        "inductor_choices_class": "the backend keeps slices apart there",
         "_micro_pipeline_tp": "it would rewrite the collectives that the schedule is made for",
     }
 )
@@ -197,9 +198,9 @@ def _check_inductor_option(name: str, setting: object) -> None:
 
 def inductor_option_types() -> Mapping[str, type | None]:
     """Return Inductor's option names and types; loads torch, so only where options are given."""
-    from domino_compile import _compat_errors
+    from domino_compile import _compat
 
-    return _compat_errors.inductor_option_types()
+    return _compat.inductor_option_types()
 
 
 def optional(check: Check) -> Check:

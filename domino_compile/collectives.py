@@ -115,7 +115,7 @@ def user_line(node: fx.Node) -> str:
     lines = [line.strip() for line in str(trace).splitlines() if line.strip()]
     frames = [
         (head, code)
-        for head, code in zip(lines, [*lines[1:], ""], strict=True)
+        for head, code in zip(lines, [*lines[1:], ""], strict=False)
         if head.startswith("File ")
     ]
     own = [f for f in frames if "/torch/" not in f[0]]

@@ -30,13 +30,14 @@ from domino_compile.analysis import CutPlan
 from domino_compile.analysis.propagate import make_call
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape
+from domino_compile.passes.meta import inherit, run_fake
 from domino_compile.passes.sizes import SizeNodes
 from domino_compile.rules import Cut
 from domino_compile.tags import clear_tag, tag_slice
 
 aten = torch.ops.aten
-#: Metadata of a cut operation that a join or a cut of its value does not inherit.
-_OWN_META = ("val", "tensor_meta", "recompute", "ac_graph_id", "eager_input_vals")
+#: Checkpointing marks of a cut operation, which a join or a cut of its value does not inherit.
+_RECOMPUTE_META = ("recompute", "ac_graph_id")
 
 
 def slice_graph(graph: fx.Graph, plan: CutPlan) -> None:
@@ -222,7 +223,7 @@ class Slicer:
 
     def _whole_call(self, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
         node = self._call(like, target, args, {}, None)
-        for key in _OWN_META[1:]:
+        for key in _RECOMPUTE_META:
             node.meta.pop(key, None)
         return node
 
@@ -246,7 +247,7 @@ class Slicer:
             )
             args = (copied, *args[1:])
         node = self.graph.call_function(target, args, kwargs)
-        node.meta = {k: v for k, v in like.meta.items() if k not in ("val", "tensor_meta")}
+        inherit(node, like)
         if index is None:
             clear_tag(node)
         else:
@@ -262,12 +263,7 @@ class Slicer:
         )
 
     def _fill_meta(self, node: fx.Node) -> None:
-        """Compute the node's ``val`` by running it on fake tensors."""
-        target: Any = node.target
-        args = fx.node.map_arg(node.args, lambda x: x.meta["val"])
-        kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
-        with self.fake_mode:
-            node.meta["val"] = target(*args, **kwargs)
+        run_fake(node, self.fake_mode)
 
 
 def _vals(sizes: Any) -> list[Any]:

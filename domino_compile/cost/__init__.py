@@ -1,1 +1,6 @@
-"""What computing and communicating take, in seconds and bytes."""
+"""What things take: device rates, node costs, collectives on a link."""
+
+from domino_compile.cost.model import CostModel
+from domino_compile.cost.rates import DeviceRates, rates_for
+
+__all__ = ["CostModel", "DeviceRates", "rates_for"]

@@ -1,0 +1,144 @@
+"""The ``torch.compile`` backend ``domino``: the only module that knows Inductor's configuration.
+
+Two lowerings run the same passes: Inductor (its joint hook and its post-grad hook), and ``eager``,
+which runs the rewritten graphs operation by operation through ``functorch.compile``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.errors import OptionError, refusal
+from domino_compile.options import Options
+from domino_compile.pipeline import Hints, Pipeline
+from domino_compile.rules.random_op import random_slice
+from domino_compile.tags import slice_of
+
+log = logging.getLogger(__name__)
+
+#: Settings of Inductor that would undo the schedule; switched off where this torch has them.
+OFF: Mapping[str, object] = {
+    "reorder_for_compute_comm_overlap": False,
+    "_micro_pipeline_tp": False,
+    "aten_distributed_optimizations.enable_overlap_scheduling": False,
+    "aten_distributed_optimizations.enable_simple_overlap": False,
+    "bucket_all_reduces_fx": "none",
+    "bucket_all_gathers_fx": "none",
+    "bucket_reduce_scatters_fx": "none",
+}
+
+
+def domino(
+    gm: fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Callable[..., Any]:
+    """Compile a captured graph with its tensor-parallel communication under its computation.
+
+    Called by ``torch.compile(model, backend="domino", options={...})``; see ``Options``.
+    """
+    try:
+        chosen = Options.parse(options, mode).with_environment(os.environ)
+        if chosen.disable:
+            return _compat.compile_with_inductor(gm, example_inputs, _user_settings(chosen))
+        hints = make_hints(gm, example_inputs, chosen)
+    except OptionError as error:
+        return refusal(error)
+    pipeline = Pipeline(chosen, hints, pin=chosen.lowering == "inductor")
+    if chosen.lowering == "eager":
+        from domino_compile.eager import compile_eager
+
+        compiled = compile_eager(gm, example_inputs, pipeline)
+    else:
+        settings = inductor_settings(pipeline)
+        compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
+    return compiled
+
+
+def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) -> Hints:
+    """What the captured graph tells about its inputs.
+
+    Raises:
+        OptionError: if the option ``batch`` names an input that the graph does not have, or a
+            dimension that the input does not have.
+    """
+    parameters = frozenset(_compat.parameter_inputs(gm, example_inputs))
+    batch: dict[int, int] = {}
+    names = [_compat.input_name(n) for n in gm.graph.find_nodes(op="placeholder")]
+    for name, dim in (options.batch or {}).items():
+        for position, full in enumerate(names):
+            if full in (name, f"L['{name}']") and position < len(example_inputs):
+                rank = getattr(example_inputs[position], "ndim", 0)
+                if dim >= rank:
+                    raise OptionError(
+                        f"batch: input {name!r} has {rank} dimensions, got dimension {dim}"
+                    )
+                batch[position] = dim
+    if options.batch and not batch:
+        log.info("batch: this graph has none of the inputs %s; inferred", list(options.batch))
+    return Hints(batch, parameters)
+
+
+def inductor_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Inductor's options for a pipeline: ours, then the user's."""
+    _compat.register_random_slice_lowering(random_slice)
+    config = _compat.inductor_config()
+    identity = pass_identity(pipeline.options, pipeline.hints)
+    settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
+    settings.update(_user_settings(pipeline.options))
+    settings["joint_custom_post_pass"] = _compat.graph_pass(
+        pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass
+    )
+    settings["post_grad_custom_post_pass"] = _compat.graph_pass(
+        pipeline.run_graph, f"graph {identity}", config.post_grad_custom_post_pass
+    )
+    if config.inductor_choices_class is None:
+        settings["inductor_choices_class"] = _choices(identity)
+    return settings
+
+
+def _user_settings(options: Options) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if options.mode != "default":
+        settings.update(_compat.mode_options(options.mode))
+    settings.update(options.inductor)
+    return settings
+
+
+@cache
+def _choices(identity: str) -> Any:
+    return _compat.slice_choices(
+        lambda nodes: {s for n in nodes if (s := slice_of(n)) is not None}, identity
+    )
+
+
+def pass_identity(options: Options, hints: Hints) -> str:
+    """What decides the result of our passes, for cache keys: sources, options, hints."""
+    known = f"{sorted(hints.batch.items())} {sorted(hints.parameters)}"
+    return f"{source_digest()} {options.digest()} {known}"
+
+
+@cache
+def source_digest() -> str:
+    """A hash of the package's own sources and data."""
+    hasher = hashlib.sha256(torch.__version__.encode())
+    here = Path(__file__).parent
+    files = [
+        p for p in (*here.rglob("*.py"), *(here / "passes").glob("*.py"), *here.rglob("*.json"))
+    ]
+    for path in sorted(set(files)):
+        hasher.update(path.relative_to(here).as_posix().encode())
+        hasher.update(path.read_bytes())
+    return hasher.hexdigest()

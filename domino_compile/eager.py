@@ -1,0 +1,54 @@
+"""The eager lowering: the rewritten graphs, run operation by operation.
+
+Through ``functorch.compile``: the same capture and the same passes as under Inductor, no code
+generation. For debugging and for fast numerics tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from functorch.compile import (
+    aot_module_simplified,
+    make_boxed_func,
+    min_cut_rematerialization_partition,
+)
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.pipeline import Pipeline
+
+
+def compile_eager(
+    gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline
+) -> Callable[..., Any]:
+    """Capture forward and backward, rewrite, and run as they are."""
+
+    def partition(
+        joint: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        pipeline.run_joint(joint.graph)
+        joint.recompile()
+        forward, backward = min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)
+        return forward, backward
+
+    def run(graph_module: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
+        pipeline.run_graph(graph_module.graph)
+        graph_module.recompile()
+        return make_boxed_func(graph_module.forward)
+
+    def run_inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        pipeline.run_joint(graph_module.graph)
+        return run(graph_module, inputs)
+
+    compiled: Callable[..., Any] = aot_module_simplified(
+        gm,
+        example_inputs,
+        fw_compiler=run,
+        bw_compiler=run,
+        inference_compiler=run_inference,
+        partition_fn=partition,
+        decompositions=_compat.inductor_decompositions(),
+    )
+    return compiled

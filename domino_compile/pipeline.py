@@ -1,0 +1,214 @@
+"""The passes of one compile, in order, on the graphs that a lowering hands over.
+
+``JOINT`` runs on the joint forward and backward graph (or the inference graph) before it is
+partitioned; ``GRAPH`` runs on each of the graphs that come out. This module knows neither Inductor
+nor the eager lowering; ``backend`` connects it to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from domino_compile import _compat, describe
+from domino_compile.analysis import CutPlan, infer_cut
+from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
+from domino_compile.cost import CostModel
+from domino_compile.inspect.dump import Dump, count_difference, op_counts, readable
+from domino_compile.options import Options
+from domino_compile.passes.normalise import normalise_graph
+from domino_compile.passes.pin import pin_order
+from domino_compile.passes.schedule import ScheduleResult, schedule_graph
+from domino_compile.passes.slice import slice_graph
+from domino_compile.report import CompileReport, new_report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Hints:
+    """What is known of the inputs before the graph is captured, by their position.
+
+    Attributes:
+        batch: inputs that the user says carry the batch, with the dimension.
+        parameters: inputs that are parameters, unlikely to carry it.
+    """
+
+    batch: Mapping[int, int] = field(default_factory=dict)
+    parameters: frozenset[int] = frozenset()
+
+
+@dataclass
+class Pipeline:
+    """The passes of one compiled graph, and what they found.
+
+    Attributes:
+        options: the user's.
+        hints: about the inputs.
+        pin: whether the lowering needs the order pinned.
+        seconds: time spent in our passes.
+    """
+
+    options: Options
+    hints: Hints
+    pin: bool
+    report: CompileReport = field(init=False)
+    dump: Dump = field(init=False)
+    seconds: float = 0.0
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        self.report = new_report(self.options.describe())
+        self.dump = Dump(self.options.dump_dir, self.report.graph)
+
+    # -- the two stages --------------------------------------------------------------------
+
+    def run_joint(self, graph: fx.Graph) -> None:
+        """Before partitioning: find the collectives, decide, slice."""
+        sites = find_sites(graph)
+        if not sites:
+            return
+        began = time.perf_counter()
+        self._guarded(graph, "joint", lambda: self._joint(graph, sites))
+        self.seconds += time.perf_counter() - began
+        log.info("%s", self.report.summary())
+
+    def run_graph(self, graph: fx.Graph) -> None:
+        """After partitioning and the lowering's own passes: order, pin."""
+        if not self.overlap or not any(is_launch(n) for n in graph.nodes):
+            return
+        began = time.perf_counter()
+        phase = phase_of(graph, self.report)
+        self._guarded(graph, phase, lambda: self._graph(graph, phase))
+        self.seconds += time.perf_counter() - began
+
+    def _joint(self, graph: fx.Graph, sites: list[Site]) -> None:
+        parallel = describe.classify(graph, sites)
+        self.overlap = any(parallel.values())
+        self.report.collectives = [describe.collective(s, parallel[s.launch]) for s in sites]
+        if not self.overlap:
+            self.report.reason = "no tensor-parallel collective in this graph"
+            self._finish()
+            return
+        self.report.status = "reordered"
+        if self._enabled("normalise"):
+            self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
+        plan = self._plan(graph)
+        describe.outcome(self.report, graph, plan)
+        if isinstance(plan, CutPlan):
+            self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
+        self._finish()
+
+    def _plan(self, graph: fx.Graph) -> object:
+        if not self._enabled("slice"):
+            return describe.disabled("slice")
+        inputs = {
+            node: position
+            for node in graph.find_nodes(op="placeholder")
+            if (position := _compat.input_position(node)) is not None
+        }
+        named = {n: self.hints.batch[p] for n, p in inputs.items() if p in self.hints.batch}
+        unlikely = frozenset(n for n, p in inputs.items() if p in self.hints.parameters)
+        return infer_cut(graph, self.options.slices, named, unlikely)
+
+    def _graph(self, graph: fx.Graph, phase: str) -> None:
+        cost = CostModel(device_of(graph), self.options.link, _compat.group_size)
+        if self._enabled("schedule"):
+            result = self._pass(
+                graph,
+                phase,
+                "03.schedule",
+                lambda: schedule_graph(graph, cost, self.options.memory_cap),
+            )
+            assert isinstance(result, ScheduleResult)
+            entry = describe.schedule(phase, graph, result)
+            self.report.schedules.append(entry)
+            self.dump.write(f"{phase}/03.schedule.txt", describe.schedule_text(entry))
+        if self.pin and self._enabled("pin"):
+            pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
+            if self.report.schedules and self.report.schedules[-1].phase == phase:
+                self.report.schedules[-1].pinned = int(pinned)  # type: ignore[call-overload]
+        self._finish()
+
+    # -- running one pass ------------------------------------------------------------------
+
+    def _enabled(self, name: str) -> bool:
+        return name not in self.options.disable_passes
+
+    def _pass(self, graph: fx.Graph, phase: str, name: str, run: Callable[[], object]) -> object:
+        """Run a pass and write the graph before and after it."""
+        wanted = self.dump.wanted
+        before = op_counts(graph) if wanted else None
+        if wanted:
+            self.dump.write(f"{phase}/{name}.before.py", readable(graph))
+        result = run()
+        if before is not None:
+            self.dump.write(f"{phase}/{name}.after.py", readable(graph))
+            self.dump.write(f"{phase}/{name}.ops.txt", count_difference(before, op_counts(graph)))
+        log.debug("graph %d %s: %s", self.report.graph, phase, name)
+        return result
+
+    def _guarded(self, graph: fx.Graph, phase: str, run: Callable[[], None]) -> None:
+        """Run a stage; if it fails, the graph is as it was and Inductor goes on alone."""
+        backup = Backup(graph)
+        try:
+            run()
+            graph.lint()
+        except Exception as error:
+            from domino_compile.faults import report_fault
+
+            broken = readable(graph)
+            backup.restore(graph)
+            self.overlap = False
+            self.report.status = "inductor"
+            self.report.reason = f"internal fault in {phase}: {type(error).__name__}: {error}"
+            self.report.schedules.clear()
+            report_fault(self.dump, phase, readable(graph), broken, error, self.options)
+
+    def _finish(self) -> None:
+        self.dump.write("plan.json", self.report.to_json())
+        self.dump.write("report.txt", describe.report_text(self.report))
+
+
+class Backup:
+    """A graph as it was, to be put back if a pass fails."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.copy = fx.Graph()
+        self.names: dict[fx.Node, str] = {}
+        self.output = self.copy.graph_copy(graph, {})
+        for old, new in zip(graph.nodes, self.copy.nodes, strict=False):
+            new.meta = dict(old.meta)
+        self.output_meta = dict(graph.output_node().meta)
+
+    def restore(self, graph: fx.Graph) -> None:
+        """Replace the graph's nodes by the ones of the copy."""
+        for node in reversed(list(graph.nodes)):
+            node.args, node.kwargs = (), {}
+        for node in reversed(list(graph.nodes)):
+            graph.erase_node(node)
+        result = graph.graph_copy(self.copy, {})
+        graph.output(result).meta = self.output_meta  # type: ignore[arg-type]
+
+
+def phase_of(graph: fx.Graph, report: CompileReport) -> str:
+    """Which of the lowered graphs this is."""
+    names = [str(n.target) for n in graph.find_nodes(op="placeholder")]
+    if any(name.startswith("tangents") for name in names):
+        return "backward"
+    if any(c.phase == "backward" for c in report.collectives):
+        return "forward"
+    return "forward" if any(name.startswith("primals") for name in names) else "inference"
+
+
+def device_of(graph: fx.Graph) -> torch.device:
+    """Where the graph's collectives run."""
+    for node in graph.nodes:
+        if is_launch(node):
+            return next(tensors_of(node.meta["val"])).device
+    return torch.device("cpu")

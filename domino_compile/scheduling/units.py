@@ -1,0 +1,283 @@
+"""A graph as units of work: fused groups of operations, matrix products, collectives.
+
+Costing operations one by one ignores fusion and puts waits far too early; a unit stands for what
+Inductor will make one kernel of (or a few). Three kinds of nodes are not units: views and other
+operations that cost nothing, waits, and inputs. They are placed where they are first needed.
+
+Grouping: the *level* of a node is the largest number of barriers (matrix products, attention,
+collectives, operations that never fuse) on a path to it. Connected fusible nodes of one level and
+one slice are one group. A path that leaves a group through a barrier arrives at a higher level, so
+that groups do not depend on each other in a circle; the one exception (through another slice or a
+whole value) is detected, and such groups are split.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
+from domino_compile.cost import CostModel
+from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.tags import slice_of
+
+aten = torch.ops.aten
+
+#: Operations that Inductor runs as kernels of their own.
+NEVER_FUSED = {
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.cumsum.default,
+    aten.embedding_dense_backward.default,
+    aten.index_put.default,
+    aten._unsafe_index_put.default,
+    aten._unsafe_masked_index_put_accumulate.default,
+    aten.scatter_add.default,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.topk.default,
+}
+
+
+@dataclass
+class Unit:
+    """A piece of work that is scheduled as one.
+
+    Attributes:
+        nodes: its nodes, in graph order.
+        launch: whether it starts a collective; it then costs no compute, and ``cost_us`` is
+            its time on the wire.
+        cost_us: predicted time.
+        group: the process group of a launch.
+        slice: the slice it belongs to, ``None`` for whole work.
+        after: the units whose results it needs.
+        after_wire: the launches whose collectives it needs completed.
+        out_bytes: what it leaves in memory.
+    """
+
+    index: int
+    nodes: list[fx.Node]
+    launch: bool
+    cost_us: float
+    group: str | None = None
+    slice: int | None = None
+    after: set[int] = field(default_factory=set)
+    after_wire: set[int] = field(default_factory=set)
+    out_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its main node: the product, the collective, or the last of a fused group."""
+        main = next((n for n in self.nodes if is_anchor(n)), self.nodes[-1])
+        return main.name
+
+
+@dataclass
+class UnitGraph:
+    """The units of a graph, in an order that respects their dependencies.
+
+    Attributes:
+        units: the units.
+        input_uses: for each input that can be freed in the graph: its bytes and the units that
+            read it.
+        pinned: units whose results are outputs of the graph, never freed.
+    """
+
+    units: list[Unit]
+    input_uses: list[tuple[int, set[int]]]
+    pinned: set[int]
+
+
+def is_anchor(node: fx.Node) -> bool:
+    """Whether the node is a kernel of its own: never part of a fused group."""
+    return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
+
+
+def is_free(node: fx.Node) -> bool:
+    """Whether the node costs nothing: views, tuple members, sizes."""
+    if node.op != "call_function":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return not isinstance(node.target, torch._ops.HigherOrderOperator)
+    if node.target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
+        return True
+    returns = node.target._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write and not is_wait(node)
+
+
+def is_work(node: fx.Node) -> bool:
+    """Whether the node belongs to a unit."""
+    return not is_free(node) and not is_wait(node)
+
+
+def build_units(graph: fx.Graph, cost: CostModel) -> UnitGraph:
+    """Group the nodes of a graph into units, with costs and dependencies."""
+    nodes = [n for n in graph.nodes if is_work(n)]
+    groups = _fused_groups(graph)
+    members: dict[Any, list[fx.Node]] = defaultdict(list)
+    for node in nodes:
+        members[groups.get(node, node)].append(node)
+    units = _connect(list(members.values()), cost)
+    order = _topological(units)
+    if len(order) < len(units):
+        circular = set(range(len(units))) - set(order)
+        split = [[n] for i in circular for n in units[i].nodes]
+        kept = [units[i].nodes for i in order]
+        units = _connect(kept + split, cost)
+        order = _topological(units)
+    units = _renumber(units, order)
+    return UnitGraph(units, *_memory(graph, units))
+
+
+def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
+    """The work and inputs a node depends on, and whether through a wait, past what is free."""
+    stack = [(x, False) for x in node.all_input_nodes]
+    seen: set[fx.Node] = set()
+    while stack:
+        x, waited = stack.pop()
+        if x in seen:
+            continue
+        seen.add(x)
+        if is_work(x) or x.op in ("placeholder", "get_attr"):
+            yield x, waited
+        else:
+            stack.extend((y, waited or is_wait(x)) for y in x.all_input_nodes)
+
+
+def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For each fusible node the representative of its group."""
+    level: dict[fx.Node, int] = {}
+    parent: dict[fx.Node, fx.Node] = {}
+
+    def find(node: fx.Node) -> fx.Node:
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for node in graph.nodes:
+        level[node] = max(
+            (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
+        )
+        if is_work(node) and not is_anchor(node) and not _mutates(node):
+            parent[node] = node
+            for x, waited in sources(node):
+                joinable = x in parent and not waited and level[x] == level[node]
+                if joinable and slice_of(x) == slice_of(node):
+                    parent[find(x)] = find(node)
+    return {node: find(node) for node in parent}
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or bool(schema.is_mutable)
+
+
+def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
+    """Units of groups of nodes, with costs and dependencies."""
+    units = [_unit(index, nodes, cost) for index, nodes in enumerate(groups)]
+    of = {node: unit for unit in units for node in unit.nodes}
+    for unit in units:
+        for node in unit.nodes:
+            for x, waited in sources(node):
+                if x in of and of[x] is not unit:
+                    unit.after.add(of[x].index)
+                    if waited and of[x].launch:
+                        unit.after_wire.add(of[x].index)
+    _order_mutations(of)
+    return units
+
+
+def _order_mutations(of: dict[fx.Node, Unit]) -> None:
+    """A node that writes into its input runs after all other readers of it that precede it."""
+    for node, unit in of.items():
+        if not _mutates(node) or is_launch(node) or not node.all_input_nodes:
+            continue
+        base = node.all_input_nodes[0]
+        seen, earlier = [base], True
+        for value in seen:
+            seen.extend(u for u in value.users if is_free(u) and u not in seen and u.op != "output")
+        readers = {u for value in seen for u in value.users if u in of}
+        for reader in sorted(readers, key=lambda n: n._sort_key):
+            earlier = earlier and reader is not node
+            if of[reader] is unit:
+                continue
+            first, second = (of[reader], unit) if reader < node else (unit, of[reader])
+            second.after.add(first.index)
+
+
+def _unit(index: int, nodes: list[fx.Node], cost: CostModel) -> Unit:
+    only = nodes[0]
+    if is_launch(only):
+        return Unit(index, nodes, True, cost.wire_us(only), group_of(only), slice_of(only))
+    time = cost.compute_us(only) if len(nodes) == 1 else None
+    if time is None:
+        time = cost.fused_us(_traffic(nodes))
+    return Unit(index, nodes, False, time, None, slice_of(only))
+
+
+def _traffic(nodes: list[fx.Node]) -> int:
+    """Bytes a fused kernel moves: what comes from outside it and what is needed outside it."""
+    inside = set(nodes)
+    read = {x for node in nodes for x in node.all_input_nodes if x not in inside}
+    total = sum(tensor_bytes(x.meta.get("val")) for x in read)
+    for node in nodes:
+        if any(user not in inside for user in node.users):
+            total += tensor_bytes(node.meta.get("val"))
+    return total
+
+
+def _topological(units: list[Unit]) -> list[int]:
+    """Indices in dependency order, the earliest in the graph first; short if there is a circle."""
+    import heapq
+
+    waiting = {unit.index: len(unit.after) for unit in units}
+    users: dict[int, list[int]] = defaultdict(list)
+    for unit in units:
+        for other in unit.after:
+            users[other].append(unit.index)
+    heap = [index for index, count in waiting.items() if count == 0]
+    heapq.heapify(heap)
+    order: list[int] = []
+    while heap:
+        index = heapq.heappop(heap)
+        order.append(index)
+        for user in users[index]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(heap, user)
+    return order
+
+
+def _renumber(units: list[Unit], order: list[int]) -> list[Unit]:
+    new = {old: index for index, old in enumerate(order)}
+    result = [units[old] for old in order]
+    for unit in result:
+        unit.index = new[unit.index]
+        unit.after = {new[i] for i in unit.after}
+        unit.after_wire = {new[i] for i in unit.after_wire}
+    return result
+
+
+def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int]]], set[int]]:
+    """What each unit leaves in memory; the inputs that are freed in the graph; the outputs."""
+    of = {node: unit for unit in units for node in unit.nodes}
+    outputs = {x for x, _ in sources(graph.output_node())}
+    pinned = {of[x].index for x in outputs if x in of}
+    backward = any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
+    inputs: dict[fx.Node, set[int]] = defaultdict(set)
+    for unit in units:
+        inside = set(unit.nodes)
+        for node in unit.nodes:
+            for x, _ in sources(node):
+                if x.op == "placeholder" and backward and not str(x.target).startswith("primals"):
+                    inputs[x].add(unit.index)
+            if any(user not in inside for user in node.users):
+                unit.out_bytes += tensor_bytes(node.meta.get("val"))
+    return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], pinned

@@ -1,0 +1,101 @@
+"""``normalise``: one spelling of the collectives, and none that is not needed.
+
+An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. DTensor's column-parallel q, k and v (gate and
+up) each reduce their own input gradient and then add; one all-reduce of the sum does the same with a
+third (half) of the traffic.
+
+Contract: takes a functional joint or inference graph; afterwards no sum of two all-reduces that
+nothing else needs is left (same group, both sums, same shape and type, also through equal views).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.collectives import WAIT, c10d, is_wait
+from domino_compile.passes.meta import inherit, run_fake
+
+aten = torch.ops.aten
+ALL_REDUCE = c10d.all_reduce.default
+VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+
+
+def normalise_graph(graph: fx.Graph) -> int:
+    """Merge sums of all-reduces in place; returns how many collectives are gone."""
+    adds = graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    return sum(_merge(graph, node) for node in adds)
+
+
+def _merge(graph: fx.Graph, add: fx.Node) -> int:
+    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``."""
+    if len(add.args) != 2 or add.kwargs:
+        return 0
+    left, right = (_all_reduce_behind(x) for x in add.args)
+    if left is None or right is None or left.args[1:] != right.args[1:] or left.args[1] != "sum":
+        return 0
+    a, b = left.args[0], right.args[0]
+    assert isinstance(a, fx.Node) and isinstance(b, fx.Node)
+    outcome, first, second = (x.meta["val"] for x in (add, *add.args))  # type: ignore[union-attr]
+    same = outcome.shape == first.shape == second.shape
+    if not same or not outcome.dtype == first.dtype == second.dtype or left is right:
+        return 0
+    with graph.inserting_before(add):
+        inputs = [_viewed_alike(graph, x, term) for x, term in zip((a, b), add.args, strict=True)]
+        total = _new(graph, add, aten.add.Tensor, tuple(inputs))
+        launch = _new(graph, left, ALL_REDUCE, (total, *left.args[1:]))
+        wait = _new(graph, left, WAIT, (launch,))
+    add.replace_all_uses_with(wait)
+    terms = add.args
+    graph.erase_node(add)
+    for term in terms:
+        _erase_unused(graph, term)
+    return 1
+
+
+def _erase_unused(graph: fx.Graph, node: Any) -> None:
+    """Erase a replaced term back to its all-reduce (dead-code removal keeps waits)."""
+    while isinstance(node, fx.Node) and not node.users:
+        value = node.args[0]
+        graph.erase_node(node)
+        if node.target is ALL_REDUCE:
+            return
+        node = value
+
+
+def _all_reduce_behind(value: Any) -> fx.Node | None:
+    """The all-reduce whose result ``value`` is (perhaps viewed), if nothing else needs it."""
+    while isinstance(value, fx.Node) and len(value.users) == 1:
+        if is_wait(value):
+            launch = value.args[0]
+            assert isinstance(launch, fx.Node)
+            if launch.target is ALL_REDUCE and len(launch.users) == 1:
+                return launch
+            return None
+        if value.target not in VIEWS:
+            return None
+        value = value.args[0]
+    return None
+
+
+def _viewed_alike(graph: fx.Graph, value: fx.Node, term: Any) -> fx.Node:
+    """The all-reduce's input in the shape in which its result is added."""
+    wanted = term.meta["val"]
+    if value.meta["val"].shape == wanted.shape:
+        return value
+    views: list[fx.Node] = []
+    while term.target in VIEWS:
+        views.append(term)
+        term = term.args[0]
+    for view in reversed(views):
+        value = _new(graph, view, view.target, (value, view.args[1]))
+    return value
+
+
+def _new(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    node = graph.call_function(target, args)
+    inherit(node, like)
+    run_fake(node)
+    return node

@@ -1,0 +1,87 @@
+"""``pin``: make Inductor keep the order of a graph.
+
+Inductor sorts its kernels anew for memory and fuses across waits. Few ordering dependencies keep
+the order that matters: of the *events*, which are launches, waits, matrix products and attention. For
+events ``a, b`` next to each other, ``b`` is made to run after ``a``, except that
+
+* a launch is never made dependent: wrapping it hides it from Inductor's in-place pass, and each
+  collective would get a copy kernel. What follows it depends on it instead;
+* nothing depends on the tensor that feeds a launch: its buffer is reused by the collective;
+* where ``b`` needs ``a`` anyway, nothing is added.
+
+Contract: takes a scheduled graph; afterwards some events are wrapped in ``control_deps``.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.collectives import is_launch, is_wait
+from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.scheduling.units import is_free
+
+#: How many events in front of an event may be its neighbour (events that feed a launch are passed over).
+LOOK_BACK = 4
+
+
+def is_event(node: fx.Node) -> bool:
+    """Whether the node's place in the order matters and is pinned."""
+    return is_launch(node) or is_wait(node) or is_matmul(node) or is_attention(node)
+
+
+def pin_order(graph: fx.Graph) -> int:
+    """Pin the order of the events in place; returns how many dependencies were added."""
+    events = [n for n in graph.nodes if is_event(n)]
+    if not any(is_launch(n) for n in events):
+        return 0
+    after = ordering_dependencies(graph, events)
+    _compat.preserve_order(graph, after)
+    return len(after)
+
+
+def ordering_dependencies(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """For each event that needs a dependency, the earlier event it must follow."""
+    needs = _event_ancestors(graph, events)
+    after: dict[fx.Node, fx.Node] = {}
+    previous: fx.Node | None = None
+    for event in events:
+        if previous is not None and not is_launch(event) and previous not in needs[event]:
+            after[event] = previous
+        if not feeds_launch(event):
+            previous = event
+    return after
+
+
+def feeds_launch(node: fx.Node) -> bool:
+    """Whether a collective reads the node's own buffer, itself or through views."""
+    stack, seen = [node], {node}
+    while stack:
+        for user in stack.pop().users:
+            if is_launch(user):
+                return True
+            if user not in seen and user.op != "output" and is_free(user):
+                seen.add(user)
+                stack.append(user)
+    return False
+
+
+def _event_ancestors(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
+    """For each event those of the few events in front of it that it depends on.
+
+    The set of all events a node depends on is kept as the bits of a number.
+    """
+    position = {event: i for i, event in enumerate(events)}
+    result: dict[fx.Node, set[fx.Node]] = {}
+    ancestors: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        mask = 0
+        for x in node.all_input_nodes:
+            mask |= ancestors[x]
+        if node in position:
+            here = position[node]
+            near = events[max(0, here - LOOK_BACK) : here]
+            result[node] = {e for e in near if mask >> position[e] & 1}
+            mask |= 1 << here
+        ancestors[node] = mask
+    return result

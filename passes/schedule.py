@@ -1,0 +1,71 @@
+"""``schedule``: order a graph so that collectives fly under compute.
+
+Contract: takes a forward, backward or inference graph after Inductor's own passes, functional but
+for final writes into inputs; afterwards the same nodes stand in the planned order. Views and waits
+stand right in front of their first use; a launch right behind its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx
+
+from domino_compile.cost import CostModel
+from domino_compile.scheduling import (
+    Schedule,
+    UnitGraph,
+    build_units,
+    run_order,
+    schedule_units,
+)
+
+
+@dataclass(frozen=True)
+class ScheduleResult:
+    """The units of a graph, and the schedule before and after."""
+
+    units: UnitGraph
+    before: Schedule
+    after: Schedule
+
+
+def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> ScheduleResult:
+    """Reorder the graph in place.
+
+    Args:
+        graph: the graph.
+        cost: predicts times.
+        memory_cap: extra live memory allowed, as a fraction of the peak in the given order.
+    """
+    units = build_units(graph, cost)
+    before = run_order(units)
+    after = schedule_units(units, before.peak_bytes * (1 + memory_cap))
+    reorder(graph, (node for index in after.order for node in units.units[index].nodes))
+    return ScheduleResult(units, before, after)
+
+
+def reorder(graph: fx.Graph, order: Iterable[fx.Node]) -> None:
+    """Put nodes in an order; what is not named goes in front of its first user."""
+    output = graph.output_node()
+    placed = {n for n in graph.nodes if n.op == "placeholder"}
+
+    def place(node: fx.Node) -> None:
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            missing = [x for x in top.all_input_nodes if x not in placed]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if top not in placed:
+                output.prepend(top)
+                placed.add(top)
+
+    for node in order:
+        place(node)
+    for node in list(graph.nodes):
+        if node is not output and node not in placed:
+            place(node)
