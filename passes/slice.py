@@ -19,6 +19,7 @@ New nodes carry the metadata of the node they stand for (recompute tags included
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
@@ -104,14 +105,16 @@ class Slicer:
             piece = self.pieces[base, self.analysis.state(base)][index]
             return self._call(node, operator.getitem, (piece, node.args[1]), {}, index)
         _, operands = make_call(self.analysis, node)
-        inputs = dict(zip(operands, cut.inputs, strict=True))
+        tensors = set(operands)
+        places = itertools.count()  # one value may be two operands, wanted in two states
 
         def operand(x: fx.Node) -> fx.Node:
-            if x not in inputs:
+            if x not in tensors:
                 return x
-            if chained is not None and x is operands[cut.chain or 0]:
+            place = next(places)
+            if chained is not None and place == cut.chain:
                 return chained
-            return self._operand(x, inputs[x], index)
+            return self._operand(x, cut.inputs[place], index)
 
         args = tuple(fx.node.map_arg(node.args, operand))
         kwargs = dict(fx.node.map_arg(node.kwargs, operand))

@@ -1,8 +1,15 @@
 """Scaled-dot-product attention in the forms that stay whole operations, forward and backward.
 
-All take ``(B, heads, S, d)`` tensors; the cut runs along the batch dimension 0 of every
-tensor. What the fused kernels use to draw their dropout mask (a philox seed and offset)
-has no slice that would reproduce the uncut mask: with dropout inside they are refused.
+    out[b] = softmax(q[b] @ k[b]^T * scale + bias[b]) @ v[b]
+
+All take ``(B, heads, S, d)`` tensors: queries, keys, values, result, their gradients, and a
+log-sum-exp ``(B, heads, ...)``. Batch rows do not meet, so the cut runs along dimension 0 of
+every one of them. A bias (or mask) is broadcast to ``(B, heads, S, S)``: only one with four
+dimensions has a batch dimension, which may have extent 1.
+
+What the CUDA kernels use to draw their dropout mask (a philox seed and offset) has no slice
+that would reproduce the uncut mask: with dropout inside they are refused. Without it each
+slice's forward hands its own unused state to the same slice's backward.
 """
 
 from __future__ import annotations
@@ -12,45 +19,61 @@ from typing import Any
 import torch
 
 from domino_compile.axes import WHOLE, PerSlice, Sliced, State, States
+from domino_compile.axes.sizes import same
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
+from domino_compile.rules.pointwise import broadcast_state
 from domino_compile.rules.registry import family
 
 aten = torch.ops.aten
 
-#: Positions of the tensors whose dimension 0 is the batch, and of those that are opaque, by name.
+#: Arguments that have no batch dimension and are passed on as they are.
 OPAQUE = ("cum_seq_q", "cum_seq_k", "philox_seed", "philox_offset", "rng_state", "unused")
+#: Arguments that are broadcast to the scores.
+BIAS = ("attn_bias", "attn_mask")
 
 
-def _named(call: Call) -> dict[str, Any]:
+def named_arguments(call: Call) -> dict[str, Any]:
+    """The arguments by the names of the schema."""
     names = [a.name for a in call.op._schema.arguments]
     return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
 
 
-def _batched(operand: Operand, batch_extent: Any) -> bool:
-    return operand.rank > 0 and bool(operand.shape[0] == batch_extent)
-
-
 def attention(call: Call) -> Outcome:
     """Batch rows of every tensor belong together; each slice is an attention of its own."""
-    named = _named(call)
+    named = named_arguments(call)
     if named.get("dropout_p"):
         return Refusal("dropout inside fused attention: its mask cannot be drawn slice by slice")
-    lead = next((x for x in call.cut_operands() if x.rank >= 3), None)
-    if lead is None or lead.sliced is None or lead.sliced.dim != 0:
-        return Refusal("attention is cut along another dimension than the batch")
-    cut, extent = lead.sliced, lead.shape[0]
+    if any(isinstance(named.get(x), Operand) for x in ("cum_seq_q", "cum_seq_k")):
+        return Refusal("packed sequences of different lengths")
+    batch = named["query"].shape[0]
     opaque = {named[name].index for name in OPAQUE if isinstance(named.get(name), Operand)}
+    biases = {named[name].index for name in BIAS if isinstance(named.get(name), Operand)}
+    rows = [x for x in call.operands if x.index not in opaque | biases]
+    if any(not same(x.shape[0], batch) for x in rows):
+        return Refusal("queries and keys have different batch extents")
+    aligned = rows + [x for x in call.operands if x.index in biases and x.rank == 4]
+    cut = next((x.sliced for x in aligned if x.sliced is not None and x.sliced.dim == 0), None)
+    if cut is None:
+        return Refusal("attention is cut along another dimension than the batch")
+    mask = named.get("grad_input_mask")
+    if mask is not None and mask[3] and not all(_has_rows(call.operands[i], batch) for i in biases):
+        return Refusal("the bias's gradient is summed over the batch")
     inputs: list[States] = []
     for x in call.operands:
-        if x.index in opaque or isinstance(x.state, PerSlice):
-            inputs.append(x.state)
+        if x.index in opaque:
+            inputs.append(x.state if isinstance(x.state, PerSlice) else WHOLE)
         else:
-            inputs.append(cut if _batched(x, extent) else WHOLE)
-    return Cut(tuple(inputs), tuple(_result_state(shape, cut, extent) for shape in call.out))
+            inputs.append(broadcast_state(x, cut, 4) if x.index in biases else cut)
+    return Cut(tuple(inputs), tuple(result_state(shape, cut, batch) for shape in call.out))
 
 
-def _result_state(shape: Any, cut: Sliced, extent: Any) -> State:
-    if isinstance(shape, tuple) and len(shape) >= 3 and shape[0] == extent:
+def _has_rows(bias: Operand, batch: Any) -> bool:
+    return bias.rank == 4 and same(bias.shape[0], batch)
+
+
+def result_state(shape: Any, cut: Sliced, batch: Any) -> State:
+    """Results with a batch dimension are cut; the generator's state is each slice's own."""
+    if isinstance(shape, tuple) and len(shape) >= 3 and same(shape[0], batch):
         return cut
     return PerSlice()
 

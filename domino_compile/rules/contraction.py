@@ -44,7 +44,7 @@ def matmul(call: Call) -> Outcome:
 
 def pull_matmul(call: Call, want: Sliced) -> Outcome:
     """Rows of the result from rows of the left operand; a cut batch dimension from both."""
-    left, right = call.operands
+    left = call.operands[0]
     if want.dim < left.rank - 2:
         return Cut((want, want), want)
     if want.dim == left.rank - 2:

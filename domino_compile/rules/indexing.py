@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,82 +60,160 @@ def index_select(call: Call) -> Outcome:
     return Refusal("selects along the cut dimension")
 
 
-def masked_index_put(call: Call) -> Outcome:
-    """``_unsafe_masked_index_put_accumulate(x, mask, indices, values)``: always accumulates."""
-    x, mask, *given, values = call.operands
-    inner = Call(call.op, (x, call.args[2], values), {}, call.out, call.batch, (x, *given, values))
-    outcome = accumulate(inner)
-    if isinstance(outcome, Refusal) or mask.shape != values.shape:
-        return Refusal("the mask does not follow the values")
-    return Cut((outcome.inputs[0], outcome.inputs[-1], *outcome.inputs[1:]), WHOLE, chain=0)
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in ``x[indices]``.
+
+    The indices are broadcast to one *block* of ``block`` dimensions. It replaces the indexed
+    dimensions where these are neighbours; otherwise it comes first. The other dimensions are kept.
+
+    Attributes:
+        given: the indices that are not ``None``.
+        start: where the block begins in the result.
+        block: the rank of the block.
+        kept: the dimensions of ``x`` that are not indexed, in order.
+    """
+
+    given: tuple[Operand, ...]
+    start: int
+    block: int
+    kept: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """The rank of the result."""
+        return self.block + len(self.kept)
+
+    def place(self, dim: int) -> int:
+        """Where the kept dimension ``dim`` of ``x`` is in the result."""
+        place = self.kept.index(dim)
+        return place if place < self.start else place + self.block
+
+    def kept_at(self, place: int) -> int:
+        """The kept dimension of ``x`` that is at ``place`` in the result."""
+        return self.kept[place if place < self.start else place - self.block]
+
+    def in_block(self, place: int) -> bool:
+        """Whether ``place`` in the result belongs to the block."""
+        return self.start <= place < self.start + self.block
 
 
-def index_layout(call: Call) -> tuple[list[Operand | None], int, int]:
-    """Per dimension of ``x`` the index or ``None``; where the indexed block is in the result; its rank."""
-    indices: list[Operand | None] = list(call.arg(1, "indices"))
+def layout_of(x: Operand, indices: Sequence[Operand | None]) -> Layout | Refusal:
+    """The layout of ``x[indices]``, for integer indices."""
     at = [d for d, index in enumerate(indices) if index is not None]
-    rank = max(index.rank for index in indices if index is not None)
+    given = tuple(index for index in indices if index is not None)
+    if any(i.dtype in (torch.bool, torch.uint8) for i in given):
+        return Refusal("a mask selects a number of elements that depends on data")
     adjacent = at == list(range(at[0], at[-1] + 1))
-    return indices, (at[0] if adjacent else 0), rank
+    kept = tuple(d for d in range(x.rank) if d not in at)
+    return Layout(given, at[0] if adjacent else 0, max(i.rank for i in given), kept)
+
+
+def block_cut(layout: Layout) -> Sliced | None:
+    """How the indices cut the result, if one of them is cut."""
+    cut = next((i for i in layout.given if i.sliced is not None), None)
+    if cut is None or cut.sliced is None:
+        return None
+    return Sliced(layout.start + cut.sliced.dim + layout.block - cut.rank, cut.sliced.outer)
+
+
+def index_states(layout: Layout, out: Sliced) -> tuple[States, ...]:
+    """The states of the indices for a result cut inside the block."""
+    inner = Sliced(out.dim - layout.start, out.outer)
+    return tuple(broadcast_state(i, inner, layout.block) for i in layout.given)
+
+
+def index_cut(x: Operand, layout: Layout) -> tuple[Sliced, tuple[States, ...]] | Refusal:
+    """The state of ``x[indices]``, and of ``x`` and the indices for it."""
+    out = block_cut(layout)
+    if out is not None:
+        return out, (WHOLE, *index_states(layout, out))
+    if x.sliced is None:
+        return Refusal("neither the indexed value nor an index is cut")
+    if x.sliced.dim not in layout.kept:
+        return Refusal("indexes the cut dimension")
+    out = Sliced(layout.place(x.sliced.dim), x.sliced.outer)
+    return out, (x.sliced, *(WHOLE for _ in layout.given))
 
 
 def index(call: Call) -> Outcome:
     """``x[i, j, ...]``: either the indices are cut and ``x`` is whole, or ``x`` beside them."""
     x = call.operands[0]
-    indices, start, block = index_layout(call)
-    given = [i for i in indices if i is not None]
-    if any(i.dtype in (torch.bool, torch.uint8) for i in given):
-        return Refusal("a mask selects a number of elements that depends on data")
-    cut = next((i for i in given if i.sliced is not None), None)
-    if cut is not None:
-        assert cut.sliced is not None
-        dim = cut.sliced.dim + block - cut.rank
-        wanted = Sliced(dim, cut.sliced.outer)
-        rest: tuple[States, ...] = tuple(broadcast_state(i, wanted, block) for i in given)
-        return Cut((WHOLE, *rest), Sliced(start + dim, wanted.outer))
-    assert x.sliced is not None
-    if x.sliced.dim < len(indices) and indices[x.sliced.dim] is not None:
-        return Refusal("indexes the cut dimension")
-    kept = [d for d in range(x.rank) if d >= len(indices) or indices[d] is None]
-    place = kept.index(x.sliced.dim)
-    out = place if place < start else place + block
-    return Cut((x.sliced, *(WHOLE for _ in given)), Sliced(out, x.sliced.outer))
+    layout = layout_of(x, call.arg(1, "indices"))
+    if isinstance(layout, Refusal):
+        return layout
+    found = index_cut(x, layout)
+    return found if isinstance(found, Refusal) else Cut(found[1], found[0])
+
+
+def masked_index(call: Call) -> Outcome:
+    """``_unsafe_masked_index(x, mask, indices, fill)``: ``where(mask, x[indices], fill)``."""
+    x, mask = call.operands[:2]
+    layout = layout_of(x, call.args[2])
+    if isinstance(layout, Refusal):
+        return layout
+    found = index_cut(x, layout)
+    if isinstance(found, Refusal):
+        if mask.sliced is None or x.sliced is not None:
+            return found
+        out = Sliced(mask.sliced.dim + layout.rank - mask.rank, mask.sliced.outer)
+        if not layout.in_block(out.dim):
+            return Refusal("only the mask is cut")
+        found = out, (WHOLE, *index_states(layout, out))
+    out, (x_state, *rest) = found
+    return Cut((x_state, broadcast_state(mask, out, layout.rank), *rest), out)
 
 
 def index_put(call: Call) -> Outcome:
-    """``index_put(x, indices, values, accumulate)`` into a whole value (the embedding's backward).
+    """``index_put(x, indices, values, accumulate)``."""
+    x, *_, values = call.operands
+    layout = layout_of(x, call.arg(1, "indices"))
+    if isinstance(layout, Refusal):
+        return layout
+    return put(x, layout, (values,), bool(call.arg(3, "accumulate", False)))
 
-    Accumulating slices go one after another into the same tensor: no slice needs a copy of its own.
+
+def masked_index_put(call: Call) -> Outcome:
+    """``_unsafe_masked_index_put_accumulate(x, mask, indices, values)``.
+
+    ``index_put`` of ``where(mask, values, 0)``: mask and values are broadcast to each other.
     """
-    if not call.arg(3, "accumulate", False):
-        return Refusal("writes without accumulating")
-    return accumulate(call)
+    x, mask, *_, values = call.operands
+    layout = layout_of(x, call.args[2])
+    if isinstance(layout, Refusal):
+        return layout
+    outcome = put(x, layout, (mask, values), accumulate=True)
+    if isinstance(outcome, Refusal):
+        return outcome
+    x_state, *rest, mask_state, value_state = outcome.inputs
+    inputs = (x_state, mask_state, *rest, value_state)
+    return Cut(inputs, outcome.out, chain=outcome.chain)
 
 
-def accumulate(call: Call) -> Outcome:
-    """The accumulating write of ``index_put(x, indices, values)``."""
-    x, *given, values = call.operands
+def put(x: Operand, layout: Layout, values: Sequence[Operand], accumulate: bool) -> Outcome:
+    """Writes into ``x[indices]``; states in the order ``x``, indices, values.
+
+    Cut beside the indexed dimensions, every slice of ``x`` is written by itself. Cut inside them
+    (the embedding's backward), ``x`` is whole and accumulating slices go one after another into
+    the same tensor: no slice needs a copy of its own.
+    """
+    out = block_cut(layout)
+    if x.sliced is not None and x.sliced.dim in layout.kept:
+        out = Sliced(layout.place(x.sliced.dim), x.sliced.outer)
+    for value in values:
+        if out is None and value.sliced is not None:
+            out = Sliced(value.sliced.dim + layout.rank - value.rank, value.sliced.outer)
+    if out is None:
+        return Refusal("writes along the cut dimension")
+    value_states = tuple(broadcast_state(v, out, layout.rank) for v in values)
+    if not layout.in_block(out.dim):
+        state = Sliced(layout.kept_at(out.dim), out.outer)
+        return Cut((state, *(WHOLE for _ in layout.given), *value_states), state)
     if x.sliced is not None:
-        return Refusal("writes into a cut value")
-    if any(i.dtype in (torch.bool, torch.uint8) for i in given):
-        return Refusal("a mask selects a number of elements that depends on data")
-    _, start, block = index_layout(call)
-    cut = next((i for i in given if i.sliced is not None), None)
-    if cut is not None:
-        assert cut.sliced is not None
-        dim = cut.sliced.dim + block - cut.rank
-        outer = cut.sliced.outer
-    else:
-        assert values.sliced is not None
-        lead = values.sliced.dim - (values.rank - (x.rank - len(given) + block))
-        dim, outer = lead - start, values.sliced.outer
-        if not 0 <= dim < block:
-            return Refusal("the values are cut beside the indexed dimensions")
-    wanted = Sliced(dim, outer)
-    result_rank = x.rank - len(given) + block
-    states = tuple(broadcast_state(i, wanted, block) for i in given)
-    value_state = broadcast_state(values, Sliced(start + dim, outer), result_rank)
-    return Cut((WHOLE, *states, value_state), WHOLE, chain=0)
+        return Refusal("writes along the cut dimension")
+    if not accumulate:
+        return Refusal("writes without accumulating")
+    return Cut((WHOLE, *index_states(layout, out), *value_states), WHOLE, chain=0)
 
 
 def embedding_backward(call: Call) -> Outcome:
@@ -154,12 +234,16 @@ RULES: dict[Any, Any] = {
             aten.gather.default,
             aten.scatter.src,
             aten.scatter.value,
+            aten.scatter.reduce,
+            aten.scatter.value_reduce,
             aten.scatter_add.default,
+            aten.scatter_reduce.two,
         ),
     ),
     **family("index_select", index_select, (aten.index_select.default,)),
     **family("index", index, (aten.index.Tensor, aten._unsafe_index.Tensor)),
     **family("index_put", index_put, (aten.index_put.default, aten._unsafe_index_put.default)),
     **family("index_put", masked_index_put, (aten._unsafe_masked_index_put_accumulate.default,)),
+    **family("index", masked_index, (aten._unsafe_masked_index.default,)),
     **family("embedding backward", embedding_backward, (aten.embedding_dense_backward.default,)),
 }

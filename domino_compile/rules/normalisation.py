@@ -47,6 +47,8 @@ RULES = {
             aten._softmax_backward_data.default,
             aten.cumprod.default,
             aten.cumsum.default,
+            aten.glu.default,
+            aten.glu_backward.default,
             aten.logcumsumexp.default,
             aten.sort.default,
             aten.sort.stable,

@@ -17,13 +17,16 @@ prims = torch.ops.prims
 def is_pointwise(op: Any) -> bool:
     """Whether torch tags the operation as pointwise, and it is a pure function.
 
-    The tag is safe but not complete; random operations that carry it are excluded.
+    The tag is not complete (see ``UNTAGGED``), and some operations that carry it are not what a
+    rule can treat as pointwise: random ones, and ``equal`` and ``frexp``, whose result is not
+    one tensor.
     """
     if not isinstance(op, torch._ops.OpOverload):
         return False
     if torch.Tag.pointwise not in op.tags or torch.Tag.nondeterministic_seeded in op.tags:
         return False
-    return not op._schema.is_mutable
+    results = [str(r.type) for r in op._schema.returns]
+    return not op._schema.is_mutable and results == ["Tensor"]
 
 
 def pointwise(call: Call) -> Outcome:
@@ -77,12 +80,25 @@ UNTAGGED = (
     aten.contiguous,
     aten.copy,
     aten.detach,
+    aten.elu_backward,
+    aten.fill.Scalar,
+    aten.fill.Tensor,
+    aten.hardsigmoid_backward,
+    aten.hardswish,
+    aten.hardswish_backward,
+    aten.hardtanh_backward,
     aten.imag,
+    aten.leaky_relu_backward,
     aten.lift_fresh_copy,
+    aten.masked_fill.Tensor,
+    aten.mish_backward,
     aten.polar,
     aten.real,
     aten.resolve_conj,
-    aten.to,
+    aten.softplus_backward,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
     aten._to_copy,
     aten.empty_like,
     aten.full_like,

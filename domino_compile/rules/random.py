@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._inductor.inductor_prims  # registers prims.inductor_random
 
 from domino_compile.axes import WHOLE, Sliced
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal

@@ -117,10 +117,12 @@ RULES = {
         reduce_beside,
         (
             aten.all.dim,
+            aten.all.dims,
             aten.all.default,
             aten.amax.default,
             aten.amin.default,
             aten.any.dim,
+            aten.any.dims,
             aten.any.default,
             aten.argmax.default,
             aten.argmin.default,

@@ -65,6 +65,7 @@ def all_rules() -> Mapping[Any, Rule]:
         creation,
         indexing,
         normalisation,
+        pieces,
         pointwise,
         random,
         reduction,
@@ -75,6 +76,7 @@ def all_rules() -> Mapping[Any, Rule]:
         (
             pointwise.RULES,
             shape.RULES,
+            pieces.RULES,
             contraction.RULES,
             reduction.RULES,
             normalisation.RULES,
@@ -93,6 +95,8 @@ def rule_of(op: Any) -> Rule | None:
     from domino_compile.rules import pointwise
 
     rules = all_rules()
+    if isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable:
+        return None
     if op in rules:
         return rules[op]
     if isinstance(op, torch._ops.OpOverload):

@@ -1,0 +1,170 @@
+"""Stand-ins for what one CPU process cannot run: collectives, CUDA attention, seeded draws."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch._inductor.inductor_prims  # registers prims.inductor_random
+
+from domino_compile.rules.random_op import random_slice
+from tests.rules.harness import OVERRIDES
+
+aten = torch.ops.aten
+c10d: Any = torch.ops._c10d_functional
+prims: Any = torch.ops.prims
+
+
+def all_reduce(calls: list[Any]) -> list[Any]:
+    """Sum over ranks, each rank with a tensor of its own."""
+    total = sum(args[0] for args in calls)
+    return [total.clone() for _ in calls]
+
+
+def all_gather(calls: list[Any]) -> list[Any]:
+    """Stack along dimension 0."""
+    whole = torch.cat([args[0] for args in calls])
+    return [whole.clone() for _ in calls]
+
+
+def reduce_scatter(calls: list[Any]) -> list[Any]:
+    """Sum, then rank ``r`` keeps part ``r`` of dimension 0."""
+    parts = sum(args[0] for args in calls).chunk(len(calls))
+    return [part.clone() for part in parts]
+
+
+def broadcast(calls: list[Any]) -> list[Any]:
+    """The source's value."""
+    return [calls[args[1]][0].clone() for args in calls]
+
+
+def wait(calls: list[Any]) -> list[Any]:
+    """Nothing to wait for."""
+    return [args[0] for args in calls]
+
+
+def draw(calls: list[Any]) -> list[Any]:
+    """The whole draw whose parts ``random_slice`` gives."""
+    return [random_slice(size, seed, mode, 0, 0, size[0]) for size, seed, mode in calls]
+
+
+def forward(
+    q: Any, k: Any, v: Any, bias: Any, causal: bool, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention and the log of its denominators, ``(B, heads, S, d)`` and ``(B, heads, S)``."""
+    scores = q @ k.transpose(-1, -2) * (scale or 1 / math.sqrt(q.shape[-1]))
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    lse = scores.logsumexp(-1)
+    return (scores - lse[..., None]).exp() @ v, lse
+
+
+def backward(
+    grad: Any, q: Any, k: Any, v: Any, bias: Any, out: Any, lse: Any, causal: bool, scale: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of ``q``, ``k``, ``v`` and the scores, from the saved ``out`` and ``lse``."""
+    factor = scale or 1 / math.sqrt(q.shape[-1])
+    scores = q @ k.transpose(-1, -2) * factor
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    weights = (scores - lse[..., None]).exp()
+    inner = weights * (grad @ v.transpose(-1, -2) - (grad * out).sum(-1, keepdim=True))
+    return inner @ k * factor, inner.transpose(-1, -2) @ q * factor, weights.mT @ grad, inner
+
+
+def _seed() -> torch.Tensor:
+    """A generator's state: another one in every call."""
+    return torch.randint(1 << 30, (2,))
+
+
+def _one(function: Any) -> Any:
+    return lambda calls: [function(*args) for args in calls]
+
+
+def flash(q: Any, k: Any, v: Any, p: float = 0.0, causal: bool = False, *rest: Any) -> Any:
+    """``_scaled_dot_product_flash_attention``."""
+    out, lse = forward(q, k, v, None, causal, rest[1] if len(rest) > 1 else None)
+    return out, lse, None, None, q.shape[2], k.shape[2], _seed(), _seed(), torch.empty(0)
+
+
+def flash_backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, *rest: Any) -> Any:
+    """Its gradients."""
+    causal, scale = rest[5], rest[8] if len(rest) > 8 else None
+    return backward(grad, q, k, v, None, out, lse, causal, scale)[:3]
+
+
+def efficient(q: Any, k: Any, v: Any, bias: Any, compute_lse: bool, *rest: Any) -> Any:
+    """``_scaled_dot_product_efficient_attention``: its log-sum-exp is padded to 32."""
+    out, lse = forward(q, k, v, bias, rest[1] if len(rest) > 1 else False, None)
+    padded = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % 32), value=torch.inf)
+    return out, padded if compute_lse else lse[..., :0], _seed()[0], _seed()[0]
+
+
+def efficient_backward(
+    grad: Any, q: Any, k: Any, v: Any, bias: Any, out: Any, lse: Any, *rest: Any
+) -> Any:
+    """Its gradients; the bias's only if asked for."""
+    mask, causal = rest[3], rest[4] if len(rest) > 4 else False
+    lse = lse[..., : q.shape[2]]
+    dq, dk, dv, db = backward(grad, q, k, v, bias, out, lse, causal, None)
+    return dq, dk, dv, db if mask[3] else None
+
+
+def cudnn(q: Any, k: Any, v: Any, bias: Any, compute_lse: bool, *rest: Any) -> Any:
+    """``_scaled_dot_product_cudnn_attention``."""
+    out, lse = forward(q, k, v, bias, rest[1] if len(rest) > 1 else False, None)
+    return (
+        out, lse[..., None], None, None, q.shape[2], k.shape[2], _seed()[0], _seed()[0],
+        torch.empty(0),
+    )  # fmt: skip
+
+
+def cudnn_backward(
+    grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, seed: Any, offset: Any, bias: Any,
+    *rest: Any,
+) -> Any:  # fmt: skip
+    """Its gradients."""
+    return backward(grad, q, k, v, bias, out, lse[..., 0], rest[5], None)[:3]
+
+
+def overrideable(q: Any, k: Any, v: Any, bias: Any = None, *rest: Any) -> Any:
+    """``_scaled_dot_product_fused_attention_overrideable``."""
+    out, lse = forward(q, k, v, bias, rest[1] if len(rest) > 1 else False, None)
+    return out, lse, None, None, q.shape[2], k.shape[2], _seed()[0], _seed()[0], torch.empty(0)
+
+
+def overrideable_backward(
+    grad: Any, q: Any, k: Any, v: Any, bias: Any, mask: Any, out: Any, lse: Any, *rest: Any
+) -> Any:
+    """Its gradients."""
+    dq, dk, dv, db = backward(grad, q, k, v, bias, out, lse, rest[5], None)
+    return dq, dk, dv, db if mask[3] else None
+
+
+OVERRIDES.update(
+    {
+        c10d.all_reduce.default: all_reduce,
+        c10d.all_gather_into_tensor.default: all_gather,
+        c10d.reduce_scatter_tensor.default: reduce_scatter,
+        c10d.broadcast.default: broadcast,
+        c10d.wait_tensor.default: wait,
+        prims.inductor_random.default: draw,
+        aten._scaled_dot_product_flash_attention.default: _one(flash),
+        aten._scaled_dot_product_flash_attention_backward.default: _one(flash_backward),
+        aten._scaled_dot_product_efficient_attention.default: _one(efficient),
+        aten._scaled_dot_product_efficient_attention_backward.default: _one(efficient_backward),
+        aten._scaled_dot_product_cudnn_attention.default: _one(cudnn),
+        aten._scaled_dot_product_cudnn_attention_backward.default: _one(cudnn_backward),
+        aten._scaled_dot_product_fused_attention_overrideable.default: _one(overrideable),
+        aten._scaled_dot_product_fused_attention_overrideable_backward.default: _one(
+            overrideable_backward
+        ),
+    }
+)
