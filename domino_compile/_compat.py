@@ -116,7 +116,7 @@ def mode_options(mode: str) -> dict[str, Any]:
 def compile_with_inductor(
     gm: fx.GraphModule, example_inputs: Any, options: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """Compile a Dynamo graph with Inductor under some options (they reach the lazy backward too)."""
+    """Compile a Dynamo graph with Inductor under some options (the lazy backward's too)."""
     from torch._inductor.compile_fx import compile_fx
 
     compiled: Callable[..., Any] = compile_fx(gm, example_inputs, config_patches=dict(options))
@@ -184,7 +184,10 @@ def input_position(placeholder: fx.Node) -> int | None:
 
 
 def slice_choices(slices_of: Callable[[Iterable[fx.Node]], set[int]], identity: str) -> Any:
-    """Inductor's heuristics, except that kernels of different slices are never fused side by side.
+    """Inductor's heuristics, except that work of different slices is never fused.
+
+    A kernel of two slices has to wait for the collectives of both. Whole work (joins) fuses with
+    either slice, as with anything.
 
     Args:
         slices_of: the slices that some graph nodes belong to.
@@ -192,16 +195,24 @@ def slice_choices(slices_of: Callable[[Iterable[fx.Node]], set[int]], identity: 
     """
     from torch._inductor.choices import InductorChoices
 
+    def apart(node1: Any, node2: Any) -> bool:
+        return len(slices_of(_origins(node1) | _origins(node2))) > 1
+
     class SliceChoices(InductorChoices):  # type: ignore[misc]
         @staticmethod
         def can_fuse_horizontal(
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
         ) -> bool:
-            first, second = (slices_of(_origins(node)) for node in (node1, node2))
-            if first and second and first != second:
-                return False
-            return bool(
+            return not apart(node1, node2) and bool(
                 InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
+            )
+
+        @staticmethod
+        def can_fuse_vertical(
+            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
+        ) -> bool:
+            return not apart(node1, node2) and bool(
+                InductorChoices.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
             )
 
         def uuid(self) -> Any:
@@ -260,3 +271,39 @@ def tracing_is_on() -> bool:
     from torch._logging._internal import trace_log
 
     return bool(trace_log.handlers)
+
+
+def shared_store(group: str) -> tuple[Any, list[int], int] | None:
+    """The key-value store that a process group's ranks share.
+
+    Returns:
+        The store, the group's global ranks and this process's position among them; ``None`` where
+        there is nothing to share (one rank, or a group that one process stands for).
+    """
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import (
+        _get_process_group_store,
+        _resolve_process_group,
+    )
+
+    process_group = _resolve_process_group(group)
+    store = _get_process_group_store(process_group)
+    base = store
+    while isinstance(base, dist.PrefixStore):
+        base = base.underlying_store
+    if process_group.size() < 2 or not isinstance(base, (dist.TCPStore, dist.FileStore)):
+        return None
+    return store, dist.get_process_group_ranks(process_group), process_group.rank()
+
+
+def cache_folder() -> str:
+    """The folder of Inductor's on-disk caches."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return str(cache_dir())
+
+
+def caches_enabled() -> bool:
+    """Whether Inductor may answer a compile from a cache of an earlier process."""
+    config = inductor_config()
+    return not config.force_disable_caches and bool(config.fx_graph_cache)

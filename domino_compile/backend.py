@@ -21,6 +21,8 @@ from domino_compile import _compat
 from domino_compile.errors import OptionError, refusal
 from domino_compile.options import Options
 from domino_compile.pipeline import Hints, Pipeline
+from domino_compile.plans import plan_key
+from domino_compile.ranks import checked
 from domino_compile.rules.random_op import random_slice
 from domino_compile.tags import slice_of
 
@@ -56,15 +58,21 @@ def domino(
         hints = make_hints(gm, example_inputs, chosen)
     except OptionError as error:
         return refusal(error)
-    pipeline = Pipeline(chosen, hints, pin=chosen.lowering == "inductor")
     if chosen.lowering == "eager":
         from domino_compile.eager import compile_eager
 
+        pipeline = Pipeline(chosen, hints, pin=False)
         compiled = compile_eager(gm, example_inputs, pipeline)
     else:
-        settings = inductor_settings(pipeline)
+        identity = pass_identity(chosen, hints)
+        key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
+        pipeline = Pipeline(chosen, hints, pin=True, plan_key=key)
+        settings = inductor_settings(pipeline, identity)
         compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
-    return compiled
+        pipeline.recall()
+    if not chosen.check_ranks:
+        return compiled
+    return checked(compiled, lambda: pipeline.report, chosen.check_timeout_s)
 
 
 def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) -> Hints:
@@ -91,11 +99,10 @@ def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) 
     return Hints(batch, parameters)
 
 
-def inductor_settings(pipeline: Pipeline) -> dict[str, Any]:
-    """Inductor's options for a pipeline: ours, then the user's."""
+def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
+    """Inductor's options for a pipeline whose passes have an identity for the caches."""
     _compat.register_random_slice_lowering(random_slice)
     config = _compat.inductor_config()
-    identity = pass_identity(pipeline.options, pipeline.hints)
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
     settings.update(_user_settings(pipeline.options))
     settings["joint_custom_post_pass"] = _compat.graph_pass(
@@ -135,10 +142,8 @@ def source_digest() -> str:
     """A hash of the package's own sources and data."""
     hasher = hashlib.sha256(torch.__version__.encode())
     here = Path(__file__).parent
-    files = [
-        p for p in (*here.rglob("*.py"), *(here / "passes").glob("*.py"), *here.rglob("*.json"))
-    ]
-    for path in sorted(set(files)):
+    files = {*here.rglob("*.py"), *(here / "passes").glob("*.py"), *here.rglob("*.json")}
+    for path in sorted(files):
         hasher.update(path.relative_to(here).as_posix().encode())
         hasher.update(path.read_bytes())
     return hasher.hexdigest()

@@ -25,6 +25,7 @@ from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.schedule import ScheduleResult, schedule_graph
 from domino_compile.passes.slice import slice_graph
+from domino_compile.plans import load_plan, save_plan
 from domino_compile.report import CompileReport, new_report
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Pipeline:
         options: the user's.
         hints: about the inputs.
         pin: whether the lowering needs the order pinned.
+        plan_key: under which the plan is kept beside the lowering's cache, if it has one.
+        ran: whether the joint passes ran (they do not where the lowering answers from its cache).
         seconds: time spent in our passes.
     """
 
@@ -59,8 +62,10 @@ class Pipeline:
     pin: bool
     report: CompileReport = field(init=False)
     dump: Dump = field(init=False)
+    plan_key: str | None = None
     seconds: float = 0.0
     overlap: bool = False
+    ran: bool = False
 
     def __post_init__(self) -> None:
         self.report = new_report(self.options.describe())
@@ -70,8 +75,12 @@ class Pipeline:
 
     def run_joint(self, graph: fx.Graph) -> None:
         """Before partitioning: find the collectives, decide, slice."""
+        self.ran = True
         sites = find_sites(graph)
         if not sites:
+            self.report.reason = self.report.reason or "no collective in this graph"
+            log.info("%s", self.report.summary())
+            self._finish()
             return
         began = time.perf_counter()
         self._guarded(graph, "joint", lambda: self._joint(graph, sites))
@@ -170,7 +179,22 @@ class Pipeline:
             self.report.schedules.clear()
             report_fault(self.dump, phase, readable(graph), broken, error, self.options)
 
+    def recall(self) -> None:
+        """After compiling: where our passes did not run, take the plan that was kept."""
+        if self.ran or self.plan_key is None:
+            return
+        kept = load_plan(self.plan_key)
+        if kept is not None:
+            for name, value in vars(kept).items():
+                if name not in ("graph", "options"):
+                    setattr(self.report, name, value)
+        self.report.reason = self.report.reason or "compiled from Inductor's cache"
+        self._finish()
+        log.info("%s", self.report.summary())
+
     def _finish(self) -> None:
+        if self.plan_key is not None and self.ran:
+            save_plan(self.plan_key, self.report)
         self.dump.write("plan.json", self.report.to_json())
         self.dump.write("report.txt", describe.report_text(self.report))
 

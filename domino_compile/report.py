@@ -128,17 +128,23 @@ class CompileReport:
             report.schedules.append(ScheduleReport(**{**entry, "wires": wires}))
         return report
 
-    def collective_order(self) -> list[str]:
-        """What ranks must agree on: per phase, the collectives in launch order."""
-        return [
-            f"{schedule.phase}: {wire.kind} {wire.bytes} bytes group {wire.group}"
-            for schedule in sorted(self.schedules, key=lambda s: s.phase, reverse=True)
-            for wire in schedule.wires
-        ]
+    def collective_order(self) -> dict[str, list[str]]:
+        """What ranks must agree on: the collectives captured, and each phase's in launch order."""
+        order = {
+            "captured": [
+                f"{c.kind} {c.bytes} bytes group {c.group} {c.phase} {c.action}"
+                for c in self.collectives
+            ]
+        }
+        for schedule in self.schedules:
+            order[schedule.phase] = [
+                f"{wire.kind} {wire.bytes} bytes group {wire.group}" for wire in schedule.wires
+            ]
+        return order
 
     def digest(self) -> str:
         """A hash of the collective order, equal on all ranks of a group."""
-        return hashlib.sha256("\n".join(self.collective_order()).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.collective_order(), sort_keys=True).encode()).hexdigest()
 
     def summary(self) -> str:
         """One line for the log."""

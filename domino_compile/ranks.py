@@ -1,0 +1,108 @@
+"""All ranks run the same collectives in the same order, or none runs any.
+
+The plan is a function of the graph, the options and the cost tables, so ranks agree by
+construction. Should one of those differ all the same (another version, another option, a graph that
+depends on the rank), the ranks would hang in a collective. Before a compiled graph runs for the first
+time its ranks compare what they are about to do through the group's own key-value store, where a
+difference is an error within seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from domino_compile import _compat
+from domino_compile.errors import RankMismatchError
+from domino_compile.report import CompileReport
+
+#: How many plans of each group have been compared: ranks compare their n-th with each other.
+_compared: Counter[str] = Counter()
+
+
+def checked(
+    program: Callable[..., Any], report: Callable[[], CompileReport], timeout_s: float
+) -> Callable[..., Any]:
+    """The program, preceded once by the comparison with the other ranks.
+
+    Args:
+        program: a compiled graph.
+        report: gives what was compiled, when the program is first called.
+        timeout_s: how long to wait for the other ranks.
+    """
+    pending = True
+
+    def run(*args: Any) -> Any:
+        nonlocal pending
+        if pending:
+            compare_ranks(report(), timeout_s)
+            pending = False
+        return program(*args)
+
+    return run
+
+
+def compare_ranks(report: CompileReport, timeout_s: float) -> None:
+    """Compare a plan with the plans of the other ranks of each of its groups.
+
+    Raises:
+        RankMismatchError: a rank has another plan, or does not come within the time.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for group in sorted({c.group for c in report.collectives if c.action != "left alone"}):
+        shared = _compat.shared_store(group)
+        if shared is not None:
+            _compare(report, group, *shared, timeout_s)
+
+
+def _compare(
+    report: CompileReport, group: str, store: Any, ranks: list[int], own: int, timeout_s: float
+) -> None:
+    number = _compared[group]
+    _compared[group] += 1
+    mine = report.collective_order()
+    store.set(_key(number, own), json.dumps({"options": report.options, "order": mine}))
+    for position, rank in enumerate(ranks):
+        if position == own:
+            continue
+        try:
+            store.wait([_key(number, position)], timedelta(seconds=timeout_s))
+        except (RuntimeError, dist.DistError):
+            raise RankMismatchError(
+                f"rank {rank} has not compiled plan {number} of group {group} within {timeout_s:g} s"
+                f" (option check_timeout_s); rank {ranks[own]} is about to run:"
+                f" {report.summary()}"
+            ) from None
+        other = json.loads(store.get(_key(number, position)))
+        found = difference(mine, other["order"])
+        if found:
+            raise RankMismatchError(
+                f"ranks {ranks[own]} and {rank} of group {group} planned different collectives:"
+                f" {found}; options of rank {ranks[own]}: {report.options}; of rank {rank}:"
+                f" {other['options']}; check that all ranks run the same model, options and version"
+            )
+
+
+def _key(number: int, position: int) -> str:
+    return f"domino_compile/plan/{number}/{position}"
+
+
+def difference(mine: dict[str, list[str]], other: dict[str, list[str]]) -> str:
+    """The first difference between two orders of collectives, or nothing.
+
+    Only the graphs that both have compiled are compared: a backward graph may be compiled
+    later, and one rank may have it from a cache.
+    """
+    for phase in mine.keys() & other.keys():
+        for position, (a, b) in enumerate(zip(mine[phase], other[phase], strict=False)):
+            if a != b:
+                return f"{phase} collective {position} is {a!r} here and {b!r} there"
+        if len(mine[phase]) != len(other[phase]):
+            return f"{phase} has {len(mine[phase])} collectives here, {len(other[phase])} there"
+    return ""
