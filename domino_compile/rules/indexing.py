@@ -166,11 +166,34 @@ def masked_index(call: Call) -> Outcome:
 
 def index_put(call: Call) -> Outcome:
     """``index_put(x, indices, values, accumulate)``."""
-    x, *_, values = call.operands
+    x, *given, values = call.operands
+    if len(given) == 1 and given[0].dtype is torch.bool:
+        return fill_where(x, call.arg(1, "indices").index(given[0]), given[0], values)
     layout = layout_of(x, call.arg(1, "indices"))
     if isinstance(layout, Refusal):
         return layout
     return put(x, layout, (values,), bool(call.arg(3, "accumulate", False)))
+
+
+def fill_where(x: Operand, at: int, mask: Operand, values: Operand) -> Outcome:
+    """``x[..., mask] = v``: ``where`` on the dimensions ``at, ...`` that the mask covers.
+
+    So it is if ``v`` is the same for all elements that the mask selects: has extent 1, or none,
+    along the dimension that counts them.
+    """
+    rank = x.rank - mask.rank + 1
+    along = at - (rank - values.rank)
+    if along >= 0 and values.shape[along] != 1:
+        return Refusal("a mask selects a number of elements that depends on data")
+    state = x.sliced
+    if state is None and mask.sliced is not None:
+        state = Sliced(mask.sliced.dim + at, mask.sliced.outer)
+    if state is None:
+        return Refusal("only the written values are cut")
+    if at <= state.dim < at + mask.rank:
+        return Cut((state, Sliced(state.dim - at, state.outer), WHOLE), state)
+    place = state.dim if state.dim < at else state.dim - mask.rank + 1
+    return Cut((state, WHOLE, broadcast_state(values, Sliced(place, state.outer), rank)), state)
 
 
 def masked_index_put(call: Call) -> Outcome:

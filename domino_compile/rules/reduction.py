@@ -15,6 +15,8 @@ from domino_compile.rules.shape import normal
 aten = torch.ops.aten
 prims = torch.ops.prims
 
+#: Operations for which an empty list of dimensions reduces nothing (for others: everything).
+EMPTY_IS_NONE = (aten.all.dims, aten.any.dims)
 #: Types whose partial sums are kept in float32 until they are added up.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -30,7 +32,7 @@ def reduced_dims(call: Call) -> tuple[list[int], bool]:
     keep = (
         bool(call.arg(schema.index("keepdim"), "keepdim", False)) if "keepdim" in schema else False
     )
-    if dims is None or dims == []:
+    if dims is None or (dims == [] and call.op not in EMPTY_IS_NONE):
         return list(range(rank)), keep
     if isinstance(dims, int):
         dims = [dims]
@@ -98,6 +100,15 @@ def mean(call: Call) -> Outcome:
     return Cut((x.sliced,), PartialSum(), build=build, finish=finish)
 
 
+def any_(call: Call) -> Outcome:
+    """``any`` over the cut dimension: a sum of booleans is their disjunction."""
+    x = call.operands[0]
+    assert x.sliced is not None
+    if x.sliced.dim in reduced_dims(call)[0] and x.dtype is not torch.uint8:
+        return Cut((x.sliced,), PartialSum())
+    return reduce_beside(call)
+
+
 def prims_sum(call: Call) -> Outcome:
     """``prims.sum(x, dims)``."""
     x = call.operands[0]
@@ -112,6 +123,7 @@ RULES = {
     **family("sum", sum_, (aten.sum.dim_IntList, aten.sum.default)),
     **family("mean", mean, (aten.mean.dim, aten.mean.default)),
     **family("sum", prims_sum, (prims.sum.default,)),
+    **family("any", any_, (aten.any.dim, aten.any.dims, aten.any.default)),
     **family(
         "reduction",
         reduce_beside,
@@ -121,9 +133,6 @@ RULES = {
             aten.all.default,
             aten.amax.default,
             aten.amin.default,
-            aten.any.dim,
-            aten.any.dims,
-            aten.any.default,
             aten.argmax.default,
             aten.argmin.default,
             aten.logsumexp.default,

@@ -267,14 +267,17 @@ def run_ranks(graph: fx.Graph, sample: Sample) -> list[Any]:
     return [x for result in run(graph, ranks) for x in pytree.tree_leaves(result)]
 
 
-def run(graph: fx.Graph, inputs: list[list[Any]]) -> list[Any]:
-    """Run a graph on every rank in step."""
+def run(graph: fx.Graph, inputs: list[list[Any]], owner: Any = None) -> list[Any]:
+    """Run a graph on every rank in step; ``owner`` holds its constants."""
     env: dict[fx.Node, list[Any]] = {}
     todo = [iter(values) for values in inputs]
     result: list[Any] = []
     for node in graph.nodes:
         if node.op == "placeholder":
             env[node] = [next(values) for values in todo]
+            continue
+        if node.op == "get_attr":
+            env[node] = [getattr(owner, str(node.target)) for _ in inputs]
             continue
         calls = [
             fx.node.map_arg((node.args, node.kwargs), lambda n, r=r: env[n][r])

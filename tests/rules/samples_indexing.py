@@ -159,7 +159,22 @@ PUT = [
     Sample(
         aten.index_put.default,
         (real(4, 6), [real(4) > 0.5], real(), True),
-        **both(no(MASK, (0, 0), (0, 1), (1, 0))),
+    ),
+    Sample(aten.index_put.default, (real(4, 6, 3), [real(4, 6) > 0.5], real())),
+    Sample(
+        aten.index_put.default,
+        (real(4, 6, 3), [None, real(6) > 0.5], real(4, 1, 3)),
+        **both(no("only the written values", (2, 0), (2, 2))),
+    ),
+    Sample(
+        aten.index_put.default,
+        (real(4, 3), [torch.tensor([True, False, True, True])], real(3, 3)),
+        **both(no(MASK, (0, 0), (0, 1), (1, 0), (2, 0), (2, 1))),
+    ),
+    Sample(
+        aten.index_put.default,
+        (real(4, 3), [torch.tensor([True, False, True, True]), count(3, below=3)], real(3)),
+        **both(no(MASK, (0, 0), (0, 1), (1, 0), (2, 0))),
     ),
     Sample(
         aten._unsafe_index_put.default,
