@@ -307,3 +307,11 @@ def caches_enabled() -> bool:
     """Whether Inductor may answer a compile from a cache of an earlier process."""
     config = inductor_config()
     return not config.force_disable_caches and bool(config.fx_graph_cache)
+
+
+def forget_names(graph: fx.Graph) -> None:
+    """Free the names of erased nodes, so that the same nodes made again have the same names."""
+    namespace = type(graph._graph_namespace)()
+    for node in graph.nodes:
+        namespace.create_name(node.name, node)
+    graph._graph_namespace = namespace

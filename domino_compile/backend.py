@@ -19,6 +19,8 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.errors import OptionError, refusal
+from domino_compile.inspect.dump import check_folder
+from domino_compile.inspect.origin import input_path
 from domino_compile.options import Options
 from domino_compile.pipeline import Hints, Pipeline
 from domino_compile.plans import plan_key
@@ -56,6 +58,7 @@ def domino(
         if chosen.disable:
             return _compat.compile_with_inductor(gm, example_inputs, _user_settings(chosen))
         hints = make_hints(gm, example_inputs, chosen)
+        check_folder(chosen.dump_dir)
     except OptionError as error:
         return refusal(error)
     if chosen.lowering == "eager":
@@ -96,7 +99,7 @@ def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) 
                 batch[position] = dim
     if options.batch and not batch:
         log.info("batch: this graph has none of the inputs %s; inferred", list(options.batch))
-    return Hints(batch, parameters)
+    return Hints(batch, parameters, {i: input_path(name) for i, name in enumerate(names) if name})
 
 
 def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:

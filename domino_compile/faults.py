@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from typing import TYPE_CHECKING
 
+from torch import fx
+
+from domino_compile import _compat
 from domino_compile.errors import InternalError
-from domino_compile.inspect.dump import Dump
 from domino_compile.options import Options
+
+if TYPE_CHECKING:
+    from domino_compile.inspect.dump import Dump
 
 log = logging.getLogger(__name__)
 
@@ -16,25 +22,72 @@ log = logging.getLogger(__name__)
 STRICT = "DOMINO_COMPILE_STRICT"
 
 
+class Backup:
+    """A graph as it was, to be put back if a pass fails.
+
+    Inputs and the output node are never replaced by our passes: a lowering may hold on to them.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.copy = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        self.result = self.copy.graph_copy(graph, copies)
+        self.inputs = [(node, copies[node]) for node in graph.find_nodes(op="placeholder")]
+
+    def restore(self, graph: fx.Graph) -> None:
+        """Put back the nodes, with their names and metadata."""
+        output = graph.output_node()
+        kept = {node for node, _ in self.inputs} | {output}
+        for node in graph.nodes:
+            node.args, node.kwargs = (), {}
+        for node in reversed(list(graph.nodes)):
+            if node not in kept:
+                graph.erase_node(node)
+        _compat.forget_names(graph)
+        value_map = {copy: node for node, copy in self.inputs}
+        with graph.inserting_before(output):
+            for copy in self.copy.nodes:
+                if copy.op != "placeholder":
+                    value_map[copy] = graph.node_copy(copy, lambda x: value_map[x])
+        for node, copy in self.inputs:
+            node.meta, node.args = dict(copy.meta), copy.args
+        output.args = (fx.node.map_arg(self.result, lambda x: value_map[x]),)
+
+
 def report_fault(
-    dump: Dump, phase: str, before: str, after: str, error: Exception, options: Options
+    dump: Dump, phase: str, graph: fx.Graph, broken: str, error: Exception, options: Options
 ) -> None:
-    """Write the graphs and the traceback, and say in one line that the graph was left alone.
+    """Write the graphs, a repro and the traceback; say in one line that the graph is left alone.
+
+    Args:
+        dump: of the compile.
+        phase: which passes failed: ``joint``, ``forward``, ``backward`` or ``inference``.
+        graph: the graph, restored.
+        broken: the graph as the failing pass left it, as text.
+        error: what the pass raised.
+        options: the user's.
 
     Raises:
         InternalError: under ``DOMINO_COMPILE_STRICT=1``.
     """
+    from domino_compile.inspect.repro import repro_script
+
     trace = "".join(traceback.format_exception(error))
-    dump.write(f"{phase}/fault.before.py", before)
-    dump.write(f"{phase}/fault.after.py", after)
+    dump.write_graph(f"{phase}/fault.before.py", graph)
+    dump.write(f"{phase}/fault.after.py", broken)
     dump.write(f"{phase}/fault.txt", f"options: {options.describe()}\n\n{trace}")
-    folder = str(dump.folder) if dump.folder is not None else None
+    try:
+        dump.write(f"{phase}/fault.repro.py", repro_script(graph, phase, options))
+    except Exception as second:
+        log.debug("no repro was written: %s", second)
+    folder = str(dump.folder / phase) if dump.folder is not None else None
     message = f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
     if os.environ.get(STRICT) == "1":
         raise InternalError(message, folder) from error
     log.error(
-        "%s; this graph is compiled by Inductor alone%s",
-        message,
-        f" (see {folder})" if folder else " (set dump_dir to see the graphs)",
+        "%s; Inductor compiles %s alone%s",
+        " ".join(message.split()),
+        "this graph" if phase == "joint" else f"the {phase} graph in the order found",
+        f" (see fault.* in {folder})" if folder else " (set dump_dir to see the graphs)",
     )
     log.debug("%s", trace)

@@ -19,7 +19,11 @@ from domino_compile import _compat, describe
 from domino_compile.analysis import CutPlan, infer_cut
 from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
 from domino_compile.cost import CostModel
-from domino_compile.inspect.dump import Dump, count_difference, op_counts, readable
+from domino_compile.faults import Backup, report_fault
+from domino_compile.inspect.dump import Dump, count_difference, op_counts
+from domino_compile.inspect.report_text import report_text
+from domino_compile.inspect.schedule_text import schedule_text
+from domino_compile.inspect.timeline import schedule
 from domino_compile.options import Options
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
@@ -38,10 +42,12 @@ class Hints:
     Attributes:
         batch: inputs that the user says carry the batch, with the dimension.
         parameters: inputs that are parameters, unlikely to carry it.
+        names: the user's names of the inputs, for dumps and reports.
     """
 
     batch: Mapping[int, int] = field(default_factory=dict)
     parameters: frozenset[int] = frozenset()
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.report = new_report(self.options.describe())
-        self.dump = Dump(self.options.dump_dir, self.report.graph)
+        self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
 
     # -- the two stages --------------------------------------------------------------------
 
@@ -108,7 +114,7 @@ class Pipeline:
         if self._enabled("normalise"):
             self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
         plan = self._plan(graph)
-        describe.outcome(self.report, graph, plan)
+        describe.outcome(self.report, graph, plan, self.dump.name_of)
         if isinstance(plan, CutPlan):
             self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
         self._finish()
@@ -135,9 +141,9 @@ class Pipeline:
                 lambda: schedule_graph(graph, cost, self.options.memory_cap),
             )
             assert isinstance(result, ScheduleResult)
-            entry = describe.schedule(phase, graph, result)
+            entry = schedule(phase, graph, result)
             self.report.schedules.append(entry)
-            self.dump.write(f"{phase}/03.schedule.txt", describe.schedule_text(entry))
+            self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
@@ -151,15 +157,19 @@ class Pipeline:
 
     def _pass(self, graph: fx.Graph, phase: str, name: str, run: Callable[[], object]) -> object:
         """Run a pass and write the graph before and after it."""
-        wanted = self.dump.wanted
-        before = op_counts(graph) if wanted else None
-        if wanted:
-            self.dump.write(f"{phase}/{name}.before.py", readable(graph))
-        result = run()
+        before = op_counts(graph) if self.dump.wanted else None
         if before is not None:
-            self.dump.write(f"{phase}/{name}.after.py", readable(graph))
+            self.dump.write_graph(f"{phase}/{name}.before.py", graph)
+        count, began = len(graph.nodes), time.perf_counter()
+        result = run()
+        log.debug(
+            "graph %d %s: %s took %.1f ms, %d -> %d nodes",
+            *(self.report.graph, phase, name, 1e3 * (time.perf_counter() - began)),
+            *(count, len(graph.nodes)),
+        )
+        if before is not None:
+            self.dump.write_graph(f"{phase}/{name}.after.py", graph)
             self.dump.write(f"{phase}/{name}.ops.txt", count_difference(before, op_counts(graph)))
-        log.debug("graph %d %s: %s", self.report.graph, phase, name)
         return result
 
     def _guarded(self, graph: fx.Graph, phase: str, run: Callable[[], None]) -> None:
@@ -169,15 +179,12 @@ class Pipeline:
             run()
             graph.lint()
         except Exception as error:
-            from domino_compile.faults import report_fault
-
-            broken = readable(graph)
+            broken = self.dump.text_of(graph)
             backup.restore(graph)
             self.overlap = False
-            self.report.status = "inductor"
-            self.report.reason = f"internal fault in {phase}: {type(error).__name__}: {error}"
-            self.report.schedules.clear()
-            report_fault(self.dump, phase, readable(graph), broken, error, self.options)
+            self.report.fault(phase, error)
+            self._finish()
+            report_fault(self.dump, phase, graph, broken, error, self.options)
 
     def recall(self) -> None:
         """After compiling: where our passes did not run, take the plan that was kept."""
@@ -196,28 +203,7 @@ class Pipeline:
         if self.plan_key is not None and self.ran:
             save_plan(self.plan_key, self.report)
         self.dump.write("plan.json", self.report.to_json())
-        self.dump.write("report.txt", describe.report_text(self.report))
-
-
-class Backup:
-    """A graph as it was, to be put back if a pass fails."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.copy = fx.Graph()
-        self.names: dict[fx.Node, str] = {}
-        self.output = self.copy.graph_copy(graph, {})
-        for old, new in zip(graph.nodes, self.copy.nodes, strict=False):
-            new.meta = dict(old.meta)
-        self.output_meta = dict(graph.output_node().meta)
-
-    def restore(self, graph: fx.Graph) -> None:
-        """Replace the graph's nodes by the ones of the copy."""
-        for node in reversed(list(graph.nodes)):
-            node.args, node.kwargs = (), {}
-        for node in reversed(list(graph.nodes)):
-            graph.erase_node(node)
-        result = graph.graph_copy(self.copy, {})
-        graph.output(result).meta = self.output_meta  # type: ignore[arg-type]
+        self.dump.write("report.txt", report_text(self.report))
 
 
 def phase_of(graph: fx.Graph, report: CompileReport) -> str:

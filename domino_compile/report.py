@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+#: Raised whenever a field of ``plan.json`` is renamed, removed or changes its meaning.
+SCHEMA_VERSION = 1
 
 
 @dataclass
@@ -38,7 +40,21 @@ class CollectiveReport:
 
 @dataclass
 class WireReport:
-    """One collective of a scheduled graph, in emitted order, with predicted times."""
+    """One collective of a scheduled graph, in launch order, with predicted times.
+
+    Attributes:
+        name: its node.
+        kind: as in ``CollectiveReport``.
+        group: the process group's name.
+        slice: the slice it belongs to, ``None`` for a whole one.
+        bytes: its payload.
+        start_us: when it goes on the wire (after its launch if the group's wire is busy).
+        wire_us: how long it is on the wire.
+        exposed_us: how long of that nothing computes.
+        hidden_under: the matrix products and attention that compute meanwhile.
+        hidden_under_fused: how many fused kernels and others compute meanwhile.
+        source: the module or the user's line.
+    """
 
     name: str
     kind: str
@@ -47,7 +63,36 @@ class WireReport:
     bytes: int
     wire_us: float
     exposed_us: float
+    start_us: float = 0.0
     hidden_under: list[str] = field(default_factory=list)
+    hidden_under_fused: int = 0
+    source: str = ""
+
+
+@dataclass
+class Step:
+    """One step of a schedule, with predicted times from the start of the graph.
+
+    Attributes:
+        kind: ``launch``, ``wait``, ``matmul``, ``attention``, ``kernel`` (another operation that is
+            never fused) or ``fused`` (kernels of anything else that stand next to each other).
+        name: the node; of ``fused`` the last one.
+        slice: the slice it belongs to, ``None`` for whole work.
+        start_us: when it starts.
+        end_us: when it ends; a launch takes no time, a wait as long as compute stands still.
+        kernels: how many kernels it stands for.
+        collective: the launch's node, of a launch or wait.
+        source: the module or the user's line.
+    """
+
+    kind: str
+    name: str
+    slice: int | None
+    start_us: float
+    end_us: float
+    kernels: int = 1
+    collective: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -56,8 +101,13 @@ class ScheduleReport:
 
     Attributes:
         events: launches, waits, matrix products and attention, as ``kind name``, in order.
+        steps: the same with times, and fused kernels.
+        wires: the collectives in launch order.
         predicted_before_us: the cost model's time in the order found.
         predicted_us: its time in the planned order.
+        compute_us: how long compute is busy.
+        exposed_us: how long compute stands still for collectives.
+        exposed_before_us: the same in the order found.
         peak_bytes_before: estimated peak of live memory in the order found.
         peak_bytes: in the planned order.
         pinned: how many ordering dependencies were added.
@@ -71,6 +121,10 @@ class ScheduleReport:
     peak_bytes_before: int
     peak_bytes: int
     pinned: int = 0
+    compute_us: float = 0.0
+    exposed_us: float = 0.0
+    exposed_before_us: float = 0.0
+    steps: list[Step] = field(default_factory=list)
 
 
 @dataclass
@@ -110,8 +164,8 @@ class CompileReport:
     schedules: list[ScheduleReport] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON data."""
-        return asdict(self)
+        """Everything as JSON data, as described in ``docs/plan_schema.md``."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
         """Indented JSON with stable key order."""
@@ -119,14 +173,32 @@ class CompileReport:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> CompileReport:
-        """The inverse of ``as_dict``."""
+        """The inverse of ``as_dict``.
+
+        Raises:
+            ValueError: the data have another schema version.
+        """
+        data = dict(data)
+        if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
+            raise ValueError(f"plan of schema version {version}, expected {SCHEMA_VERSION}")
         report = CompileReport(**{**data, "collectives": [], "joins": [], "schedules": []})
         report.collectives = [CollectiveReport(**x) for x in data["collectives"]]
         report.joins = [Join(**x) for x in data["joins"]]
         for entry in data["schedules"]:
             wires = [WireReport(**x) for x in entry["wires"]]
-            report.schedules.append(ScheduleReport(**{**entry, "wires": wires}))
+            steps = [Step(**x) for x in entry["steps"]]
+            report.schedules.append(ScheduleReport(**{**entry, "wires": wires, "steps": steps}))
         return report
+
+    def fault(self, phase: str, error: Exception) -> None:
+        """Note that our passes failed on a stage, which was put back as it was."""
+        self.reason = f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
+        self.schedules = [entry for entry in self.schedules if entry.phase != phase]
+        if phase == "joint":
+            self.status = "inductor"
+            self.axis, self.slices, self.joins = [], [], []
+            for collective in self.collectives:
+                collective.action, collective.reason = "left alone", "internal fault"
 
     def collective_order(self) -> dict[str, list[str]]:
         """What ranks must agree on: the collectives captured, and each phase's in launch order."""
@@ -144,17 +216,23 @@ class CompileReport:
 
     def digest(self) -> str:
         """A hash of the collective order, equal on all ranks of a group."""
-        return hashlib.sha256(json.dumps(self.collective_order(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.collective_order(), sort_keys=True).encode()
+        ).hexdigest()
 
     def summary(self) -> str:
-        """One line for the log."""
+        """One line for the log: what was done, why not more, what became of each collective."""
         counts: dict[str, int] = {}
         for collective in self.collectives:
             counts[collective.action] = counts.get(collective.action, 0) + 1
         found = ", ".join(f"{n} {action}" for action, n in sorted(counts.items())) or "none"
+        outcome = {
+            "sliced": f"sliced into rows {'+'.join(self.slices)}",
+            "reordered": "reordered, not sliced",
+            "inductor": "left to Inductor alone",
+        }.get(self.status, self.status)
         detail = f" ({self.reason})" if self.reason else ""
-        rows = f", rows {'+'.join(self.slices)}" if self.slices else ""
-        return f"graph {self.graph}: {self.status}{detail}{rows}; collectives: {found}"
+        return f"graph {self.graph}: {outcome}{detail}; collectives: {found}"
 
 
 _reports: list[CompileReport] = []
@@ -175,17 +253,3 @@ def reports() -> list[CompileReport]:
 def reset_reports() -> None:
     """Forget all reports; the next graph is number 0."""
     _reports.clear()
-
-
-def table(rows: Iterable[CollectiveReport]) -> str:
-    """The collectives as text, aligned."""
-    header = ("kind", "group", "ranks", "bytes", "phase", "action", "source", "reason")
-    lines = [header] + [
-        (r.kind, r.group, str(r.ranks), str(r.bytes), r.phase, r.action, r.source, r.reason)
-        for r in rows
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

@@ -1,8 +1,8 @@
 """``normalise``: one spelling of the collectives, and none that is not needed.
 
-An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. DTensor's column-parallel q, k and v (gate and
-up) each reduce their own input gradient and then add; one all-reduce of the sum does the same with a
-third (half) of the traffic.
+An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. DTensor's column-parallel q, k and v (gate
+and up) each reduce their own input gradient and then add; one all-reduce of the sum does the same
+with a third (half) of the traffic.
 
 Contract: takes a functional joint or inference graph; afterwards no sum of two all-reduces that
 nothing else needs is left (same group, both sums, same shape and type, also through equal views).

@@ -1,8 +1,8 @@
 """``pin``: make Inductor keep the order of a graph.
 
 Inductor sorts its kernels anew for memory and fuses across waits. Few ordering dependencies keep
-the order that matters: of the *events*, which are launches, waits, matrix products and attention. For
-events ``a, b`` next to each other, ``b`` is made to run after ``a``, except that
+the order that matters: of the *events*, which are launches, waits, matrix products and attention.
+For events ``a, b`` next to each other, ``b`` is made to run after ``a``, except that
 
 * a launch is never made dependent: wrapping it hides it from Inductor's in-place pass, and each
   collective would get a copy kernel. What follows it depends on it instead;
@@ -21,7 +21,8 @@ from domino_compile.collectives import is_launch, is_wait
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.scheduling.units import is_free
 
-#: How many events in front of an event may be its neighbour (events that feed a launch are passed over).
+#: How many events in front of an event may be its neighbour (those that feed a launch are passed
+#: over).
 LOOK_BACK = 4
 
 

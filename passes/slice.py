@@ -14,7 +14,8 @@ made for it; afterwards each cut operation exists once per slice, and
         cut      -> for each slice: the operation on the slices of its operands
         not cut  -> the operation, its cut operands joined
 
-New nodes carry the metadata of the node they stand for (recompute tags included) and a slice tag.
+New nodes carry the metadata of the node they stand for (recompute tags included), a slice tag and
+its name: ``add_2_s0`` is slice 0 of ``add_2``.
 """
 
 from __future__ import annotations
@@ -249,7 +250,8 @@ class Slicer:
                 index,
             )
             args = (copied, *args[1:])
-        node = self.graph.call_function(target, args, kwargs)
+        name = None if index is None else f"{like.name}_s{index}"
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
         inherit(node, like)
         if index is None:
             clear_tag(node)

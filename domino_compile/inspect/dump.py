@@ -9,90 +9,26 @@
         joint/02.slice.after.py
         joint/02.slice.ops.txt        how the counts of operations changed
         forward/03.schedule.txt       the schedule: launches, waits, what hides what
+        joint/fault.*                 only if one of our passes failed
 """
 
 from __future__ import annotations
 
-import re
+import logging
+import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.tags import slice_of
+from domino_compile.errors import OptionError
+from domino_compile.inspect.graph_text import op_counts, readable
 
+__all__ = ["Dump", "check_folder", "count_difference", "op_counts", "readable"]
 
-def readable(graph: fx.Graph) -> str:
-    """The graph as text: one node a line, with its shape, slice and the user's line.
-
-    Names, shapes and types only; nothing that differs between two runs (addresses, devices' numbers).
-    """
-    from domino_compile.collectives import user_line
-
-    lines: list[str] = []
-    last = ""
-    for node in graph.nodes:
-        source = user_line(node) if node.op == "call_function" else ""
-        if source not in ("", "unknown", last):
-            lines.append(f"    # {_short(source)}")
-            last = source
-        lines.append(f"    {_statement(node)}")
-    return "def graph():\n" + "\n".join(lines) + "\n"
-
-
-def _statement(node: fx.Node) -> str:
-    where = slice_of(node)
-    mark = f"  # slice {where}" if where is not None else ""
-    if node.op == "placeholder":
-        return f"{node.name} = input({_value(node)})"
-    if node.op == "output":
-        return f"return {_argument(node.args[0])}"
-    if node.op == "get_attr":
-        return f"{node.name} = self.{node.target}"
-    arguments = [_argument(a) for a in node.args]
-    arguments += [f"{key}={_argument(value)}" for key, value in node.kwargs.items()]
-    return f"{node.name}: {_value(node)} = {_target(node)}({', '.join(arguments)}){mark}"
-
-
-def _target(node: fx.Node) -> str:
-    target: Any = node.target
-    name = str(target) if isinstance(target, torch._ops.OpOverload) else None
-    return name or getattr(target, "__name__", None) or getattr(target, "_name", "call")
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, fx.Node):
-        return value.name
-    if isinstance(value, (list, tuple)):
-        inside = ", ".join(_argument(v) for v in value)
-        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _value(node: fx.Node) -> str:
-    return _shape(node.meta.get("val"))
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        extents = ", ".join(str(extent) for extent in value.shape)
-        return f"{str(value.dtype).removeprefix('torch.')}[{extents}]"
-    if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(_shape(v) for v in value) + ")"
-    return type(value).__name__ if value is not None else "?"
-
-
-def _short(source: str) -> str:
-    """The user's line without the folders, which differ between machines."""
-    return re.sub(r"^\S*/", "", source)
-
-
-def op_counts(graph: fx.Graph) -> Counter[str]:
-    """How often each operation occurs."""
-    return Counter(_target(n) for n in graph.nodes if n.op == "call_function")
+log = logging.getLogger(__name__)
 
 
 def count_difference(before: Counter[str], after: Counter[str]) -> str:
@@ -105,18 +41,38 @@ def count_difference(before: Counter[str], after: Counter[str]) -> str:
     return "\n".join(rows or ["no operation was added or removed"]) + "\n"
 
 
+def check_folder(root: str | None) -> None:
+    """Make sure that ``dump_dir`` can be written to, before anything is compiled.
+
+    Raises:
+        OptionError: it is a file, or cannot be made or written to.
+    """
+    if root is None:
+        return
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OptionError(f"dump_dir: got {root!r}, which cannot be written to: {reason}") from None
+
+
 class Dump:
     """Writes the artefacts of one compile; also hands them to structured tracing.
 
     Args:
         root: the folder (``dump_dir``), or ``None`` to write no files.
         graph: the number of the compiled graph.
+        names: the user's names of the inputs, by position.
     """
 
-    def __init__(self, root: str | None, graph: int) -> None:
+    def __init__(self, root: str | None, graph: int, names: Mapping[int, str]) -> None:
         rank, world = _compat.rank_and_world()
         self.name = f"graph_{graph}"
-        self.folder = None
+        self.names = names
+        self.folder: Path | None = None
+        self._fresh = True
         if root is not None:
             base = Path(root) / f"rank_{rank}" if world > 1 else Path(root)
             self.folder = base / self.name
@@ -126,10 +82,49 @@ class Dump:
         """Whether anybody looks at graphs: writing them out takes time."""
         return self.folder is not None or _compat.tracing_is_on()
 
+    def name_of(self, placeholder: fx.Node) -> str:
+        """The user's name of a graph input, or its own."""
+        position = _compat.input_position(placeholder)
+        return (
+            self.names.get(position, placeholder.name) if position is not None else placeholder.name
+        )
+
+    def text_of(self, graph: fx.Graph) -> str:
+        """The graph as text; a graph that a failed pass left in pieces must not fail again."""
+        try:
+            return readable(graph, self.name_of)
+        except Exception as error:
+            return f"# this graph cannot be shown: {type(error).__name__}: {error}\n"
+
+    def write_graph(self, name: str, graph: fx.Graph) -> None:
+        """A graph as one artefact."""
+        self.write(name, self.text_of(graph))
+
     def write(self, name: str, text: str) -> None:
-        """One artefact."""
+        """One artefact. A disk that fails stops the dump, not the compile."""
         _compat.emit_artifact(f"domino_compile/{self.name}/{name}", text)
-        if self.folder is not None:
+        if self.folder is None:
+            return
+        try:
+            if self._fresh:
+                _remove_earlier(self.folder)
+                self._fresh = False
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            log.warning("dump_dir: %s; nothing more of this graph is written", error)
+            self.folder = None
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the artefacts of an earlier run, which would be taken for this one's."""
+    for pattern in (
+        "plan.json",
+        "report.txt",
+        "*/[0-9][0-9].*.py",
+        "*/[0-9][0-9].*.txt",
+        "*/fault.*",
+    ):
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -9,9 +9,9 @@ is placed at the first use of its result.
 ::
 
     until everything is placed:
-        launch every collective whose input exists
+        launch every collective whose input exists (is not itself in flight)
         among the units that are ready and need no collective that is still in flight:
-            memory short -> the filler that frees most
+            memory short -> the filler that frees most, else the oldest unit
             else         -> the unit nearest to its launch, else the oldest filler
         none -> wait for the collective that ends first
 
@@ -21,18 +21,24 @@ Ties fall to the earlier unit of the graph: the result is a function of the grap
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domino_compile.scheduling.units import Unit, UnitGraph
 
+#: The parts of the allowed memory at which filler begins to go first, tried in turn until the peak
+#: stays within it.
+PRESSURES = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
+
 
 @dataclass(frozen=True)
 class Span:
-    """When a unit runs (or a collective is on the wire), in microseconds from the start.
+    """When a unit computes, or (``wire``) its collective is on the wire.
 
-    ``stall_us`` is how long compute stood still before the unit, for ``stalled_by`` (a launch).
+    Times are in microseconds from the start. ``stall_us`` is how long compute stood still before
+    the unit, for the collective ``stalled_by`` (a launch).
     """
 
     unit: int
@@ -40,6 +46,11 @@ class Span:
     end_us: float
     stall_us: float = 0.0
     stalled_by: int | None = None
+    wire: bool = False
+
+    def overlap_us(self, other: Span) -> float:
+        """How long both last at once."""
+        return max(0.0, min(self.end_us, other.end_us) - max(self.start_us, other.start_us))
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,26 @@ class Schedule:
     total_us: float
 
     @property
+    def compute_us(self) -> float:
+        """How long compute is busy."""
+        return sum(s.end_us - s.start_us for s in self.spans if not s.wire)
+
+    @property
     def stall_us(self) -> float:
-        """How long compute stands still for collectives: the exposed communication."""
-        busy = sum(s.stall_us for s in self.spans)
-        last = max((s.end_us for s in self.spans), default=0.0)
-        computed = max((s.end_us for s in self.spans if s.stalled_by != s.unit), default=0.0)
-        return busy + max(0.0, last - computed)
+        """Exposed communication: how long compute stands still, the end included."""
+        return max(0.0, self.total_us - self.compute_us)
+
+    def hidden_under(self, wire: Span) -> list[Span]:
+        """What computes while a collective is on the wire."""
+        computing = [s for s in self.spans if not s.wire]
+        first = bisect_right(computing, wire.start_us, key=lambda s: s.end_us)
+        behind = bisect_left(computing, wire.end_us, key=lambda s: s.start_us)
+        return [s for s in computing[first:behind] if s.overlap_us(wire) > 0.0]
+
+    def exposed_us(self, wire: Span) -> float:
+        """How long a collective is on the wire while nothing computes."""
+        hidden = sum(s.overlap_us(wire) for s in self.hidden_under(wire))
+        return max(0.0, wire.end_us - wire.start_us - hidden)
 
 
 class _Machine:
@@ -108,20 +133,21 @@ class _Machine:
         )
 
     def run(self, unit: Unit) -> None:
-        """Place a unit next."""
+        """Place a unit next; a wait for a collective stops compute, also if a launch needs it."""
+        ready, by = self.available(unit)
+        stall = max(0.0, ready - self.now)
+        self.now += stall
+        stalled_by = by if stall else None
         if unit.launch:
             assert unit.group is not None
-            ready = max(self.now, self.available(unit)[0])
-            start = max(ready, self.wire_free[unit.group])
+            start = max(self.now, self.wire_free[unit.group])
             end = start + unit.cost_us
             self.wire_free[unit.group] = self.wire_end[unit.index] = end
-            self.spans.append(Span(unit.index, start, end))
+            self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
         else:
-            ready, by = self.available(unit)
-            stall = max(0.0, ready - self.now)
-            start = self.now + stall
+            start = self.now
             self.now = start + unit.cost_us
-            self.spans.append(Span(unit.index, start, self.now, stall, by if stall else None))
+            self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
         self.peak = max(self.peak, self.live)
         self.live -= self.released(unit)
@@ -159,11 +185,21 @@ def distance_to_launch(units: Sequence[Unit]) -> list[float]:
 def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     """Order the units so that collectives fly under compute.
 
+    List scheduling is greedy, so its result is checked: it is taken only if it needs no more memory
+    than allowed and is predicted no slower than the graph's own order.
+
     Args:
         graph: the units.
-        cap_bytes: above this much live memory, filler that frees memory goes first.
+        cap_bytes: above this much live memory, filler that frees memory goes first. If the own
+            order needs more, that is allowed as well.
     """
-    return _Scheduler(graph, cap_bytes).run()
+    own = run_order(graph)
+    allowed = max(cap_bytes, own.peak_bytes)
+    for pressure in PRESSURES:
+        found = _Scheduler(graph, allowed * pressure).run()
+        if found.peak_bytes <= allowed:
+            return found if found.total_us <= own.total_us else own
+    return own
 
 
 class _Scheduler:
@@ -193,24 +229,27 @@ class _Scheduler:
                 self.ready.append(user)
 
     def _choose(self) -> Unit:
-        launches = [i for i in self.ready if self.units[i].launch]
-        if launches:
-            return self.units[min(launches)]
         ready = [self.units[i] for i in self.ready]
-        now = self.machine.now
-        flowing = [u for u in ready if self.machine.available(u)[0] <= now]
+        flowing = [u for u in ready if self.machine.available(u)[0] <= self.machine.now]
+        best = self._best(ready, flowing)
+        if self.machine.live + best.out_bytes > self.cap:
+            filler = [u for u in flowing if self.distance[u.index] == math.inf]
+            return self._relief(filler) or min(ready, key=lambda u: u.index)
+        return best
+
+    def _best(self, ready: Sequence[Unit], flowing: Sequence[Unit]) -> Unit:
+        """What keeps the wire busy, whatever memory it takes."""
+        launches = [u for u in flowing if u.launch]
+        if launches:
+            return min(launches, key=lambda u: u.index)
         if not flowing:
             return min(ready, key=lambda u: (self.machine.available(u)[0], u.index))
-        leading = [u for u in flowing if self.distance[u.index] < math.inf]
-        filler = [u for u in flowing if self.distance[u.index] == math.inf]
-        best = min(leading, key=lambda u: (self.distance[u.index], u.index), default=None)
-        if best is None:
-            return min(filler, key=lambda u: u.index)
-        if filler and self.machine.live + best.out_bytes > self.cap:
-            relief = max(filler, key=lambda u: (self._net_freed(u), -u.index))
-            if self._net_freed(relief) > 0:
-                return relief
-        return best
+        return min(flowing, key=lambda u: (self.distance[u.index], u.index))
+
+    def _relief(self, filler: Sequence[Unit]) -> Unit | None:
+        """The filler that frees most memory, if any does."""
+        relief = max(filler, key=lambda u: (self._net_freed(u), -u.index), default=None)
+        return relief if relief is not None and self._net_freed(relief) > 0 else None
 
     def _net_freed(self, unit: Unit) -> int:
         return self.machine.released(unit) - unit.out_bytes
