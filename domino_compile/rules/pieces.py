@@ -12,6 +12,7 @@ from domino_compile.rules.registry import family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten
+prims = torch.ops.prims
 
 
 def bound(value: int | None, default: int, extent: int) -> int:
@@ -199,7 +200,7 @@ RULES = {
     **family("split", split, (aten.split.Tensor, aten.split_with_sizes.default)),
     **family("cat", cat, (aten.cat.default,), pull_cat),
     **family("stack", stack, (aten.stack.default,)),
-    **family("beside dims", beside_dims, (aten.flip.default, aten.roll.default)),
+    **family("beside dims", beside_dims, (aten.flip.default, aten.roll.default, prims.rev.default)),
     **family("pad", pad, (aten.constant_pad_nd.default,)),
     **family("slice_scatter", slice_scatter, (aten.slice_scatter.default,)),
     **family("select_scatter", select_scatter, (aten.select_scatter.default,)),

@@ -77,9 +77,13 @@ class Captured:
     inputs: list[Any]
     owner: Any = None
 
-    def plan(self, slices: int = 2) -> CutPlan | NoCut:
-        """The cut that the analysis finds."""
-        return infer_cut(self.graph, slices)
+    def plan(self, slices: int = 2, named: bool = False) -> CutPlan | NoCut:
+        """The cut that the analysis finds; ``named``: along the first dimension of the tokens."""
+        if not named:
+            return infer_cut(self.graph, slices)
+        inputs = {n: n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"}
+        tokens = [n for n, v in inputs.items() if v.dtype == torch.int64 and v.dim() == 2]
+        return infer_cut(self.graph, slices, dict.fromkeys(tokens, 0))
 
     def run(self, graph: fx.Graph) -> list[Any]:
         """Run a form of the graph; random seeds are the same every time."""
@@ -146,8 +150,9 @@ def tangents(graph: fx.Graph, first: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     missing = [n for n in graph.nodes if n.op == "placeholder"][first:]
     return [
-        torch.rand([int(e) for e in n.meta["val"].shape], generator=generator, dtype=torch.float64)
-        .to(n.meta["val"].dtype)
+        torch.rand(
+            [int(e) for e in n.meta["val"].shape], generator=generator, dtype=torch.float64
+        ).to(n.meta["val"].dtype)
         for n in missing
     ]
 

@@ -174,7 +174,7 @@ PUT = [
     Sample(
         aten.index_put.default,
         (real(4, 3), [torch.tensor([True, False, True, True]), count(3, below=3)], real(3)),
-        **both(no(MASK, (0, 0), (0, 1), (1, 0), (2, 0))),
+        **both(no(MASK, (0, 0), (0, 1), (1, 0), (2, 0), (3, 0))),
     ),
     Sample(
         aten._unsafe_index_put.default,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tests.rules.harness import Sample
 from tests.rules.samples_pointwise import real
 
 aten = torch.ops.aten
+prims: Any = torch.ops.prims
 
 MIX = "mixes the cut axis"
 ALONG = "acts along the cut dimension"
@@ -156,6 +159,12 @@ PIECES = [
     Sample(
         aten.flip.default,
         (real(4, 6, 2), [-2]),
+        refused={(0, 1): ALONG},
+        blocks_refused={(0, 1): ALONG},
+    ),
+    Sample(
+        prims.rev.default,
+        (real(4, 6, 2), [1]),
         refused={(0, 1): ALONG},
         blocks_refused={(0, 1): ALONG},
     ),
