@@ -20,6 +20,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in [name for name in os.environ if name.startswith("DOMINO_COMPILE_")]:
     del os.environ[_name]
+os.environ["DOMINO_COMPILE_STRICT"] = "1"  # a fault of a pass fails the test: no silent fallback
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,0 +1,1 @@
+"""Random tensor-parallel programs, cut against uncut."""

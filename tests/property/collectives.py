@@ -1,0 +1,76 @@
+"""The ways to write a tensor-parallel collective that generated programs choose from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+
+from tests.property.lone_rank import start
+
+
+def group(name: str) -> Any:
+    return start()[name]
+
+
+def _waited(x: torch.Tensor) -> torch.Tensor:
+    """Eager code gets a wrapper that waits at its first use: use it."""
+    return x if torch.compiler.is_compiling() else x + 0
+
+
+def all_reduce(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _waited(funcol.all_reduce(x, "sum", on))
+
+
+def all_gather(x: torch.Tensor, dim: int, on: Any) -> torch.Tensor:
+    return _waited(funcol.all_gather_tensor(x, dim, on))
+
+
+def reduce_scatter(x: torch.Tensor, dim: int, on: Any) -> torch.Tensor:
+    return _waited(funcol.reduce_scatter_tensor(x, "sum", dim, on))
+
+
+def all_reduce_in_place(x: torch.Tensor, on: Any) -> torch.Tensor:
+    """``dist.all_reduce(x)``; its compiled form has a gradient, which the eager form lacks."""
+    if not torch.compiler.is_compiling():
+        return all_reduce(x, on)
+    x = x * 1.0
+    dist.all_reduce(x, group=on)
+    return x
+
+
+class _CopyTo(torch.autograd.Function):
+    """Megatron's ``f``: identity forward, all-reduce backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, on: Any) -> torch.Tensor:
+        ctx.on = on
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return all_reduce(grad.contiguous(), ctx.on), None
+
+
+class _ReduceFrom(torch.autograd.Function):
+    """Megatron's ``g``: all-reduce forward (in place), identity backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, on: Any) -> torch.Tensor:
+        x = x.clone()
+        dist.all_reduce(x, group=on)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad, None
+
+
+def copy_to(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _CopyTo.apply(x, on)
+
+
+def reduce_from(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _ReduceFrom.apply(x, on)

@@ -1,0 +1,14 @@
+"""The process groups of the generated programs."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.property import lone_rank
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _groups() -> Iterator[None]:
+    lone_rank.start()
+    yield
+    lone_rank.stop()
