@@ -72,9 +72,9 @@ class Case:
 
 def chunkings(batch: int) -> list[Chunks]:
     """Even and uneven chunks, and chunks of one row, 2 and 3 of them."""
-    found = {tuple(Chunks.even(batch, 2).sizes), (1, batch - 1), (batch - 1, 1)}
+    found = {tuple(Chunks.even(batch, 2).sizes), (1, batch - 1)}
     if batch >= 3:
-        found |= {tuple(Chunks.even(batch, 3).sizes), (1, batch - 2, 1)}
+        found |= {(batch - 2, 1, 1), (1, batch - 2, 1)}
     return [Chunks(batch, sizes) for sizes in sorted(found)]
 
 
@@ -97,7 +97,7 @@ def cases(sample: Sample) -> Iterator[Case]:
                     yield Case(chunks, ((index, Sliced(dim, outer)),))
 
 
-def joint_cases(sample: Sample, limit: int = 60) -> Iterator[Case]:
+def joint_cases(sample: Sample, limit: int = 16) -> Iterator[Case]:
     """Two operands cut at once, in agreeing and in contradicting ways."""
     single = [
         (batch, index, Sliced(dim, outer))

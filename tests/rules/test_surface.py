@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from domino_compile.analysis import CutPlan
+from domino_compile.axes import Chunks
 from domino_compile.collectives import find_sites
 from tests.rules import models
 from tests.rules.capturing import Captured, capture, copy_to, fake_group, largest_error, reduce_from
@@ -218,14 +219,33 @@ def test_cut_through_and_through(model: Model) -> None:
     sites = [site.launch for site in find_sites(captured.graph)]
     assert any(site.backward for site in find_sites(captured.graph))
     assert plan.analysis.sliced_collectives() == sites
-    same_numbers(captured, 2, model.tolerance)
-    same_numbers(captured, 3, model.tolerance)
+    same_numbers(captured, plan, model.tolerance)
 
 
-def same_numbers(captured: Captured, slices: int, tolerance: float = 1e-10) -> None:
-    """The sliced graph computes what the whole one does."""
-    plan = captured.plan(slices)
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: (GPT(Style(dropout=0.1, layers=1), smoothed), tokens(), tokens(1, 2)),
+        lambda: (GPT(Style(sequence_first=True, layers=1), models.z_loss), tokens(), tokens(1)),
+        lambda: (Llama(LlamaStyle(rope="complex", layers=1)), tokens(), tokens(1)),
+    ],
+    ids=["gpt", "gpt (S,B,H), z-loss", "llama"],
+)
+def test_dynamic_batch(model: Callable[[], tuple[Any, ...]]) -> None:
+    module, *inputs = model()
+    for value in inputs:
+        torch._dynamo.mark_dynamic(value, 0)
+    captured = capture(module, *inputs)
+    plan = captured.plan(3)
     assert isinstance(plan, CutPlan), plan
+    assert plan.chunks.dynamic
+    assert plan.analysis.inner_joins() == [], plan.analysis.refusals
+    same_numbers(captured, plan)
+
+
+def same_numbers(captured: Captured, plan: CutPlan, tolerance: float = 1e-10) -> None:
+    """The sliced graph computes what the whole one does, in three slices where the batch is known."""
+    chunks = plan.chunks if plan.chunks.dynamic else Chunks.even(B, 3)
     want = captured.run(captured.graph)
-    got = captured.run(captured.sliced(plan))
+    got = captured.run(captured.sliced(CutPlan(chunks, plan.analysis)))
     assert largest_error(want, got) < tolerance
