@@ -1,0 +1,155 @@
+"""The timeline of one step of each variant, from the demo's own events, as data and as a picture.
+
+Drawn with matplotlib (the extra ``report``). Everything is about an emulated link.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _demo_config import VARIANTS
+from _demo_display import TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Span = tuple[float, float]  # start and length, ms from the start of the step
+Timeline = dict[str, Any]
+
+COMPUTE = {"forward": "#4878a8", "backward": "#2c4f74", "update": "#8fa9c4"}
+WIRE = ("#e07b39", "#f3b562")  # slice 0 or whole; slice 1; in turns beyond
+WAIT = "#c0392b"
+
+
+def timelines(rank: dict[str, Any], result: dict[str, Any]) -> Timeline:
+    """The measured step nearest to the median, per variant, of one rank."""
+    wires = [w for r in rank["reports"] for s in _ordered(r["schedules"]) for w in s["wires"]]
+    slices = {"domino": [w["slice"] for w in wires]}
+    found = {
+        name: _timeline(
+            min(
+                rank["steps"][name],
+                key=lambda s: abs((s["end_s"] - s["start_s"]) * 1e3 - result[f"step_ms_{name}"]),
+            ),
+            slices.get(name, []),
+        )
+        for name in VARIANTS
+    }
+    return {"emulated": True, "link": result["link"], "variants": found}
+
+
+def _ordered(schedules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(schedules, key=lambda s: s["phase"] == "backward")
+
+
+def _timeline(step: dict[str, Any], slices: list[int | None]) -> Timeline:
+    """Spans of computing, of waiting and of the wire."""
+    start = step["start_s"]
+
+    def ms(seconds: float) -> float:
+        return (seconds - start) * 1e3
+
+    waits = []
+    for wire in step["wires"]:
+        blocked = wire["exposed_ms"] + wire["late_ms"]
+        if wire["done_s"] is not None and blocked > 0:
+            waits.append((ms(wire["done_s"]) - blocked, blocked))
+    phases = {
+        "forward": (0.0, ms(step["backward_s"])),
+        "backward": (ms(step["backward_s"]), ms(step["update_s"])),
+        "update": (ms(step["update_s"]), ms(step["end_s"])),
+    }
+    known = len(slices) == len(step["wires"])
+    return {
+        "step_ms": ms(step["end_s"]),
+        "wire_ms": step["wire_ms"],
+        "exposed_ms": step["exposed_ms"],
+        "phases": phases,
+        "compute": {name: _without(span, waits) for name, span in phases.items()},
+        "waits": waits,
+        "wires": [
+            {
+                "start_ms": ms(w["start_s"]),
+                "wire_ms": w["wire_ms"],
+                "kind": w["name"],
+                "slice": slices[i] if known else None,
+            }
+            for i, w in enumerate(step["wires"])
+        ],
+    }
+
+
+def _without(phase: Span, waits: list[Span]) -> list[Span]:
+    """A phase from begin to end, less the waits in it."""
+    at, end = phase
+    spans = []
+    for begin, length in sorted(waits):
+        if begin + length <= at or begin >= end:
+            continue
+        if begin > at:
+            spans.append((at, begin - at))
+        at = max(at, begin + length)
+    if end > at:
+        spans.append((at, end - at))
+    return spans
+
+
+def draw(timeline: Timeline, path: Path) -> None:
+    """Two pictures above each other on one time axis, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    variants = timeline["variants"]
+    longest = max(v["step_ms"] for v in variants.values())
+    figure, axes = pyplot.subplots(
+        len(variants), 1, sharex=True, figsize=(11, 4.4), layout="constrained"
+    )
+    for axis, (name, variant) in zip(axes, variants.items(), strict=True):
+        _draw_variant(axis, TITLES[name], variant)
+        axis.set_xlim(0, longest * 1.01)
+    axes[-1].set_xlabel("ms from the start of the step")
+    figure.suptitle(
+        f"One training step of the demo, rank 0: emulated link {timeline['link']}", fontsize=12
+    )
+    figure.legend(handles=_legend(variants), loc="outside lower center", ncols=6, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _draw_variant(axis: Axes, title: str, variant: Timeline) -> None:
+    for phase, spans in variant["compute"].items():
+        axis.broken_barh(spans, (1.1, 0.8), facecolor=COMPUTE[phase])
+    axis.broken_barh(variant["waits"], (1.1, 0.8), facecolor="none", edgecolor=WAIT, hatch="////")
+    for wire in variant["wires"]:
+        colour = WIRE[(wire["slice"] or 0) % len(WIRE)]
+        span = (wire["start_ms"], wire["wire_ms"])
+        axis.broken_barh([span], (0.1, 0.8), facecolor=colour, edgecolor="white", linewidth=0.4)
+    for _, end in list(variant["phases"].values())[:-1]:
+        axis.axvline(end, color="black", linewidth=0.8, linestyle=":")
+    hidden = 1 - variant["exposed_ms"] / variant["wire_ms"] if variant["wire_ms"] else 1
+    axis.set_title(
+        f"{title}: {variant['step_ms']:.0f} ms; {variant['wire_ms']:.0f} ms on the wire,"
+        f" {max(hidden, 0):.0%} of it hidden",
+        loc="left",
+        fontsize=10,
+    )
+    axis.set_yticks([0.5, 1.5], ["wire", "compute"])
+    axis.set_ylim(0, 2)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(left=False)
+
+
+def _legend(variants: dict[str, Timeline]) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=colour, label=phase) for phase, colour in COMPUTE.items()]
+    handles.append(Patch(facecolor="none", edgecolor=WAIT, hatch="////", label="waiting"))
+    cut = any(w["slice"] is not None for v in variants.values() for w in v["wires"])
+    names = ("collective (whole or slice 0)", "collective (slice 1)") if cut else ("collective",)
+    handles += [Patch(facecolor=c, label=n) for c, n in zip(WIRE, names, strict=False)]
+    return handles
