@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile.tags import slice_of
+
 
 def fake_mode_of(graph: fx.Graph) -> Any:
     """The fake tensor mode of the graph's ``val`` metadata (a new one if it has none)."""
@@ -183,27 +185,23 @@ def input_position(placeholder: fx.Node) -> int | None:
     return None
 
 
-def slice_choices(slices_of: Callable[[Iterable[fx.Node]], set[int]], identity: str) -> Any:
+def slice_choices() -> Any:
     """Inductor's heuristics, except that work of different slices is never fused.
 
     A kernel of two slices has to wait for the collectives of both. Whole work (joins) fuses with
-    either slice, as with anything.
-
-    Args:
-        slices_of: the slices that some graph nodes belong to.
-        identity: for the cache key.
+    either slice, as with anything. The class is made on first use, since importing Inductor takes
+    long, and is an attribute of this module, since cache keys pickle it by name.
     """
+    if "SliceChoices" in globals():
+        return globals()["SliceChoices"]
     from torch._inductor.choices import InductorChoices
-
-    def apart(node1: Any, node2: Any) -> bool:
-        return len(slices_of(_origins(node1) | _origins(node2))) > 1
 
     class SliceChoices(InductorChoices):  # type: ignore[misc]
         @staticmethod
         def can_fuse_horizontal(
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
         ) -> bool:
-            return not apart(node1, node2) and bool(
+            return not _of_different_slices(node1, node2) and bool(
                 InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
             )
 
@@ -211,14 +209,22 @@ def slice_choices(slices_of: Callable[[Iterable[fx.Node]], set[int]], identity: 
         def can_fuse_vertical(
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
         ) -> bool:
-            return not apart(node1, node2) and bool(
+            return not _of_different_slices(node1, node2) and bool(
                 InductorChoices.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
             )
 
         def uuid(self) -> Any:
-            return identity
+            return "domino_compile: slices apart"  # the passes' keys hold the sources
 
+    SliceChoices.__qualname__ = "SliceChoices"
+    globals()["SliceChoices"] = SliceChoices
     return SliceChoices
+
+
+def _of_different_slices(node1: Any, node2: Any) -> bool:
+    """Whether two scheduler nodes together compute more than one slice."""
+    origins = _origins(node1) | _origins(node2)
+    return len({index for node in origins if (index := slice_of(node)) is not None}) > 1
 
 
 def _origins(scheduler_node: Any) -> set[fx.Node]:

@@ -26,7 +26,6 @@ from domino_compile.pipeline import Hints, Pipeline
 from domino_compile.plans import plan_key
 from domino_compile.ranks import checked
 from domino_compile.rules.random_op import random_slice
-from domino_compile.tags import slice_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         pipeline.run_graph, f"graph {identity}", config.post_grad_custom_post_pass
     )
     if config.inductor_choices_class is None:
-        settings["inductor_choices_class"] = _choices(identity)
+        settings["inductor_choices_class"] = _compat.slice_choices()
     return settings
 
 
@@ -125,13 +124,6 @@ def _user_settings(options: Options) -> dict[str, Any]:
         settings.update(_compat.mode_options(options.mode))
     settings.update(options.inductor)
     return settings
-
-
-@cache
-def _choices(identity: str) -> Any:
-    return _compat.slice_choices(
-        lambda nodes: {s for n in nodes if (s := slice_of(n)) is not None}, identity
-    )
 
 
 def pass_identity(options: Options, hints: Hints) -> str:
