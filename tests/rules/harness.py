@@ -74,7 +74,7 @@ def chunkings(batch: int) -> list[Chunks]:
     """Even and uneven chunks, and chunks of one row, 2 and 3 of them."""
     found = {tuple(Chunks.even(batch, 2).sizes), (1, batch - 1)}
     if batch >= 3:
-        found |= {(batch - 2, 1, 1), (1, batch - 2, 1)}
+        found.add((batch - 2, 1, 1))
     return [Chunks(batch, sizes) for sizes in sorted(found)]
 
 

@@ -244,7 +244,7 @@ def test_dynamic_batch(model: Callable[[], tuple[Any, ...]]) -> None:
 
 
 def same_numbers(captured: Captured, plan: CutPlan, tolerance: float = 1e-10) -> None:
-    """The sliced graph computes what the whole one does, in three slices where the batch is known."""
+    """The sliced graph computes what the whole one does."""
     chunks = plan.chunks if plan.chunks.dynamic else Chunks.even(B, 3)
     want = captured.run(captured.graph)
     got = captured.run(captured.sliced(CutPlan(chunks, plan.analysis)))
