@@ -1,10 +1,10 @@
 """List scheduling over two resources: compute, and the wire of each process group.
 
-The order follows the Domino scheme. Compute keeps to the work that leads soonest to the next
-launch (so it stays with one slice until that slice launches its collective, then turns to
-another); what no collective depends on (weight gradients, the loss) is *filler* and waits
-for a gap, or until memory runs short. A collective is launched as soon as its input exists; a wait
-is placed at the first use of its result.
+The order follows the Domino scheme. The work that a launch needs, back to earlier launches, is
+its *segment*. Compute keeps to the segment with the least work left (so it stays with one slice
+until that slice launches its collective, then turns to another); what no collective depends on
+(weight gradients, the loss) is *filler* and waits for a gap, or until memory runs short. A
+collective is launched as soon as its input exists; a wait is placed at the first use of its result.
 
 ::
 
@@ -12,7 +12,8 @@ is placed at the first use of its result.
         launch every collective whose input exists (is not itself in flight)
         among the units that are ready and need no collective that is still in flight:
             memory short -> the filler that frees most, else the oldest unit
-            else         -> the unit nearest to its launch, else the oldest filler
+            else         -> a unit of the segment with the least work left (one that needs no
+                            collective in flight, if there is one), else the oldest filler
         none -> wait for the collective that ends first
 
 Ties fall to the earlier unit of the graph: the result is a function of the graph and the costs.
@@ -21,165 +22,16 @@ Ties fall to the earlier unit of the graph: the result is a function of the grap
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import insort
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from domino_compile.scheduling.simulate import Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
 #: The parts of the allowed memory at which filler begins to go first, tried in turn until the peak
 #: stays within it.
 PRESSURES = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
-
-
-@dataclass(frozen=True)
-class Span:
-    """When a unit computes, or (``wire``) its collective is on the wire.
-
-    Times are in microseconds from the start. ``stall_us`` is how long compute stood still before
-    the unit, for the collective ``stalled_by`` (a launch).
-    """
-
-    unit: int
-    start_us: float
-    end_us: float
-    stall_us: float = 0.0
-    stalled_by: int | None = None
-    wire: bool = False
-
-    def overlap_us(self, other: Span) -> float:
-        """How long both last at once."""
-        return max(0.0, min(self.end_us, other.end_us) - max(self.start_us, other.start_us))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """An order of units, and the times that the cost model predicts for it.
-
-    Attributes:
-        order: unit indices.
-        spans: one span for each unit, in order.
-        peak_bytes: the largest estimate of what lives at once.
-        total_us: when compute and wire are done.
-    """
-
-    order: tuple[int, ...]
-    spans: tuple[Span, ...]
-    peak_bytes: int
-    total_us: float
-
-    @property
-    def compute_us(self) -> float:
-        """How long compute is busy."""
-        return sum(s.end_us - s.start_us for s in self.spans if not s.wire)
-
-    @property
-    def stall_us(self) -> float:
-        """Exposed communication: how long compute stands still, the end included."""
-        return max(0.0, self.total_us - self.compute_us)
-
-    def hidden_under(self, wire: Span) -> list[Span]:
-        """What computes while a collective is on the wire."""
-        computing = [s for s in self.spans if not s.wire]
-        first = bisect_right(computing, wire.start_us, key=lambda s: s.end_us)
-        behind = bisect_left(computing, wire.end_us, key=lambda s: s.start_us)
-        return [s for s in computing[first:behind] if s.overlap_us(wire) > 0.0]
-
-    def exposed_us(self, wire: Span) -> float:
-        """How long a collective is on the wire while nothing computes."""
-        hidden = sum(s.overlap_us(wire) for s in self.hidden_under(wire))
-        return max(0.0, wire.end_us - wire.start_us - hidden)
-
-
-class _Machine:
-    """The state of a simulated run: clocks, what is done, what lives."""
-
-    def __init__(self, graph: UnitGraph) -> None:
-        self.units = graph.units
-        self.pinned = graph.pinned
-        self.now = 0.0
-        self.wire_free: dict[str, float] = defaultdict(float)
-        self.wire_end: dict[int, float] = {}
-        self.spans: list[Span] = []
-        self.readers: dict[int, set[int]] = defaultdict(set)
-        for unit in self.units:
-            for other in unit.after:
-                self.readers[other].add(unit.index)
-        self.inputs = [(size, set(uses)) for size, uses in graph.input_uses]
-        self.inputs_of: dict[int, list[int]] = defaultdict(list)
-        for number, (_, uses) in enumerate(self.inputs):
-            for index in uses:
-                self.inputs_of[index].append(number)
-        self.live = sum(size for size, _ in self.inputs)
-        self.peak = self.live
-
-    def available(self, unit: Unit) -> tuple[float, int | None]:
-        """When the collectives that a unit needs are complete, and the last of them."""
-        ends = [(self.wire_end[i], i) for i in unit.after_wire]
-        return max(ends) if ends else (0.0, None)
-
-    def released(self, unit: Unit) -> int:
-        """The bytes that can be freed once the unit has run."""
-        freed = sum(
-            self.units[other].out_bytes
-            for other in unit.after
-            if self.readers[other] == {unit.index} and other not in self.pinned
-        )
-        return freed + sum(
-            self.inputs[i][0]
-            for i in self.inputs_of[unit.index]
-            if self.inputs[i][1] == {unit.index}
-        )
-
-    def run(self, unit: Unit) -> None:
-        """Place a unit next; a wait for a collective stops compute, also if a launch needs it."""
-        ready, by = self.available(unit)
-        stall = max(0.0, ready - self.now)
-        self.now += stall
-        stalled_by = by if stall else None
-        if unit.launch:
-            assert unit.group is not None
-            start = max(self.now, self.wire_free[unit.group])
-            end = start + unit.cost_us
-            self.wire_free[unit.group] = self.wire_end[unit.index] = end
-            self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
-        else:
-            start = self.now
-            self.now = start + unit.cost_us
-            self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
-        self.live += unit.out_bytes
-        self.peak = max(self.peak, self.live)
-        self.live -= self.released(unit)
-        for other in unit.after:
-            self.readers[other].discard(unit.index)
-        for number in self.inputs_of[unit.index]:
-            self.inputs[number][1].discard(unit.index)
-
-    def result(self) -> Schedule:
-        total = max([self.now, *self.wire_end.values()], default=0.0)
-        return Schedule(tuple(s.unit for s in self.spans), tuple(self.spans), self.peak, total)
-
-
-def run_order(graph: UnitGraph, order: Sequence[int] | None = None) -> Schedule:
-    """The predicted times of a given order (of the graph's own order by default)."""
-    machine = _Machine(graph)
-    for index in order if order is not None else range(len(graph.units)):
-        machine.run(graph.units[index])
-    return machine.result()
-
-
-def distance_to_launch(units: Sequence[Unit]) -> list[float]:
-    """For each unit the compute from its start to the nearest launch that needs it (inf: none)."""
-    distance = [math.inf] * len(units)
-    for unit in reversed(units):
-        if unit.launch:
-            distance[unit.index] = 0.0
-        own = distance[unit.index]
-        for other in unit.after:
-            step = 0.0 if units[other].launch else units[other].cost_us
-            distance[other] = min(distance[other], own + step)
-    return distance
 
 
 def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
@@ -202,53 +54,142 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     return own
 
 
+class Segments:
+    """For each launch the units it needs, back to earlier launches, and how much of that is left.
+
+    Attributes:
+        of: the launches whose segments a unit belongs to.
+        left_us: for each launch the predicted time of what is not yet placed.
+        behind: for each launch the earlier launches that its segment begins behind.
+        open: the launches that are not placed and all of whose ``behind`` are.
+        ready: for each launch the units of its segment that could be placed, sorted.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self.of: dict[int, list[int]] = defaultdict(list)
+        self.left_us: dict[int, float] = {}
+        self.behind: dict[int, set[int]] = {}
+        self.ready: dict[int, list[int]] = defaultdict(list)
+        self.before: dict[int, list[int]] = defaultdict(list)
+        for launch in units:
+            if launch.launch:
+                self._add(units, launch)
+        self.missing = {launch: len(behind) for launch, behind in self.behind.items()}
+        self.open = {launch for launch, count in self.missing.items() if count == 0}
+
+    def _add(self, units: Sequence[Unit], launch: Unit) -> None:
+        seen, stack = set(launch.after), list(launch.after)
+        behind = self.behind[launch.index] = set()
+        left = 0.0
+        while stack:
+            index = stack.pop()
+            if units[index].launch:
+                behind.add(index)
+                self.before[index].append(launch.index)
+                continue
+            left += units[index].cost_us
+            self.of[index].append(launch.index)
+            stack.extend(units[index].after - seen)
+            seen |= units[index].after
+        self.left_us[launch.index] = left
+
+    def made_ready(self, index: int) -> None:
+        """Note that a unit could be placed."""
+        for launch in self.of[index]:
+            insort(self.ready[launch], index)
+
+    def placed(self, unit: Unit) -> None:
+        """Note that a unit has been placed."""
+        for launch in self.of[unit.index]:
+            self.left_us[launch] -= unit.cost_us
+            self.ready[launch].remove(unit.index)
+        if unit.launch:
+            self.open.discard(unit.index)
+            for launch in self.before[unit.index]:
+                self.missing[launch] -= 1
+                if self.missing[launch] == 0:
+                    self.open.add(launch)
+
+
 class _Scheduler:
     def __init__(self, graph: UnitGraph, cap_bytes: float) -> None:
         self.units = graph.units
         self.cap = cap_bytes
-        self.machine = _Machine(graph)
-        self.distance = distance_to_launch(graph.units)
+        self.machine = Machine(graph)
+        self.segments = Segments(graph.units)
         self.missing = [len(unit.after) for unit in graph.units]
         self.users: dict[int, list[int]] = defaultdict(list)
+        self.ready: list[int] = []
+        self.launches: list[int] = []
+        self.filler: list[int] = []
         for unit in graph.units:
             for other in unit.after:
                 self.users[other].append(unit.index)
-        self.ready = [u.index for u in graph.units if not u.after]
+            if not unit.after:
+                self._made_ready(unit.index)
 
     def run(self) -> Schedule:
         while self.ready:
             self._place(self._choose())
         return self.machine.result()
 
+    def _kind(self, index: int) -> list[int] | None:
+        """The list of ready units besides ``ready`` that a unit belongs to."""
+        if self.units[index].launch:
+            return self.launches
+        return None if self.segments.of[index] else self.filler
+
+    def _made_ready(self, index: int) -> None:
+        insort(self.ready, index)
+        self.segments.made_ready(index)
+        if (kind := self._kind(index)) is not None:
+            insort(kind, index)
+
     def _place(self, unit: Unit) -> None:
         self.ready.remove(unit.index)
+        if (kind := self._kind(unit.index)) is not None:
+            kind.remove(unit.index)
         self.machine.run(unit)
+        self.segments.placed(unit)
         for user in self.users[unit.index]:
             self.missing[user] -= 1
             if self.missing[user] == 0:
-                self.ready.append(user)
+                self._made_ready(user)
 
     def _choose(self) -> Unit:
-        ready = [self.units[i] for i in self.ready]
-        flowing = [u for u in ready if self.machine.available(u)[0] <= self.machine.now]
-        best = self._best(ready, flowing)
+        best = next(self._wishes())
         if self.machine.live + best.out_bytes > self.cap:
-            filler = [u for u in flowing if self.distance[u.index] == math.inf]
-            return self._relief(filler) or min(ready, key=lambda u: u.index)
+            return self._relief() or self.units[self.ready[0]]
         return best
 
-    def _best(self, ready: Sequence[Unit], flowing: Sequence[Unit]) -> Unit:
-        """What keeps the wire busy, whatever memory it takes."""
-        launches = [u for u in flowing if u.launch]
-        if launches:
-            return min(launches, key=lambda u: u.index)
-        if not flowing:
-            return min(ready, key=lambda u: (self.machine.available(u)[0], u.index))
-        return min(flowing, key=lambda u: (self.distance[u.index], u.index))
+    def _wishes(self) -> Iterator[Unit]:
+        """What keeps the wire busy, whatever memory it takes; the most wanted first."""
+        yield from self._flowing(self.launches)
+        urgent = sorted(self.segments.open, key=self._urgency)
+        for launch in urgent:
+            yield from self._flowing(self.segments.ready[launch])
+        yield from self._flowing(self.filler)
+        yield from self._flowing(self.ready)
+        ready = (self.units[i] for i in self.ready)
+        yield min(ready, key=lambda u: (self.machine.available(u)[0], u.index))
 
-    def _relief(self, filler: Sequence[Unit]) -> Unit | None:
+    def _flowing(self, indices: Sequence[int]) -> Iterator[Unit]:
+        """Those units that need no collective that is still in flight."""
+        for index in indices:
+            if self.machine.available(self.units[index])[0] <= self.machine.now:
+                yield self.units[index]
+
+    def _urgency(self, launch: int) -> tuple[bool, float, int]:
+        """Smaller for segments that can be finished now, then for those with less work left."""
+        ends = (self.machine.wire_end.get(i, math.inf) for i in self.segments.behind[launch])
+        blocked = any(end > self.machine.now for end in ends)
+        return blocked, round(self.segments.left_us[launch], 6), launch
+
+    def _relief(self) -> Unit | None:
         """The filler that frees most memory, if any does."""
-        relief = max(filler, key=lambda u: (self._net_freed(u), -u.index), default=None)
+        relief = max(
+            self._flowing(self.filler), key=lambda u: (self._net_freed(u), -u.index), default=None
+        )
         return relief if relief is not None and self._net_freed(relief) > 0 else None
 
     def _net_freed(self, unit: Unit) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
-        if is_work(node) and not is_anchor(node) and not _mutates(node):
+        if is_work(node) and not is_anchor(node) and not _mutates(node) and not draws(node):
             parent[node] = node
             for x, waited in sources(node):
                 joinable = x in parent and not waited and level[x] == level[node]
@@ -177,6 +178,20 @@ def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 def _mutates(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is None or bool(schema.is_mutable)
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether the node takes random numbers from a generator, so that its order matters."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    if not is_attention(node):
+        return True
+    names = [argument.name for argument in target._schema.arguments]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return bool(given.get("dropout_p", 0.0) != 0.0)
 
 
 def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
@@ -191,6 +206,9 @@ def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
                     if waited and of[x].launch:
                         unit.after_wire.add(of[x].index)
     _order_mutations(of)
+    drawing = [unit for unit in units if draws(unit.nodes[0])]
+    for first, second in pairwise(sorted(drawing, key=lambda u: u.nodes[0]._sort_key)):
+        second.after.add(first.index)
     return units
 
 

@@ -1,0 +1,147 @@
+"""A simulated run of units: when each computes or is on the wire, and what lives meanwhile."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domino_compile.scheduling.units import Unit, UnitGraph
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a unit computes, or (``wire``) its collective is on the wire.
+
+    Times are in microseconds from the start. ``stall_us`` is how long compute stood still before
+    the unit, for the collective ``stalled_by`` (a launch).
+    """
+
+    unit: int
+    start_us: float
+    end_us: float
+    stall_us: float = 0.0
+    stalled_by: int | None = None
+    wire: bool = False
+
+    def overlap_us(self, other: Span) -> float:
+        """How long both last at once."""
+        return max(0.0, min(self.end_us, other.end_us) - max(self.start_us, other.start_us))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An order of units, and the times that the cost model predicts for it.
+
+    Attributes:
+        order: unit indices.
+        spans: one span for each unit, in order.
+        peak_bytes: the largest estimate of what lives at once.
+        total_us: when compute and wire are done.
+    """
+
+    order: tuple[int, ...]
+    spans: tuple[Span, ...]
+    peak_bytes: int
+    total_us: float
+
+    @property
+    def compute_us(self) -> float:
+        """How long compute is busy."""
+        return sum(s.end_us - s.start_us for s in self.spans if not s.wire)
+
+    @property
+    def stall_us(self) -> float:
+        """Exposed communication: how long compute stands still, the end included."""
+        return max(0.0, self.total_us - self.compute_us)
+
+    def hidden_under(self, wire: Span) -> list[Span]:
+        """What computes while a collective is on the wire."""
+        computing = [s for s in self.spans if not s.wire]
+        first = bisect_right(computing, wire.start_us, key=lambda s: s.end_us)
+        behind = bisect_left(computing, wire.end_us, key=lambda s: s.start_us)
+        return [s for s in computing[first:behind] if s.overlap_us(wire) > 0.0]
+
+    def exposed_us(self, wire: Span) -> float:
+        """How long a collective is on the wire while nothing computes."""
+        hidden = sum(s.overlap_us(wire) for s in self.hidden_under(wire))
+        return max(0.0, wire.end_us - wire.start_us - hidden)
+
+
+class Machine:
+    """The state of a simulated run: clocks, what is done, what lives."""
+
+    def __init__(self, graph: UnitGraph) -> None:
+        self.units = graph.units
+        self.pinned = graph.pinned
+        self.now = 0.0
+        self.wire_free: dict[str, float] = defaultdict(float)
+        self.wire_end: dict[int, float] = {}
+        self.spans: list[Span] = []
+        self.readers: dict[int, set[int]] = defaultdict(set)
+        for unit in self.units:
+            for other in unit.after:
+                self.readers[other].add(unit.index)
+        self.inputs = [(size, set(uses)) for size, uses in graph.input_uses]
+        self.inputs_of: dict[int, list[int]] = defaultdict(list)
+        for number, (_, uses) in enumerate(self.inputs):
+            for index in uses:
+                self.inputs_of[index].append(number)
+        self.live = sum(size for size, _ in self.inputs)
+        self.peak = self.live
+
+    def available(self, unit: Unit) -> tuple[float, int | None]:
+        """When the collectives that a unit needs are complete, and the last of them."""
+        ends = [(self.wire_end[i], i) for i in unit.after_wire]
+        return max(ends) if ends else (0.0, None)
+
+    def released(self, unit: Unit) -> int:
+        """The bytes that can be freed once the unit has run."""
+        freed = sum(
+            self.units[other].out_bytes
+            for other in unit.after
+            if self.readers[other] == {unit.index} and other not in self.pinned
+        )
+        return freed + sum(
+            self.inputs[i][0]
+            for i in self.inputs_of[unit.index]
+            if self.inputs[i][1] == {unit.index}
+        )
+
+    def run(self, unit: Unit) -> None:
+        """Place a unit next; a wait for a collective stops compute, also if a launch needs it."""
+        ready, by = self.available(unit)
+        stall = max(0.0, ready - self.now)
+        self.now += stall
+        stalled_by = by if stall else None
+        if unit.launch:
+            assert unit.group is not None
+            start = max(self.now, self.wire_free[unit.group])
+            end = start + unit.cost_us
+            self.wire_free[unit.group] = self.wire_end[unit.index] = end
+            self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
+        else:
+            start = self.now
+            self.now = start + unit.cost_us
+            self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
+        self.live += unit.out_bytes
+        self.peak = max(self.peak, self.live)
+        self.live -= self.released(unit)
+        for other in unit.after:
+            self.readers[other].discard(unit.index)
+        for number in self.inputs_of[unit.index]:
+            self.inputs[number][1].discard(unit.index)
+
+    def result(self) -> Schedule:
+        """What has been placed so far."""
+        total = max([self.now, *self.wire_end.values()], default=0.0)
+        return Schedule(tuple(s.unit for s in self.spans), tuple(self.spans), self.peak, total)
+
+
+def run_order(graph: UnitGraph, order: Sequence[int] | None = None) -> Schedule:
+    """The predicted times of a given order (of the graph's own order by default)."""
+    machine = Machine(graph)
+    for index in order if order is not None else range(len(graph.units)):
+        machine.run(graph.units[index])
+    return machine.result()

@@ -1,0 +1,27 @@
+# 10 operations, 1 collectives, not sliced
+def backward(
+    x: f32[5,8],
+    up: f32[16,8],
+    down: f32[8,16],
+    relu: f32[5,16],
+    tangents_1: f32[5,8],
+):
+    # model.py:5: y = down(h)
+    mm_default: f32[5,16] = aten.mm(tangents_1, down)
+    permute_default: f32[8,5] = aten.permute(tangents_1, [1, 0])
+    mm_default_1: f32[8,16] = aten.mm(permute_default, relu)
+
+    # model.py:4: h = relu(h)
+    threshold_backward_default: f32[5,16] = aten.threshold_backward(mm_default, relu, 0)
+    permute_default_1: f32[16,5] = aten.permute(threshold_backward_default, [1, 0])
+
+    # model.py:3: h = up(x)
+    mm_default_2: f32[16,8] = aten.mm(permute_default_1, x)
+    mm_default_3: f32[5,8] = aten.mm(threshold_backward_default, up)
+    all_reduce_default: f32[5,8] = _c10d_functional.all_reduce(mm_default_3, 'sum', 'tp')  # launch
+    wait_tensor_default: f32[5,8] = _c10d_functional.wait_tensor(all_reduce_default)  # wait
+
+    # model.py:7: return x + y
+    add_tensor: f32[5,8] = aten.add.Tensor(tangents_1, wait_tensor_default)
+
+    return (add_tensor, mm_default_2, mm_default_1)

@@ -1,0 +1,23 @@
+# 7 operations, 1 collectives, not sliced
+def backward(
+    tangents_0: f32[6,4],
+    tangents_1: f32[6,4],
+    tangents_2: f32[6,4],
+    query: f32[4,8],
+    key: f32[4,8],
+    value: f32[4,8],
+):
+    # model.py:3: query(x)
+    mm_default: f32[6,8] = aten.mm(tangents_0, query)
+
+    # model.py:4: key(x)
+    mm_default_1: f32[6,8] = aten.mm(tangents_1, key)
+
+    # model.py:5: value(x)
+    mm_default_2: f32[6,8] = aten.mm(tangents_2, value)
+    add_tensor_2: f32[6,8] = aten.add.Tensor(mm_default, mm_default_1)
+    add_tensor_3: f32[6,8] = aten.add.Tensor(add_tensor_2, mm_default_2)
+    all_reduce_default_4: f32[6,8] = _c10d_functional.all_reduce(add_tensor_3, 'sum', 'tp')  # launch
+    wait_tensor_default_4: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_default_4)  # wait
+
+    return (wait_tensor_default_4,)

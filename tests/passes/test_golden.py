@@ -1,0 +1,77 @@
+"""Each pass on small graphs: what changed, as text (``make golden``), and that it is right."""
+
+from collections.abc import Callable
+
+import pytest
+from torch import fx
+
+from domino_compile.analysis import CutPlan, infer_cut
+from domino_compile.collectives import is_launch
+from domino_compile.inspect.graph_text import readable
+from domino_compile.inspect.schedule_text import schedule_text
+from domino_compile.inspect.timeline import schedule
+from domino_compile.passes.normalise import normalise_graph
+from domino_compile.passes.pin import pin_order
+from domino_compile.passes.schedule import schedule_graph
+from domino_compile.passes.slice import slice_graph
+from tests.passes import graphs
+from tests.passes.costs import COSTS
+
+Golden = Callable[[str, str], None]
+CAP = 0.5
+GRAPHS: dict[str, tuple[Callable[[], fx.Graph], dict[str, int]]] = {
+    "mlp.forward": (graphs.mlp_forward, {"x": 0}),
+    "mlp.backward": (graphs.mlp_backward, {"x": 0, "relu": 0, "tangents_1": 0}),
+    "mlp.joint": (graphs.mlp_joint, {"primals_1": 0}),
+    "attention.forward": (graphs.attention_forward, {"x": 0}),
+}
+
+
+def cut(graph: fx.Graph, batch: dict[str, int]) -> None:
+    inputs = {n: batch[n.name] for n in graph.find_nodes(op="placeholder") if n.name in batch}
+    plan = infer_cut(graph, 2, inputs)
+    assert isinstance(plan, CutPlan)
+    assert not plan.analysis.inner_joins()
+    slice_graph(graph, plan)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_slice(name: str, golden: Golden) -> None:
+    make, batch = GRAPHS[name]
+    graph = make()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    golden(f"passes/{name}.captured.py", readable(graph))
+    launches = sum(map(is_launch, graph.nodes))
+    cut(graph, batch)
+    golden(f"passes/{name}.sliced.py", readable(graph))
+    assert sum(map(is_launch, graph.nodes)) == 2 * launches
+    assert graphs.same(graphs.run(graph, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["mlp.forward", "mlp.backward", "attention.forward"])
+def test_schedule_and_pin(name: str, golden: Golden) -> None:
+    make, batch = GRAPHS[name]
+    graph = make()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    cut(graph, batch)
+    nodes = list(graph.nodes)
+    result = schedule_graph(graph, COSTS, CAP)
+    assert set(nodes) == set(graph.nodes)
+    golden(f"passes/{name}.scheduled.py", readable(graph))
+    golden(f"passes/{name}.schedule.txt", schedule_text(schedule("forward", graph, result)))
+    assert graphs.same(graphs.run(graph, inputs), expected)
+    pin_order(graph)
+    golden(f"passes/{name}.pinned.py", readable(graph))
+    assert graphs.same(graphs.run(graph, inputs), expected)
+
+
+def test_normalise(golden: Golden) -> None:
+    graph = graphs.three_inputs_reduced()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    golden("passes/qkv.backward.captured.py", readable(graph))
+    assert normalise_graph(graph) == 2
+    golden("passes/qkv.backward.normalised.py", readable(graph))
+    assert graphs.same(graphs.run(graph, inputs), expected)
