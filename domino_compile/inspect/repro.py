@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.collectives import size_hint
 from domino_compile.options import Options
 from domino_compile.tags import origin_of, slice_of, tag_slice
 
 TEMPLATE = '''\
-"""Runs the {phase} passes of domino_compile on the graph below: python {name}
+"""Runs the {phase} passes of domino_compile on the graph below, on fake tensors.
 
 Sizes are those seen while compiling; a dynamic size is a fixed one here.
 """
 
+import operator
+
 import torch
 from torch import device, inf, nan
 
-from domino_compile.inspect.repro import replay
+from domino_compile.inspect.repro import Replay
 
-OPTIONS = {options}
-INPUTS = {inputs}
-SLICES = {slices}
-CONSTANTS = {constants}
-
-
-{code}
-
-if __name__ == "__main__":
-    replay(forward, "{phase}", OPTIONS, INPUTS, SLICES, CONSTANTS)
+g = Replay("{phase}", {options})
+{statements}
+g.run()
 '''
 
 
@@ -43,135 +39,137 @@ def repro_script(graph: fx.Graph, phase: str, options: Options) -> str:
     Args:
         graph: the graph as the passes found it.
         phase: ``joint``, ``forward``, ``backward`` or ``inference``.
-        options: the user's; what only concerns this run (``dump_dir``) is left out.
+        options: the user's; ``dump_dir``, which only concerns this run, is left out.
+
+    Raises:
+        NotImplementedError: the graph calls what has no name, such as a graph of its own.
     """
-    chosen = {k: v for k, v in options.as_dict().items() if k != "dump_dir"}
-    inputs = {n.name: _describe(n.meta.get("val")) for n in graph.find_nodes(op="placeholder")}
-    slices = {n.name: [slice_of(n), origin_of(n)] for n in graph.nodes if slice_of(n) is not None}
-    owner = graph.owning_module
-    constants = {
-        str(n.target): _describe(getattr(owner, str(n.target), None))
-        for n in graph.find_nodes(op="get_attr")
-    }
-    return TEMPLATE.format(
-        phase=phase,
-        name="fault.repro.py",
-        options=_literal(chosen),
-        inputs=_literal(inputs),
-        slices=_literal(slices),
-        constants=_literal(constants),
-        code=graph.python_code("self").src.strip(),
-    )
+    chosen = {k: v for k, v in options.as_dict().items() if v != getattr(Options(), k)}
+    chosen.pop("dump_dir", None)
+    return TEMPLATE.format(phase=phase, options=chosen, statements="\n".join(_statements(graph)))
 
 
-def replay(
-    forward: Any,
-    phase: str,
-    options: Mapping[str, Any],
-    inputs: Mapping[str, list[Any] | None],
-    slices: Mapping[str, list[Any]],
-    constants: Mapping[str, list[Any] | None],
-) -> fx.Graph:
-    """Build the graph on fake tensors and run the passes on it; a fault is raised.
-
-    Args:
-        forward: the graph's code.
-        phase: which passes.
-        options: of the compile.
-        inputs: for each input ``[dtype, shape, strides, device]``, ``None`` for no tensor.
-        slices: for each sliced node ``[slice, node of the uncut graph]``.
-        constants: as ``inputs``, for the attributes that the code reads.
-
-    Returns:
-        The rewritten graph.
-    """
-    import os
-
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from domino_compile.faults import STRICT
-    from domino_compile.inspect.graph_text import readable
-    from domino_compile.pipeline import Hints, Pipeline
-
-    os.environ[STRICT] = "1"
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        root = torch.nn.Module()
-        for name, described in constants.items():
-            setattr(root, name, _make(described))
-    graph = _trace(forward, root)
-    values = {n.name: _fake(mode, inputs.get(n.name)) for n in graph.find_nodes(op="placeholder")}
-    _fill(graph, values, mode, root)
-    for node in graph.nodes:
-        if node.name in slices:
-            tag_slice(node, *slices[node.name])
-    pipeline = Pipeline(Options.parse(options), Hints(), pin=options.get("lowering") != "eager")
-    if phase == "joint":
-        pipeline.run_joint(graph)
-    else:
-        pipeline.overlap = True
-        pipeline.run_graph(graph)
-    print(readable(graph))
-    print(f"# no fault: {pipeline.report.summary()}")
-    return graph
-
-
-def _trace(forward: Any, root: torch.nn.Module) -> fx.Graph:
-    """The graph of the code; names are taken over."""
-    holder = type("Replay", (torch.nn.Module,), {"forward": forward})()
-    for name, value in vars(root).items():
-        if isinstance(value, torch.Tensor):
-            setattr(holder, name, value)
-    for name, value in root.named_buffers():
-        holder.register_buffer(name, value)
-    graph: fx.Graph = fx.Tracer().trace(holder)
-    fx.GraphModule(holder, graph)
-    return graph
-
-
-def _fill(graph: fx.Graph, values: Mapping[str, Any], mode: Any, root: torch.nn.Module) -> None:
-    """Give every node its ``val``."""
+def _statements(graph: fx.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op == "placeholder":
-            node.meta["val"] = values[node.name]
+            yield f'{node.name} = g.input("{node.target}", {_describe(node.meta.get("val"))})'
         elif node.op == "get_attr":
-            node.meta["val"] = getattr(root, str(node.target))
+            value = getattr(graph.owning_module, str(node.target), None)
+            yield f'{node.name} = g.constant("{node.target}", {_describe(value)})'
         elif node.op == "call_function":
-            args = fx.node.map_arg(node.args, lambda x: x.meta["val"])
-            kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
-            with mode:
-                node.meta["val"] = node.target(*args, **kwargs)
+            parts = [_target(node), *map(_argument, node.args)]
+            parts += [f"{key}={_argument(value)}" for key, value in node.kwargs.items()]
+            yield f'{node.name} = g("{node.name}", {", ".join(parts)})'
+            if slice_of(node) is not None:
+                yield f'g.slice({node.name}, {slice_of(node)}, "{origin_of(node)}")'
+        elif node.op == "output":
+            yield f"g.output({_argument(node.args[0])})"
+        else:
+            raise NotImplementedError(f"{node.op} {node.target}")
 
 
-def _describe(value: Any) -> list[Any] | None:
+def _target(node: fx.Node) -> str:
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"torch.ops.{target}"
+    module = getattr(target, "__module__", "")
+    if module in ("_operator", "operator"):
+        return f"operator.{target.__name__}"
+    raise NotImplementedError(f"call of {target}")
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return value.name
+    if isinstance(value, list):
+        return f"[{', '.join(map(_argument, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_argument, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def _describe(value: Any) -> Any:
+    """``[dtype, shape, strides, device]`` of a tensor, the value of a number, else ``None``."""
+    if isinstance(value, (int, torch.SymInt)):
+        return size_hint(value)
     if not isinstance(value, torch.Tensor):
-        return None if not isinstance(value, (int, torch.SymInt)) else [size_hint(value)]
-    return [
-        str(value.dtype).removeprefix("torch."),
-        [size_hint(extent) for extent in value.shape],
-        [size_hint(step) for step in value.stride()],
-        str(value.device),
-    ]
+        return None
+    shape = [size_hint(extent) for extent in value.shape]
+    strides = [size_hint(step) for step in value.stride()]
+    return [str(value.dtype).removeprefix("torch."), shape, strides, str(value.device)]
 
 
-def _fake(mode: Any, described: list[Any] | None) -> Any:
-    with mode:
-        return _make(described)
+class Replay:
+    """Builds the graph of a repro on fake tensors and runs the passes on it.
 
+    Args:
+        phase: which passes.
+        options: of the compile, where they differ from the defaults.
+    """
 
-def _make(described: list[Any] | None) -> Any:
-    if described is None or len(described) == 1:
-        return described[0] if described else None
-    dtype, shape, strides, device = described
-    return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=device)
+    def __init__(self, phase: str, options: Mapping[str, Any]) -> None:
+        _compat.inductor_decompositions()  # loads Inductor's own operations
+        self.phase = phase
+        self.options = Options.parse(options)
+        self.graph = fx.Graph()
+        self.root = torch.nn.Module()
+        self.mode = _compat.fake_mode_of(self.graph)
 
+    def input(self, name: str, described: Any) -> fx.Node:
+        """An input of the graph (see ``_describe``)."""
+        node = self.graph.placeholder(name)
+        node.meta["val"] = self._make(described)
+        return node
 
-def _literal(value: Mapping[str, Any]) -> str:
-    """A dictionary as Python text, one entry a line."""
-    if not value:
-        return "{}"
-    rows = [f"    {json.dumps(key)}: {_plain(entry)!r},\n" for key, entry in value.items()]
-    return "{\n" + "".join(rows) + "}"
+    def constant(self, name: str, described: Any) -> fx.Node:
+        """An attribute that the graph reads."""
+        value = self._make(described)
+        setattr(self.root, name, value)
+        node = self.graph.create_node("get_attr", name)
+        node.meta["val"] = value
+        return node
 
+    def __call__(self, name: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """An operation of the graph."""
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
+        values = fx.node.map_arg((args, kwargs), lambda x: x.meta["val"])
+        with self.mode:
+            node.meta["val"] = target(*values[0], **values[1])
+        return node
 
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+    def slice(self, node: fx.Node, index: int, origin: str) -> None:
+        """Mark an operation as belonging to a slice."""
+        tag_slice(node, index, origin)
+
+    def output(self, result: Any) -> None:
+        """What the graph returns."""
+        self.graph.output(result)
+
+    def run(self) -> fx.Graph:
+        """Run the passes and print the graph.
+
+        Raises:
+            InternalError: the fault.
+        """
+        from domino_compile.faults import STRICT
+        from domino_compile.inspect.graph_text import readable
+        from domino_compile.pipeline import Hints, Pipeline
+
+        os.environ[STRICT] = "1"
+        fx.GraphModule(self.root, self.graph)
+        pipeline = Pipeline(self.options, Hints(), pin=self.options.lowering == "inductor")
+        if self.phase == "joint":
+            pipeline.run_joint(self.graph)
+        else:
+            pipeline.overlap = True
+            pipeline.run_graph(self.graph)
+        print(readable(self.graph))
+        print(f"# no fault: {pipeline.report.summary()}")
+        return self.graph
+
+    def _make(self, described: Any) -> Any:
+        if not isinstance(described, list):
+            return described
+        dtype, shape, strides, device = described
+        with self.mode:
+            return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=device)

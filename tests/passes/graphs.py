@@ -39,9 +39,7 @@ class Builder:
             node.meta["stack_trace"] = f'  File "model.py", line {number}, in forward\n    {code}\n'
         return node
 
-    def all_reduce(
-        self, x: fx.Node, op: str = "sum", group: str = "tp", line: str = ""
-    ) -> fx.Node:
+    def all_reduce(self, x: fx.Node, op: str = "sum", group: str = "tp", line: str = "") -> fx.Node:
         return self.call(WAIT, self.call(c10d.all_reduce.default, x, op, group, line=line))
 
     def t(self, x: fx.Node) -> fx.Node:
@@ -104,7 +102,7 @@ def mlp_joint() -> fx.Graph:
 
 
 def attention_forward() -> fx.Graph:
-    """One head of attention on 4 sequences of 3 tokens, ``(B, S, H)``, and the row-parallel product."""
+    """Two heads of attention on 4 sequences of 3 tokens, and the row-parallel product."""
     b = Builder()
     x = b.input("x", 4, 3, 8)
     weights = [b.input(name, 8, 8) for name in ("query", "key", "value", "out")]
@@ -126,7 +124,9 @@ def attention_forward() -> fx.Graph:
     mixed = b.call(
         aten.bmm.default, weights_of, b.call(aten.view.default, value, [8, 3, 4]), line="7: a @ v"
     )
-    back = b.call(aten.permute.default, b.call(aten.view.default, mixed, [4, 2, 3, 4]), [0, 2, 1, 3])
+    back = b.call(
+        aten.permute.default, b.call(aten.view.default, mixed, [4, 2, 3, 4]), [0, 2, 1, 3]
+    )
     rows = b.call(aten.view.default, b.contiguous(back), [12, 8])
     part = b.call(aten.mm.default, rows, b.t(weights[3]), line="8: y = out(a)")
     total = b.all_reduce(part, line="9: y = all_reduce(y)")

@@ -1,0 +1,117 @@
+"""``normalise``: merges what may be merged, and nothing else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx
+
+from domino_compile.collectives import find_sites
+from domino_compile.passes.normalise import normalise_graph
+from tests.passes.graphs import Builder, aten, random_inputs, run, same
+
+Terms = Callable[[Builder, fx.Node, fx.Node], tuple[fx.Node, ...]]
+
+
+def added(b: Builder, left: fx.Node, right: fx.Node) -> tuple[fx.Node, ...]:
+    return (b.call(aten.add.Tensor, left, right),)
+
+
+def viewed(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    left, right = (b.call(aten.view.default, b.all_reduce(v), [2, 3, 4]) for v in (x, y))
+    return added(b, left, right)
+
+
+def viewed_back(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    flat = b.call(aten.view.default, x, [24])
+    return added(b, b.call(aten.view.default, b.all_reduce(flat), [6, 4]), b.all_reduce(y))
+
+
+def scaled_after(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    (total,) = added(b, b.all_reduce(x), b.all_reduce(y))
+    return (b.call(aten.mul.Tensor, total, 3.0), total)
+
+
+MERGED: dict[str, Terms] = {
+    "plain": lambda b, x, y: added(b, b.all_reduce(x), b.all_reduce(y)),
+    "equal views": viewed,
+    "views undone": viewed_back,
+    "sum used twice": scaled_after,
+}
+
+
+def used_elsewhere(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    left = b.all_reduce(x)
+    return (*added(b, left, b.all_reduce(y)), b.call(aten.relu.default, left))
+
+
+def launch_waited_twice(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    left = b.all_reduce(x)
+    again = b.call(torch.ops._c10d_functional.wait_tensor.default, left.args[0])
+    return (*added(b, left, b.all_reduce(y)), again)
+
+
+def doubled(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    left = b.all_reduce(x)
+    return added(b, left, left)
+
+
+def with_alpha(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    return (b.call(aten.add.Tensor, b.all_reduce(x), b.all_reduce(y), alpha=2),)
+
+
+def broadcast(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    row = b.call(aten.sum.dim_IntList, y, [0])
+    return added(b, b.all_reduce(x), b.all_reduce(row))
+
+
+def promoted(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    half = b.call(torch.ops.prims.convert_element_type.default, y, torch.bfloat16)
+    return added(b, b.all_reduce(x), b.all_reduce(half))
+
+
+def not_linear_between(b: Builder, x: fx.Node, y: fx.Node) -> tuple[fx.Node, ...]:
+    return added(b, b.call(aten.relu.default, b.all_reduce(x)), b.all_reduce(y))
+
+
+REFUSED: dict[str, Terms] = {
+    "avg": lambda b, x, y: added(b, b.all_reduce(x, "avg"), b.all_reduce(y, "avg")),
+    "max": lambda b, x, y: added(b, b.all_reduce(x, "max"), b.all_reduce(y, "max")),
+    "sum and max": lambda b, x, y: added(b, b.all_reduce(x), b.all_reduce(y, "max")),
+    "two groups": lambda b, x, y: added(b, b.all_reduce(x), b.all_reduce(y, group="dp")),
+    "one side only": lambda b, x, y: added(b, b.all_reduce(x), y),
+    "used elsewhere": used_elsewhere,
+    "waited for twice": launch_waited_twice,
+    "the same twice": doubled,
+    "alpha": with_alpha,
+    "broadcast": broadcast,
+    "promoted": promoted,
+    "relu between": not_linear_between,
+    "difference": lambda b, x, y: (b.call(aten.sub.Tensor, b.all_reduce(x), b.all_reduce(y)),),
+}
+
+
+def make(terms: Terms) -> fx.Graph:
+    b = Builder()
+    x, y = b.input("x", 6, 4), b.input("y", 6, 4)
+    return b.output(*terms(b, x, y))
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_a_sum_of_two_is_merged(name: str) -> None:
+    graph = make(MERGED[name])
+    inputs = random_inputs(graph)
+    expected = run(graph, inputs)
+    assert normalise_graph(graph) == 1
+    graph.lint()
+    assert len(find_sites(graph)) == 1
+    assert same(run(graph, inputs), expected)
+    assert normalise_graph(graph) == 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_may_not_be_merged_is_left_alone(name: str) -> None:
+    graph = make(REFUSED[name])
+    before = str(graph)
+    assert normalise_graph(graph) == 0
+    assert str(graph) == before
