@@ -7,7 +7,6 @@ C++ compiler prints goes to the standard error, and the measurements to ``FOLDER
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import os
@@ -35,12 +34,16 @@ class Step:
     backward_s: float
     update_s: float
     cpu_s: float
-    loss: float
     collectives: int
     wire_ms: float
     exposed_ms: float
     late_ms: float
     wires: list[dict[str, Any]]
+    loss: float = 0.0
+
+    @property
+    def ms(self) -> float:
+        return (self.end_s - self.start_s) * 1e3
 
 
 @dataclass
@@ -53,9 +56,10 @@ class Variant:
     optimizer: Any
     data: Iterator[Any]
     steps: list[Step] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
-    def step(self, *, keep: bool = True) -> Step:
-        """Train one step; ``keep`` puts it among the measured ones."""
+    def step(self, *, measured: bool = True) -> Step:
+        """Train one step; ``measured`` keeps its times."""
         from domino_compile import emulate
 
         tokens, targets = next(self.data)
@@ -70,23 +74,14 @@ class Variant:
         self.optimizer.zero_grad()
         end = time.monotonic()
         cpu = time.process_time() - cpu
+        wires = [asdict(r) for r in emulate.trace() if r.name != "barrier"]
         seen = emulate.summary()
-        records = [dataclasses.asdict(r) for r in emulate.trace() if r.name != "barrier"]
         assert seen.exposed_ms is not None and seen.late_ms is not None
-        step = Step(
-            start,
-            end,
-            backward,
-            update,
-            cpu,
-            loss.item(),
-            seen.collectives,
-            seen.wire_ms,
-            seen.exposed_ms,
-            seen.late_ms,
-            records,
-        )
-        if keep:
+        communication = (seen.collectives, seen.wire_ms, seen.exposed_ms, seen.late_ms)
+        step = Step(start, end, backward, update, cpu, *communication, wires)
+        step.loss = loss.item()
+        self.losses.append(step.loss)
+        if measured:
             self.steps.append(step)
         return step
 
@@ -107,50 +102,45 @@ def train(config: Config, say: Say) -> dict[str, Any]:
     import torch
     from torch.distributed.device_mesh import init_device_mesh
 
-    from domino_compile import emulate, reports
+    from domino_compile import reports
 
     mesh = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("tp",))
-    variants = {}
-    losses: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    compile_s = {}
-    for name in VARIANTS:
-        variant = variants[name] = make_variant(name, config, mesh)
-        for number in range(config.warm_up):
-            say(event="warm", variant=name, step=number, of=config.warm_up)
-            began = time.monotonic()
-            losses[name].append(variant.step(keep=False).loss)
-            compile_s.setdefault(name, time.monotonic() - began)
-    free: list[float] = []
-    gc.collect()
+    variants = {name: make_variant(name, config, mesh) for name in VARIANTS}
+    compile_s = {name: warm_up(variant, config, say) for name, variant in variants.items()}
     gc.disable()
     for first in range(0, config.steps, config.block):
-        count = min(config.block, config.steps - first)
-        for name, variant in variants.items():
-            for number in range(first, first + count):
-                step = variant.step()
-                losses[name].append(step.loss)
-                say(
-                    event="step",
-                    variant=name,
-                    step=number + 1,
-                    of=config.steps,
-                    loss=step.loss,
-                    ms=(step.end_s - step.start_s) * 1e3,
-                )
         gc.collect()
+        for variant in variants.values():
+            for number in range(first, min(first + config.block, config.steps)):
+                step = variant.step()
+                progress = {"step": number + 1, "of": config.steps, "loss": step.loss}
+                say(event="step", variant=variant.name, ms=step.ms, **progress)
     say(event="free")
-    emulate.use_link(None)
-    for _ in range(max(3, config.steps // 3)):
-        step = variants["inductor"].step(keep=False)
-        free.append((step.end_s - step.start_s) * 1e3)
     return {
-        "losses": losses,
-        "compile_s": compile_s,
-        "free_ms": free[1:],
+        "losses": {name: v.losses for name, v in variants.items()},
         "steps": {name: [asdict(s) for s in v.steps] for name, v in variants.items()},
+        "compile_s": compile_s,
+        "free_ms": free_link(variants["inductor"], max(3, config.steps // 3)),
         "reports": [report.as_dict() for report in reports()],
         "torch": torch.__version__,
     }
+
+
+def warm_up(variant: Variant, config: Config, say: Say) -> float:
+    """The first steps; returns the seconds of the very first, which compiles."""
+    seconds = []
+    for number in range(config.warm_up):
+        say(event="warm", variant=variant.name, step=number, of=config.warm_up)
+        seconds.append(variant.step(measured=False).ms / 1e3)
+    return seconds[0]
+
+
+def free_link(variant: Variant, steps: int) -> list[float]:
+    """Times of steps, in ms, when communication takes no longer than the real transport."""
+    from domino_compile import emulate
+
+    emulate.use_link(None)
+    return [variant.step(measured=False).ms for _ in range(steps)][1:]
 
 
 def run(rank: int, folder: Path, say: Say) -> None:

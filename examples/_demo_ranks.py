@@ -135,7 +135,8 @@ def environment(outer: Mapping[str, str]) -> dict[str, str]:
     """The environment of a rank.
 
     One thread a rank; gloo on the loopback interface (a host name that leads elsewhere must not
-    matter); no cache of compiled graphs, so that domino's passes run and write their dumps.
+    matter); no cache of compiled graphs, so that domino's passes run and write their dumps; a cache
+    of compiled kernels, so that the ranks share them.
     """
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     defaults = {
@@ -145,6 +146,7 @@ def environment(outer: Mapping[str, str]) -> dict[str, str]:
     fixed = {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
         "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
     }

@@ -20,37 +20,18 @@ def make_result(ranks: list[Rank], config: Config, command: str) -> Result:
     """Medians over the measured steps; of each step the slowest rank counts."""
     result: Result = {"emulated": True, "link": config.link, "command": command}
     for name in VARIANTS:
-        step_ms = _per_step(ranks, name, lambda s: (s["end_s"] - s["start_s"]) * 1e3)
-        result[f"loss_{name}"] = ranks[0]["losses"][name]
-        result[f"step_ms_{name}"] = statistics.median(step_ms)
-        result[f"step_ms_quartiles_{name}"] = quartiles(step_ms)
-        result[f"forward_ms_{name}"] = _median(
-            ranks, name, lambda s: (s["backward_s"] - s["start_s"]) * 1e3
-        )
-        result[f"backward_ms_{name}"] = _median(
-            ranks, name, lambda s: (s["update_s"] - s["backward_s"]) * 1e3
-        )
-        result[f"cpu_ms_{name}"] = _median(ranks, name, lambda s: s["cpu_s"] * 1e3)
+        # the plain names of the communication's keys are domino's
         ending = "" if name == "domino" else f"_{name}"
-        wire = _median(ranks, name, lambda s: s["wire_ms"])
-        exposed = _median(ranks, name, lambda s: s["exposed_ms"])
-        result[f"wire_ms{ending}"] = wire
-        result[f"exposed_ms{ending}"] = exposed
-        result[f"hidden_fraction{ending}"] = max(0.0, 1 - exposed / wire) if wire else 1.0
-        result[f"late_ms{ending}"] = _median(ranks, name, lambda s: s["late_ms"])
-        result[f"launches_{name}"] = ranks[0]["steps"][name][0]["collectives"]
-        result[f"compile_s_{name}"] = max(rank["compile_s"][name] for rank in ranks)
+        result.update(_times_of(ranks, name))
+        result.update({f"{k}{ending}": v for k, v in _communication_of(ranks, name).items()})
+        result[f"loss_{name}"] = ranks[0]["losses"][name][: config.warm_up + config.steps]
+    first, second = result["loss_inductor"], result["loss_domino"]
+    result["loss_difference"] = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
     result["step_ratio"] = result["step_ms_domino"] / result["step_ms_inductor"]
-    result["step_ms_inductor_free_link"] = statistics.median(
-        max(pair) for pair in zip(*(rank["free_ms"] for rank in ranks), strict=True)
-    )
-    result["loss_difference"] = max(
-        abs(a - b) / abs(a)
-        for a, b in zip(result["loss_inductor"], result["loss_domino"], strict=True)
-    )
+    free = zip(*(rank["free_ms"] for rank in ranks), strict=True)
+    result["step_ms_inductor_free_link"] = statistics.median(max(same) for same in free)
     result.update(_compile_reports(ranks[0]["reports"]))
-    result["ranks"] = len(ranks)
-    result["config"] = config.as_dict()
+    result["config"] = config.as_dict() | {"ranks": len(ranks)}
     result["versions"] = {
         "torch": ranks[0]["torch"],
         "domino_compile": version("domino-compile"),
@@ -58,6 +39,33 @@ def make_result(ranks: list[Rank], config: Config, command: str) -> Result:
     }
     result["machine"] = {"cpus": os.cpu_count(), "system": platform.system(), "cpu": cpu_name()}
     return result
+
+
+def _times_of(ranks: list[Rank], name: str) -> Result:
+    """A variant's times, by the keys of the result."""
+
+    def between(first: str, last: str) -> list[float]:
+        return _per_step(ranks, name, lambda s: (s[last] - s[first]) * 1e3)
+
+    step_ms = between("start_s", "end_s")
+    return {
+        f"step_ms_{name}": statistics.median(step_ms),
+        f"step_ms_quartiles_{name}": quartiles(step_ms),
+        f"forward_ms_{name}": statistics.median(between("start_s", "backward_s")),
+        f"backward_ms_{name}": statistics.median(between("backward_s", "update_s")),
+        f"cpu_ms_{name}": _median(ranks, name, lambda s: s["cpu_s"] * 1e3),
+        f"compile_s_{name}": max(rank["compile_s"][name] for rank in ranks),
+        f"launches_{name}": ranks[0]["steps"][name][0]["collectives"],
+    }
+
+
+def _communication_of(ranks: list[Rank], name: str) -> Result:
+    wire, exposed, late = (
+        _median(ranks, name, lambda s, key=key: s[key])
+        for key in ("wire_ms", "exposed_ms", "late_ms")
+    )
+    hidden = max(0.0, 1 - exposed / wire) if wire else 1.0
+    return {"wire_ms": wire, "exposed_ms": exposed, "hidden_fraction": hidden, "late_ms": late}
 
 
 def _per_step(

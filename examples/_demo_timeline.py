@@ -20,6 +20,7 @@ Timeline = dict[str, Any]
 COMPUTE = {"forward": "#4878a8", "backward": "#2c4f74", "update": "#8fa9c4"}
 WIRE = ("#e07b39", "#f3b562")  # slice 0 or whole; slice 1; in turns beyond
 WAIT = "#c0392b"
+SHORTEST_WAIT_MS = 0.5  # that is drawn; a wait that finds its collective complete takes 0.05
 
 
 def timelines(rank: dict[str, Any], result: dict[str, Any]) -> Timeline:
@@ -123,7 +124,8 @@ def draw(timeline: Timeline, path: Path) -> None:
 def _draw_variant(axis: Axes, title: str, variant: Timeline) -> None:
     for phase, spans in variant["compute"].items():
         axis.broken_barh(spans, (1.1, 0.8), facecolor=COMPUTE[phase])
-    axis.broken_barh(variant["waits"], (1.1, 0.8), facecolor="none", edgecolor=WAIT, hatch="////")
+    waits = [span for span in variant["waits"] if span[1] >= SHORTEST_WAIT_MS]
+    axis.broken_barh(waits, (1.1, 0.8), facecolor="none", edgecolor=WAIT, hatch="////")
     for wire in variant["wires"]:
         colour = WIRE[(wire["slice"] or 0) % len(WIRE)]
         span = (wire["start_ms"], wire["wire_ms"])

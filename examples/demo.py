@@ -40,6 +40,9 @@ def main() -> int:
         return fail(str(failure), 1)
     except KeyboardInterrupt:
         return fail("interrupted; the ranks are stopped", 130)
+    except BrokenPipeError:  # nobody reads what we print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     command = shlex.join(["python", "examples/demo.py", *sys.argv[1:]])
     result = make_result(ranks, config, command)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -122,6 +125,8 @@ def train(config: Config, out: Path) -> list[dict[str, Any]]:
                 follow(ranks, display)
         finally:
             display.close()
+        for rank in range(RANKS):
+            shutil.copy(folder / f"rank_{rank}.json", out)
         return [json.loads((folder / f"rank_{r}.json").read_text()) for r in range(RANKS)]
 
 
@@ -141,7 +146,7 @@ def closing(result: Result, out: Path) -> None:
         f"domino's step takes {ratio:.2f} of Inductor's; {hidden:.0%} of its communication is"
         f" hidden. The link is emulated ({result['link']}): numbers travel, times are the table's."
     )
-    print(f"result: {out / 'result.json'}   logs: {out}/rank_*.log")
+    print(f"result: {out / 'result.json'}   raw times and logs of each rank: {out}/rank_*")
     print(f"dumps (graphs, schedule, plan): {out / 'dumps'}")
 
 

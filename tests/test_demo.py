@@ -1,0 +1,201 @@
+"""The demo as a user runs it: what it leaves behind, and how it ends when something is wrong."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+DEMO = ROOT / "examples" / "demo.py"
+SIZES = {"layers": 1, "dim": 32, "heads": 4, "batch": 4, "sequence": 16, "steps": 2, "warm-up": 1}
+NUMBERS = (
+    "step_ms_inductor",
+    "step_ms_domino",
+    "step_ms_inductor_free_link",
+    "step_ratio",
+    "wire_ms",
+    "exposed_ms",
+    "hidden_fraction",
+    "wire_ms_inductor",
+    "exposed_ms_inductor",
+    "hidden_fraction_inductor",
+    "loss_difference",
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        str(DEMO),
+        *(f"--{k}={v}" for k, v in SIZES.items()),
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder and the outcome of a tiny run."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(arguments(out), check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr + "".join(
+        log.read_text()[-3000:] for log in out.glob("*.log")
+    )
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def result(run: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((run[0] / "result.json").read_text())
+    return data
+
+
+def test_result_has_every_key(result: dict[str, Any]) -> None:
+    assert result["emulated"] is True and result["link"] == "demo-2"
+    assert {key: type(result[key]) for key in NUMBERS} == dict.fromkeys(NUMBERS, float)
+    assert 0 <= result["hidden_fraction"] <= 1
+    assert result["versions"]["torch"] and result["command"].startswith("python examples/demo.py")
+
+
+def test_losses_agree(result: dict[str, Any]) -> None:
+    assert len(result["loss_inductor"]) == len(result["loss_domino"]) == 3
+    assert result["loss_domino"] == pytest.approx(result["loss_inductor"], rel=1e-4)
+
+
+def test_every_collective_is_listed_and_sliced(result: dict[str, Any]) -> None:
+    found = [(c["kind"], c["phase"], c["bytes"], c["action"]) for c in result["collectives"]]
+    payload = 4 * 16 * 32 * 4  # batch x sequence x width, float32
+    each = [("all_reduce", phase, payload, "sliced") for phase in ("forward", "backward")]
+    assert sorted(found) == sorted(2 * each)  # behind attention and behind the MLP
+    assert all("_demo_model.py" in c["source"] for c in result["collectives"])
+    assert result["launches_inductor"] == 4 and result["launches_domino"] == 8
+
+
+def test_dumps_exist(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    for rank in ("rank_0", "rank_1"):
+        folder = run[0] / "dumps" / rank / "graph_0"
+        assert (folder / "plan.json").exists()
+        for phase in ("forward", "backward"):
+            assert "launch" in (folder / phase / "03.schedule.txt").read_text()
+
+
+def test_it_says_what_it_does(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = run
+    for text in ("compiling", "step 2/2", "emulated", "Collectives found: 4", str(out / "dumps")):
+        assert text in done.stdout, text
+    assert done.stderr == ""
+
+
+def test_timeline_covers_the_step(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    timeline = json.loads((run[0] / "timeline.json").read_text())
+    assert timeline["emulated"] is True
+    for name, wires in (("inductor", 4), ("domino", 8)):
+        variant = timeline["variants"][name]
+        computed = sum(length for spans in variant["compute"].values() for _, length in spans)
+        waited = sum(length for _, length in variant["waits"])
+        assert computed + waited == pytest.approx(variant["step_ms"], rel=1e-6)
+        assert len(variant["wires"]) == wires
+    assert [w["slice"] for w in timeline["variants"]["domino"]["wires"]].count(1) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--link", "demo-3"], "unknown link 'demo-3'; did you mean 'demo-2'"),
+        (["--steps", "0"], "--steps must be at least 1, not 0"),
+        (["--heads", "3"], "--heads must be divisible by the 2 ranks, not 3"),
+        (["--dim", "30"], "--dim must be divisible by --heads: 30 and 4"),
+        (["--out", str(DEMO)], "--out: "),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, wrong: list[str], message: str) -> None:
+    command = arguments(tmp_path, *wrong)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1 and "starting" not in done.stdout
+
+
+@contextlib.contextmanager
+def compiling(out: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A demo that has begun to compile, and its ranks (each leads a process group)."""
+    demo = subprocess.Popen(
+        arguments(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    ranks: list[int] = []
+    try:
+        assert demo.stdout is not None
+        assert any("compiling" in line for line in demo.stdout)
+        ranks = [
+            int(x) for x in Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
+        ]
+        assert len(ranks) == 2
+        yield demo, ranks
+    finally:
+        demo.kill()
+        demo.communicate()
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(rank, signal.SIGKILL)
+
+
+def gone(groups: list[int], seconds: float) -> bool:
+    """Whether no process of the groups is left; those that are dying get some seconds."""
+    end = time.monotonic() + seconds
+    while any(alive(group) for group in groups):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def alive(group: int) -> bool:
+    """Whether the group has a process that still runs (a zombie does not)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, owner = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(owner) == group and state not in "ZX":
+                return True
+    return False
+
+
+@linux
+def test_a_dead_rank_ends_the_demo(tmp_path: Path) -> None:
+    with compiling(tmp_path) as (demo, ranks):
+        os.kill(ranks[1], signal.SIGKILL)
+        error = demo.communicate(timeout=60)[1]
+        assert demo.returncode == 1
+        assert error == f"error: rank 1 was ended by SIGKILL (see {tmp_path / 'rank_1.log'})\n"
+        assert gone(ranks, 5)
+
+
+@linux
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, sent: signal.Signals) -> None:
+    with compiling(tmp_path) as (demo, ranks):
+        demo.send_signal(sent)
+        error = demo.communicate(timeout=60)[1]
+        assert demo.returncode == 130
+        assert error == "error: interrupted; the ranks are stopped\n"
+        assert gone(ranks, 5)
+
+
+@linux
+def test_ranks_end_when_the_demo_is_killed(tmp_path: Path) -> None:
+    with compiling(tmp_path) as (demo, ranks):
+        demo.kill()
+        demo.wait()
+        assert gone(ranks, 20)
