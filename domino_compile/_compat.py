@@ -35,6 +35,17 @@ def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
     return True
 
 
+def size_oblivious() -> Any:
+    """A context in which fake tensors of a dynamic extent are not specialised to an extent of 1.
+
+    Without it, the extents of slices would be compared with 1, and the comparison becomes a guard:
+    a compile for a batch of 7 rows would not serve one of 2.
+    """
+    from torch.fx.experimental import _config
+
+    return _config.patch(backed_size_oblivious=True)
+
+
 def register_random_slice_lowering(op: Any) -> None:
     """Lower ``random_slice`` as Inductor lowers ``inductor_random``: fused, indexed by element.
 

@@ -89,7 +89,8 @@ class Pipeline:
             self._finish()
             return
         began = time.perf_counter()
-        self._guarded(graph, "joint", lambda: self._joint(graph, sites))
+        with _compat.size_oblivious():
+            self._guarded(graph, "joint", lambda: self._joint(graph, sites))
         self.seconds += time.perf_counter() - began
         log.info("%s", self.report.summary())
 
