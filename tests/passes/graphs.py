@@ -30,7 +30,8 @@ class Builder:
         return node
 
     def call(self, target: Any, *args: Any, line: str = "", **kwargs: Any) -> fx.Node:
-        node = self.graph.call_function(target, args, kwargs)
+        name = target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else None
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
         values = fx.node.map_arg((args, kwargs), lambda x: x.meta["val"])
         with self.mode:
             node.meta["val"] = target(*values[0], **values[1])

@@ -6,53 +6,53 @@ def graph(
     value: f32[8,8],
     out: f32[8,8],
 ):
-    view_default: f32[12,8] = aten.view(x, [12, 8])
-    permute_default: f32[8,8] = aten.permute(query, [1, 0])
+    view: f32[12,8] = aten.view(x, [12, 8])
+    permute: f32[8,8] = aten.permute(query, [1, 0])
     # model.py:3: q = query(x)
-    mm_default: f32[12,8] = aten.mm(view_default, permute_default)
-    view_default_1: f32[4,3,2,4] = aten.view(mm_default, [4, 3, 2, 4])
-    permute_default_1: f32[4,2,3,4] = aten.permute(view_default_1, [0, 2, 1, 3])
-    permute_default_2: f32[8,8] = aten.permute(key, [1, 0])
+    mm: f32[12,8] = aten.mm(view, permute)
+    view_1: f32[4,3,2,4] = aten.view(mm, [4, 3, 2, 4])
+    permute_1: f32[4,2,3,4] = aten.permute(view_1, [0, 2, 1, 3])
+    permute_2: f32[8,8] = aten.permute(key, [1, 0])
 
     # model.py:4: k = key(x)
-    mm_default_1: f32[12,8] = aten.mm(view_default, permute_default_2)
-    view_default_2: f32[4,3,2,4] = aten.view(mm_default_1, [4, 3, 2, 4])
-    permute_default_3: f32[4,2,3,4] = aten.permute(view_default_2, [0, 2, 1, 3])
-    permute_default_4: f32[8,8] = aten.permute(value, [1, 0])
+    mm_1: f32[12,8] = aten.mm(view, permute_2)
+    view_2: f32[4,3,2,4] = aten.view(mm_1, [4, 3, 2, 4])
+    permute_3: f32[4,2,3,4] = aten.permute(view_2, [0, 2, 1, 3])
+    permute_4: f32[8,8] = aten.permute(value, [1, 0])
 
     # model.py:5: v = value(x)
-    mm_default_2: f32[12,8] = aten.mm(view_default, permute_default_4)
-    view_default_3: f32[4,3,2,4] = aten.view(mm_default_2, [4, 3, 2, 4])
-    permute_default_5: f32[4,2,3,4] = aten.permute(view_default_3, [0, 2, 1, 3])
-    clone_default: f32[4,2,3,4] = aten.clone(permute_default_1, memory_format=torch.contiguous_format)
-    clone_default_1: f32[4,2,3,4] = aten.clone(permute_default_3, memory_format=torch.contiguous_format)
-    clone_default_2: f32[4,2,3,4] = aten.clone(permute_default_5, memory_format=torch.contiguous_format)
-    view_default_4: f32[8,3,4] = aten.view(clone_default, [8, 3, 4])
-    view_default_5: f32[8,3,4] = aten.view(clone_default_1, [8, 3, 4])
-    permute_default_6: f32[8,4,3] = aten.permute(view_default_5, [0, 2, 1])
+    mm_2: f32[12,8] = aten.mm(view, permute_4)
+    view_3: f32[4,3,2,4] = aten.view(mm_2, [4, 3, 2, 4])
+    permute_5: f32[4,2,3,4] = aten.permute(view_3, [0, 2, 1, 3])
+    clone: f32[4,2,3,4] = aten.clone(permute_1, memory_format=torch.contiguous_format)
+    clone_1: f32[4,2,3,4] = aten.clone(permute_3, memory_format=torch.contiguous_format)
+    clone_2: f32[4,2,3,4] = aten.clone(permute_5, memory_format=torch.contiguous_format)
+    view_4: f32[8,3,4] = aten.view(clone, [8, 3, 4])
+    view_5: f32[8,3,4] = aten.view(clone_1, [8, 3, 4])
+    permute_6: f32[8,4,3] = aten.permute(view_5, [0, 2, 1])
 
     # model.py:6: a = softmax(q @ k)
-    bmm_default: f32[8,3,3] = aten.bmm(view_default_4, permute_default_6)
-    _softmax_default: f32[8,3,3] = aten._softmax(bmm_default, -1, False)
-    view_default_6: f32[8,3,4] = aten.view(clone_default_2, [8, 3, 4])
+    bmm: f32[8,3,3] = aten.bmm(view_4, permute_6)
+    _softmax: f32[8,3,3] = aten._softmax(bmm, -1, False)
+    view_6: f32[8,3,4] = aten.view(clone_2, [8, 3, 4])
 
     # model.py:7: a @ v
-    bmm_default_1: f32[8,3,4] = aten.bmm(_softmax_default, view_default_6)
-    view_default_7: f32[4,2,3,4] = aten.view(bmm_default_1, [4, 2, 3, 4])
-    permute_default_7: f32[4,3,2,4] = aten.permute(view_default_7, [0, 2, 1, 3])
-    clone_default_3: f32[4,3,2,4] = aten.clone(permute_default_7, memory_format=torch.contiguous_format)
-    view_default_8: f32[12,8] = aten.view(clone_default_3, [12, 8])
-    permute_default_8: f32[8,8] = aten.permute(out, [1, 0])
+    bmm_1: f32[8,3,4] = aten.bmm(_softmax, view_6)
+    view_7: f32[4,2,3,4] = aten.view(bmm_1, [4, 2, 3, 4])
+    permute_7: f32[4,3,2,4] = aten.permute(view_7, [0, 2, 1, 3])
+    clone_3: f32[4,3,2,4] = aten.clone(permute_7, memory_format=torch.contiguous_format)
+    view_8: f32[12,8] = aten.view(clone_3, [12, 8])
+    permute_8: f32[8,8] = aten.permute(out, [1, 0])
 
     # model.py:8: y = out(a)
-    mm_default_3: f32[12,8] = aten.mm(view_default_8, permute_default_8)
+    mm_3: f32[12,8] = aten.mm(view_8, permute_8)
 
     # model.py:9: y = all_reduce(y)
-    all_reduce_default: f32[12,8] = _c10d_functional.all_reduce(mm_default_3, 'sum', 'tp')  # launch
-    wait_tensor_default: f32[12,8] = _c10d_functional.wait_tensor(all_reduce_default)  # wait
-    view_default_9: f32[4,3,8] = aten.view(wait_tensor_default, [4, 3, 8])
+    all_reduce: f32[12,8] = _c10d_functional.all_reduce(mm_3, 'sum', 'tp')  # launch
+    wait_tensor: f32[12,8] = _c10d_functional.wait_tensor(all_reduce)  # wait
+    view_9: f32[4,3,8] = aten.view(wait_tensor, [4, 3, 8])
 
     # model.py:10: return x + y
-    add_tensor: f32[4,3,8] = aten.add.Tensor(x, view_default_9)
+    add: f32[4,3,8] = aten.add.Tensor(x, view_9)
 
-    return (add_tensor,)
+    return (add,)

@@ -4,22 +4,22 @@ def graph(
     up: f32[16,8],
     down: f32[8,16],
 ):
-    permute_default: f32[8,16] = aten.permute(up, [1, 0])
+    permute: f32[8,16] = aten.permute(up, [1, 0])
     # model.py:3: h = up(x)
-    mm_default: f32[5,16] = aten.mm(x, permute_default)
+    mm: f32[5,16] = aten.mm(x, permute)
 
     # model.py:4: h = relu(h)
-    relu_default: f32[5,16] = aten.relu(mm_default)
-    permute_default_1: f32[16,8] = aten.permute(down, [1, 0])
+    relu: f32[5,16] = aten.relu(mm)
+    permute_1: f32[16,8] = aten.permute(down, [1, 0])
 
     # model.py:5: y = down(h)
-    mm_default_1: f32[5,8] = aten.mm(relu_default, permute_default_1)
+    mm_1: f32[5,8] = aten.mm(relu, permute_1)
 
     # model.py:6: y = all_reduce(y)
-    all_reduce_default: f32[5,8] = _c10d_functional.all_reduce(mm_default_1, 'sum', 'tp')  # launch
-    wait_tensor_default: f32[5,8] = _c10d_functional.wait_tensor(all_reduce_default)  # wait
+    all_reduce: f32[5,8] = _c10d_functional.all_reduce(mm_1, 'sum', 'tp')  # launch
+    wait_tensor: f32[5,8] = _c10d_functional.wait_tensor(all_reduce)  # wait
 
     # model.py:7: return x + y
-    add_tensor: f32[5,8] = aten.add.Tensor(x, wait_tensor_default)
+    add: f32[5,8] = aten.add.Tensor(x, wait_tensor)
 
-    return (add_tensor, relu_default)
+    return (add, relu)

@@ -8,20 +8,20 @@ def backward(
     value: f32[4,8],
 ):
     # model.py:3: query(x)
-    mm_default: f32[6,8] = aten.mm(tangents_0, query)
+    mm: f32[6,8] = aten.mm(tangents_0, query)
 
     # model.py:4: key(x)
-    mm_default_1: f32[6,8] = aten.mm(tangents_1, key)
+    mm_1: f32[6,8] = aten.mm(tangents_1, key)
 
     # model.py:5: value(x)
-    mm_default_2: f32[6,8] = aten.mm(tangents_2, value)
-    all_reduce_default: f32[6,8] = _c10d_functional.all_reduce(mm_default, 'sum', 'tp')  # launch
-    wait_tensor_default: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_default)  # wait
-    all_reduce_default_1: f32[6,8] = _c10d_functional.all_reduce(mm_default_1, 'sum', 'tp')  # launch
-    wait_tensor_default_1: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_default_1)  # wait
-    all_reduce_default_2: f32[6,8] = _c10d_functional.all_reduce(mm_default_2, 'sum', 'tp')  # launch
-    wait_tensor_default_2: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_default_2)  # wait
-    add_tensor: f32[6,8] = aten.add.Tensor(wait_tensor_default, wait_tensor_default_1)
-    add_tensor_1: f32[6,8] = aten.add.Tensor(add_tensor, wait_tensor_default_2)
+    mm_2: f32[6,8] = aten.mm(tangents_2, value)
+    all_reduce: f32[6,8] = _c10d_functional.all_reduce(mm, 'sum', 'tp')  # launch
+    wait_tensor: f32[6,8] = _c10d_functional.wait_tensor(all_reduce)  # wait
+    all_reduce_1: f32[6,8] = _c10d_functional.all_reduce(mm_1, 'sum', 'tp')  # launch
+    wait_tensor_1: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_1)  # wait
+    all_reduce_2: f32[6,8] = _c10d_functional.all_reduce(mm_2, 'sum', 'tp')  # launch
+    wait_tensor_2: f32[6,8] = _c10d_functional.wait_tensor(all_reduce_2)  # wait
+    add: f32[6,8] = aten.add.Tensor(wait_tensor, wait_tensor_1)
+    add_1: f32[6,8] = aten.add.Tensor(add, wait_tensor_2)
 
-    return (add_tensor_1,)
+    return (add_1,)
