@@ -5,7 +5,7 @@ Works on torch 2.11 and newer. Each function here has a test in ``tests/test_com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -77,6 +77,35 @@ def register_random_slice_lowering(op: Any) -> None:
         result = ir.Pointwise.create(device=device, dtype=torch.float32, inner_fn=draw, ranges=part)
         result.realize()
         return result
+
+
+def is_contiguous(value: torch.Tensor) -> bool:
+    """Whether a (fake) tensor is provably contiguous; adds no guard."""
+    from torch._prims_common import is_contiguous_or_false
+
+    return bool(is_contiguous_or_false(value))
+
+
+def is_plain(target: Any) -> bool:
+    """Whether an operation returns one new tensor: no view, nothing written, not several."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    schema = target._schema
+    only = len(schema.returns) == 1 and str(schema.returns[0].type) == "Tensor"
+    return only and not any(a.alias_info for a in (*schema.arguments, *schema.returns))
+
+
+def new_fake(
+    fake_mode: Any, shape: list[Any], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """A contiguous fake tensor, made without running an operation under the mode."""
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.utils._mode_utils import no_dispatch
+
+    with no_dispatch():
+        made = torch.empty(shape, dtype=dtype, device="meta")
+        fake: torch.Tensor = FakeTensor(fake_mode, made, device)
+    return fake
 
 
 def group_size(name: str) -> int:

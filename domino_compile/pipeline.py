@@ -34,6 +34,13 @@ from domino_compile.report import CompileReport, new_report
 
 log = logging.getLogger(__name__)
 
+_seconds = 0.0
+
+
+def seconds_in_passes() -> float:
+    """How long this process has spent in our passes, dumps included."""
+    return _seconds
+
 
 @dataclass
 class Hints:
@@ -60,7 +67,6 @@ class Pipeline:
         pin: whether the lowering needs the order pinned.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
-        seconds: time spent in our passes.
     """
 
     options: Options
@@ -69,7 +75,6 @@ class Pipeline:
     report: CompileReport = field(init=False)
     dump: Dump = field(init=False)
     plan_key: str | None = None
-    seconds: float = 0.0
     overlap: bool = False
     ran: bool = False
 
@@ -84,14 +89,15 @@ class Pipeline:
         self.ran = True
         sites = find_sites(graph)
         if not sites:
-            self.report.reason = self.report.reason or "no collective in this graph"
-            log.info("%s", self.report.summary())
-            self._finish()
+            if not self.report.collectives:  # else: a sub-graph of a graph that has some
+                self.report.reason = "no collective in this graph"
+                log.info("%s", self.report.summary())
+                self._finish()
             return
         began = time.perf_counter()
         with _compat.size_oblivious():
             self._guarded(graph, "joint", lambda: self._joint(graph, sites))
-        self.seconds += time.perf_counter() - began
+        self._spent(began)
         log.info("%s", self.report.summary())
 
     def run_graph(self, graph: fx.Graph) -> None:
@@ -101,7 +107,11 @@ class Pipeline:
         began = time.perf_counter()
         phase = phase_of(graph, self.report)
         self._guarded(graph, phase, lambda: self._graph(graph, phase))
-        self.seconds += time.perf_counter() - began
+        self._spent(began)
+
+    def _spent(self, began: float) -> None:
+        global _seconds
+        _seconds += time.perf_counter() - began
 
     def _joint(self, graph: fx.Graph, sites: list[Site]) -> None:
         parallel = describe.classify(graph, sites)

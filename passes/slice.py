@@ -31,13 +31,15 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan
 from domino_compile.analysis.propagate import make_call
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
-from domino_compile.axes.sizes import to_shape
+from domino_compile.axes.sizes import to_shape, to_size
+from domino_compile.cost.model import is_matmul
 from domino_compile.passes.meta import inherit, run_fake
 from domino_compile.passes.sizes import SizeNodes
 from domino_compile.rules import Cut
 from domino_compile.tags import clear_tag, tag_slice
 
 aten = torch.ops.aten
+VIEWS = (aten.view.default, aten._unsafe_view.default)
 #: Checkpointing marks of a cut operation, which a join or a cut of its value does not inherit.
 _RECOMPUTE_META = ("recompute", "ac_graph_id")
 
@@ -91,6 +93,9 @@ class Slicer:
 
     def _keep_whole(self, node: fx.Node) -> None:
         """Give an operation that is not cut whole operands."""
+        if node.target is aten.sym_size.int and node.all_input_nodes[0] in self.analysis.states:
+            node.replace_all_uses_with(self.sizes.node_or_int(to_size(node.meta["val"])))
+            return
         for operand in node.all_input_nodes:
             if operand in self.analysis.states and operand.op != "placeholder":
                 with self.graph.inserting_before(node):
@@ -125,7 +130,28 @@ class Slicer:
             args, kwargs = _with_size(args, kwargs, scaled.argument, scaled.entry, size)
         if cut.build is not None:
             target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
-        return self._call(node, target, args, kwargs, index)
+            return self._call(node, target, args, kwargs, index)
+        return self._call(
+            node, target, args, kwargs, index, self._value(node, cut.out, args, index)
+        )
+
+    def _value(self, node: fx.Node, out: States, args: tuple[Any, ...], index: int) -> Any:
+        """The fake value of a slice where it follows from the whole one's, else ``None``.
+
+        Running every operation on fake tensors is most of the time of slicing. A contiguous result
+        of contiguous operands that is not a view is the same with another extent.
+        """
+        whole = node.meta["val"]
+        if not isinstance(out, Sliced) or not _compat.is_plain(node.target):
+            return None
+        inputs = [x.meta["val"] for x in args if isinstance(x, fx.Node)]
+        tensors = [x for x in (whole, *inputs) if isinstance(x, torch.Tensor)]
+        if not all(_compat.is_contiguous(x) for x in tensors[: 1 if is_matmul(node) else None]):
+            return None
+        shape = list(whole.shape)
+        size = self.sizes.node_or_int(self.chunks.part_of(to_size(shape[out.dim]), index))
+        shape[out.dim] = size.meta["val"] if isinstance(size, fx.Node) else size
+        return _compat.new_fake(self.fake_mode, shape, whole.dtype, whole.device)
 
     def _operand(self, value: fx.Node, wanted: States, index: int) -> fx.Node:
         have = self.analysis.state(value)
@@ -238,10 +264,11 @@ class Slicer:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         index: int | None,
+        value: Any = None,
     ) -> fx.Node:
         args = fx.node.map_aggregate(args, self.sizes.node_or_int)  # type: ignore[assignment]
         kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)  # type: ignore[assignment]
-        if target is aten.view.default and not self._viewable(args):
+        if target in VIEWS and not self._viewable(args):
             copied = self._call(
                 like,
                 aten.clone.default,
@@ -257,13 +284,16 @@ class Slicer:
             clear_tag(node)
         else:
             tag_slice(node, index, like.name)
-        self._fill_meta(node)
+        if value is None:
+            self._fill_meta(node)
+        else:
+            node.meta["val"] = value
         return node
 
     def _viewable(self, args: tuple[Any, ...]) -> bool:
         """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
         value = args[0].meta["val"]
-        return bool(value.is_contiguous()) or _compat.can_view(
+        return _compat.is_contiguous(value) or _compat.can_view(
             self.fake_mode, value, _vals(args[1])
         )
 

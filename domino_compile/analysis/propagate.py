@@ -103,6 +103,8 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     want = analysis.seeds.get(node)
     if want is None and not any(x in analysis.states for x in node.all_input_nodes):
         return
+    if node.target is torch.ops.aten.sym_size.int:
+        return  # the size of the whole value is known without it
     call, nodes = make_call(analysis, node)
     outcome: Cut | Refusal
     if blocked:
