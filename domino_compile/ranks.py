@@ -66,7 +66,7 @@ def _compare(
 ) -> None:
     number = _compared[group]
     _compared[group] += 1
-    mine = report.collective_order()
+    mine = report.collective_order(group)
     store.set(_key(number, own), json.dumps({"options": report.options, "order": mine}))
     for position, rank in enumerate(ranks):
         if position == own:

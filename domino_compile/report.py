@@ -200,17 +200,27 @@ class CompileReport:
             for collective in self.collectives:
                 collective.action, collective.reason = "left alone", "internal fault"
 
-    def collective_order(self) -> dict[str, list[str]]:
-        """What ranks must agree on: the collectives captured, and each phase's in launch order."""
+    def collective_order(self, group: str | None = None) -> dict[str, list[str]]:
+        """What ranks must agree on: the collectives captured, and each phase's in launch order.
+
+        Args:
+            group: the group whose ranks agree. Of a mesh's other groups each rank is in one of its
+                own: they are numbered as they occur.
+        """
+        names: dict[str, str] = {}
+        for c in self.collectives:
+            number = f"group #{len(names)} of {c.ranks} ranks"
+            names.setdefault(c.group, f"group {group}" if c.group == group else number)
         order = {
             "captured": [
-                f"{c.kind} {c.bytes} bytes group {c.group} {c.phase} {c.action}"
+                f"{c.kind} {c.bytes} bytes {names[c.group]} {c.phase} {c.action}"
                 for c in self.collectives
             ]
         }
         for schedule in self.schedules:
             order[schedule.phase] = [
-                f"{wire.kind} {wire.bytes} bytes group {wire.group}" for wire in schedule.wires
+                f"{wire.kind} {wire.bytes} bytes {names.get(wire.group, wire.group)}"
+                for wire in schedule.wires
             ]
         return order
 
