@@ -240,6 +240,7 @@ class CompileReport:
             "sliced": f"sliced into rows {'+'.join(self.slices)}",
             "reordered": "reordered, not sliced",
             "inductor": "left to Inductor alone",
+            "cached": "compiled by an earlier process",
         }.get(self.status, self.status)
         detail = f" ({self.reason})" if self.reason else ""
         return f"graph {self.graph}: {outcome}{detail}; collectives: {found}"

@@ -22,7 +22,7 @@ import torch
 from torch import fx
 
 from domino_compile.collectives import is_launch, is_wait
-from domino_compile.inspect.origin import line_of, module_of, shape_text
+from domino_compile.inspect.origin import count_text, line_of, module_of, shape_text
 from domino_compile.tags import slice_of
 
 WIDTH = 100
@@ -62,9 +62,9 @@ def operation(node: fx.Node) -> str:
 def _title(graph: fx.Graph) -> str:
     launches = sum(map(is_launch, graph.nodes))
     slices = {s for n in graph.nodes if (s := slice_of(n)) is not None}
-    cut = f"{len(slices)} slices" if slices else "not sliced"
+    cut = count_text(len(slices), "slice") if slices else "not sliced"
     operations = sum(n.op == "call_function" for n in graph.nodes)
-    return f"{operations} operations, {launches} collectives, {cut}"
+    return f"{operations} operations, {count_text(launches, 'collective')}, {cut}"
 
 
 def _name(graph: fx.Graph) -> str:

@@ -96,3 +96,8 @@ def bytes_text(count: float) -> str:
 def time_text(microseconds: float) -> str:
     """A time with a unit."""
     return f"{microseconds:.1f} us" if microseconds < 1000 else f"{microseconds / 1000:.3f} ms"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number of things: ``1 kernel``, ``2 kernels``."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -14,7 +14,7 @@ def report_text(report: CompileReport) -> str:
     if report.axis:
         lines.append(f"cut along: {', '.join(report.axis)}; rows: {' + '.join(report.slices)}")
     lines += ["", *_collectives(report.collectives)]
-    if report.status in ("sliced", "reordered"):
+    if report.status == "sliced":
         lines += ["", *_joins(report)]
     if report.schedules:
         lines += ["", *_schedules(report.schedules)]
@@ -63,8 +63,6 @@ def _what(entry: CollectiveReport) -> tuple[str, ...]:
 
 
 def _joins(report: CompileReport) -> list[str]:
-    if report.status == "reordered":
-        return []
     if not report.joins:
         return [
             "Joined inside the graph: nothing (only outputs and parameter gradients are whole)."

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from domino_compile.inspect.origin import bytes_text, time_text
+from domino_compile.inspect.origin import bytes_text, count_text, time_text
 from domino_compile.report import ScheduleReport, Step, WireReport
 
 LEGEND = """\
@@ -35,7 +35,7 @@ def _totals(entry: ScheduleReport) -> list[str]:
         f"{entry.phase}: predicted {time_text(entry.predicted_us)}"
         f" (in the order found: {time_text(entry.predicted_before_us)})",
         f"  compute      {time_text(entry.compute_us)}",
-        f"  on the wire  {time_text(wire)} in {len(entry.wires)} collectives",
+        f"  on the wire  {time_text(wire)} in {count_text(len(entry.wires), 'collective')}",
         f"  exposed      {time_text(entry.exposed_us)}"
         f" (in the order found: {time_text(entry.exposed_before_us)})",
         f"  peak memory  {bytes_text(entry.peak_bytes)}, estimated"
@@ -79,7 +79,7 @@ def _merge_fused(steps: list[Step]) -> list[Step]:
 def _compute_column(step: Step) -> tuple[str, str, str, str]:
     where = "--" if step.slice is None else f"s{step.slice}"
     if step.kind == "fused":
-        return where, "fused", f"{step.kernels} kernel{'s' * (step.kernels > 1)}", ""
+        return where, "fused", count_text(step.kernels, "kernel"), ""
     if step.kind != "wait":
         return where, step.kind, step.name, step.source
     still = step.end_us - step.start_us
@@ -116,7 +116,7 @@ def _hidden(entry: ScheduleReport) -> list[str]:
         hidden = 1 - wire.exposed_us / wire.wire_us if wire.wire_us else 1.0
         under = list(wire.hidden_under)
         if wire.hidden_under_fused:
-            under.append(f"{wire.hidden_under_fused} fused kernels")
+            under.append(count_text(wire.hidden_under_fused, "fused kernel"))
         where = "whole" if wire.slice is None else f"slice {wire.slice}"
         lines.append(
             f"  {wire.name} ({where}, {wire.source}): {hidden:.0%} of {wire.wire_us:.1f} us hidden"

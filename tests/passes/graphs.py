@@ -96,7 +96,8 @@ def mlp_backward() -> fx.Graph:
 def mlp_joint() -> fx.Graph:
     """``mlp_forward`` and ``mlp_backward`` in one graph."""
     b = Builder()
-    x, up, down = b.input("primals_1", 5, 8), b.input("up", 16, 8), b.input("down", 8, 16)
+    x, up = b.input("primals_1", 5, 8), b.input("primals_2", 16, 8)
+    down = b.input("primals_3", 8, 16)
     grad = b.input("tangents_1", 5, 8)
     y, hidden = _mlp(b, x, up, down)
     return b.output(y, *_mlp_gradients(b, grad, x, up, down, hidden))

@@ -1,4 +1,4 @@
-# 33 operations, 1 collectives, not sliced
+# 33 operations, 1 collective, not sliced
 def graph(
     x: f32[4,3,8],
     query: f32[8,8],

@@ -1,4 +1,4 @@
-# 10 operations, 1 collectives, not sliced
+# 10 operations, 1 collective, not sliced
 def backward(
     x: f32[5,8],
     up: f32[16,8],

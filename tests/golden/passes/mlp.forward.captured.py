@@ -1,4 +1,4 @@
-# 8 operations, 1 collectives, not sliced
+# 8 operations, 1 collective, not sliced
 def graph(
     x: f32[5,8],
     up: f32[16,8],

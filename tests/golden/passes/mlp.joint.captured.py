@@ -1,17 +1,17 @@
 # 18 operations, 2 collectives, not sliced
-def backward(
+def joint(
     primals_1: f32[5,8],
-    up: f32[16,8],
-    down: f32[8,16],
+    primals_2: f32[16,8],
+    primals_3: f32[8,16],
     tangents_1: f32[5,8],
 ):
-    permute: f32[8,16] = aten.permute(up, [1, 0])
+    permute: f32[8,16] = aten.permute(primals_2, [1, 0])
     # model.py:3: h = up(x)
     mm: f32[5,16] = aten.mm(primals_1, permute)
 
     # model.py:4: h = relu(h)
     relu: f32[5,16] = aten.relu(mm)
-    permute_1: f32[16,8] = aten.permute(down, [1, 0])
+    permute_1: f32[16,8] = aten.permute(primals_3, [1, 0])
 
     # model.py:5: y = down(h)
     mm_1: f32[5,8] = aten.mm(relu, permute_1)
@@ -24,7 +24,7 @@ def backward(
     add: f32[5,8] = aten.add.Tensor(primals_1, wait_tensor)
 
     # model.py:5: y = down(h)
-    mm_2: f32[5,16] = aten.mm(tangents_1, down)
+    mm_2: f32[5,16] = aten.mm(tangents_1, primals_3)
     permute_2: f32[8,5] = aten.permute(tangents_1, [1, 0])
     mm_3: f32[8,16] = aten.mm(permute_2, relu)
 
@@ -34,7 +34,7 @@ def backward(
 
     # model.py:3: h = up(x)
     mm_4: f32[16,8] = aten.mm(permute_3, primals_1)
-    mm_5: f32[5,8] = aten.mm(threshold_backward, up)
+    mm_5: f32[5,8] = aten.mm(threshold_backward, primals_2)
     all_reduce_1: f32[5,8] = _c10d_functional.all_reduce(mm_5, 'sum', 'tp')  # launch
     wait_tensor_1: f32[5,8] = _c10d_functional.wait_tensor(all_reduce_1)  # wait
 

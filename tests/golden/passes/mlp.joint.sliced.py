@@ -1,11 +1,11 @@
 # 42 operations, 4 collectives, 2 slices
-def backward(
+def joint(
     primals_1: f32[5,8],
-    up: f32[16,8],
-    down: f32[8,16],
+    primals_2: f32[16,8],
+    primals_3: f32[8,16],
     tangents_1: f32[5,8],
 ):
-    permute: f32[8,16] = aten.permute(up, [1, 0])
+    permute: f32[8,16] = aten.permute(primals_2, [1, 0])
     slice_tensor: f32[3,8] = aten.slice.Tensor(primals_1, 0, 0, 3)  # slice 0
     slice_tensor_1: f32[2,8] = aten.slice.Tensor(primals_1, 0, 3, 5)  # slice 1
     # model.py:3: h = up(x)
@@ -15,7 +15,7 @@ def backward(
     # model.py:4: h = relu(h)
     relu_s0: f32[3,16] = aten.relu(mm_s0)  # slice 0
     relu_s1: f32[2,16] = aten.relu(mm_s1)  # slice 1
-    permute_1: f32[16,8] = aten.permute(down, [1, 0])
+    permute_1: f32[16,8] = aten.permute(primals_3, [1, 0])
 
     # model.py:5: y = down(h)
     mm_1_s0: f32[3,8] = aten.mm(relu_s0, permute_1)  # slice 0
@@ -34,8 +34,8 @@ def backward(
     slice_tensor_3: f32[2,8] = aten.slice.Tensor(tangents_1, 0, 3, 5)  # slice 1
 
     # model.py:5: y = down(h)
-    mm_2_s0: f32[3,16] = aten.mm(slice_tensor_2, down)  # slice 0
-    mm_2_s1: f32[2,16] = aten.mm(slice_tensor_3, down)  # slice 1
+    mm_2_s0: f32[3,16] = aten.mm(slice_tensor_2, primals_3)  # slice 0
+    mm_2_s1: f32[2,16] = aten.mm(slice_tensor_3, primals_3)  # slice 1
     permute_2_s0: f32[8,3] = aten.permute(slice_tensor_2, [1, 0])  # slice 0
     permute_2_s1: f32[8,2] = aten.permute(slice_tensor_3, [1, 0])  # slice 1
     mm_3_s0: f32[8,16] = aten.mm(permute_2_s0, relu_s0)  # slice 0
@@ -52,8 +52,8 @@ def backward(
     mm_4_s0: f32[16,8] = aten.mm(permute_3_s0, slice_tensor)  # slice 0
     mm_4_s1: f32[16,8] = aten.mm(permute_3_s1, slice_tensor_1)  # slice 1
     add_tensor_1: f32[16,8] = aten.add.Tensor(mm_4_s0, mm_4_s1)
-    mm_5_s0: f32[3,8] = aten.mm(threshold_backward_s0, up)  # slice 0
-    mm_5_s1: f32[2,8] = aten.mm(threshold_backward_s1, up)  # slice 1
+    mm_5_s0: f32[3,8] = aten.mm(threshold_backward_s0, primals_2)  # slice 0
+    mm_5_s1: f32[2,8] = aten.mm(threshold_backward_s1, primals_2)  # slice 1
     all_reduce_1_s0: f32[3,8] = _c10d_functional.all_reduce(mm_5_s0, 'sum', 'tp')  # launch, slice 0
     all_reduce_1_s1: f32[2,8] = _c10d_functional.all_reduce(mm_5_s1, 'sum', 'tp')  # launch, slice 1
     wait_tensor_1_s0: f32[3,8] = _c10d_functional.wait_tensor(all_reduce_1_s0)  # wait, slice 0

@@ -1,4 +1,4 @@
-# 7 operations, 1 collectives, not sliced
+# 7 operations, 1 collective, not sliced
 def backward(
     tangents_0: f32[6,4],
     tangents_1: f32[6,4],
