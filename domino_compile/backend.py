@@ -106,6 +106,8 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     _compat.register_random_slice_lowering(random_slice)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
+    if pipeline.options.dump_dir is not None:
+        settings["force_disable_caches"] = True  # a compile from a cache has no graphs to show
     settings.update(_user_settings(pipeline.options))
     settings["joint_custom_post_pass"] = _compat.graph_pass(
         pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass

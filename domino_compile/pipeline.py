@@ -153,7 +153,8 @@ class Pipeline:
             )
             assert isinstance(result, ScheduleResult)
             entry = schedule(phase, graph, result)
-            self.report.schedules.append(entry)
+            others = [s for s in self.report.schedules if s.phase != phase]
+            self.report.schedules = [*others, entry]
             self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
@@ -198,20 +199,28 @@ class Pipeline:
             report_fault(self.dump, phase, graph, broken, error, self.options)
 
     def recall(self) -> None:
-        """After compiling: where our passes did not run, take the plan that was kept."""
-        if self.ran or self.plan_key is None:
+        """After compiling: what the lowering took from its cache, take from the plan kept with it.
+
+        Either no pass of ours ran, or only the joint ones did.
+        """
+        kept = load_plan(self.plan_key) if self.plan_key is not None else None
+        if not self.ran:
+            if kept is not None:
+                for name, value in vars(kept).items():
+                    if name not in ("graph", "options"):
+                        setattr(self.report, name, value)
+            self.report.reason = self.report.reason or "compiled from Inductor's cache"
+            log.info("%s", self.report.summary())
+        elif self.overlap and kept is not None:
+            present = {schedule.phase for schedule in self.report.schedules}
+            self.report.schedules += [s for s in kept.schedules if s.phase not in present]
+        else:
             return
-        kept = load_plan(self.plan_key)
-        if kept is not None:
-            for name, value in vars(kept).items():
-                if name not in ("graph", "options"):
-                    setattr(self.report, name, value)
-        self.report.reason = self.report.reason or "compiled from Inductor's cache"
         self._finish()
-        log.info("%s", self.report.summary())
 
     def _finish(self) -> None:
-        if self.plan_key is not None and self.ran:
+        complete = self.report.schedules or not self.overlap
+        if self.plan_key is not None and self.ran and complete:
             save_plan(self.plan_key, self.report)
         self.dump.write("plan.json", self.report.to_json())
         self.dump.write("report.txt", report_text(self.report))
