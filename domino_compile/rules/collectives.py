@@ -1,4 +1,8 @@
-"""Functional collectives: element by element over ranks, except on their own dimension 0."""
+"""Functional collectives: element by element over ranks, except on their own dimension 0.
+
+None is pulled: a collective on a whole value stays whole, and so does its wait. (A wait for a
+slice of what a whole collective is still writing would read too early.)
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,6 @@ def elementwise(call: Call) -> Outcome:
     (x,) = call.operands
     assert x.sliced is not None
     return Cut((x.sliced,), x.sliced)
-
-
-def pull_elementwise(call: Call, want: Sliced) -> Outcome:
-    """A wait may be pulled through; a collective is not sliced for a value nobody had cut."""
-    if call.op is c10d.wait_tensor.default:
-        return Cut((want,), want)
-    return Refusal("a collective on a whole value stays whole")
 
 
 def all_gather(call: Call) -> Outcome:
@@ -54,7 +51,6 @@ RULES = {
         "collective",
         elementwise,
         (c10d.all_reduce.default, c10d.broadcast.default, c10d.wait_tensor.default),
-        pull_elementwise,
     ),
     **family("collective", all_gather, (c10d.all_gather_into_tensor.default,)),
     **family("collective", reduce_scatter, (c10d.reduce_scatter_tensor.default,)),
