@@ -38,7 +38,7 @@ def phase_of(event: Event) -> str:
     if kind == "warm":
         title = TITLES[event["variant"]]
         if event["step"] == 0:
-            return f"{title}: compiling forward and backward (C++; takes a while), first step"
+            return f"{title}: compiling and first step (takes a while)"
         return f"{title}: warm-up step {event['step']} of {event['of'] - 1}"
     if kind == "step":
         return "measuring, in turns"
@@ -51,7 +51,7 @@ def step_text(event: Event) -> str:
     """One measured step."""
     title = TITLES[event["variant"]]
     step = f"step {event['step']}/{event['of']}"
-    return f"{title:14s} {step}  loss {event['loss']:.4f}  {event['ms']:.0f} ms"
+    return f"{title:14s} {step:>10s}  loss {event['loss']:.4f}  {event['ms']:.0f} ms"
 
 
 class Plain:
@@ -82,25 +82,13 @@ class Plain:
 
 
 class Live:
-    """A spinner with the phase, and a bar of measured steps."""
+    """One line for each phase, the last of them with a spinner and its time."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._progress = Progress(
-            SpinnerColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-        )
+        columns = (SpinnerColumn(finished_text="-"), TimeElapsedColumn())
+        self._progress = Progress(*columns, TextColumn("{task.description}"))
         self._task: Any = None
         self._phase = ""
         self._progress.start()
@@ -108,16 +96,19 @@ class Live:
     def show(self, event: Event) -> None:
         phase = phase_of(event)
         if phase != self._phase:
-            if self._task is not None:
-                self._progress.update(self._task, total=1, completed=1)
+            self._end_phase()
             self._phase = phase
-            total = 2 * event["of"] if event["event"] == "step" else None
-            self._task = self._progress.add_task(phase, total=total)
+            self._task = self._progress.add_task(phase, total=1)
         if event["event"] == "step":
-            self._progress.update(self._task, advance=1, description=f"{phase}: {step_text(event)}")
+            self._progress.update(self._task, description=f"{phase}: {step_text(event)}")
+
+    def _end_phase(self) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=1)
 
     def tick(self) -> None:
         """The spinner turns by itself."""
 
     def close(self) -> None:
+        self._end_phase()
         self._progress.stop()

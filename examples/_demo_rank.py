@@ -194,6 +194,7 @@ def main() -> None:
         lines = str(error).strip().splitlines() or [""]
         say(event="error", message=f"{type(error).__name__}: {lines[0]}"[:300])
         os._exit(1)
+    os._exit(0)  # at once: Inductor's compile workers, else waited for, end with the process group
 
 
 if __name__ == "__main__":

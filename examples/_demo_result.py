@@ -155,7 +155,7 @@ def _times(result: Result) -> Table:
             f"{result['hidden_fraction']:.0%}",
             "",
         ),
-        row("  other rank or transport late, ms", "late_ms_inductor", "late_ms"),
+        row("  late ranks or transport, ms", "late_ms_inductor", "late_ms"),
         row("compiling and first step, s", "compile_s_inductor", "compile_s_domino"),
     ]
     title = f"One training step under the emulated link {result['link']}"

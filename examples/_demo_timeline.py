@@ -19,7 +19,10 @@ Timeline = dict[str, Any]
 
 COMPUTE = {"forward": "#4878a8", "backward": "#2c4f74", "update": "#8fa9c4"}
 WIRE = ("#e07b39", "#f3b562")  # slice 0 or whole; slice 1; in turns beyond
-WAIT = "#c0392b"
+WAITS = {
+    "exposed": ("#c0392b", "waiting for the wire"),
+    "late": ("#999999", "waiting for the other rank"),
+}
 SHORTEST_WAIT_MS = 0.5  # that is drawn; a wait that finds its collective complete takes 0.05
 
 
@@ -51,11 +54,13 @@ def _timeline(step: dict[str, Any], slices: list[int | None]) -> Timeline:
     def ms(seconds: float) -> float:
         return (seconds - start) * 1e3
 
-    waits = []
+    exposed: list[Span] = []
+    late: list[Span] = []
     for wire in step["wires"]:
-        blocked = wire["exposed_ms"] + wire["late_ms"]
-        if wire["done_s"] is not None and blocked > 0:
-            waits.append((ms(wire["done_s"]) - blocked, blocked))
+        if wire["done_s"] is not None:
+            begin_late = ms(wire["done_s"]) - wire["late_ms"]
+            exposed.append((begin_late - wire["exposed_ms"], wire["exposed_ms"]))
+            late.append((begin_late, wire["late_ms"]))
     phases = {
         "forward": (0.0, ms(step["backward_s"])),
         "backward": (ms(step["backward_s"]), ms(step["update_s"])),
@@ -67,8 +72,9 @@ def _timeline(step: dict[str, Any], slices: list[int | None]) -> Timeline:
         "wire_ms": step["wire_ms"],
         "exposed_ms": step["exposed_ms"],
         "phases": phases,
-        "compute": {name: _without(span, waits) for name, span in phases.items()},
-        "waits": waits,
+        "compute": {name: _without(span, [*exposed, *late]) for name, span in phases.items()},
+        "exposed": exposed,
+        "late": late,
         "wires": [
             {
                 "start_ms": ms(w["start_s"]),
@@ -115,7 +121,14 @@ def draw(timeline: Timeline, path: Path) -> None:
     figure.suptitle(
         f"One training step of the demo, rank 0: emulated link {timeline['link']}", fontsize=12
     )
-    figure.legend(handles=_legend(variants), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(
+        handles=_legend(variants),
+        loc="outside lower center",
+        ncols=7,
+        fontsize=9,
+        columnspacing=1.2,
+        frameon=False,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -124,8 +137,9 @@ def draw(timeline: Timeline, path: Path) -> None:
 def _draw_variant(axis: Axes, title: str, variant: Timeline) -> None:
     for phase, spans in variant["compute"].items():
         axis.broken_barh(spans, (1.1, 0.8), facecolor=COMPUTE[phase])
-    waits = [span for span in variant["waits"] if span[1] >= SHORTEST_WAIT_MS]
-    axis.broken_barh(waits, (1.1, 0.8), facecolor="none", edgecolor=WAIT, hatch="////")
+    for kind, (colour, _) in WAITS.items():
+        waits = [span for span in variant[kind] if span[1] >= SHORTEST_WAIT_MS]
+        axis.broken_barh(waits, (1.1, 0.8), facecolor="none", edgecolor=colour, hatch="////")
     for wire in variant["wires"]:
         colour = WIRE[(wire["slice"] or 0) % len(WIRE)]
         span = (wire["start_ms"], wire["wire_ms"])
@@ -150,8 +164,11 @@ def _legend(variants: dict[str, Timeline]) -> list[Any]:
     from matplotlib.patches import Patch
 
     handles = [Patch(facecolor=colour, label=phase) for phase, colour in COMPUTE.items()]
-    handles.append(Patch(facecolor="none", edgecolor=WAIT, hatch="////", label="waiting"))
+    handles += [
+        Patch(facecolor="none", edgecolor=colour, hatch="////", label=label)
+        for colour, label in WAITS.values()
+    ]
     cut = any(w["slice"] is not None for v in variants.values() for w in v["wires"])
-    names = ("collective (whole or slice 0)", "collective (slice 1)") if cut else ("collective",)
+    names = ("all-reduce (whole or slice 0)", "slice 1") if cut else ("all-reduce",)
     handles += [Patch(facecolor=c, label=n) for c, n in zip(WIRE, names, strict=False)]
     return handles

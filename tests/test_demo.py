@@ -105,7 +105,7 @@ def test_timeline_covers_the_step(run: tuple[Path, subprocess.CompletedProcess[s
     for name, wires in (("inductor", 4), ("domino", 8)):
         variant = timeline["variants"][name]
         computed = sum(length for spans in variant["compute"].values() for _, length in spans)
-        waited = sum(length for _, length in variant["waits"])
+        waited = sum(length for _, length in variant["exposed"] + variant["late"])
         assert computed + waited == pytest.approx(variant["step_ms"], rel=1e-6)
         assert len(variant["wires"]) == wires
     assert [w["slice"] for w in timeline["variants"]["domino"]["wires"]].count(1) == 4
