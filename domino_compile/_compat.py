@@ -6,7 +6,7 @@ Works on torch 2.11 and newer. Each function here has a test in ``tests/test_com
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -43,7 +43,8 @@ def size_oblivious() -> Any:
     """
     from torch.fx.experimental import _config
 
-    return _config.patch(backed_size_oblivious=True)
+    config: Any = _config
+    return config.patch(backed_size_oblivious=True)
 
 
 def register_random_slice_lowering(op: Any) -> None:
@@ -59,7 +60,7 @@ def register_random_slice_lowering(op: Any) -> None:
     if op in lowering.lowerings:
         return
 
-    @lowering.register_lowering(op, type_promotion_kind=None)  # type: ignore[untyped-decorator]
+    @lowering.register_lowering(op, type_promotion_kind=None)
     def random_slice(
         size: list[Any], seed: Any, mode: str, dim: int, start: Any, length: Any
     ) -> Any:
@@ -110,10 +111,11 @@ def new_fake(
 
 def group_size(name: str) -> int:
     """The number of ranks of a process group, by the name that functional collectives use."""
-    from torch.distributed.distributed_c10d import _resolve_process_group
+    from torch.distributed import distributed_c10d
 
+    resolve: Any = distributed_c10d._resolve_process_group
     try:
-        return int(_resolve_process_group(name).size())
+        return int(resolve(name).size())
     except (RuntimeError, ValueError, LookupError):
         return 1
 
@@ -161,8 +163,8 @@ def compile_with_inductor(
     """Compile a Dynamo graph with Inductor under some options (the lazy backward's too)."""
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Callable[..., Any] = compile_fx(gm, example_inputs, config_patches=dict(options))
-    return compiled
+    compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(options))
+    return cast(Callable[..., Any], compiled)
 
 
 def inductor_decompositions() -> Any:
@@ -184,7 +186,7 @@ def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = Non
 
     earlier = tuple(before) if isinstance(before, (list, tuple)) else (before,) if before else ()
 
-    class Pass(CustomGraphPass):  # type: ignore[misc]
+    class Pass(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             for other in earlier:
                 other(graph)
@@ -236,7 +238,7 @@ def slice_choices() -> Any:
         return globals()["SliceChoices"]
     from torch._inductor.choices import InductorChoices
 
-    class SliceChoices(InductorChoices):  # type: ignore[misc]
+    class SliceChoices(InductorChoices):
         @staticmethod
         def can_fuse_horizontal(
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
@@ -327,13 +329,11 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
         there is nothing to share (one rank, or a group that one process stands for).
     """
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import (
-        _get_process_group_store,
-        _resolve_process_group,
-    )
+    from torch.distributed import distributed_c10d
 
-    process_group = _resolve_process_group(group)
-    store = _get_process_group_store(process_group)
+    resolve: Any = distributed_c10d._resolve_process_group
+    process_group = resolve(group)
+    store = distributed_c10d._get_process_group_store(process_group)
     base = store
     while isinstance(base, dist.PrefixStore):
         base = base.underlying_store

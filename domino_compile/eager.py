@@ -36,7 +36,8 @@ def compile_eager(
     def run(graph_module: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
         pipeline.run_graph(graph_module.graph)
         graph_module.recompile()
-        return make_boxed_func(graph_module.forward)
+        boxed: Callable[..., Any] = make_boxed_func(graph_module.forward)
+        return boxed
 
     def run_inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         pipeline.run_joint(graph_module.graph)

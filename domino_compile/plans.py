@@ -1,7 +1,7 @@
 """Plans on disk beside Inductor's caches.
 
-When a compile is answered from a cache our passes do not run and nothing is known of the program but
-that it is the one that they made. The plan is kept under a key of the same ingredients, so
+When a compile is answered from a cache our passes do not run and nothing is known of the program
+but that it is the one that they made. The plan is kept under a key of the same ingredients, so
 that a report can be given and ranks can compare, whoever compiled.
 """
 

@@ -1,10 +1,10 @@
 """All ranks run the same collectives in the same order, or none runs any.
 
 The plan is a function of the graph, the options and the cost tables, so ranks agree by
-construction. Should one of those differ all the same (another version, another option, a graph that
-depends on the rank), the ranks would hang in a collective. Before a compiled graph runs for the first
-time its ranks compare what they are about to do through the group's own key-value store, where a
-difference is an error within seconds.
+construction. Should one of those differ all the same (another version, another option, a graph
+that depends on the rank), the ranks would hang in a collective. Before a compiled graph runs for
+the first time its ranks compare what they are about to do through the group's own key-value store,
+where a difference is an error within seconds.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def _compare(
             store.wait([_key(number, position)], timedelta(seconds=timeout_s))
         except (RuntimeError, dist.DistError):
             raise RankMismatchError(
-                f"rank {rank} has not compiled plan {number} of group {group} within {timeout_s:g} s"
-                f" (option check_timeout_s); rank {ranks[own]} is about to run:"
+                f"rank {rank} has not compiled plan {number} of group {group} within"
+                f" {timeout_s:g} s (option check_timeout_s); rank {ranks[own]} is about to run:"
                 f" {report.summary()}"
             ) from None
         other = json.loads(store.get(_key(number, position)))

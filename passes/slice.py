@@ -266,8 +266,8 @@ class Slicer:
         index: int | None,
         value: Any = None,
     ) -> fx.Node:
-        args = fx.node.map_aggregate(args, self.sizes.node_or_int)  # type: ignore[assignment]
-        kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)  # type: ignore[assignment]
+        args = fx.node.map_aggregate(args, self.sizes.node_or_int)
+        kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)
         if target in VIEWS and not self._viewable(args):
             copied = self._call(
                 like,

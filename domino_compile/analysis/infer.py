@@ -9,8 +9,15 @@ import torch
 from torch import fx
 
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
-from domino_compile.axes import Chunks, Size, Sliced, to_size
-from domino_compile.collectives import Site, find_sites, payload_of, size_hint
+from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
+from domino_compile.collectives import (
+    Site,
+    backward_nodes,
+    find_sites,
+    payload_of,
+    size_hint,
+    tensor_bytes,
+)
 from domino_compile.rules import Cut, find_pull
 
 #: Candidates that are tried when the batch is not named; more are never seen to be needed.
@@ -95,13 +102,14 @@ def _best_candidate(
     graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
 ) -> Analysis | None:
     total = sum(site.payload for site in sites)
+    backward = backward_nodes(graph)
     best: Analysis | None = None
     best_score = 0
     for count, candidate in enumerate(_candidates(graph, unlikely)):
         if count >= MAX_CANDIDATES:
             break
         found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
-        score = _score(found)
+        score = _score(found, backward)
         if score > best_score:
             best, best_score = found, score
         if 2 * score > total and not found.inner_joins():
@@ -109,10 +117,19 @@ def _best_candidate(
     return best
 
 
-def _score(analysis: Analysis) -> int:
-    """Bytes of collectives that are cut, less what is joined and cut again for it."""
+def _score(analysis: Analysis, backward: set[fx.Node]) -> int:
+    """Bytes of collectives that are cut, less what is made whole and cut again for it.
+
+    A partial sum in backward is a parameter's gradient; in forward it is an activation whose
+    every slice would be as large as the whole (a contraction along the cut dimension).
+    """
     gained = sum(payload_of(launch) for launch in analysis.sliced_collectives())
-    return gained - 2 * analysis.joined_bytes()
+    summed = sum(
+        tensor_bytes(node.meta.get("val"))
+        for node, cut in analysis.cuts.items()
+        if isinstance(cut.out, PartialSum) and node not in backward
+    )
+    return gained - 2 * (analysis.joined_bytes() + summed)
 
 
 def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Candidate]:
@@ -139,7 +156,7 @@ def _complete(graph: fx.Graph, analysis: Analysis) -> Analysis:
     seeds = dict(analysis.seeds)
     blocked: frozenset[fx.Node] = frozenset()
     for _ in range(MAX_ROUNDS):
-        more = {}
+        more: dict[fx.Node, Sliced] = {}
         for node, state in analysis.wanted:
             _pull(analysis, node, state, {**seeds}, more)
         blocked_now = blocked | analysis.unjoinable

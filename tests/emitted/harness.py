@@ -22,7 +22,7 @@ HIDDEN, HEADS, SEQ, VOCAB = 32, 2, 8, 48
 
 
 def fake_world(ranks: int = 2) -> None:
-    """A process group of which this process is one rank; an all-reduce leaves the value as it is."""
+    """A group of which this process is one rank; an all-reduce leaves the value as it is."""
     if not dist.is_initialized():
         dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
 

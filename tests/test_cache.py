@@ -1,0 +1,126 @@
+"""Inductor's caches: a second process takes our result from them; a change of ours misses them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.xdist_group("cache")
+
+PROGRAM = """
+import json, sys
+import torch, torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+torch.manual_seed(0)
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        h = nn.functional.dropout(torch.relu(self.up(x)), 0.5)
+        return x + funcol.all_reduce(self.down(h), "sum", dist.group.WORLD)
+
+
+import domino_compile
+from domino_compile.backend import domino
+layer = Layer()
+program = torch.compile(layer, backend=domino, options=json.loads(sys.argv[1]))
+x = torch.randn(6, 16, requires_grad=True)
+torch.manual_seed(1)
+loss = program(x).square().sum()
+loss.backward()
+(report,) = domino_compile.reports()
+print(json.dumps({
+    "where": domino_compile.__file__,
+    "loss": float(loss),
+    "grad": float(layer.up.weight.grad.double().norm()),
+    "hit": counters["inductor"]["fxgraph_cache_hit"],
+    "miss": counters["inductor"]["fxgraph_cache_miss"],
+    "bypass": counters["inductor"]["fxgraph_cache_bypass"],
+    "status": report.status,
+    "slices": report.slices,
+    "phases": sorted(s.phase for s in report.schedules),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package that a test may change."""
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(ROOT / "domino_compile", folder / "domino_compile", symlinks=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The cache folder and the first process's result."""
+    cache = tmp_path_factory.mktemp("cache")
+    return cache, run(package, cache, {"slices": 2})
+
+
+def run(package: Path, cache: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Compile and run one step in a process of its own."""
+    env = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_FORCE_DISABLE_CACHES"}
+    env |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(package)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(options)],
+        env=env,
+        cwd=package,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert result.pop("where").startswith(str(package))
+    return result
+
+
+def test_a_first_process_compiles(first: tuple[Path, dict[str, Any]]) -> None:
+    _, result = first
+    assert (result["hit"], result["miss"], result["bypass"]) == (0, 2, 0)
+    assert (result["status"], result["slices"]) == ("sliced", ["3", "3"])
+
+
+def test_a_second_process_hits(package: Path, first: tuple[Path, dict[str, Any]]) -> None:
+    """The same numbers and the same report, nothing compiled."""
+    cache, before = first
+    result = run(package, cache, {"slices": 2})
+    assert (result["hit"], result["miss"]) == (2, 0)
+    for name in ("loss", "grad", "status", "slices", "phases"):
+        assert result[name] == before[name], name
+    assert result["phases"] == ["backward", "forward"]
+
+
+def test_another_option_misses(package: Path, first: tuple[Path, dict[str, Any]]) -> None:
+    result = run(package, first[0], {"slices": 3})
+    assert (result["hit"], result["miss"]) == (0, 2)
+    assert result["slices"] == ["2", "2", "2"]
+
+
+def test_a_changed_pass_misses(package: Path, first: tuple[Path, dict[str, Any]]) -> None:
+    source = package / "domino_compile" / "passes" / "slice.py"
+    text = source.read_text()
+    source.write_text(text + "\n# changed\n")
+    try:
+        result = run(package, first[0], {"slices": 2})
+    finally:
+        source.write_text(text)
+    assert (result["hit"], result["miss"]) == (0, 2)
+    assert result["loss"] == first[1]["loss"]

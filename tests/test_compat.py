@@ -1,0 +1,237 @@
+"""Each use of torch's private parts does what we rely on, on whatever torch is installed."""
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from domino_compile import _compat
+from domino_compile.rules.random_op import random_slice
+from tests.emitted.harness import fake_world
+
+aten = torch.ops.aten
+pytestmark = pytest.mark.xdist_group("compat")
+
+
+@pytest.fixture
+def mode() -> FakeTensorMode:
+    return FakeTensorMode()
+
+
+def small_graph(mode: FakeTensorMode) -> fx.Graph:
+    """``relu(x).view(6)`` of a fake ``(2, 3)`` input."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    relu = graph.call_function(aten.relu.default, (x,))
+    view = graph.call_function(aten.view.default, (relu, [6]))
+    graph.output((view,))
+    with mode:
+        x.meta["val"] = torch.empty(2, 3)
+        relu.meta["val"] = aten.relu(x.meta["val"])
+        view.meta["val"] = relu.meta["val"].view(6)
+    return graph
+
+
+def captured(model: Any, *args: Any) -> tuple[fx.GraphModule, list[Any]]:
+    """What Dynamo hands to a backend."""
+    seen: list[Any] = []
+
+    def backend(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.extend((gm, inputs))
+        return gm.forward
+
+    torch._dynamo.reset()
+    torch.compile(model, backend=backend)(*args)
+    return seen[0], seen[1]
+
+
+def test_every_function_has_a_test() -> None:
+    functions = {
+        name
+        for name, value in vars(_compat).items()
+        if inspect.isfunction(value)
+        and value.__module__ == _compat.__name__
+        and not name.startswith("_")
+    }
+    source = Path(__file__).read_text()
+    assert {name for name in functions if f"_compat.{name}(" not in source} == set()
+
+
+def test_fake_mode_of(mode: FakeTensorMode) -> None:
+    assert _compat.fake_mode_of(small_graph(mode)) is mode
+    assert isinstance(_compat.fake_mode_of(fx.Graph()), FakeTensorMode)
+
+
+def test_can_view(mode: FakeTensorMode) -> None:
+    with mode:
+        x = torch.empty(4, 6)
+    assert _compat.can_view(mode, x, [24])
+    assert not _compat.can_view(mode, x.t(), [24])
+
+
+def test_size_oblivious() -> None:
+    from torch.fx.experimental import _config
+
+    before = _config.backed_size_oblivious
+    with _compat.size_oblivious():
+        assert _config.backed_size_oblivious
+    assert _config.backed_size_oblivious == before
+
+
+def test_register_random_slice_lowering() -> None:
+    from torch._inductor import lowering
+
+    _compat.register_random_slice_lowering(random_slice)
+    _compat.register_random_slice_lowering(random_slice)  # twice is once
+    assert random_slice in lowering.lowerings
+
+
+def test_is_contiguous(mode: FakeTensorMode) -> None:
+    with mode:
+        x = torch.empty(4, 6)
+    assert _compat.is_contiguous(x)
+    assert not _compat.is_contiguous(x.t())
+
+
+def test_is_plain() -> None:
+    assert _compat.is_plain(aten.mm.default)
+    assert not _compat.is_plain(aten.view.default)
+    assert not _compat.is_plain(aten.relu_.default)
+    assert not _compat.is_plain(aten.var_mean.correction)
+    assert not _compat.is_plain(len)
+
+
+def test_new_fake(mode: FakeTensorMode) -> None:
+    made = _compat.new_fake(mode, [2, 3], torch.bfloat16, torch.device("cpu"))
+    with mode:
+        same = torch.empty(2, 3, dtype=torch.bfloat16)
+        assert (made + same).shape == (2, 3)
+    assert (made.device, made.dtype, made.stride()) == (same.device, same.dtype, same.stride())
+    assert made.untyped_storage()._cdata != same.untyped_storage()._cdata
+
+
+def test_group_size_and_shared_store() -> None:
+    fake_world()
+    name = dist.group.WORLD.group_name  # type: ignore[union-attr]
+    assert _compat.group_size(name) == 2
+    assert _compat.group_size("no such group") == 1
+    assert _compat.shared_store(name) is None  # one process stands for the group
+    assert _compat.rank_and_world() == (0, 2)
+
+
+def test_preserve_order(mode: FakeTensorMode) -> None:
+    graph = small_graph(mode)
+    relu, view = (n for n in graph.nodes if n.op == "call_function")
+    with graph.inserting_before(view):
+        other = graph.call_function(aten.neg.default, (relu.args[0],))
+    other.meta["val"] = relu.meta["val"]
+    module = fx.GraphModule({}, graph)
+    _compat.preserve_order(module.graph, {other: relu})
+    wrapped = next(n for n in module.graph.nodes if n.name == other.name)
+    assert relu in wrapped.all_input_nodes
+
+
+def test_inductor_config() -> None:
+    assert _compat.inductor_config().reorder_for_peak_memory in (True, False)
+    assert _compat.inductor_has_option("reorder_for_compute_comm_overlap")
+    assert _compat.inductor_has_option("triton.cudagraphs")
+    assert not _compat.inductor_has_option("aten_distributed_optimizations.no_such_option")
+    assert _compat.inductor_option_types()["max_autotune"] is bool
+
+
+def test_mode_options() -> None:
+    assert _compat.mode_options("reduce-overhead")["triton.cudagraphs"] is True
+
+
+def test_compile_with_inductor_calls_the_graph_passes() -> None:
+    seen: list[str] = []
+    ours = _compat.graph_pass(lambda _: seen.append("ours"), "a", before=[_Before(seen)])
+    gm, inputs = captured(lambda x: torch.relu(x) * 2, torch.ones(3))
+    program = _compat.compile_with_inductor(gm, inputs, {"joint_custom_post_pass": ours})
+    assert program(torch.ones(3))[0].tolist() == [2, 2, 2]
+    assert seen == ["before", "ours"]
+
+
+class _Before:
+    """A pass that the user had put into the hook."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen = seen
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.seen.append("before")
+
+    def uuid(self) -> str:
+        return "before"
+
+
+def test_graph_pass_identity() -> None:
+    alone, other = (_compat.graph_pass(lambda _: None, name) for name in ("a", "b"))
+    after = _compat.graph_pass(lambda _: None, "a", before=_Before([]))
+    nameless = _compat.graph_pass(lambda _: None, "a", before=lambda _: None)
+    assert alone.uuid() != other.uuid()
+    assert alone.uuid() != after.uuid()
+    assert nameless.uuid() is None  # no key: the caches are left out
+
+
+def test_inductor_decompositions() -> None:
+    assert aten.native_layer_norm.default in _compat.inductor_decompositions()
+
+
+def test_inputs_of_a_dynamo_graph() -> None:
+    layer = torch.nn.Linear(2, 2)
+    gm, inputs = captured(layer, torch.ones(3, 2))
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    names = [_compat.input_name(node) for node in placeholders]
+    parameters = _compat.parameter_inputs(gm, inputs)
+    assert len(parameters) == 2
+    assert all("_parameters" in names[i] for i in parameters)
+    assert any(name.startswith("L['args']") or name == "L['input']" for name in names)
+
+
+def test_input_position() -> None:
+    positions: list[int | None] = []
+
+    def joint(graph: fx.Graph) -> None:
+        for node in graph.find_nodes(op="placeholder"):
+            positions.append(_compat.input_position(node))
+
+    gm, inputs = captured(lambda x, y: (x * y).sum(), torch.ones(3), torch.ones(3))
+    hook = _compat.graph_pass(joint, "positions")
+    _compat.compile_with_inductor(gm, inputs, {"joint_custom_post_pass": hook})
+    assert positions == [0, 1]
+
+
+def test_slice_choices() -> None:
+    choices = _compat.slice_choices()
+    assert _compat.slice_choices() is choices
+    assert pickle.loads(pickle.dumps(choices)) is choices  # part of torch 2.11's cache keys
+    assert choices().uuid()
+
+
+def test_emit_artifact() -> None:
+    _compat.emit_artifact("a test", "text")  # nobody listens: nothing happens
+    assert _compat.tracing_is_on() in (True, False)
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert Path(_compat.cache_folder()) == tmp_path
+    assert not _compat.caches_enabled()  # the tests switch them off
+
+
+def test_forget_names(mode: FakeTensorMode) -> None:
+    graph = small_graph(mode)
+    relu = next(n for n in graph.nodes if n.target is aten.relu.default)
+    name = relu.name
+    relu.replace_all_uses_with(relu.args[0])
+    graph.erase_node(relu)
+    _compat.forget_names(graph)
+    again = graph.create_node("call_function", aten.relu.default, (), name=name)
+    assert again.name == name
