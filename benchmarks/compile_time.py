@@ -2,8 +2,8 @@
 
 Usage: ``python -m benchmarks.compile_time [--layers 8 16 32 64] [--device cpu] [--json FILE]``.
 
-A GPT of Megatron-style blocks on a lone rank of a two-rank group; forward and backward are compiled with
-Inductor, caches off. Prints one line a depth: nodes are those of the joint graph before slicing.
+A GPT of Megatron-style blocks on a lone rank of a two-rank group; forward and backward are compiled
+with Inductor, caches off. Prints one line a depth.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main() -> None:
         row = measure(layers, args.device, args.lowering)
         rows.append(row)
         print(
-            f"{layers:3d} layers: compile {row['total_s']:7.2f} s, our passes {row['passes_s']:6.2f} s"
-            f" ({row['share']:.1%}, {1e3 * row['passes_s'] / layers:.1f} ms a layer)",
+            f"{layers:3d} layers: compile {row['total_s']:7.2f} s,"
+            f" our passes {row['passes_s']:6.2f} s ({row['share']:.1%}, {1e3 * row['passes_s'] / layers:.1f} ms a layer)",
             flush=True,
         )
     if args.json:

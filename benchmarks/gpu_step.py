@@ -1,18 +1,20 @@
-"""One training step on one GPU as one rank of TP=8 on the *emulated* link: is it right, and what of it is hidden?
+"""One training step on one GPU as one rank of TP=8 on the *emulated* link.
 
-Usage: ``python -m benchmarks.gpu_step [--layers 4] [--batch 8] [--seq 1024] [--slices 2]``.
+Usage: ``python -m benchmarks.gpu_step [--layers 4] [--batch 8] [--seq 1024] [--slices 2] [--free]``.
 
-The model is a GPT of Megatron-style blocks (f and g as ``autograd.Function``), hidden 4096, 32 heads, ffn
-16384, bf16, dropout 0.1, on hidden states (no embedding, no head). Prints a table and writes
-``$OUT/gpu_step.json``:
+The model is a GPT of Megatron-style blocks (f and g as ``autograd.Function``), hidden 4096,
+32 heads, ffn 16384, bf16, dropout 0.1, on hidden states (no embedding, no head). Prints, and
+writes to ``$OUT/gpu_step.json``:
 
-- loss and gradients of domino against Inductor, and of both against float32;
-- emitted order against the plan;
-- step time with CUDA graphs (device events, interleaved rounds, medians);
-- wire time, hidden and exposed, from a kernel trace;
-- peak memory without CUDA graphs.
+- loss and gradients of domino against Inductor;
+- whether the emitted order is the planned one;
+- peak memory and a kernel trace without CUDA graphs;
+- step time with CUDA graphs (device events, the variants in turn, medians);
+- wire time, hidden and exposed, from a kernel trace.
 
-Without a GPU, ``--dry-run`` runs everything small on the CPU on a lone rank, without times.
+``--free`` does the same with collectives that take no time (in a process of its own, since a
+captured CUDA graph keeps the link it was captured with). ``--check-only`` leaves the times out.
+``--dry-run`` runs everything small on the CPU, without times.
 """
 
 import argparse
@@ -35,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import domino_compile
 from domino_compile import emulate
 from tests.emitted.harness import events, fake_world
-
 
 #: The emulated link's kernel.
 WIRE = "domino_emulated_wire"
@@ -169,25 +170,14 @@ def trace(variant: Variant, out: Path) -> dict[str, float]:
     recorded.export_chrome_trace(str(path))
     found = json.loads(path.read_text())["traceEvents"]
     kernels = [e for e in found if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
-    path.write_text(
-        json.dumps([[e["name"][:60], e["ts"], e["dur"], e["args"].get("stream")] for e in kernels])
-    )
-    wire = [(e["ts"], e["ts"] + e["dur"]) for e in kernels if WIRE in e["name"]]
-    work = [(e["ts"], e["ts"] + e["dur"]) for e in kernels if WIRE not in e["name"]]
+    rows = [[e["name"][:60], e["ts"], e["dur"], e["args"].get("stream")] for e in kernels]
+    path.write_text(json.dumps(rows))
+    spans = [(WIRE in e["name"], (e["ts"], e["ts"] + e["dur"])) for e in kernels]
+    wire = [span for is_wire, span in spans if is_wire]
+    work = [span for is_wire, span in spans if not is_wire]
     parts: dict[str, float] = {}
     for e in kernels:
-        name = e["name"].lower()
-        kind = (
-            "wire"
-            if "domino" in name or "pace" in name
-            else "gemm"
-            if "gemm" in name or "nvjet" in name or "cutlass" in name and "flash" not in name
-            else "attention"
-            if "flash" in name or "fmha" in name or "cudnn" in name
-            else "triton"
-            if name.startswith("triton")
-            else "other"
-        )
+        kind = kind_of(e["name"].lower())
         parts[kind] = parts.get(kind, 0.0) + e["dur"] / 1e3
         parts[f"n_{kind}"] = parts.get(f"n_{kind}", 0) + 1
     exposed = uncovered(wire, work)
@@ -197,6 +187,17 @@ def trace(variant: Variant, out: Path) -> dict[str, float]:
     everything = wire + work
     parts["span"] = (max(b for _, b in everything) - min(a for a, _ in everything)) / 1e3
     return {k: round(v, 3) for k, v in parts.items()}
+
+
+def kind_of(name: str) -> str:
+    """What a kernel does, by its name."""
+    if WIRE in name:
+        return "wire"
+    if "flash" in name or "fmha" in name or "cudnn" in name:
+        return "attention"
+    if "gemm" in name or "nvjet" in name or "cutlass" in name:
+        return "gemm"
+    return "triton" if name.startswith("triton") else "other"
 
 
 def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -231,9 +232,9 @@ def check_order(variant: Variant) -> bool:
     (report,) = variant.reports
     planned = {s.phase: [e.split(" ")[0] for e in s.events] for s in report.schedules}
     emitted = {"forward": events(variant.codes[0]), "backward": events(variant.codes[1])}
-    for phase in planned:
-        if planned[phase] != emitted[phase]:
-            print(f"ORDER DIFFERS in {phase}:\n  plan {planned[phase]}\n  code {emitted[phase]}")
+    for phase, plan in planned.items():
+        if plan != emitted[phase]:
+            print(f"ORDER DIFFERS in {phase}:\n  plan {plan}\n  code {emitted[phase]}")
     return planned == emitted
 
 
@@ -244,9 +245,8 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in dict(
-        hidden=4096, heads=32, tp=8, layers=4, batch=8, seq=1024, slices=2, ctas=16, rounds=12
-    ).items():
+    sizes = {"hidden": 4096, "heads": 32, "tp": 8, "layers": 4, "batch": 8, "seq": 1024}
+    for name, value in {**sizes, "slices": 2, "ctas": 16, "rounds": 12}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--link", default="h200-nvlink-8")
     parser.add_argument("--dry-run", action="store_true")
