@@ -53,7 +53,8 @@ def main() -> None:
         rows.append(row)
         print(
             f"{layers:3d} layers: compile {row['total_s']:7.2f} s,"
-            f" our passes {row['passes_s']:6.2f} s ({row['share']:.1%}, {1e3 * row['passes_s'] / layers:.1f} ms a layer)",
+            f" our passes {row['passes_s']:6.2f} s"
+            f" ({row['share']:.1%}, {1e3 * row['passes_s'] / layers:.1f} ms a layer)",
             flush=True,
         )
     if args.json:

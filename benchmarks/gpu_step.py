@@ -1,6 +1,6 @@
 """One training step on one GPU as one rank of TP=8 on the *emulated* link.
 
-Usage: ``python -m benchmarks.gpu_step [--layers 4] [--batch 8] [--seq 1024] [--slices 2] [--free]``.
+Usage: ``python -m benchmarks.gpu_step [--layers 4] [--batch 8] [--slices 2] [--free]``.
 
 The model is a GPT of Megatron-style blocks (f and g as ``autograd.Function``), hidden 4096,
 32 heads, ffn 16384, bf16, dropout 0.1, on hidden states (no embedding, no head). Prints, and
