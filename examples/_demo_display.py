@@ -43,7 +43,7 @@ def phase_of(event: Event) -> str:
     if kind == "step":
         return "measuring, in turns"
     if kind == "free":
-        return "Inductor alone with free communication, for comparison"
+        return "Inductor alone at the real transport's speed, for comparison"
     return "finishing"
 
 
