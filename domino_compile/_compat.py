@@ -36,15 +36,33 @@ def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
 
 
 def size_oblivious() -> Any:
-    """A context in which fake tensors of a dynamic extent are not specialised to an extent of 1.
+    """A context in which no tensor of a dynamic extent is specialised to an extent of 1.
 
     Without it, the extents of slices would be compared with 1, and the comparison becomes a guard:
-    a compile for a batch of 7 rows would not serve one of 2.
+    a compile for a batch of 7 rows would not serve one of 2. A backward graph with dynamic extents
+    is compiled together with its forward graph, so that a context round the compile reaches both.
     """
     from torch.fx.experimental import _config
 
     config: Any = _config
     return config.patch(backed_size_oblivious=True)
+
+
+def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
+    """The dynamic sizes (symbols) on which a guard is an error.
+
+    These are the ones of ``mark_dynamic(x, dim, min=..., max=...)``.
+    """
+    from torch.fx.experimental.symbolic_shapes import StrictMinMaxConstraint
+
+    found: set[Any] = set()
+    shape_env = getattr(fake_mode_of(graph), "shape_env", None)
+    for tracked in getattr(shape_env, "tracked_fakes", None) or ():
+        constraints = getattr(tracked.symbolic_context, "constraint_sizes", None) or ()
+        for size, constraint in zip(getattr(tracked.fake, "shape", ()), constraints, strict=False):
+            if isinstance(size, torch.SymInt) and isinstance(constraint, StrictMinMaxConstraint):
+                found |= size.node.expr.free_symbols
+    return found
 
 
 def register_random_slice_lowering(op: Any) -> None:

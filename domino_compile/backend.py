@@ -64,13 +64,15 @@ def domino(
         from domino_compile.eager import compile_eager
 
         pipeline = Pipeline(chosen, hints, pin=False)
-        compiled = compile_eager(gm, example_inputs, pipeline)
+        with pipeline.scope:
+            compiled = compile_eager(gm, example_inputs, pipeline)
     else:
         identity = pass_identity(chosen, hints)
         key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
         pipeline = Pipeline(chosen, hints, pin=True, plan_key=key)
         settings = inductor_settings(pipeline, identity)
-        compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
+        with pipeline.scope:
+            compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
         pipeline.recall()
     if not chosen.check_ranks:
         return compiled

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import sympy
 import torch
 from torch import fx
 
 from domino_compile import _compat, describe
-from domino_compile.analysis import CutPlan, infer_cut
+from domino_compile.analysis import CutPlan, NoCut, infer_cut
 from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.faults import Backup, report_fault
@@ -67,6 +69,7 @@ class Pipeline:
         pin: whether the lowering needs the order pinned.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
+        scope: settings of torch that the rest of the compile needs; the backend ends it.
     """
 
     options: Options
@@ -77,6 +80,7 @@ class Pipeline:
     plan_key: str | None = None
     overlap: bool = False
     ran: bool = False
+    scope: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.report = new_report(self.options.describe())
@@ -95,8 +99,7 @@ class Pipeline:
                 self._finish()
             return
         began = time.perf_counter()
-        with _compat.size_oblivious():
-            self._guarded(graph, "joint", lambda: self._joint(graph, sites))
+        self._guarded(graph, "joint", lambda: self._joint(graph, sites))
         self._spent(began)
         log.info("%s", self.report.summary())
 
@@ -127,6 +130,8 @@ class Pipeline:
         plan = self._plan(graph)
         describe.outcome(self.report, graph, plan, self.dump.name_of)
         if isinstance(plan, CutPlan):
+            if plan.chunks.dynamic:
+                self.scope.enter_context(_compat.size_oblivious())
             self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
         self._finish()
 
@@ -140,7 +145,12 @@ class Pipeline:
         }
         named = {n: self.hints.batch[p] for n, p in inputs.items() if p in self.hints.batch}
         unlikely = frozenset(n for n, p in inputs.items() if p in self.hints.parameters)
-        return infer_cut(graph, self.options.slices, named, unlikely)
+        plan = infer_cut(graph, self.options.slices, named, unlikely)
+        if isinstance(plan, CutPlan) and plan.chunks.dynamic:
+            bounded = _compat.strictly_bounded_sizes(graph)
+            if bounded & sympy.sympify(plan.chunks.total).free_symbols:
+                return NoCut("the batch is marked dynamic with bounds, which forbids other guards")
+        return plan
 
     def _graph(self, graph: fx.Graph, phase: str) -> None:
         cost = CostModel(device_of(graph), self.options.link, _compat.group_size)
@@ -193,6 +203,7 @@ class Pipeline:
         except Exception as error:
             broken = self.dump.text_of(graph)
             backup.restore(graph)
+            self.scope.close()
             self.overlap = False
             self.report.fault(phase, error)
             self._finish()

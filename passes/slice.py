@@ -220,21 +220,31 @@ class Slicer:
         if state.outer != 1:
             whole = self._view(value, whole, self._opened(shape, state, None))
             dim += 1
-        return [self._cut_piece(value, whole, shape, state, dim, i) for i in range(self.parts)]
-
-    def _cut_piece(
-        self, value: fx.Node, whole: fx.Node, shape: Any, state: Sliced, dim: int, index: int
-    ) -> fx.Node:
         extent = self._opened(shape, state, None)[dim] if state.outer != 1 else shape[dim]
-        start = self.chunks.start_in(extent, index)
-        length = self.chunks.part_of(extent, index)
-        piece = self._whole_call(value, aten.slice.Tensor, (whole, dim, start, start + length))
-        if state.outer != 1:
-            sizes = list(shape)
-            sizes[state.dim] = self.chunks.part_of(shape[state.dim], index)
-            piece = self._view(value, piece, sizes)
-        tag_slice(piece, index, value.name)
-        return piece
+        pieces = self._take_apart(value, whole, dim, extent)
+        for index, piece in enumerate(pieces):
+            if state.outer != 1:
+                sizes = list(shape)
+                sizes[state.dim] = self.chunks.part_of(shape[state.dim], index)
+                pieces[index] = piece = self._view(value, piece, sizes)
+            tag_slice(piece, index, value.name)
+        return pieces
+
+    def _take_apart(self, value: fx.Node, whole: fx.Node, dim: int, extent: Size) -> list[fx.Node]:
+        """The chunks of a dimension: slices; of a dynamic one a split (slices clamp their ends)."""
+        lengths = [self.chunks.part_of(extent, i) for i in range(self.parts)]
+        if self.chunks.dynamic:
+            split = self._whole_call(
+                value, aten.split_with_sizes.default, (whole, list(lengths), dim)
+            )
+            return [
+                self._whole_call(value, operator.getitem, (split, i)) for i in range(self.parts)
+            ]
+        starts = [self.chunks.start_in(extent, i) for i in range(self.parts)]
+        return [
+            self._whole_call(value, aten.slice.Tensor, (whole, dim, start, start + length))
+            for start, length in zip(starts, lengths, strict=True)
+        ]
 
     def _opened(self, shape: Any, state: Sliced, index: int | None) -> list[Size]:
         """The shape with ``outer`` split off the cut dimension (of slice ``index``)."""
