@@ -83,7 +83,7 @@ def outcome(
     cut = {n.name for n in analysis.sliced_collectives()}
     for entry in report.collectives:
         if entry.name in cut:
-            entry.action = "sliced"
+            entry.action, entry.reason = "sliced", ""
         elif entry.action == "reordered":
             entry.action, entry.reason = "left alone", "its payload does not carry the batch"
     report.joins = joins(analysis)

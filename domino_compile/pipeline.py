@@ -145,7 +145,9 @@ class Pipeline:
         }
         named = {n: self.hints.batch[p] for n, p in inputs.items() if p in self.hints.batch}
         unlikely = frozenset(n for n, p in inputs.items() if p in self.hints.parameters)
-        plan = infer_cut(graph, self.options.slices, named, unlikely)
+        parallel = describe.classify(graph, find_sites(graph))
+        alone = frozenset(launch for launch, yes in parallel.items() if not yes)
+        plan = infer_cut(graph, self.options.slices, named, unlikely, alone)
         if isinstance(plan, CutPlan) and plan.chunks.dynamic:
             bounded = _compat.strictly_bounded_sizes(graph)
             if bounded & sympy.sympify(plan.chunks.total).free_symbols:

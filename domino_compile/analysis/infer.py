@@ -14,7 +14,6 @@ from domino_compile.collectives import (
     Site,
     backward_nodes,
     find_sites,
-    payload_of,
     size_hint,
     tensor_bytes,
 )
@@ -55,6 +54,7 @@ def infer_cut(
     slices: int,
     named: Mapping[fx.Node, int] | None = None,
     unlikely: frozenset[fx.Node] = frozenset(),
+    alone: frozenset[fx.Node] = frozenset(),
 ) -> CutPlan | NoCut:
     """Choose the axis to cut and analyse the graph along it.
 
@@ -66,8 +66,9 @@ def infer_cut(
         slices: how many slices are wanted.
         named: inputs that carry the batch, with the dimension; ``None`` to find them.
         unlikely: inputs to try last (parameters).
+        alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
     """
-    sites = find_sites(graph)
+    sites = [site for site in find_sites(graph) if site.launch not in alone]
     if not sites:
         return NoCut("no collective in this graph")
     if slices < 2:
@@ -85,7 +86,7 @@ def infer_cut(
     if parts < 2:
         return NoCut(f"the batch has {rows} row: nothing to cut")
     analysis = _complete(graph, best)
-    if not analysis.sliced_collectives():
+    if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut("no collective carries the cut dimension")
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
 
@@ -101,7 +102,8 @@ def _rows(batch: Size, seeds: Mapping[fx.Node, Sliced]) -> int:
 def _best_candidate(
     graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
 ) -> Analysis | None:
-    total = sum(site.payload for site in sites)
+    payload = {site.launch: site.payload for site in sites}
+    total = sum(payload.values())
     backward = backward_nodes(graph)
     best: Analysis | None = None
     best_score = 0
@@ -109,7 +111,7 @@ def _best_candidate(
         if count >= MAX_CANDIDATES:
             break
         found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
-        score = _score(found, backward)
+        score = _score(found, payload, backward)
         if score > best_score:
             best, best_score = found, score
         if 2 * score > total and not found.inner_joins():
@@ -117,13 +119,13 @@ def _best_candidate(
     return best
 
 
-def _score(analysis: Analysis, backward: set[fx.Node]) -> int:
+def _score(analysis: Analysis, payload: Mapping[fx.Node, int], backward: set[fx.Node]) -> int:
     """Bytes of collectives that are cut, less what is made whole and cut again for it.
 
     A partial sum in backward is a parameter's gradient; in forward it is an activation whose
     every slice would be as large as the whole (a contraction along the cut dimension).
     """
-    gained = sum(payload_of(launch) for launch in analysis.sliced_collectives())
+    gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
     summed = sum(
         tensor_bytes(node.meta.get("val"))
         for node, cut in analysis.cuts.items()
