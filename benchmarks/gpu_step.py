@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.distributed._functional_collectives as funcol
 import torch.nn.functional as F
 from torch import nn
 from torch._inductor.utils import run_and_get_code
@@ -36,34 +34,15 @@ from torch._inductor.utils import run_and_get_code
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import domino_compile
 from domino_compile import emulate
-from tests.emitted.harness import events, fake_world
+from tests.emitted.harness import (
+    CopyToTensorParallel,
+    ReduceFromTensorParallel,
+    events,
+    fake_world,
+)
 
 #: The emulated link's kernel.
 WIRE = "domino_emulated_wire"
-
-
-class Copy(torch.autograd.Function):
-    """Identity forward, all-reduce backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return funcol.all_reduce(grad, "sum", dist.group.WORLD)
-
-
-class Reduce(torch.autograd.Function):
-    """All-reduce forward, identity backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return funcol.all_reduce(x, "sum", dist.group.WORLD)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad
 
 
 class Block(nn.Module):
@@ -78,12 +57,16 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, seq, _ = x.shape
-        qkv = self.qkv(Copy.apply(self.norm1(x)))
+        qkv = self.qkv(CopyToTensorParallel.apply(self.norm1(x)))
         q, k, v = (t.view(batch, seq, -1, self.head).transpose(1, 2) for t in qkv.chunk(3, -1))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        a = Reduce.apply(self.out(a.transpose(1, 2).reshape(batch, seq, -1)))
+        a = ReduceFromTensorParallel.apply(self.out(a.transpose(1, 2).reshape(batch, seq, -1)))
         x = x + F.dropout(a, 0.1, self.training)
-        h = Reduce.apply(self.down(F.gelu(self.up(Copy.apply(self.norm2(x))), approximate="tanh")))
+        h = ReduceFromTensorParallel.apply(
+            self.down(
+                F.gelu(self.up(CopyToTensorParallel.apply(self.norm2(x))), approximate="tanh")
+            )
+        )
         return x + F.dropout(h, 0.1, self.training)
 
 
