@@ -5,6 +5,7 @@ Works on torch 2.11 and newer. Each function here has a test in ``tests/test_com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -181,8 +182,32 @@ def compile_with_inductor(
     """Compile a Dynamo graph with Inductor under some options (the lazy backward's too)."""
     from torch._inductor.compile_fx import compile_fx
 
+    keep_order_behind_waits()
     compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(options))
     return cast(Callable[..., Any], compiled)
+
+
+def keep_order_behind_waits() -> None:
+    """Repair Inductor's C++ scheduling, which can run a reader before the wait it depends on.
+
+    A wait (like any operation in place) gives its buffer a new name, and readers depend on that
+    name. To fuse loops of different shapes, such as a random draw's of one slice and its
+    consumer's, ``SchedulerNode.recompute_size_and_body`` computes the dependencies anew and
+    (2.11 to 2.13) puts the new names back only where there are ordering dependencies as well.
+    """
+    from torch._inductor.scheduler import SchedulerNode
+
+    original: Any = SchedulerNode.recompute_size_and_body
+    if getattr(original, "renames", False):
+        return
+
+    @functools.wraps(original)
+    def recompute_size_and_body(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.set_read_writes(self.read_writes.rename(self.mutation_renames))
+
+    recompute_size_and_body.renames = True  # type: ignore[attr-defined]
+    SchedulerNode.recompute_size_and_body = recompute_size_and_body  # type: ignore[method-assign]
 
 
 def inductor_decompositions() -> Any:
