@@ -24,14 +24,14 @@ DATA_PARALLEL = "not tensor parallel: only an output (a gradient) depends on it"
 def classify(graph: fx.Graph, sites: Sequence[Site]) -> dict[fx.Node, bool]:
     """For each launch whether it is part of the model's computation (tensor parallel).
 
-    A data-parallel reduction of gradients has nothing behind it but outputs: at most views and
-    pointwise operations (a division by the number of ranks).
+    A data-parallel reduction is one of gradients that has nothing behind it but outputs: at most
+    views and pointwise operations (a division by the number of ranks).
     """
     leads: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node in leads or _computes(node):
             leads.update(node.all_input_nodes)
-    return {site.launch: site.launch in leads for site in sites}
+    return {site.launch: site.launch in leads or not site.backward for site in sites}
 
 
 def _computes(node: fx.Node) -> bool:
