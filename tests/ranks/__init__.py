@@ -1,0 +1,1 @@
+"""Real ranks: several gloo processes train tensor-parallel models, cut and uncut."""

@@ -1,0 +1,229 @@
+"""Processes that are the ranks of a gloo group, started once and used for many tests.
+
+    with Pool(2) as pool:
+        results = pool.run("tests.ranks.checks:train", "funcol", timeout=60)   # one per rank
+
+A function is sent by its name and runs on every rank as ``function(rank, world, *arguments)``.
+When a rank raises, dies or takes too long, `run` raises `RankError` with every rank's traceback
+(of a rank that hangs: where it stands); the processes are ended and the next `run` starts others.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import io
+import multiprocessing as mp
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+# A rank waits this much longer for the ranks that are behind it than for itself.
+_GRACE_S = 5.0
+_START_S = 240.0
+_GLOO_S = 100.0
+
+#: What all ranks import: their common parent does it once.
+_PRELOAD = (
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "torch.distributed.tensor.parallel",
+    "domino_compile.backend",
+)
+#: A test must compile the graphs it tests, so graphs are not cached; but the ranks share the
+#: kernels that Inductor makes of them. A fault of ours is an error.
+_ENVIRONMENT = {
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
+    "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+    "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "DOMINO_COMPILE_STRICT": "1",
+}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that start inside."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class RankError(Exception):
+    """What went wrong on each rank."""
+
+
+class Pool:
+    """`size` ranks; see the module's docstring."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._ranks: list[tuple[Any, Connection, Path]] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def run(self, name: str, *arguments: object, timeout: float = 120.0) -> list[Any]:
+        """Call ``module:function`` on every rank; returns their results.
+
+        Args:
+            name: the function, called with rank, world and the arguments.
+            arguments: picklable.
+            timeout: seconds for all ranks to answer.
+
+        Raises:
+            RankError: a rank raised, died or did not answer in time.
+        """
+        if not self._ranks:
+            self._start()
+        return self._ask((name, arguments), timeout)
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process, pipe, _ in self._ranks:
+            pipe.close()
+            process.kill()
+            process.join()
+        self._ranks = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _start(self) -> None:
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(list(_PRELOAD))
+        with _environment(_ENVIRONMENT):
+            forkserver.ensure_running()
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        for rank in range(self.size):
+            ours, theirs = context.Pipe()
+            stuck = folder / f"stuck_{rank}.txt"
+            arguments = (rank, self.size, str(folder / "rendezvous"), str(stuck), theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self._ranks.append((process, ours, stuck))
+        self._ask(("tests.ranks.pool:ready", ()), _START_S)
+
+    def _ask(self, question: object, timeout: float) -> list[Any]:
+        answers: dict[int, Any] = {}
+        failed: dict[int, str] = {}
+        deadline = time.monotonic() + timeout
+        for _, pipe, _ in self._ranks:
+            with contextlib.suppress(OSError):
+                pipe.send(question)
+        while len(answers) + len(failed) < self.size:
+            open_ = {
+                pipe: rank
+                for rank, (_, pipe, _) in enumerate(self._ranks)
+                if rank not in answers and rank not in failed
+            }
+            ready = wait(list(open_), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                self._receive(pipe, open_[pipe], answers, failed)
+            if failed:
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
+        if failed or len(answers) < self.size:
+            message = self._describe(answers, failed)
+            self.stop()
+            raise RankError(message)
+        return [answers[rank] for rank in range(self.size)]
+
+    def _receive(
+        self, pipe: Connection, rank: int, answers: dict[int, Any], failed: dict[int, str]
+    ) -> None:
+        try:
+            good, value = pipe.recv()
+        except (EOFError, OSError):
+            process = self._ranks[rank][0]
+            process.join(_GRACE_S)
+            failed[rank] = f"died with exit code {process.exitcode}"
+            return
+        if good:
+            answers[rank] = value
+        else:
+            failed[rank] = value
+
+    def _describe(self, answers: dict[int, Any], failed: dict[int, str]) -> str:
+        lines = []
+        for rank, (process, _, stuck) in enumerate(self._ranks):
+            if rank in answers:
+                lines.append(f"rank {rank}: answered")
+            elif rank in failed:
+                lines.append(f"rank {rank}: {failed[rank]}")
+            else:
+                os.kill(process.pid, signal.SIGUSR1)
+                time.sleep(0.5)
+                where = stuck.read_text() if stuck.exists() else ""
+                lines.append(f"rank {rank}: no answer in time; it stands at\n{where}")
+        return "\n".join(lines)
+
+
+def ready(rank: int, world: int) -> int:
+    """The first question to a rank: whether it runs."""
+    return rank
+
+
+def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection) -> None:
+    """A rank's life: answer questions until the pipe closes."""
+    import torch
+    import torch.distributed as dist
+
+    with open(stuck, "w") as file:
+        faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+        torch.set_num_threads(1)
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{rendezvous}",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=_GLOO_S),
+        )
+        while True:
+            try:
+                name, arguments = pipe.recv()
+            except EOFError:
+                return
+            answer = _answer(rank, world, name, arguments)
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send(answer)
+
+
+def _answer(rank: int, world: int, name: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    import torch
+
+    import domino_compile
+
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    said = io.StringIO()
+    try:
+        module, function = name.split(":")
+        with contextlib.redirect_stdout(said):
+            value = getattr(importlib.import_module(module), function)(rank, world, *arguments)
+        return True, value
+    except BaseException:
+        return False, f"{traceback.format_exc()}\n{said.getvalue()}"

@@ -1,0 +1,49 @@
+"""A rank that fails makes its test fail, with the reason and in time."""
+
+import os
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.ranks.pool import Pool, RankError
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+def raise_on_one(rank: int, world: int) -> None:
+    if rank == 1:
+        raise ValueError("wrong on rank 1")
+    dist.all_reduce(torch.ones(2))
+
+
+def die_on_one(rank: int, world: int) -> None:
+    if rank == 1:
+        os._exit(7)
+
+
+def hang_on_one(rank: int, world: int) -> None:
+    if rank == 1:
+        time.sleep(600)
+
+
+def number(rank: int, world: int, base: int) -> int:
+    total = torch.tensor(base + rank)
+    dist.all_reduce(total)
+    return int(total)
+
+
+@pytest.mark.parametrize(
+    ("function", "timeout", "said"),
+    [
+        ("raise_on_one", 60, "wrong on rank 1"),
+        ("die_on_one", 60, "rank 1: died with exit code 7"),
+        ("hang_on_one", 3, "in hang_on_one"),
+    ],
+)
+def test_a_failure_is_told_and_the_next_run_works(function: str, timeout: float, said: str) -> None:
+    with Pool(2) as pool:
+        with pytest.raises(RankError, match=said):
+            pool.run(f"tests.ranks.test_pool:{function}", timeout=timeout)
+        assert pool.run("tests.ranks.test_pool:number", 10) == [21, 21]

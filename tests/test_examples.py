@@ -1,0 +1,51 @@
+"""Every example runs; a new file in examples/ is covered at once."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ranks.pool import Pool
+
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+# `demo` measures time and has a test of its own.
+EXAMPLES = sorted(p.stem for p in FOLDER.glob("[a-z]*.py") if p.stem != "demo")
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+def ranks_of(name: str) -> int:
+    """The number of ranks an example says it starts."""
+    return 4 if "(starts 4 ranks itself)" in (FOLDER / f"{name}.py").read_text() else 2
+
+
+def run_example(rank: int, world: int, name: str) -> None:
+    """On a rank: what ``torchrun examples/name.py`` does there."""
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))
+    module: Any = importlib.import_module(name)
+    module.main(rank, world)
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, Pool]]:
+    pools = {size: Pool(size) for size in (2, 4)}
+    yield pools
+    for pool in pools.values():
+        pool.stop()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(pools: dict[int, Pool], name: str) -> None:
+    pools[ranks_of(name)].run("tests.test_examples:run_example", name, timeout=300)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_how_to_run_it(name: str) -> None:
+    text = (FOLDER / f"{name}.py").read_text()
+    command = f"torchrun --nproc-per-node {ranks_of(name)} examples/{name}.py"
+    assert command in text
+    assert f"python examples/{name}.py" in text
