@@ -31,7 +31,12 @@ def classify(graph: fx.Graph, sites: Sequence[Site]) -> dict[fx.Node, bool]:
     for node in reversed(graph.nodes):
         if node in leads or _computes(node):
             leads.update(node.all_input_nodes)
-    return {site.launch: site.launch in leads or not site.backward for site in sites}
+    return {site.launch: site.launch in leads or _makes_activation(site) for site in sites}
+
+
+def _makes_activation(site: Site) -> bool:
+    """Whether the result is a tensor that the forward returns, not a gradient or a metric."""
+    return not site.backward and site.launch.meta["val"].ndim > 0
 
 
 def _computes(node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _SCRATCH = tempfile.mkdtemp(prefix="domino_compile_tests_")
@@ -43,6 +43,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+def leave_process_group() -> None:
+    """Destroy the default process group, if a module before made one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def process_group_of_its_own() -> Iterator[None]:
+    """Modules that share a worker make process groups of their own, of different kinds."""
+    leave_process_group()
+    yield
+    leave_process_group()
 
 
 @pytest.fixture

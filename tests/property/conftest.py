@@ -7,7 +7,7 @@ import pytest
 from tests.property import lone_rank
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _groups() -> Iterator[None]:
     lone_rank.start()
     yield
