@@ -113,10 +113,11 @@ def _matmul_operations(node: fx.Node) -> float:
 def _attention_operations(node: fx.Node) -> float:
     """Two products ``S x S x d`` a head (half of it if causal), 2.5 times that in backward."""
     backward = "backward" in str(node.target)
-    tensors = [x.meta.get("val") for x in node.all_input_nodes]
-    query, key = [t for t in tensors if isinstance(t, torch.Tensor) and t.ndim == 4][
-        1 if backward else 0 :
-    ][:2]
+    query, key = (
+        x.meta["val"]
+        for x in node.args[1 if backward else 0 :][:2]  # one value may be both
+        if isinstance(x, fx.Node)
+    )
     operations = 4.0 * _elements(query) * size_hint(key.shape[-2])
     if any(arg is True for arg in (*node.args, *node.kwargs.values())):
         operations /= 2

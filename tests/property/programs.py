@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import linecache
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from textwrap import dedent
 from typing import Any
 
 import torch
@@ -17,6 +19,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.property import collectives, lone_rank
+
+HEAD = re.compile(r"# (\d) slices, (\w+)")
+MEMBER = re.compile(r"# self\.(\w+): (parameter|buffer)\[(.*)\]")
+INPUT = re.compile(r"# (\w+): (\w+)\[(.*?)\](?: < (\d+|inf))?")
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ def run(
     values |= {f"buffer {n}": b.detach().clone() for n, b in module.named_buffers()}
     torch.manual_seed(3)
     if loss := [x for x in outputs if x.requires_grad]:
-        torch.autograd.backward(loss, [torch.randn_like(x) for x in loss])
+        torch.autograd.backward(loss, [torch.randn(x.shape, dtype=x.dtype) for x in loss])
     values |= {f"gradient {n}": g for n, g in _gradients(module, program, inputs)}
     for x, value in zip(program.inputs, inputs, strict=True):
         values[f"input {x.name}"] = value.detach().clone()
@@ -174,3 +180,34 @@ def _gradients(
     for x, value in zip(program.inputs, inputs, strict=True):
         if value.grad is not None:
             yield f"of {x.name}", value.grad
+
+
+def parse(text: str) -> Program:
+    """The program that ``repr`` printed."""
+    slices, training = 2, True
+    inputs: list[Input] = []
+    members: dict[str, dict[str, tuple[int, ...]]] = {"parameter": {}, "buffer": {}}
+    comments, _, body = dedent(text).strip().partition("def forward(")
+    for line in comments.splitlines():
+        if found := HEAD.match(line):
+            slices, training = int(found[1]), found[2] == "training"
+        elif found := MEMBER.match(line):
+            members[found[2]][found[1]] = _shape(found[3])
+        elif found := INPUT.match(line):
+            high = int(found[4]) if found[4] and found[4] != "inf" else 0
+            inputs.append(Input(found[1], _shape(found[3]), found[2], high))
+    lines = [line.strip() for line in body.splitlines()[1:]]
+    returned = lines.pop().removeprefix("return (").removesuffix(",)")
+    return Program(
+        lines=tuple(lines),
+        returns=(returned,),
+        inputs=tuple(inputs),
+        params=members["parameter"],
+        buffers=members["buffer"],
+        slices=slices,
+        training=training,
+    )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n.strip())

@@ -178,7 +178,7 @@ def reduction(b: Builder) -> None:
         "h.amax({}, keepdim=True)",
         "h.logsumexp({}, keepdim=True)",
         "h.var({}, correction=0, keepdim=True)",
-        "h.detach().norm(dim={}, keepdim=True)",
+        "torch.linalg.vector_norm(h.detach(), 2, {}, True)",
     ).format(dims)
     b.emit(f"h = h {b.choose('- 0.5 *', '+', '*')} {b.choose('{}', '{}.sigmoid()').format(how)}")
 
@@ -268,22 +268,27 @@ def batch_norm(b: Builder) -> None:
 
 
 def buffer_update(b: Builder) -> None:
+    """A buffer is updated; see ``input_update`` for what its new value is used for."""
     b.features.add("buffer mutation")
+    # Dimensions are kept: dynamo 2.13 loses updates of a float64 buffer without dimensions.
     dims = b.some_dims()
-    shape = [n for i, n in enumerate(b.shape) if i not in dims]
-    name = b.buffer(*shape)
-    b.emit(f"{name}.mul_(0.9).add_(h.detach().{b.choose('mean', 'sum', 'amax')}({dims}))")
+    name = b.buffer(*(1 if i in dims else n for i, n in enumerate(b.shape)))
+    b.emit(f"{name}.mul_(0.9).add_(h.detach().{b.choose('mean', 'sum', 'amax')}({dims}, True))")
     if b.flag():
-        b.emit(f"h = h * {name}.mean()")
+        b.returns.append(f"{name} * h.detach()")
 
 
 def input_update(b: Builder) -> None:
+    """An input is changed in place.
+
+    Neither its old nor its new value goes where a gradient flows: torch 2.13 (with any backend)
+    may recompute from the changed input in backward, and computes another gradient than eager.
+    """
     b.features.add("input mutation")
     name = b.input("float", b.rows(HIDDEN))
-    b.emit(f"h = h + {name}")
-    b.emit(
-        f"{name}{b.choose('.add_(1.0)', '.copy_(h.detach())', '[:, 0].mul_(2.0)', '[0].zero_()')}"
-    )
+    if b.flag():
+        b.returns.append(f"{name} + h.detach()")
+    b.emit(name + b.choose(".add_(1.0)", ".copy_(h.detach())", "[:, 0].mul_(2.0)", "[0].zero_()"))
 
 
 def float_input(b: Builder) -> None:
@@ -304,6 +309,12 @@ def output(b: Builder) -> None:
         )
     )  # fmt: skip
     b.returns.append(name)
+
+
+def dropout(b: Builder) -> None:
+    """Only where cut and uncut draw alike; see ``programs``."""
+    b.features.add("dropout")
+    b.emit("h = F.dropout(h, 0.5)")
 
 
 def unused(b: Builder) -> None:
@@ -357,16 +368,22 @@ def end(b: Builder) -> None:
 
 
 @st.composite
-def programs(draw: Draw) -> Program:
-    """Programs of one to three layers that communicate, with other steps around them."""
+def programs(draw: Draw, random: bool = False) -> Program:
+    """Programs of one to three layers that communicate, with other steps around them.
+
+    Args:
+        draw: hypothesis's.
+        random: whether there is dropout; eager mode draws other numbers than compiled programs.
+    """
+    between = (dropout, *BETWEEN) if random else BETWEEN
     batch, sequence = draw(st.integers(1, 6)), draw(st.sampled_from([4, 3, 2]))
     builder = Builder(draw, batch, sequence)
     begin(builder)
     for _ in range(draw(st.integers(1, 3))):
-        for step in draw(st.lists(st.sampled_from(BETWEEN), max_size=2)):
+        for step in draw(st.lists(st.sampled_from(between), max_size=2)):
             step(builder)
         draw(st.sampled_from(LAYERS))(builder)
-    for step in draw(st.lists(st.sampled_from(BETWEEN), max_size=2)):
+    for step in draw(st.lists(st.sampled_from(between), max_size=2)):
         step(builder)
     end(builder)
     return Program(
