@@ -92,6 +92,19 @@ def test_register_random_slice_lowering() -> None:
     assert random_slice in lowering.lowerings
 
 
+def test_strictly_bounded_sizes_of_a_static_graph(mode: FakeTensorMode) -> None:
+    assert _compat.strictly_bounded_sizes(small_graph(mode)) == set()
+
+
+def test_keep_order_behind_waits_is_done_once() -> None:
+    from torch._inductor.scheduler import SchedulerNode
+
+    _compat.keep_order_behind_waits()
+    repaired = SchedulerNode.recompute_size_and_body
+    _compat.keep_order_behind_waits()
+    assert SchedulerNode.recompute_size_and_body is repaired
+
+
 def test_is_contiguous(mode: FakeTensorMode) -> None:
     with mode:
         x = torch.empty(4, 6)
