@@ -36,19 +36,6 @@ def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
     return True
 
 
-def size_oblivious() -> Any:
-    """A context in which no tensor of a dynamic extent is specialised to an extent of 1.
-
-    Without it, the extents of slices would be compared with 1, and the comparison becomes a guard:
-    a compile for a batch of 7 rows would not serve one of 2. A backward graph with dynamic extents
-    is compiled together with its forward graph, so that a context round the compile reaches both.
-    """
-    from torch.fx.experimental import _config
-
-    config: Any = _config
-    return config.patch(backed_size_oblivious=True)
-
-
 def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
     """The dynamic sizes (symbols) on which a guard is an error.
 

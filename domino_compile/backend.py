@@ -25,6 +25,7 @@ from domino_compile.options import Options
 from domino_compile.pipeline import Hints, Pipeline
 from domino_compile.plans import plan_key
 from domino_compile.ranks import checked
+from domino_compile.report import withdrawn_on_error
 from domino_compile.rules.random_op import random_slice
 
 log = logging.getLogger(__name__)
@@ -64,14 +65,14 @@ def domino(
         from domino_compile.eager import compile_eager
 
         pipeline = Pipeline(chosen, hints, pin=False)
-        with pipeline.scope:
+        with withdrawn_on_error(pipeline.report):
             compiled = compile_eager(gm, example_inputs, pipeline)
     else:
         identity = pass_identity(chosen, hints)
         key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
         pipeline = Pipeline(chosen, hints, pin=True, plan_key=key)
         settings = inductor_settings(pipeline, identity)
-        with pipeline.scope:
+        with withdrawn_on_error(pipeline.report):
             compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
         pipeline.recall()
     if not chosen.check_ranks:

@@ -9,14 +9,13 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut
 from domino_compile.analysis.propagate import Analysis
-from domino_compile.collectives import Site, is_launch, is_wait, user_line
+from domino_compile.collectives import Site, user_line
+from domino_compile.nodes import leading_to_computation
 from domino_compile.report import (
     CollectiveReport,
     CompileReport,
     Join,
 )
-from domino_compile.rules.registry import rule_of
-from domino_compile.scheduling.units import is_free
 
 DATA_PARALLEL = "not tensor parallel: only an output (a gradient) depends on it"
 
@@ -27,24 +26,13 @@ def classify(graph: fx.Graph, sites: Sequence[Site]) -> dict[fx.Node, bool]:
     A data-parallel reduction is one of gradients that has nothing behind it but outputs: at most
     views and pointwise operations (a division by the number of ranks).
     """
-    leads: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node in leads or _computes(node):
-            leads.update(node.all_input_nodes)
-    return {site.launch: site.launch in leads or _makes_activation(site) for site in sites}
+    leading = leading_to_computation(graph)
+    return {site.launch: site.launch in leading or _makes_activation(site) for site in sites}
 
 
 def _makes_activation(site: Site) -> bool:
     """Whether the result is a tensor that the forward returns, not a gradient or a metric."""
     return not site.backward and site.launch.meta["val"].ndim > 0
-
-
-def _computes(node: fx.Node) -> bool:
-    """Whether the node is more than a view, a pointwise operation or a collective."""
-    if node.op != "call_function" or is_free(node) or is_launch(node) or is_wait(node):
-        return False
-    rule = rule_of(node.target)
-    return rule is None or rule.family != "pointwise"
 
 
 def collective(site: Site, parallel: bool) -> CollectiveReport:

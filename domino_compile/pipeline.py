@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import sympy
@@ -18,7 +17,7 @@ import torch
 from torch import fx
 
 from domino_compile import _compat, describe
-from domino_compile.analysis import CutPlan, NoCut, infer_cut
+from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, infer_cut
 from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.faults import Backup, report_fault
@@ -69,7 +68,6 @@ class Pipeline:
         pin: whether the lowering needs the order pinned.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
-        scope: settings of torch that the rest of the compile needs; the backend ends it.
     """
 
     options: Options
@@ -80,7 +78,6 @@ class Pipeline:
     plan_key: str | None = None
     overlap: bool = False
     ran: bool = False
-    scope: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.report = new_report(self.options.describe())
@@ -131,7 +128,7 @@ class Pipeline:
         describe.outcome(self.report, graph, plan, self.dump.name_of)
         if isinstance(plan, CutPlan):
             if plan.chunks.dynamic:
-                self.scope.enter_context(_compat.size_oblivious())
+                _guard_rows(plan)
             self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
         self._finish()
 
@@ -205,7 +202,6 @@ class Pipeline:
         except Exception as error:
             broken = self.dump.text_of(graph)
             backup.restore(graph)
-            self.scope.close()
             self.overlap = False
             self.report.fault(phase, error)
             self._finish()
@@ -237,6 +233,17 @@ class Pipeline:
             save_plan(self.plan_key, self.report)
         self.dump.write("plan.json", self.report.to_json())
         self.dump.write("report.txt", report_text(self.report))
+
+
+def _guard_rows(plan: CutPlan) -> None:
+    """Guard that every slice of a dynamic batch has at least two rows.
+
+    Torch asks of many a dynamic extent whether it is 1, and makes a guard of the answer; of the
+    batch it takes for granted that it is not. Of the slices it then knows it as well.
+    """
+    node, state = next(iter(plan.analysis.seeds.items()))
+    rows = MIN_DYNAMIC_ROWS * len(plan.chunks)
+    torch._check(node.meta["val"].shape[state.dim] >= rows)
 
 
 def phase_of(graph: fx.Graph, report: CompileReport) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -254,6 +256,20 @@ def new_report(options: str) -> CompileReport:
     report = CompileReport(len(_reports), options)
     _reports.append(report)
     return report
+
+
+@contextmanager
+def withdrawn_on_error(report: CompileReport) -> Iterator[None]:
+    """Take a report back if the compile it is about does not come to an end.
+
+    Dynamo interrupts a compile and starts it again where it learns something (that a float must be
+    a constant, for one); only the last try is what runs.
+    """
+    try:
+        yield
+    except BaseException:
+        _reports[:] = [other for other in _reports if other is not report]
+        raise
 
 
 def reports() -> list[CompileReport]:

@@ -55,16 +55,12 @@ class SizeNodes:
         raise NotImplementedError(f"size expression {value}")
 
     def _chunk(self, symbol: sympy.Symbol) -> Any:
-        """``(total + parts - 1 - i) // parts``, and what remains for the last chunk."""
+        """``(total + parts - 1 - i) // parts``: an expression that torch can bound from below."""
         parts = len(self.chunks)
         index = self.chunks.sizes.index(symbol)
         total = self.node_or_int(self.chunks.total)
-        if index < parts - 1:
-            raised = self._call(operator.add, total, parts - 1 - index)
-            return self._call(operator.floordiv, raised, parts)
-        for other in self.chunks.sizes[:-1]:
-            total = self._call(operator.sub, total, self.node_or_int(other))
-        return total
+        raised = self._call(operator.add, total, parts - 1 - index)
+        return self._call(operator.floordiv, raised, parts)
 
     def _input_size(self, symbol: sympy.Symbol) -> Any:
         for node in self.graph.nodes:

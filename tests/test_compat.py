@@ -75,15 +75,6 @@ def test_can_view(mode: FakeTensorMode) -> None:
     assert not _compat.can_view(mode, x.t(), [24])
 
 
-def test_size_oblivious() -> None:
-    from torch.fx.experimental import _config
-
-    before = _config.backed_size_oblivious
-    with _compat.size_oblivious():
-        assert _config.backed_size_oblivious
-    assert _config.backed_size_oblivious == before
-
-
 def test_register_random_slice_lowering() -> None:
     from torch._inductor import lowering
 

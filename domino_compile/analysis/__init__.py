@@ -1,6 +1,6 @@
 """Which nodes of a graph can be cut along one axis, and along which axis to cut."""
 
-from domino_compile.analysis.infer import CutPlan, NoCut, infer_cut
+from domino_compile.analysis.infer import MIN_DYNAMIC_ROWS, CutPlan, NoCut, infer_cut
 from domino_compile.analysis.propagate import Analysis, propagate
 
-__all__ = ["Analysis", "CutPlan", "NoCut", "infer_cut", "propagate"]
+__all__ = ["MIN_DYNAMIC_ROWS", "Analysis", "CutPlan", "NoCut", "infer_cut", "propagate"]

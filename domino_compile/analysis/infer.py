@@ -12,17 +12,19 @@ from domino_compile.analysis.propagate import Analysis, make_call, propagate
 from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
 from domino_compile.collectives import (
     Site,
-    backward_nodes,
     find_sites,
     size_hint,
     tensor_bytes,
 )
+from domino_compile.nodes import leading_to_computation
 from domino_compile.rules import Cut, find_pull
 
 #: Candidates that are tried when the batch is not named; more are never seen to be needed.
 MAX_CANDIDATES = 12
 #: Rounds of "make in slices what is wanted in slices" (each finds values one step further back).
 MAX_ROUNDS = 6
+#: Rows of every slice of a dynamic batch: what torch takes for granted of a dynamic extent.
+MIN_DYNAMIC_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,21 @@ def infer_cut(
     if best is None:
         return NoCut("no input has a dimension that all of a collective's payload follows")
     rows = _rows(best.batch, best.seeds)
-    parts = min(slices, rows)
+    parts = min(slices, rows if isinstance(best.batch, int) else rows // MIN_DYNAMIC_ROWS)
     if parts < 2:
-        return NoCut(f"the batch has {rows} row: nothing to cut")
+        return NoCut(_too_few(rows, best.batch))
     analysis = _complete(graph, best)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut("no collective carries the cut dimension")
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
+
+
+def _too_few(rows: int, batch: Size) -> str:
+    if isinstance(batch, int):
+        return f"the batch has {rows} row: nothing to cut"
+    return (
+        f"the dynamic batch was compiled with {rows} rows: a slice of it needs {MIN_DYNAMIC_ROWS}"
+    )
 
 
 def _rows(batch: Size, seeds: Mapping[fx.Node, Sliced]) -> int:
@@ -104,14 +114,14 @@ def _best_candidate(
 ) -> Analysis | None:
     payload = {site.launch: site.payload for site in sites}
     total = sum(payload.values())
-    backward = backward_nodes(graph)
+    leading = leading_to_computation(graph)
     best: Analysis | None = None
     best_score = 0
     for count, candidate in enumerate(_candidates(graph, unlikely)):
         if count >= MAX_CANDIDATES:
             break
         found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
-        score = _score(found, payload, backward)
+        score = _score(found, payload, leading)
         if score > best_score:
             best, best_score = found, score
         if 2 * score > total and not found.inner_joins():
@@ -119,17 +129,18 @@ def _best_candidate(
     return best
 
 
-def _score(analysis: Analysis, payload: Mapping[fx.Node, int], backward: set[fx.Node]) -> int:
+def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.Node]) -> int:
     """Bytes of collectives that are cut, less what is made whole and cut again for it.
 
-    A partial sum in backward is a parameter's gradient; in forward it is an activation whose
-    every slice would be as large as the whole (a contraction along the cut dimension).
+    A partial sum that nothing is computed from is a parameter's gradient; another one is an
+    activation whose every slice would be as large as the whole (a contraction along the cut
+    dimension).
     """
     gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
     summed = sum(
         tensor_bytes(node.meta.get("val"))
         for node, cut in analysis.cuts.items()
-        if isinstance(cut.out, PartialSum) and node not in backward
+        if isinstance(cut.out, PartialSum) and node in leading
     )
     return gained - 2 * (analysis.joined_bytes() + summed)
 

@@ -15,8 +15,7 @@ class Chunks:
 
     Chunks are as even as whole numbers allow, the larger ones first (5 = 3 + 2). Of a
     dynamic extent, chunk ``i`` is a symbol ``chunk_i``; it stands for
-    ``(total + parts - 1 - i) // parts``, and the last one for the rest, so that the
-    chunks provably add up to ``total``.
+    ``(total + parts - 1 - i) // parts``, an expression that torch can bound from below.
     """
 
     total: Size

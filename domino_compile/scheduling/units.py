@@ -25,6 +25,7 @@ from torch import fx
 from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.nodes import is_free
 from domino_compile.tags import slice_of
 
 aten = torch.ops.aten
@@ -97,19 +98,6 @@ class UnitGraph:
 def is_anchor(node: fx.Node) -> bool:
     """Whether the node is a kernel of its own: never part of a fused group."""
     return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
-
-
-def is_free(node: fx.Node) -> bool:
-    """Whether the node costs nothing: views, tuple members, sizes."""
-    if node.op != "call_function":
-        return True
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return not isinstance(node.target, torch._ops.HigherOrderOperator)
-    if node.target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
-        return True
-    returns = node.target._schema.returns
-    alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write and not is_wait(node)
 
 
 def is_work(node: fx.Node) -> bool:

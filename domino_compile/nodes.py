@@ -1,0 +1,44 @@
+"""What a node of a graph does, as far as it can be told from the node alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from domino_compile.collectives import is_launch, is_wait
+from domino_compile.rules.registry import rule_of
+
+aten = torch.ops.aten
+
+
+def is_free(node: fx.Node) -> bool:
+    """Whether the node costs nothing: views, tuple members, sizes."""
+    if node.op != "call_function":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return not isinstance(node.target, torch._ops.HigherOrderOperator)
+    if node.target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
+        return True
+    returns = node.target._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write and not is_wait(node)
+
+
+def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes on whose value a computation depends.
+
+    Views, pointwise operations, pieces put together and collectives are none: what has nothing else
+    behind it only finishes a result, as the division of a gradient by the number of ranks does.
+    """
+    leading: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in leading or _computes(node):
+            leading.update(node.all_input_nodes)
+    return leading
+
+
+def _computes(node: fx.Node) -> bool:
+    if node.op != "call_function" or is_free(node) or is_launch(node) or is_wait(node):
+        return False
+    rule = rule_of(node.target)
+    return rule is None or rule.family not in ("pointwise", "cat")
