@@ -22,7 +22,6 @@ class Style:
     layers: int = 1
     dropout: float = 0.0
     checkpointed: bool = False
-    graph_break: bool = False
 
 
 def precise(x: torch.Tensor) -> torch.Tensor:
@@ -113,8 +112,6 @@ class Model(nn.Module):
         x = F.dropout(x, self.style.dropout)
         hidden = [x]
         for block in self.blocks:
-            if self.style.graph_break:
-                torch._dynamo.graph_break()
             x = checkpoint(block, x, use_reentrant=False) if self.style.checkpointed else block(x)
             hidden.append(x)
         x = self.norm(x)
