@@ -82,7 +82,7 @@ def test_training_through_inductor(train: Train, form: str, slices: int) -> None
     assert_replicas_equal(cut, train(2, form, "float32", "none"))
 
 
-ROWS = (6, 7, 2, 4)
+ROWS = (6, 7, 9, 8)
 
 
 @pytest.mark.parametrize(("lowering", "slices"), [("eager", 2), ("eager", 3), ("inductor", 2)])
@@ -92,6 +92,14 @@ def test_one_program_serves_every_batch_size(train: Train, lowering: str, slices
     for mine, other in zip(cut, train(2, "megatron", "float64", "none", None, ROWS), strict=True):
         assert_same(mine, other, "float64")
         assert len(only(mine.reports).slices) == slices
+
+
+def test_a_batch_too_small_for_the_slices_gets_a_program_of_its_own(train: Train) -> None:
+    rows = (6, 3, 2)
+    cut = train(2, "megatron", "float64", "domino", {"lowering": "eager"}, rows, {})
+    for mine, other in zip(cut, train(2, "megatron", "float64", "none", None, rows), strict=True):
+        assert_same(mine, other, "float64")
+        assert [report.status for report in mine.reports] == ["sliced", "reordered"]
 
 
 def test_bounds_of_a_dynamic_batch_forbid_guards(train: Train) -> None:
