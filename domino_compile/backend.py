@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.cost.rates import rates_identity
 from domino_compile.errors import OptionError, refusal
 from domino_compile.inspect.dump import check_folder
 from domino_compile.inspect.origin import input_path
@@ -59,6 +60,7 @@ def domino(
             return _compat.compile_with_inductor(gm, example_inputs, _user_settings(chosen))
         hints = make_hints(gm, example_inputs, chosen)
         check_folder(chosen.dump_dir)
+        rates = rates_identity()
     except OptionError as error:
         return refusal(error)
     if chosen.lowering == "eager":
@@ -68,7 +70,7 @@ def domino(
         with withdrawn_on_error(pipeline.report):
             compiled = compile_eager(gm, example_inputs, pipeline)
     else:
-        identity = pass_identity(chosen, hints)
+        identity = pass_identity(chosen, hints, rates)
         key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
         pipeline = Pipeline(chosen, hints, pin=True, plan_key=key)
         settings = inductor_settings(pipeline, identity)
@@ -131,10 +133,10 @@ def _user_settings(options: Options) -> dict[str, Any]:
     return settings
 
 
-def pass_identity(options: Options, hints: Hints) -> str:
-    """What decides the result of our passes, for cache keys: sources, options, hints."""
+def pass_identity(options: Options, hints: Hints, rates: str) -> str:
+    """What decides the result of our passes, for cache keys: sources, options, hints, rates."""
     known = f"{sorted(hints.batch.items())} {sorted(hints.parameters)}"
-    return f"{source_digest()} {options.digest()} {known}"
+    return f"{source_digest()} {options.digest()} {known} {rates}"
 
 
 @cache

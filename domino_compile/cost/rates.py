@@ -1,14 +1,20 @@
 """Sustained rates of devices, for predicting how long operations take.
 
 A prediction needs the right order of magnitude and must be the same on every rank: the rates are a
-table, never measured while compiling.
+table, never measured while compiling. ``DOMINO_COMPILE_RATES=FILE`` puts rates that ``domino
+calibrate`` measured before in the table's place. The file is read on every rank and must say the
+same on all; ranks that plan differently because it does not are an error (``ranks.py``), not a
+hang.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 import torch
+
+from domino_compile.cost.rates_file import USED, VARIABLE, RatesError, RatesFile, named_rates
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,52 @@ CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2")
 
 
 def rates_for(device: torch.device) -> DeviceRates:
-    """The rates of a device."""
+    """The rates of a device: those of ``DOMINO_COMPILE_RATES`` if it names a file, or the table's.
+
+    A file for another type of device (a GPU's, for a graph on the CPU) does not count.
+
+    Raises:
+        RatesError: the file is malformed, or is of another GPU.
+    """
     if device.type == "cpu":
-        return CPU
-    name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
-    return next((rates for rates in TABLE if rates.name in name), OTHER_ACCELERATOR)
+        known, name = CPU, "cpu"
+    else:
+        name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
+        known = next((rates for rates in TABLE if rates.name in name), OTHER_ACCELERATOR)
+    measured = named_rates()
+    if measured is None or measured.device_type != device.type:
+        return known
+    return _calibrated(known, measured, name)
+
+
+def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRates:
+    """``known`` with the rates of a file, for the device called ``name``."""
+    if measured.device_type != "cpu" and name and name != measured.device:
+        raise RatesError(
+            f"{VARIABLE}: its rates are of {measured.device!r}, this device is {name!r}; measure"
+            " this one with domino calibrate, or unset the variable"
+        )
+    rates = measured.rates
+    return replace(
+        known,
+        name=measured.device,
+        half_tflops=rates["half_tflops"],
+        single_tflops=rates["single_tflops"],
+        memory_gb_s=rates["memory_gb_s"],
+        launch_us=rates["launch_us"],
+    )
+
+
+def rates_identity() -> str:
+    """What the file in use says of the rates, for cache keys; empty without one.
+
+    Raises:
+        RatesError: the file is malformed, or is of another GPU than the current one.
+    """
+    measured = named_rates()
+    if measured is None:
+        return ""
+    if measured.device_type != "cpu" and torch.cuda.is_available():
+        rates_for(torch.device("cuda", torch.cuda.current_device()))
+    used = {name: measured.rates[name] for name in USED}
+    return json.dumps([measured.device_type, measured.device, used])

@@ -7,15 +7,24 @@
 Conventions and formulas are in ``table.py``, the file format in ``README.md`` beside this file.
 """
 
-from domino_compile.links.load import list_links, load_link, parse_link, save_link
+from domino_compile.links.load import (
+    LinkFile,
+    link_files,
+    list_links,
+    load_link,
+    parse_link,
+    save_link,
+)
 from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable, busbw_factor
 
 __all__ = [
     "COLLECTIVES",
     "Curve",
     "LinkError",
+    "LinkFile",
     "LinkTable",
     "busbw_factor",
+    "link_files",
     "list_links",
     "load_link",
     "parse_link",

@@ -6,17 +6,21 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from domino_compile.errors import did_you_mean
 from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable, busbw_factor
+from domino_compile.links.user import links_folder
 
 DATA = Path(__file__).parent
+#: Version of the file format; a file without one is of version 1.
+SCHEMA = 1
 _MIB = 1 << 20
 _REQUIRED = ("name", "source", "ranks", "nodes", "collectives")
-_OPTIONAL = ("busbw_ratio", "ctas", "made_up", "note", "nccl")
+_OPTIONAL = ("schema", "busbw_ratio", "ctas", "made_up", "modelled", "note", "nccl")
 _POINT_KEYS = ("size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us")
 _MODEL_KEYS = ("latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp")
 # A model is tabulated at every power of two in this range: 4 KiB to 16 GiB.
@@ -72,9 +76,19 @@ class _Reader:
     def _positive(self, key: str, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.error(key, f"must be a number, not {value!r}")
-        if not math.isfinite(value) or value <= 0:
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number) or number <= 0:
             raise self.error(key, f"must be positive and finite, not {value!r}")
-        return float(value)
+        return number
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {value!r}")
+        return value
 
     def child(self, key: str, data: object) -> _Reader:
         return _Reader(self.where, data, f"{self.prefix}{key}.")
@@ -166,6 +180,9 @@ def parse_link(data: object, where: str) -> LinkTable:
         LinkError: one line with ``where`` (the file) and the key that is wrong.
     """
     reader = _Reader(where, data)
+    schema = reader.integer("schema", 1, SCHEMA)
+    if schema > SCHEMA:
+        raise reader.error("schema", f"is {schema}; this version reads up to {SCHEMA}: update it")
     reader.only(_REQUIRED + _OPTIONAL)
     ranks = reader.integer("ranks", 2)
     collectives = reader.child("collectives", reader.data.get("collectives"))
@@ -174,9 +191,9 @@ def parse_link(data: object, where: str) -> LinkTable:
         raise collectives.error("all_reduce", "is missing")
     ratio = reader.child("busbw_ratio", reader.data.get("busbw_ratio", {}))
     ratio.only(COLLECTIVES[:-1])
-    made_up = reader.data.get("made_up", False)
-    if not isinstance(made_up, bool):
-        raise reader.error("made_up", f"must be true or false, not {made_up!r}")
+    is_model = any(
+        isinstance(curve, dict) and "latency_us" in curve for curve in collectives.data.values()
+    )
     return LinkTable(
         name=reader.text("name"),
         ranks=ranks,
@@ -188,7 +205,8 @@ def parse_link(data: object, where: str) -> LinkTable:
         },
         busbw_ratio={name: ratio.number(name) for name in ratio.data},
         ctas=reader.integer("ctas", 1, 16),
-        made_up=made_up,
+        made_up=reader.flag("made_up", False),
+        modelled=reader.flag("modelled", is_model),
         note=reader.text("note", ""),
         nccl=reader.text("nccl", ""),
     )
@@ -199,14 +217,69 @@ def _read(path: Path) -> LinkTable:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LinkError(f"link file {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LinkError(f"link file {path}: not JSON ({error})") from error
     return parse_link(data, str(path))
 
 
+def _read_named(path: Path) -> LinkTable:
+    """A table of the user's folder, which is known by its file's name.
+
+    A name of the package's cannot be taken over: the same name would mean different tables on
+    machines with and without the file.
+    """
+    if (DATA / path.name).is_file():
+        raise LinkError(f"link file {path}: the package has a table of this name; rename the file")
+    table = _read(path)
+    if table.name != path.stem:
+        raise LinkError(
+            f"link file {path}: name: must be {path.stem!r} like the file, not {table.name!r}"
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class LinkFile:
+    """One file of the package's or the user's folder.
+
+    Attributes:
+        path: the file.
+        user: whether it lies in the user's folder.
+        table: what it holds; None if it is broken.
+        problem: why it is broken, one line that names the file; empty if it is not.
+    """
+
+    path: Path
+    user: bool
+    table: LinkTable | None
+    problem: str = ""
+
+
+def link_files() -> list[LinkFile]:
+    """All files of the package's folder, then of the user's, by name; broken ones too."""
+    found = [LinkFile(path, False, _read(path)) for path in _by_name(DATA)]
+    for path in _user_paths():
+        try:
+            found.append(LinkFile(path, True, _read_named(path)))
+        except LinkError as error:
+            found.append(LinkFile(path, True, None, str(error)))
+    return found
+
+
+def _user_paths() -> list[Path]:
+    try:
+        return _by_name(links_folder())
+    except OSError:  # a folder that cannot be read holds no tables for us
+        return []
+
+
+def _by_name(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"), key=lambda path: path.stem)
+
+
 def list_links() -> list[LinkTable]:
-    """The tables that come with the package, by name."""
-    return [_read(path) for path in sorted(DATA.glob("*.json"))]
+    """The tables that come with the package, by name, and then the user's own that can be read."""
+    return [file.table for file in link_files() if file.table is not None]
 
 
 def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
@@ -227,7 +300,10 @@ def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
     path = DATA / f"{text}.json"
     if path.is_file():
         return _read(path)
-    known = sorted(path.stem for path in DATA.glob("*.json"))
+    users = {path.stem: path for path in _user_paths()}
+    if text in users:
+        return _read_named(users[text])
+    known = sorted([path.stem for path in DATA.glob("*.json")] + list(users))
     hint = did_you_mean(text, known)
     raise LinkError(
         f"unknown link {text!r}{hint}; known: {', '.join(known)}, or the path of a JSON file"
@@ -256,6 +332,7 @@ def _as_json(table: LinkTable) -> Mapping[str, object]:
         for name, curve in table.curves.items()
     }
     return {
+        "schema": SCHEMA,
         "name": table.name,
         "ranks": table.ranks,
         "nodes": table.nodes,
@@ -263,6 +340,7 @@ def _as_json(table: LinkTable) -> Mapping[str, object]:
         "nccl": table.nccl,
         "note": table.note,
         "made_up": table.made_up,
+        "modelled": table.modelled,
         "ctas": table.ctas,
         "busbw_ratio": dict(table.busbw_ratio),
         "collectives": collectives,

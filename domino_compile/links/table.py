@@ -115,6 +115,7 @@ class LinkTable:
         made_up: the numbers are invented (for demos), not measured.
         note: anything a reader of a result should know.
         nccl: NCCL version of the measurement, if known.
+        modelled: the numbers follow a formula, not a measurement.
     """
 
     name: str
@@ -127,6 +128,21 @@ class LinkTable:
     made_up: bool = False
     note: str = ""
     nccl: str = ""
+    modelled: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Where the numbers come from: ``made up``, ``modelled`` or ``measured``."""
+        return "made up" if self.made_up else "modelled" if self.modelled else "measured"
+
+    def busbw_gb_s(self, collective: str, nbytes: int) -> float:
+        """Bus bandwidth at ``nbytes`` (more than 0), 10^9 bytes a second.
+
+        Raises:
+            LinkError: the collective is unknown, or is a barrier.
+        """
+        factor = busbw_factor(collective, self.ranks)
+        return nbytes / self.time_us(collective, nbytes) * factor / 1e3
 
     def time_us(self, collective: str, nbytes: int) -> float:
         """Microseconds that one collective of ``nbytes`` occupies the wire.

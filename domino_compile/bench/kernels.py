@@ -1,0 +1,125 @@
+"""Where the device's time goes: kernels of a few steps, from torch's profiler."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+Span = tuple[float, float]
+
+#: Kinds of kernels by their names, the first that matches.
+KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern, re.IGNORECASE))
+    for kind, pattern in (
+        ("wire", r"domino_emulated_wire|nccl|rccl"),
+        ("copies", r"^mem(cpy|set)|^triton_\w*_fused_(clone|_to_copy|copy|cat)_\d|copy_"),
+        ("attention", r"flash|fmha|cudnn.*(attn|sdpa)|attention"),
+        ("gemm", r"gemm|nvjet|cutlass|cublas|^Cijk|splitk"),
+        ("random", r"^triton_\w*_fused_(inductor_)?(random|seeds|lookup_seed)[a-z_]*_\d|philox"),
+        ("pointwise", r"^triton_|elementwise|reduce_kernel|layer_norm"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel, copy or fill on the device; times in microseconds."""
+
+    name: str
+    begin: float
+    end: float
+
+    @property
+    def kind(self) -> str:
+        """What it does, by its name."""
+        return next((kind for kind, pattern in KINDS if pattern.search(self.name)), "other")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Device time of one step, in milliseconds.
+
+    Attributes:
+        wire_ms: collectives in flight (overlapping ones counted once).
+        exposed_ms: of that, while nothing else ran.
+        compute_ms: something other than a collective ran.
+        parts_ms: summed kernel time by kind, collectives left out.
+        kernels: how many, collectives left out.
+    """
+
+    wire_ms: float
+    exposed_ms: float
+    compute_ms: float
+    parts_ms: dict[str, float] = field(default_factory=dict)
+    kernels: int = 0
+
+    @staticmethod
+    def of(kernels: Sequence[Kernel]) -> Account:
+        """The account of the kernels of one step."""
+        wire = [(k.begin, k.end) for k in kernels if k.kind == "wire"]
+        work = [(k.begin, k.end) for k in kernels if k.kind != "wire"]
+        parts: dict[str, float] = {}
+        for kernel in kernels:
+            if kernel.kind != "wire":
+                parts[kernel.kind] = parts.get(kernel.kind, 0.0) + (kernel.end - kernel.begin) / 1e3
+        exposed = length(wire + work) - length(work)
+        return Account(length(wire) / 1e3, exposed / 1e3, length(work) / 1e3, parts, len(work))
+
+    @staticmethod
+    def median(accounts: Sequence[Account]) -> Account:
+        """Each number's median over several steps."""
+        kinds = sorted({kind for account in accounts for kind in account.parts_ms})
+        middle = statistics.median
+        return Account(
+            middle(a.wire_ms for a in accounts),
+            middle(a.exposed_ms for a in accounts),
+            middle(a.compute_ms for a in accounts),
+            {kind: middle(a.parts_ms.get(kind, 0.0) for a in accounts) for kind in kinds},
+            int(middle(a.kernels for a in accounts)),
+        )
+
+
+def length(spans: Iterable[Span]) -> float:
+    """The length of the union of spans."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+def record(step: Callable[[], object], keep: Path | None = None) -> list[Kernel]:
+    """The kernels of one step on the current CUDA device, in the order of their beginnings.
+
+    Args:
+        step: what to run; warmed up by the caller.
+        keep: where to leave the Chrome trace, if anywhere.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        step()
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = keep or Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(path))
+        return kernels_of(path)
+
+
+def kernels_of(path: Path) -> list[Kernel]:
+    """The kernels, copies and fills in a Chrome trace of torch's profiler."""
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    found = [
+        Kernel(event["name"], event["ts"], event["ts"] + event["dur"])
+        for event in events
+        if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
+    ]
+    return sorted(found, key=lambda kernel: kernel.begin)

@@ -1,0 +1,265 @@
+"""Compile the variants of a step, run them in turn, and account for their time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import domino_compile
+from domino_compile import emulate
+from domino_compile.bench.kernels import Account, record
+from domino_compile.bench.result import BenchResult, VariantResult
+from domino_compile.bench.variants import Variant
+from domino_compile.bench.workload import Step, Workload, relative_error
+from domino_compile.bench.world import Place, World, open_world
+
+#: Told what happens, as a line for a person and how far the whole is (0 to 1).
+Progress = Callable[[str, float], None]
+#: Steps before anything is measured: CUDA graphs are recorded in the second and third.
+WARM_UP = 4
+#: Steps whose kernels are traced.
+TRACED = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how.
+
+    Attributes:
+        variants: in the order of the table.
+        rounds: measured rounds; every variant runs once in each.
+        steps: steps of a variant in a round, timed together.
+        cuda_graphs: record the steps as CUDA graphs (GPU).
+        float64: also compare with float64, without dropout.
+        traces: folder for the profiler's traces, if they are to be kept (GPU).
+    """
+
+    variants: Sequence[Variant]
+    rounds: int = 20
+    steps: int = 3
+    cuda_graphs: bool = True
+    float64: bool = False
+    traces: Path | None = None
+
+
+def run(
+    workload: Workload, plan: Plan, place: Place, command: str, progress: Progress
+) -> BenchResult:
+    """Measure. Every rank gets a result; the times in it are those of the slowest.
+
+    Raises:
+        BenchError: something cannot be done here.
+        LinkError: unknown or malformed link.
+    """
+    with open_world(place, workload.tp) as world:
+        return Bench(workload, plan, world, progress).run(command)
+
+
+class Runner:
+    """One variant, compiled."""
+
+    def __init__(self, variant: Variant, workload: Workload, world: World, graphs: bool) -> None:
+        self.variant, self.world = variant, world
+        self.result = VariantResult(variant.label)
+        before = _allocated()
+        world.choose(variant.free)
+        self._step = Step(
+            workload,
+            world.group_for(variant.free),
+            world.place.device,
+            lambda model: variant.compile(model, graphs),
+        )
+        known = len(domino_compile.reports())
+        began = time.perf_counter()
+        self.first = self._step.results()
+        self.result.compile_s = time.perf_counter() - began
+        self._describe(known)
+        if world.place.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self()
+        if world.place.device == "cuda":
+            torch.cuda.synchronize()
+            peak = torch.cuda.max_memory_allocated()
+            self.result.peak_mib = (peak - before) / 2**20
+        for _ in range(WARM_UP - 1):
+            self()
+
+    def _describe(self, known: int) -> None:
+        """What the compile said it did."""
+        reports = domino_compile.reports()[known:]
+        self.result.status = "inductor"
+        for report in reports:
+            if report.collectives:
+                self.result.status = report.status
+                self.result.slices = len(report.slices) or 1
+                self.result.columns = len(report.columns) or 1
+
+    def __call__(self) -> None:
+        """One step."""
+        self.world.choose(self.variant.free)
+        self._step()
+
+
+def _allocated() -> int:
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+class Bench:
+    """The measurement of one workload."""
+
+    def __init__(self, workload: Workload, plan: Plan, world: World, progress: Progress) -> None:
+        self.workload, self.plan, self.world = workload, plan, world
+        self.on_gpu = world.place.device == "cuda"
+        self.graphs = plan.cuda_graphs and self.on_gpu
+        self._progress = progress
+        self._done = 0.0
+        self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
+
+    def _tell(self, text: str, share: float = 0.0) -> None:
+        self._done += share
+        self._progress(text, min(1.0, self._done / self._whole))
+
+    def run(self, command: str) -> BenchResult:
+        """All of it."""
+        result = self._empty(command)
+        runners = self._compile(result)
+        self._time(runners)
+        for runner in runners:
+            self._account(runner)
+        if self.plan.float64:
+            self._compare_float64(runners)
+        result.compare()
+        self._tell("done", self._whole)
+        return result
+
+    def _empty(self, command: str) -> BenchResult:
+        world, place = self.world, self.world.place
+        backend = "NCCL" if self.on_gpu else "gloo"
+        return BenchResult(
+            **asdict(self.workload),
+            link=backend if world.table is None else world.table.name,
+            emulated=world.table is not None,
+            cuda_graphs=self.graphs,
+            device=torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            torch=torch.__version__,
+            command=command,
+            rounds=self.plan.rounds,
+            steps=self.plan.steps,
+            wire_ctas=(place.ctas or world.table.ctas) if self.on_gpu and world.table else None,
+        )
+
+    def _compile(self, result: BenchResult) -> list[Runner]:
+        """Compile all variants; one that fails is listed with its error, unless it is the base."""
+        runners: list[Runner] = []
+        for variant in self.plan.variants:
+            self._tell(f"compiling {variant.label}")
+            try:
+                runner = Runner(variant, self.workload, self.world, self.graphs)
+            except Exception as error:
+                if not runners:
+                    raise
+                text = (str(error).splitlines() or [""])[0]
+                message = f"{type(error).__name__}: {text}"
+                result.variants.append(VariantResult(variant.label, status="failed", error=message))
+            else:
+                base = runners[0] if runners else runner
+                if not variant.free or self.world.table is not None:
+                    runner.result.grad_error = relative_error(runner.first, base.first)
+                runners.append(runner)
+                result.variants.append(runner.result)
+            self._tell(f"compiled {variant.label}", 10)
+        return runners
+
+    def _time(self, runners: Sequence[Runner]) -> None:
+        """The variants in turn, round after round; the first round is not counted."""
+        times: list[list[float]] = [[] for _ in runners]
+        for number in range(self.plan.rounds + 1):
+            self._tell(f"measuring, round {number} of {self.plan.rounds}", 1)
+            for runner, found in zip(runners, times, strict=True):
+                found.append(self._timed(runner))
+        for runner, found in zip(runners, times, strict=True):
+            rounds = self.world.agreed(found[1:])
+            runner.result.step_ms = statistics.median(rounds)
+            low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else rounds * 3
+            runner.result.spread_ms = (low, high)
+
+    def _timed(self, runner: Runner) -> float:
+        """Milliseconds a step: by the device's events on a GPU, else by the clock."""
+        self.world.line_up()
+        if not self.on_gpu:
+            began = time.perf_counter()
+            for _ in range(self.plan.steps):
+                runner()
+            return (time.perf_counter() - began) * 1e3 / self.plan.steps
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        runner()  # the device has work while the host issues what is measured
+        begin.record()
+        for _ in range(self.plan.steps):
+            runner()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / self.plan.steps
+
+    def _account(self, runner: Runner) -> None:
+        """Wire, exposed and compute time: from kernel traces, or from the emulated link's trace."""
+        self._tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
+        self.world.line_up()
+        runner()
+        if self.on_gpu:
+            accounts = []
+            for number in range(TRACED):
+                accounts.append(Account.of(record(runner, self._kept(runner, number))))
+            runner.result.take(Account.median(accounts))
+            runner.result.host_ms = self._host_ms(runner)
+        elif self.world.table is not None:
+            self._account_gloo(runner)
+
+    def _kept(self, runner: Runner, number: int) -> Path | None:
+        if self.plan.traces is None or number or self.world.rank:
+            return None
+        self.plan.traces.mkdir(parents=True, exist_ok=True)
+        return self.plan.traces / f"{runner.variant.label.replace(':', '-')}.trace.json"
+
+    def _host_ms(self, runner: Runner) -> float:
+        times = []
+        for _ in range(TRACED):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            runner()
+            times.append((time.perf_counter() - began) * 1e3)
+        torch.cuda.synchronize()
+        return statistics.median(times)
+
+    def _account_gloo(self, runner: Runner) -> None:
+        """On gloo ranks the waits themselves tell how long they blocked."""
+        wires, exposed = [], []
+        for _ in range(TRACED):
+            emulate.reset_trace()
+            runner()
+            summary = emulate.summary()
+            wires.append(summary.wire_ms)
+            exposed.append(summary.exposed_ms or 0.0)
+        wire, blocked = self.world.agreed([statistics.median(wires), statistics.median(exposed)])
+        runner.result.wire_ms, runner.result.exposed_ms = wire, blocked
+        if runner.result.step_ms is not None:
+            runner.result.compute_ms = runner.result.step_ms - blocked
+
+    def _compare_float64(self, runners: Sequence[Runner]) -> None:
+        """Each program compiled again without dropout, against the same in float64, uncompiled."""
+        workload, device = self.workload.without_dropout(), self.world.place.device
+        self._tell("computing in float64")
+        self.world.choose(free=False)
+        expected = Step(workload, self.world.group, device, exact=True).results()
+        for runner in runners:
+            variant = runner.variant
+            self._tell(f"comparing {variant.label} with float64", 10)
+            if variant.free:
+                continue
+            self.world.choose(free=False)
+            step = Step(workload, self.world.group, device, variant.compile)
+            runner.result.grad_error_float64 = relative_error(step.results(), expected)

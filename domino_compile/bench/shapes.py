@@ -1,0 +1,112 @@
+"""The models that ``domino bench`` knows by name, with their published dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domino_compile.errors import DominoError, did_you_mean
+
+
+class BenchError(DominoError, ValueError):
+    """A benchmark is asked for something that it cannot do. One line, says what to change."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The dimensions of a transformer.
+
+    Attributes:
+        name: what ``--model`` calls it.
+        kind: ``gpt`` (LayerNorm, fused qkv, GELU, biases, dropout) or ``llama`` (RMSNorm, rotary
+            positions, grouped-query attention, SwiGLU, no biases).
+        layers: of the whole model; a benchmark may take fewer.
+        hidden: width of the residual stream.
+        heads: attention heads.
+        kv_heads: heads of keys and values.
+        head_dim: width of a head.
+        ffn: inner width of the feed-forward part.
+        vocabulary: number of tokens.
+        qk_norm: whether queries and keys are normalised, a head at a time (Qwen 3).
+        source: where the numbers are published.
+    """
+
+    name: str
+    kind: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    qk_norm: bool = False
+    source: str = ""
+
+    def divided_by(self, ranks: int) -> None:
+        """Check that every rank gets whole heads and an equal part of the feed-forward width.
+
+        Raises:
+            BenchError: naming the dimension and the numbers of ranks that would do.
+        """
+        for what, extent in (("heads", self.heads), ("kv_heads", self.kv_heads), ("ffn", self.ffn)):
+            if extent % ranks:
+                fits = [n for n in (2, 4, 8, 16, 32, 64) if not self._rest(n)]
+                raise BenchError(
+                    f"{self.name}: {what}={extent} cannot be divided among --tp {ranks}; "
+                    f"possible: {', '.join(map(str, fits))}"
+                )
+
+    def _rest(self, ranks: int) -> bool:
+        return any(extent % ranks for extent in (self.heads, self.kv_heads, self.ffn))
+
+
+def _gpt(
+    name: str, layers: int, hidden: int, heads: int, source: str, vocabulary: int
+) -> ModelShape:
+    return ModelShape(
+        name, "gpt", layers, hidden, heads, heads, hidden // heads, 4 * hidden, vocabulary,
+        source=source,
+    )  # fmt: skip
+
+
+_GPT3 = "Brown et al. 2020, arXiv 2005.14165, table 2.1 (13B: width 5120 for the printed 5140)"
+_MADE_UP = "made up, for machines without a GPU"
+
+SHAPES: dict[str, ModelShape] = {
+    shape.name: shape
+    for shape in (
+        _gpt("tiny-gpt", 4, 256, 8, _MADE_UP, 256),
+        ModelShape("tiny-llama", "llama", 4, 256, 8, 4, 32, 704, 256, source=_MADE_UP),
+        _gpt("gpt3-2.7b", 32, 2560, 32, _GPT3, 50257),
+        _gpt("gpt3-6.7b", 32, 4096, 32, _GPT3, 50257),
+        _gpt("gpt3-13b", 40, 5120, 40, _GPT3, 50257),
+        ModelShape(
+            "llama2-7b", "llama", 32, 4096, 32, 32, 128, 11008, 32000,
+            source="Touvron et al. 2023, arXiv 2307.09288, and its released configuration",
+        ),
+        ModelShape(
+            "llama2-13b", "llama", 40, 5120, 40, 40, 128, 13824, 32000,
+            source="Touvron et al. 2023, arXiv 2307.09288, and its released configuration",
+        ),
+        ModelShape(
+            "llama3-8b", "llama", 32, 4096, 32, 8, 128, 14336, 128256,
+            source="Grattafiori et al. 2024, arXiv 2407.21783, table 3",
+        ),
+        ModelShape(
+            "qwen3-8b-like", "llama", 36, 4096, 32, 8, 128, 12288, 151936, qk_norm=True,
+            source="Yang et al. 2025, arXiv 2505.09388, and its released configuration",
+        ),
+    )
+}  # fmt: skip
+
+
+def shape_of(name: str) -> ModelShape:
+    """A model by its name.
+
+    Raises:
+        BenchError: unknown, with the nearest spelling and all names.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    hint = did_you_mean(name, SHAPES)
+    raise BenchError(f"unknown model {name!r}{hint}; known: {', '.join(SHAPES)}")

@@ -1,0 +1,173 @@
+"""The ranks of a benchmark: emulated on one GPU, real gloo ranks with an emulated link, or real.
+
+================  ============================================================  ==========
+world             what it is                                                    emulated
+================  ============================================================  ==========
+one GPU           this process is one rank of ``--tp``, its collectives take    yes
+                  the time of a link table
+gloo ranks        real ranks on the CPU; each completion is delayed to a link   yes
+                  table's time
+real ranks        under torchrun: NCCL or RCCL on GPUs, gloo on the CPU         no
+================  ============================================================  ==========
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile import emulate
+from domino_compile.bench.shapes import BenchError
+from domino_compile.links import LinkTable, load_link
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run.
+
+    Attributes:
+        device: ``cuda`` or ``cpu``.
+        link: name or file of the emulated link; None: the real one.
+        ctas: thread blocks that an emulated collective holds on the GPU; None: the table's.
+        rank: of this process; None: what torchrun says.
+        rendezvous: where ranks that were not started by torchrun meet.
+    """
+
+    device: str
+    link: str | None
+    ctas: int | None = None
+    rank: int | None = None
+    rendezvous: str | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process stands for one rank, the others being imagined."""
+        return self.device == "cuda" and self.link is not None
+
+    @property
+    def can_be_free(self) -> bool:
+        """Whether collectives can be made to take no time: gloo's own always take some."""
+        return self.device == "cuda" or self.link is not None
+
+
+@dataclass
+class World:
+    """The process groups of a benchmark.
+
+    Attributes:
+        place: where it runs.
+        ranks: size of the tensor-parallel group.
+        rank: this process's.
+        group: the tensor-parallel group.
+        free_group: one whose collectives take no time; None where there can be none.
+        table: the emulated link, scaled to ``ranks``; None if it is real.
+    """
+
+    place: Place
+    ranks: int
+    rank: int
+    group: dist.ProcessGroup
+    free_group: dist.ProcessGroup | None
+    table: LinkTable | None
+
+    def choose(self, free: bool) -> None:
+        """Set what the emulated collectives of the next step take."""
+        if self.table is not None:
+            link = None if free else self.place.link
+            emulate.use_link(link, device=self.place.device, ctas=self.place.ctas)
+
+    def group_for(self, free: bool) -> dist.ProcessGroup:
+        """The group that a variant's model uses.
+
+        Raises:
+            BenchError: free collectives are asked for and cannot be had.
+        """
+        if not free:
+            return self.group
+        if self.free_group is None:
+            raise BenchError("free collectives need an emulated link or a GPU: add --link")
+        return self.free_group
+
+    def agreed(self, values: list[float]) -> list[float]:
+        """The largest over all ranks, each (a step is as slow as its slowest rank)."""
+        if self.place.alone:
+            return values
+        found = torch.tensor(values, dtype=torch.float64, device=self.place.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
+        return [float(value) for value in found]
+
+    def line_up(self) -> None:
+        """Let every rank arrive."""
+        if self.place.device == "cuda":
+            torch.cuda.synchronize()
+        if not self.place.alone:
+            dist.barrier(group=self.group)
+
+
+@contextmanager
+def open_world(place: Place, ranks: int) -> Iterator[World]:
+    """Make the process groups; leave none behind.
+
+    Raises:
+        BenchError: the place does not have what is asked for.
+        LinkError: unknown or malformed link.
+    """
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("no GPU here: --device cpu runs a small model on gloo ranks instead")
+    if dist.is_initialized():
+        raise BenchError(
+            "a process group exists already: run the benchmark in a process of its own"
+        )
+    try:
+        yield _open(place, ranks)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _open(place: Place, ranks: int) -> World:
+    if place.alone:
+        emulate.init(place.link, device="cuda", world_size=ranks, ctas=place.ctas)
+        return _world(place, ranks, 0, _default_group(), _default_group())
+    meeting: dict[str, Any] = {"timeout": TIMEOUT}
+    if place.rendezvous is not None:
+        meeting |= {"rank": place.rank, "world_size": ranks, "init_method": place.rendezvous}
+    if place.link is not None:
+        emulate.init(place.link, **meeting)
+        return _world(place, ranks, dist.get_rank(), _default_group(), _default_group())
+    if place.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if place.device == "cuda" else "gloo", **meeting)
+    free = None
+    if place.device == "cuda":
+        emulate.use_link(None, device="cuda")
+        free = dist.new_group(backend=emulate.BACKEND)
+    return _world(place, ranks, dist.get_rank(), _default_group(), free)
+
+
+def _default_group() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def _world(
+    place: Place,
+    ranks: int,
+    rank: int,
+    group: dist.ProcessGroup,
+    free: dist.ProcessGroup | None,
+) -> World:
+    if group.size() != ranks:
+        raise BenchError(f"--tp {ranks} needs {ranks} ranks, {group.size()} were started")
+    table = None if place.link is None else load_link(place.link).scaled_to(ranks)
+    return World(place, ranks, rank, group, free, table)

@@ -1,0 +1,119 @@
+"""Starting gloo ranks on this machine through torchrun, and ending them whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from domino_compile.calibrate.settings import CalibrateError
+
+#: Set for ranks that are started here: rank 0 then writes its progress as lines to stderr.
+PROGRESS_LINES = "DOMINO_COMPILE_PROGRESS_LINES"
+_PROGRESS = re.compile(r"@progress (\d\.\d+) (.*)")
+# torchrun gives its ranks 30 seconds to end before it kills them.
+_GRACE_S = 40
+
+
+def progress_line(text: str, share: float) -> str:
+    """A line that ``run_ranks`` understands."""
+    return f"@progress {share:.4f} {text}"
+
+
+def run_ranks(count: int, arguments: Sequence[str], progress: Callable[[str, float], None]) -> str:
+    """Run ``domino calibrate`` on ``count`` ranks and return what it prints.
+
+    Args:
+        count: number of ranks.
+        arguments: of the command.
+        progress: told what is measured next, and how much is done (0 to 1).
+
+    Raises:
+        CalibrateError: a rank failed; with what it said.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(count), "-m", "domino_compile", "calibrate", *arguments]
+    env = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // count))} | os.environ
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=env | {PROGRESS_LINES: "1"},
+        start_new_session=True,  # a Ctrl-C on the terminal reaches us alone: we end the ranks
+    )
+    printed: list[str] = []
+    said: deque[str] = deque(maxlen=200)
+
+    def note(line: str) -> None:
+        match = _PROGRESS.match(line)
+        if match is None:
+            said.append(line.strip())
+        else:
+            progress(match[2], float(match[1]))
+
+    listeners = []
+    try:
+        listeners = [_listen(process.stdout, printed.append), _listen(process.stderr, note)]
+        code = _wait(process)
+    finally:
+        _end(process)
+    for listener in listeners:
+        listener.join(timeout=5)
+    if code:
+        raise CalibrateError(_reason(said, code), code=1)
+    return "".join(printed)
+
+
+def _listen(stream: IO[str] | None, take: Callable[[str], None]) -> threading.Thread:
+    assert stream is not None
+
+    def pass_on() -> None:
+        for line in stream:
+            take(line)
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    return thread
+
+
+def _wait(process: subprocess.Popen[str]) -> int:
+    """Wait in short steps: a signal is seen between two, whichever thread it came to."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=0.5)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End torchrun, which ends its ranks."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    process.kill()
+    process.wait()
+
+
+def _reason(said: Sequence[str], code: int) -> str:
+    """The line that a rank failed with; torchrun adds many of its own."""
+    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+    if errors:
+        return errors[0]
+    last = next((line for line in reversed(said) if "Error" in line), "")
+    return f"the ranks ended with exit code {code}{': ' if last else ''}{last}"
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,182 @@
+"""What a calibration measures, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from domino_compile.errors import DominoError
+from domino_compile.links.load import DATA
+from domino_compile.links.user import config_folder, links_folder
+
+KIB, MIB = 1 << 10, 1 << 20
+#: Payloads in bytes that are measured where none are given.
+DEFAULT_SIZES = {
+    "cuda": (64 * KIB, 256 * KIB, *(MIB << bits for bits in range(11))),
+    "cpu": tuple(16 * KIB << 2 * bits for bits in range(7)),
+}
+DEFAULT_ROUNDS = {"cuda": 7, "cpu": 5}
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": 1 << 30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class CalibrateError(DominoError, RuntimeError):
+    """A calibration cannot run, or failed. One line, says what to do.
+
+    Attributes:
+        code: exit code of the command: 2 if it could not begin, 1 if it failed on the way.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and where the results go.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        sizes: payloads in bytes, increasing.
+        rounds: how often each time is measured; the median counts.
+        round_s: seconds that one round of repetitions should last at least.
+        group_sizes: ranks of the groups to measure; empty: one group of all.
+        name: of the link table; None: its file's, or made from the device and the group size.
+        out: file of the link table; None: in the user's folder, by name.
+        rates_out: file of the device's rates; None: in the user's folder, by device.
+        ctas: thread blocks that the collectives hold, for the table; it is not measured.
+        timeout_s: how long ranks wait for each other.
+    """
+
+    device: str
+    sizes: tuple[int, ...]
+    rounds: int
+    round_s: float = 0.02
+    group_sizes: tuple[int, ...] = ()
+    name: str | None = None
+    out: Path | None = None
+    rates_out: Path | None = None
+    ctas: int = 16
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        several = len(self.group_sizes) > 1
+        if several and self.out is not None:
+            raise CalibrateError(
+                "--out names one file, but there is a table for each of several group sizes;"
+                " leave it out: the tables go to the user's folder"
+            )
+        if self.name is not None:
+            check_name(self.name)
+        if self.out is None or self.name in (None, self.out.stem):
+            return
+        if self.out.parent.resolve() == links_folder().resolve():
+            raise CalibrateError(
+                f"--out {self.out}: a table in this folder is called like its file; leave --name"
+                " out"
+            )
+
+    def table_name(self, device: str, ranks: int) -> str:
+        """The name of the table for groups of ``ranks`` ranks on a device of that name."""
+        if self.name is None and self.out is not None:
+            return self.out.stem
+        if self.name is None:
+            return f"{'cpu-gloo' if self.device == 'cpu' else slug(device)}-{ranks}"
+        return f"{self.name}-{ranks}" if len(self.group_sizes) > 1 else self.name
+
+    def table_file(self, name: str) -> Path:
+        """Where the table of that name goes."""
+        return self.out or links_folder() / f"{name}.json"
+
+    def rates_file(self, device: str) -> Path:
+        """Where the rates of a device of that name go."""
+        stem = "cpu" if self.device == "cpu" else slug(device)
+        return self.rates_out or config_folder() / f"rates-{stem}.json"
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Payloads like ``64K,1MiB,4MB,1048576`` in bytes, increasing; units are powers of 1024.
+
+    Raises:
+        CalibrateError: a size cannot be read, or is less than 4 bytes.
+    """
+    sizes: set[int] = set()
+    for part in text.split(","):
+        match = _SIZE.fullmatch(part.strip())
+        if match is None:
+            raise CalibrateError(f"sizes: cannot read {part.strip()!r}; write like 64K,1MiB,32MiB")
+        nbytes = int(float(match[1]) * _UNITS[match[2].lower()])
+        if nbytes < 4:
+            raise CalibrateError(f"sizes: {part.strip()!r} is less than 4 bytes")
+        sizes.add(nbytes)
+    return tuple(sorted(sizes))
+
+
+def parse_group_sizes(text: str) -> tuple[int, ...]:
+    """Group sizes like ``2,4,8``, increasing.
+
+    Raises:
+        CalibrateError: one is no whole number of at least 2.
+    """
+    sizes: set[int] = set()
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) < 2:
+            raise CalibrateError(
+                f"group size: must be a whole number of at least 2, not {part.strip()!r}"
+            )
+        sizes.add(int(part))
+    return tuple(sorted(sizes))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be a table's.
+
+    Raises:
+        CalibrateError: it is no plain file name, or the package has a table of that name.
+    """
+    if _NAME.fullmatch(name) is None or name.endswith(".json"):
+        raise CalibrateError(
+            f"name: use letters, digits, '.', '_' and '-', without '.json', not {name!r}"
+        )
+    if (DATA / f"{name}.json").is_file():
+        raise CalibrateError(f"name: the package has a table called {name!r}; choose another")
+
+
+def check_group_sizes(sizes: Sequence[int], world: int) -> None:
+    """Refuse groups that the ranks cannot be cut into.
+
+    Raises:
+        CalibrateError: a size does not divide the number of ranks.
+    """
+    for size in sizes:
+        if world % size:
+            raise CalibrateError(f"group size: {world} ranks cannot be cut into groups of {size}")
+
+
+def check_writable(path: Path) -> None:
+    """Make the file's folder, and see that a file can be written there, before measuring.
+
+    Raises:
+        CalibrateError: it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise CalibrateError(f"cannot write {path}: it is a folder; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("r+b").close()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CalibrateError(f"cannot write {path}: {reason}; name another file") from error
+
+
+def slug(device: str) -> str:
+    """A device's name as a part of file names: lower case, words joined by dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"

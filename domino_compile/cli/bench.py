@@ -1,0 +1,210 @@
+"""``domino bench``: measure one training step with and without overlap."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from domino_compile.bench.shapes import SHAPES, BenchError, shape_of
+from domino_compile.cli.show import examples, print_json, progress_bar, show_table, warn
+
+if TYPE_CHECKING:
+    from domino_compile.bench.result import BenchResult
+    from domino_compile.bench.run import Plan, Progress
+    from domino_compile.bench.workload import Workload
+    from domino_compile.bench.world import Place
+
+#: What is measured where nothing else is asked for, by device.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cuda": {"model": "gpt3-6.7b", "batch": 8, "seq": 1024, "tp": 8, "dtype": "bf16"},
+    "cpu": {"model": "tiny-gpt", "batch": 8, "seq": 128, "tp": 2, "dtype": "fp32"},
+}
+#: The emulated link that is assumed, by device.
+LINKS = {"cuda": "h200-nvlink-8", "cpu": "demo-2"}
+ON_THE_CPU = "domino bench --device cpu (a small model on gloo ranks, emulated link)"
+#: Variants where none are asked for; where it can be had, also ``free``.
+VARIANTS = {"cuda": "inductor,inductor-overlap,domino", "cpu": "inductor,domino"}
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(
+    epilog=examples(
+        "domino bench --model gpt3-6.7b --batch 8 --seq 1024 --tp 8 --link h200-nvlink-8",
+        "domino bench --device cpu --json out.json --html out.html",
+        "torchrun --nproc-per-node 8 -m domino_compile bench --model llama2-7b",
+    )
+)
+@click.option("--model", metavar="NAME", help=f"{', '.join(SHAPES)}.")
+@click.option("--layers", type=int, default=4, show_default=True, help="Blocks; 0: all.")
+@click.option("--batch", type=int, help="Rows.  [8]")
+@click.option("--seq", type=int, help="Tokens a row.  [GPU: 1024, CPU: 128]")
+@click.option("--tp", type=int, help="Ranks that share a layer.  [GPU: 8, CPU: 2, torchrun: all]")
+@click.option("--link", metavar="NAME|FILE", help="Emulated link, see: domino links.")
+@click.option("--style", default="megatron", show_default=True, help="megatron or dtensor.")
+@click.option("--forward-only", is_flag=True, help="No backward, no gradients (prefill).")
+@click.option("--head", is_flag=True, help="With embedding, head and cross entropy.")
+@click.option("--dropout", type=float, help="Of the residual branches.  [gpt: 0.1, llama: 0]")
+@click.option("--dtype", help="bf16, fp16 or fp32.  [GPU: bf16, CPU: fp32]")
+@click.option(
+    "--variants",
+    help="Some of inductor (always there), inductor-overlap (its own scheduling; GPU), domino, "
+    "domino:SLICES, domino:SLICESxCOLUMNS, free and domino-free (collectives take no time).  "
+    "[inductor, inductor-overlap on a GPU, domino, free]",
+)
+@click.option("--rounds", type=int, default=20, show_default=True, help="Measured rounds.")
+@click.option("--steps", type=int, default=3, show_default=True, help="Steps a round.")
+@click.option(
+    "--device", type=click.Choice(["cuda", "cpu"]), help="Default: a GPU if there is one."
+)
+@click.option("--no-cuda-graphs", is_flag=True, help="Launch every kernel by itself.")
+@click.option("--ctas", type=int, help="Thread blocks an emulated collective holds on the GPU.")
+@click.option("--float64", is_flag=True, help="Also compare gradients with float64 (no dropout).")
+@click.option("--traces", type=_FOLDER, help="Folder for the profiler's traces (GPU).")
+@click.option(
+    "--json",
+    "json_",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="Write the result as JSON; without FILE print it and nothing else.",
+)
+@click.option("--html", type=_FILE, help="Write the result as a page.")
+def bench(**asked: Any) -> None:
+    """Measure what overlap brings: variants of one step, run in turn in one process.
+
+    Says per variant how long a step takes, how much of the communication is hidden, what hiding
+    costs, and how far it is from a step whose communication takes no time.
+
+    Without torchrun, one GPU acts as one rank of --tp and its collectives take the time of a link
+    table; on the CPU real gloo ranks are started and wait for that time. Both are called emulated.
+    Under torchrun the ranks are real, and so are the collectives unless --link is given (CPU).
+    """
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # compile times are shown
+    from domino_compile.bench.world import Place
+
+    under_torchrun = "RANK" in os.environ
+    first = not under_torchrun or os.environ["RANK"] == "0"
+    device = _device(asked["device"])
+    workload = _workload(asked, device)
+    place = Place(device, _link(asked, device, under_torchrun), asked["ctas"])
+    plan = _plan(asked, place)
+    _check_writable(asked)
+    with progress_bar(enabled=first) as progress:
+        result = _run(workload, plan, place, progress, under_torchrun)
+    if first:
+        _deliver(result, asked)
+    if any(found.error for found in result.variants):
+        sys.exit(1)
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"no GPU here; what works without one: {ON_THE_CPU}")
+    if asked is None and not torch.cuda.is_available():
+        raise BenchError(f"no GPU here; to measure on the CPU say so: {ON_THE_CPU}")
+    return asked or "cuda"
+
+
+def _workload(asked: dict[str, Any], device: str) -> Workload:
+    from domino_compile.bench.workload import Workload
+
+    chosen = {
+        name: default if asked[name] is None else asked[name]
+        for name, default in DEFAULTS[device].items()
+    }
+    if asked["tp"] is None and "WORLD_SIZE" in os.environ:
+        chosen["tp"] = int(os.environ["WORLD_SIZE"])
+    shape = shape_of(chosen["model"])
+    dropout = asked["dropout"]
+    if dropout is None:
+        dropout = 0.1 if shape.kind == "gpt" else 0.0
+    return Workload(
+        **chosen,
+        layers=asked["layers"] or shape.layers,
+        style=asked["style"],
+        training=not asked["forward_only"],
+        head=asked["head"],
+        dropout=0.0 if asked["forward_only"] else dropout,
+    )
+
+
+def _plan(asked: dict[str, Any], place: Place) -> Plan:
+    from domino_compile.bench.run import Plan
+    from domino_compile.bench.variants import parse_variants
+
+    for name in ("rounds", "steps"):
+        if asked[name] < 1:
+            raise BenchError(f"--{name} must be at least 1, not {asked[name]}")
+    return Plan(
+        parse_variants(asked["variants"] or _default_variants(place)),
+        rounds=asked["rounds"],
+        steps=asked["steps"],
+        cuda_graphs=not asked["no_cuda_graphs"],
+        float64=asked["float64"],
+        traces=asked["traces"],
+    )
+
+
+def _default_variants(place: Place) -> str:
+    return VARIANTS[place.device] + (",free" if place.can_be_free else "")
+
+
+def _link(asked: dict[str, Any], device: str, under_torchrun: bool) -> str | None:
+    link: str | None = asked["link"]
+    if not under_torchrun:
+        return link or LINKS[device]
+    if link is not None and device == "cuda":
+        raise BenchError("under torchrun the GPUs' real links are measured: leave --link out")
+    return link
+
+
+def _check_writable(asked: dict[str, Any]) -> None:
+    """Better now than after minutes of measuring."""
+    for name in ("json_", "html"):
+        path = asked[name]
+        if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
+            raise BenchError(f"--{name.strip('_')} {path}: no such folder")
+
+
+def _run(
+    workload: Workload, plan: Plan, place: Place, progress: Progress, under_torchrun: bool
+) -> BenchResult:
+    command = shlex.join(["domino", *sys.argv[1:]])
+    if place.device == "cpu" and not under_torchrun:
+        from domino_compile.bench.launch import run_on_gloo_ranks
+
+        return run_on_gloo_ranks(workload, plan, place, command, progress)
+    from domino_compile.bench.run import run
+
+    return run(workload, plan, place, command, progress)
+
+
+def _deliver(result: BenchResult, asked: dict[str, Any]) -> None:
+    from domino_compile.bench.show import page, table
+
+    if asked["html"]:
+        asked["html"].write_text(page(result), encoding="utf-8")
+    if asked["json_"] == "-":
+        print_json(result.rounded())
+        return
+    if asked["json_"]:
+        Path(asked["json_"]).write_text(result.to_json(), encoding="utf-8")
+    link = f"emulated link {result.link}" if result.emulated else f"real link ({result.link})"
+    show_table(
+        *table(result),
+        title=f"{result.model}, {result.layers} layers, batch {result.batch} x {result.seq}, "
+        f"TP={result.tp}, {'training' if result.training else 'forward only'}; {link}; "
+        f"{result.device}, CUDA graphs {'on' if result.cuda_graphs else 'off'}",
+    )
+    for found in result.variants:
+        if found.error:
+            warn(f"{found.variant} failed: {found.error}")

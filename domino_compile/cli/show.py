@@ -1,0 +1,160 @@
+"""What all commands share: how they print, fail and describe themselves.
+
+Results go to stdout: ``show_table`` and ``say``, or with ``--json`` one object through
+``print_json``. Everything else (progress, warnings, errors) goes to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+#: Told what is being done, as a line for a person, and how much of the whole is done (0 to 1).
+Progress = Callable[[str, float], None]
+#: Blanks between two columns.
+_GAP = 2
+_NUMBER = re.compile(r"[\d\s.,%+x-]*(e[+-]\d+)?( [KMG]?i?B)?|\(empty\)|-")
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)
+
+
+class Failure(Exception):
+    """Ends a command with one line on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the command with ``error: message``.
+
+    Args:
+        message: what is wrong and what to do.
+        code: 2: bad input, or the command cannot run here; 1: it ran and failed.
+    """
+    raise Failure(message, code)
+
+
+def examples(*lines: str) -> str:
+    """The ``epilog`` of a command: its examples, one line each, kept as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print: colour on a terminal only, text taken literally."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def say(text: str) -> None:
+    """Print a paragraph, folded to the terminal's width."""
+    console().print(text)
+
+
+def print_json(data: object) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(data, indent=1))
+
+
+def warn(message: str) -> None:
+    """One line ``warning: ...`` on stderr."""
+    click.echo(f"warning: {' '.join(message.split())}", err=True)
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrap: bool = False
+) -> None:
+    """Print a table that fits the terminal.
+
+    Args:
+        columns: headings, the most important first: those that do not fit are left out, and named
+            below the table. The first column always stays.
+        rows: cells as text; a column of numbers is aligned to the right.
+        title: above it.
+        wrap: keep all columns and fold the last one instead, which holds prose.
+    """
+    out = console()
+    kept = len(columns) if wrap else _fitting(columns, rows, out.width)
+    made = Table(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, _GAP - 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for position in range(kept):
+        numbers = all(_NUMBER.fullmatch(row[position]) for row in rows) and position > 0
+        made.add_column(
+            Text(columns[position]), justify="right" if numbers else "left", overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row[:kept]))
+    out.print(made)
+    if kept < len(columns):
+        out.print(f"Not shown, too narrow: {', '.join(columns[kept:])} (all are in --json)")
+    out.print()
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """How many of the columns, at least one, fit into a width without folding."""
+    used = -_GAP
+    for position, heading in enumerate(columns):
+        used += _GAP + max(len(cell) for cell in (heading, *(row[position] for row in rows)))
+        if used > width and position > 0:
+            return position
+    return len(columns)
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent, for values from a thousandth upwards."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def size_text(nbytes: int) -> str:
+    """Bytes in the unit that fits: ``12 B``, ``64 KiB``, ``1 MiB``."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.4g} {name}"
+    return f"{nbytes} B"
+
+
+@contextlib.contextmanager
+def progress_bar(*, enabled: bool = True) -> Iterator[Progress]:
+    """A bar on stderr while the block runs; nothing where stderr is no terminal.
+
+    Args:
+        enabled: False shows nothing, for ranks other than the first.
+    """
+    if not (enabled and sys.stderr.isatty()):
+        yield lambda text, share: None
+        return
+    columns = [
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    ]
+    with Bar(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(text: str, share: float) -> None:
+            bar.update(task, completed=share, description=text)
+
+        yield show
