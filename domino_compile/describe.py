@@ -16,6 +16,7 @@ from domino_compile.report import (
     CompileReport,
     Join,
 )
+from domino_compile.tags import origin_of
 
 DATA_PARALLEL = "not tensor parallel: only an output (a gradient) depends on it"
 
@@ -80,6 +81,22 @@ def outcome(
         elif entry.action == "reordered":
             entry.action, entry.reason = "left alone", "its payload does not carry the batch"
     report.joins = joins(analysis)
+
+
+def column_outcome(report: CompileReport, plan: CutPlan | NoCut) -> None:
+    """Write what became of the columns; the rows' outcome is in the report already."""
+    if isinstance(plan, NoCut):
+        report.reason = "; ".join(filter(None, (report.reason, plan.reason)))
+        return
+    report.status, report.reason = "sliced", ""
+    report.columns = [str(size) for size in plan.chunks.sizes]
+    cut = {origin_of(n) or n.name for n in plan.analysis.sliced_collectives()}
+    for entry in report.collectives:
+        if entry.name in cut:
+            entry.action, entry.reason = "sliced", ""
+        elif entry.action == "reordered":
+            entry.reason = "no product in front of it whose columns could be cut"
+    report.joins += joins(plan.analysis)
 
 
 def joins(analysis: Analysis) -> list[Join]:

@@ -24,11 +24,13 @@ Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cu
 # The passes that `disable_passes` can name, in the order in which they run.
 PASS_NAMES = ("normalise", "slice", "schedule", "pin")
 
-# For deployed scripts that cannot be edited; nothing else is read from the environment.
+# For deployed scripts that cannot be edited, and for what belongs to the machine.
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "DOMINO_COMPILE_DISABLE": "`1` compiles with Inductor alone; `0` or empty has no effect.",
         "DOMINO_COMPILE_DUMP_DIR": "A path; takes the place of `dump_dir`. Empty has no effect.",
+        "DOMINO_COMPILE_RATES": "The device's rates that the cost model uses, a file that "
+        "`domino calibrate` wrote; the same on every rank. Empty has no effect.",
     }
 )
 
@@ -64,6 +66,11 @@ class Options:
 
     slices: int = _option(
         2, "Pieces the batch is cut into; 1 only reorders.", checks.integer(minimum=1)
+    )
+    columns: int = _option(
+        1,
+        "Parts that the columns of products in front of collectives are cut into; 1 cuts none.",
+        checks.integer(minimum=1),
     )
     lowering: Lowering = _option(
         "inductor",

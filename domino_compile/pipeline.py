@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from domino_compile import _compat, describe
-from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, infer_cut
+from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, cut_columns, infer_cut
 from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.faults import Backup, report_fault
@@ -130,7 +130,15 @@ class Pipeline:
             if plan.chunks.dynamic:
                 _guard_rows(plan)
             self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
+        if self.options.columns > 1 and self._enabled("slice"):
+            self._columns(graph)
         self._finish()
+
+    def _columns(self, graph: fx.Graph) -> None:
+        plan = cut_columns(graph, self.options.columns, _alone(graph))
+        describe.column_outcome(self.report, plan)
+        if isinstance(plan, CutPlan):
+            self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))
 
     def _plan(self, graph: fx.Graph) -> object:
         if not self._enabled("slice"):
@@ -142,9 +150,7 @@ class Pipeline:
         }
         named = {n: self.hints.batch[p] for n, p in inputs.items() if p in self.hints.batch}
         unlikely = frozenset(n for n, p in inputs.items() if p in self.hints.parameters)
-        parallel = describe.classify(graph, find_sites(graph))
-        alone = frozenset(launch for launch, yes in parallel.items() if not yes)
-        plan = infer_cut(graph, self.options.slices, named, unlikely, alone)
+        plan = infer_cut(graph, self.options.slices, named, unlikely, _alone(graph))
         if isinstance(plan, CutPlan) and plan.chunks.dynamic:
             bounded = _compat.strictly_bounded_sizes(graph)
             if bounded & sympy.sympify(plan.chunks.total).free_symbols:
@@ -233,6 +239,12 @@ class Pipeline:
             save_plan(self.plan_key, self.report)
         self.dump.write("plan.json", self.report.to_json())
         self.dump.write("report.txt", report_text(self.report))
+
+
+def _alone(graph: fx.Graph) -> frozenset[fx.Node]:
+    """The collectives that are no tensor parallelism: they stay as they are."""
+    parallel = describe.classify(graph, find_sites(graph))
+    return frozenset(launch for launch, yes in parallel.items() if not yes)
 
 
 def _guard_rows(plan: CutPlan) -> None:

@@ -150,6 +150,7 @@ class CompileReport:
         reason: why it is not sliced.
         axis: the inputs where the cut begins, as ``input[dim]``.
         slices: rows of each slice (expressions for a dynamic batch).
+        columns: columns of each part, where columns are cut.
         collectives: every collective found.
         joins: where cut values were joined inside the graph.
         schedules: per phase.
@@ -161,6 +162,7 @@ class CompileReport:
     reason: str = ""
     axis: list[str] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     collectives: list[CollectiveReport] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
     schedules: list[ScheduleReport] = field(default_factory=list)
@@ -198,7 +200,7 @@ class CompileReport:
         self.schedules = [entry for entry in self.schedules if entry.phase != phase]
         if phase == "joint":
             self.status = "inductor"
-            self.axis, self.slices, self.joins = [], [], []
+            self.axis, self.slices, self.columns, self.joins = [], [], [], []
             for collective in self.collectives:
                 collective.action, collective.reason = "left alone", "internal fault"
 
@@ -232,6 +234,11 @@ class CompileReport:
             json.dumps(self.collective_order(), sort_keys=True).encode()
         ).hexdigest()
 
+    def cuts(self) -> list[str]:
+        """What was cut into how many: ``rows 4+4``, ``columns 512+512``."""
+        found = {"rows": self.slices, "columns": self.columns}
+        return [f"{what} {'+'.join(parts)}" for what, parts in found.items() if parts]
+
     def summary(self) -> str:
         """One line for the log: what was done, why not more, what became of each collective."""
         counts: dict[str, int] = {}
@@ -239,7 +246,7 @@ class CompileReport:
             counts[collective.action] = counts.get(collective.action, 0) + 1
         found = ", ".join(f"{n} {action}" for action, n in sorted(counts.items())) or "none"
         outcome = {
-            "sliced": f"sliced into rows {'+'.join(self.slices)}",
+            "sliced": f"sliced into {' and '.join(self.cuts())}",
             "reordered": "reordered, not sliced",
             "inductor": "left to Inductor alone",
             "cached": "compiled by an earlier process",

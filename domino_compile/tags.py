@@ -26,6 +26,15 @@ def tag_slice(node: fx.Node, index: int, origin: str) -> None:
     node.meta[_KEY] = SliceTag(index, origin)
 
 
+def tag_column(node: fx.Node, index: int, origin: str) -> None:
+    """Mark a node as part ``index`` of a column cut, within the slice it may belong to already.
+
+    Parts of slice ``s`` are slices ``100 * (s + 1) + index``; of a whole value, ``index``.
+    """
+    row = slice_of(node)
+    tag_slice(node, index if row is None else 100 * (row + 1) + index, origin)
+
+
 def clear_tag(node: fx.Node) -> None:
     """Mark a node as whole."""
     node.meta.pop(_KEY, None)

@@ -15,7 +15,7 @@ made for it; afterwards each cut operation exists once per slice, and
         not cut  -> the operation, its cut operands joined
 
 New nodes carry the metadata of the node they stand for (recompute tags included), a slice tag and
-its name: ``add_2_s0`` is slice 0 of ``add_2``.
+its name: ``add_2_s0`` is slice 0 of ``add_2``, ``mm_c0`` column part 0 of ``mm``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan
-from domino_compile.analysis.propagate import make_call
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
 from domino_compile.passes.meta import inherit, run_fake
 from domino_compile.passes.sizes import SizeNodes
 from domino_compile.rules import Cut
-from domino_compile.tags import clear_tag, tag_slice
+from domino_compile.tags import clear_tag, tag_column, tag_slice
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
@@ -57,6 +56,7 @@ class Slicer:
         self.chunks = plan.chunks
         self.analysis = plan.analysis
         self.parts = len(plan.chunks)
+        self.columns = plan.columns
         self.pieces: dict[tuple[fx.Node, States], list[fx.Node]] = {}
         self.joined: dict[fx.Node, fx.Node] = {}
         self.fake_mode = _compat.fake_mode_of(graph)
@@ -110,12 +110,10 @@ class Slicer:
             assert isinstance(base, fx.Node)
             piece = self.pieces[base, self.analysis.state(base)][index]
             return self._call(node, operator.getitem, (piece, node.args[1]), {}, index)
-        _, operands = make_call(self.analysis, node)
-        tensors = set(operands)
         places = itertools.count()  # one value may be two operands, wanted in two states
 
         def operand(x: fx.Node) -> fx.Node:
-            if x not in tensors:
+            if not isinstance(x.meta.get("val"), torch.Tensor):
                 return x
             place = next(places)
             if chained is not None and place == cut.chain:
@@ -227,8 +225,18 @@ class Slicer:
                 sizes = list(shape)
                 sizes[state.dim] = self.chunks.part_of(shape[state.dim], index)
                 pieces[index] = piece = self._view(value, piece, sizes)
-            tag_slice(piece, index, value.name)
+            self._tag(piece, index, value.name)
         return pieces
+
+    def _tag(self, node: fx.Node, index: int | None, origin: str) -> None:
+        """Mark what slice a node belongs to; a column cut may be one within a slice of rows."""
+        if self.columns:
+            if index is not None:
+                tag_column(node, index, origin)
+        elif index is None:
+            clear_tag(node)
+        else:
+            tag_slice(node, index, origin)
 
     def _take_apart(self, value: fx.Node, whole: fx.Node, dim: int, extent: Size) -> list[fx.Node]:
         """The chunks of a dimension: slices; of a dynamic one a split (slices clamp their ends)."""
@@ -287,13 +295,10 @@ class Slicer:
                 index,
             )
             args = (copied, *args[1:])
-        name = None if index is None else f"{like.name}_s{index}"
+        name = None if index is None else f"{like.name}_{'c' if self.columns else 's'}{index}"
         node = self.graph.create_node("call_function", target, args, kwargs, name)
         inherit(node, like)
-        if index is None:
-            clear_tag(node)
-        else:
-            tag_slice(node, index, like.name)
+        self._tag(node, index, like.name)
         if value is None:
             self._fill_meta(node)
         else:

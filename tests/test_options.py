@@ -26,6 +26,7 @@ NAMES = [field.name for field in FIELDS]
 # For each option: values that are not the default, as a user may spell them, and as stored.
 GOOD: dict[str, list[tuple[Any, Any]]] = {
     "slices": [(1, 1), (4, 4)],
+    "columns": [(2, 2), (3, 3)],
     "lowering": [("eager", "eager")],
     "mode": [
         (mode, mode) for mode in ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -48,6 +49,7 @@ GOOD["inductor"][1] = ({"max-autotune": True}, {"max_autotune": True})
 
 BAD: dict[str, list[Any]] = {
     "slices": [0, -1, True, 2.0, "2", None],
+    "columns": [0, -1, True, 2.0, "2", None],
     "lowering": ["Inductor", "aot_eager", None, 1, ["eager"]],
     "mode": ["lite", "fast", "", None, 1],
     "batch": [{}, {"x": -1}, {"x": True}, {"x": "0"}, {0: 0}, {"": 0}, "tokens", ["tokens"], 0],

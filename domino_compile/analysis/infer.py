@@ -29,10 +29,17 @@ MIN_DYNAMIC_ROWS = 2
 
 @dataclass(frozen=True)
 class CutPlan:
-    """The graph is cut: the chunks of the axis, and what each operation does."""
+    """The graph is cut: the chunks of the axis, and what each operation does.
+
+    Attributes:
+        chunks: the extents of the slices.
+        analysis: what each operation does.
+        columns: whether columns of products are cut, not rows of the batch.
+    """
 
     chunks: Chunks
     analysis: Analysis
+    columns: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def infer_cut(
     parts = min(slices, rows if isinstance(best.batch, int) else rows // MIN_DYNAMIC_ROWS)
     if parts < 2:
         return NoCut(_too_few(rows, best.batch))
-    analysis = _complete(graph, best)
+    analysis = extended(graph, best)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut("no collective carries the cut dimension")
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
@@ -164,10 +171,14 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Candi
                 yield Candidate(node, dim, to_size(shape[dim]))
 
 
-def _complete(graph: fx.Graph, analysis: Analysis) -> Analysis:
+def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
     """Extend the seeds until nothing that could be made in slices is made whole and cut."""
     seeds = dict(analysis.seeds)
     blocked: frozenset[fx.Node] = frozenset()
+
+    def again(blocked: frozenset[fx.Node]) -> Analysis:
+        return propagate(graph, analysis.batch, seeds, blocked, analysis.limits)
+
     for _ in range(MAX_ROUNDS):
         more: dict[fx.Node, Sliced] = {}
         for node, state in analysis.wanted:
@@ -177,9 +188,9 @@ def _complete(graph: fx.Graph, analysis: Analysis) -> Analysis:
             break
         seeds.update(more)
         blocked = blocked_now
-        analysis = propagate(graph, analysis.batch, seeds, blocked)
+        analysis = again(blocked)
     if analysis.unjoinable - blocked:
-        analysis = propagate(graph, analysis.batch, seeds, blocked | analysis.unjoinable)
+        analysis = again(blocked | analysis.unjoinable)
     return analysis
 
 
@@ -192,6 +203,8 @@ def _pull(
 ) -> bool:
     """Mark ``node`` and what it is made of as seeds, if it can be made in slices."""
     if node in known or node in found or node in analysis.states:
+        return False
+    if analysis.limits.pulled is not None and node not in analysis.limits.pulled:
         return False
     if node.op == "placeholder":
         found[node] = want

@@ -13,6 +13,27 @@ from torch import fx
 from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
 from domino_compile.collectives import is_launch, tensor_bytes
 from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
+from domino_compile.rules.contraction import cut_columns
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a cut may extend; by default as far as the rules let it.
+
+    Attributes:
+        within: the only operations that may be cut; None: all.
+        ends: values that are whole for every operation behind them, though made in slices.
+        pulled: the only values that may be made in slices because they are wanted so; None: all.
+        columns: products that are cut by columns, where the cut begins.
+    """
+
+    within: frozenset[fx.Node] | None = None
+    ends: frozenset[fx.Node] = frozenset()
+    pulled: frozenset[fx.Node] | None = None
+    columns: frozenset[fx.Node] = frozenset()
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass
@@ -28,10 +49,12 @@ class Analysis:
         wanted: whole values that a cut operation wants cut, in the order met.
         joins: cut values that are needed whole (or cut otherwise), by the needing node.
         unjoinable: operations whose opaque per-slice results are needed whole.
+        limits: how far the cut may extend.
     """
 
     batch: Size
     seeds: Mapping[fx.Node, Sliced]
+    limits: Limits = NO_LIMITS
     states: dict[fx.Node, States] = field(default_factory=dict)
     cuts: dict[fx.Node, Cut] = field(default_factory=dict)
     refusals: dict[fx.Node, Refusal] = field(default_factory=dict)
@@ -42,6 +65,10 @@ class Analysis:
     def state(self, node: fx.Node) -> States:
         """The state of a node's value."""
         return self.states.get(node, WHOLE)
+
+    def seen(self, node: fx.Node) -> States:
+        """The state in which the operations behind see a node's value."""
+        return WHOLE if node in self.limits.ends else self.state(node)
 
     def sliced_collectives(self) -> list[fx.Node]:
         """The launches that are cut."""
@@ -65,6 +92,7 @@ def propagate(
     batch: Size,
     seeds: Mapping[fx.Node, Sliced],
     blocked: frozenset[fx.Node] = frozenset(),
+    limits: Limits = NO_LIMITS,
 ) -> Analysis:
     """The states of all values when the seeds are cut.
 
@@ -73,8 +101,9 @@ def propagate(
         batch: the extent of the cut axis.
         seeds: placeholders, or operations that can be pulled (``rules.find_pull``).
         blocked: operations that must run whole.
+        limits: how far the cut may extend.
     """
-    analysis = Analysis(batch, seeds)
+    analysis = Analysis(batch, seeds, limits)
     for node in graph.nodes:
         if node.op == "placeholder":
             if node in seeds:
@@ -100,8 +129,10 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
 
 
 def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
-    want = analysis.seeds.get(node)
-    if want is None and not any(x in analysis.states for x in node.all_input_nodes):
+    want, limits = analysis.seeds.get(node), analysis.limits
+    if want is None and all(analysis.seen(x) == WHOLE for x in node.all_input_nodes):
+        if limits.ends:
+            _needs_whole(analysis, node)
         return
     if node.target is torch.ops.aten.sym_size.int:
         return  # the size of the whole value is known without it
@@ -109,6 +140,10 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     outcome: Cut | Refusal
     if blocked:
         outcome = Refusal("its per-slice state is needed whole elsewhere")
+    elif limits.within is not None and node not in limits.within:
+        outcome = Refusal("couples the columns, or is behind what does")
+    elif want is not None and node in limits.columns:
+        outcome = cut_columns(call, want)
     elif want is not None and (pull := find_pull(node.target)) is not None:
         outcome = pull(call, want)
     elif (rule := find_rule(node.target)) is not None:
@@ -172,7 +207,7 @@ def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
             return to_shape([value])[0]
         if not isinstance(value, torch.Tensor):
             return x
-        made = Operand(len(operands), analysis.state(x), to_shape(value.shape), value.dtype)
+        made = Operand(len(operands), analysis.seen(x), to_shape(value.shape), value.dtype)
         operands.append(made)
         nodes.append(x)
         return made

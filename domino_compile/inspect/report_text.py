@@ -13,6 +13,8 @@ def report_text(report: CompileReport) -> str:
     lines = [report.summary(), f"options: {report.options}"]
     if report.axis:
         lines.append(f"cut along: {', '.join(report.axis)}; rows: {' + '.join(report.slices)}")
+    if report.columns:
+        lines.append(f"products in front of collectives: columns {' + '.join(report.columns)}")
     lines += ["", *_collectives(report.collectives)]
     if report.status == "sliced":
         lines += ["", *_joins(report)]

@@ -52,6 +52,15 @@ def pull_matmul(call: Call, want: Sliced) -> Outcome:
     return Refusal("columns of a product are not pulled")
 
 
+def cut_columns(call: Call, want: Sliced) -> Outcome:
+    """A product of any kind here, its columns cut: the right operand's columns, one by one."""
+    *added, left, _ = call.operands
+    if want.dim != left.rank - 1:
+        return Refusal("not the columns of the product")
+    before = tuple(broadcast_state(x, want, left.rank) for x in added)
+    return Cut((*before, WHOLE, want), want)
+
+
 def add_matmul(call: Call) -> Outcome:
     """``addmm`` and ``baddbmm``: the added value is broadcast to the result."""
     added, left, right = call.operands

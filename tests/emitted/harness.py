@@ -122,7 +122,13 @@ class Compiled:
 
 
 def compile_step(
-    slices: int, *, batch: int, training: bool = True, layers: int = 2, **inductor: Any
+    slices: int,
+    *,
+    batch: int,
+    columns: int = 1,
+    training: bool = True,
+    layers: int = 2,
+    **inductor: Any,
 ) -> Compiled:
     """Compile and run one step of the model; ``codes`` is forward, backward."""
     fake_world()
@@ -137,6 +143,7 @@ def compile_step(
         backend="domino",
         options={
             "slices": slices,
+            "columns": columns,
             "link": str(Path(__file__).parent / "fast-link.json"),
             "inductor": {"_post_fusion_custom_pass": kernels, **inductor},
         },

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import fx
 
-from domino_compile.analysis import CutPlan, infer_cut
-from domino_compile.collectives import is_launch
+from domino_compile.analysis import CutPlan, cut_columns, infer_cut
+from domino_compile.collectives import is_launch, is_wait
 from domino_compile.inspect.graph_text import readable
 from domino_compile.inspect.schedule_text import schedule_text
 from domino_compile.inspect.timeline import schedule
@@ -14,9 +15,11 @@ from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.schedule import schedule_graph
 from domino_compile.passes.slice import slice_graph
+from domino_compile.tags import slice_of
 from tests.passes import graphs
 from tests.passes.costs import COSTS
 
+aten = torch.ops.aten
 Golden = Callable[[str, str], None]
 CAP = 0.5
 GRAPHS: dict[str, tuple[Callable[[], fx.Graph], dict[str, int]]] = {
@@ -46,6 +49,40 @@ def test_slice(name: str, golden: Golden) -> None:
     cut(graph, batch)
     golden(f"passes/{name}.sliced.py", readable(graph))
     assert sum(map(is_launch, graph.nodes)) == 2 * launches
+    assert graphs.same(graphs.run(graph, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["mlp.forward", "mlp.backward"])
+def test_columns(name: str, golden: Golden) -> None:
+    """Cut by columns, ordered: the collective of one part flies under the next part's product."""
+    graph = GRAPHS[name][0]()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    plan = cut_columns(graph, 2)
+    assert isinstance(plan, CutPlan) and plan.columns
+    slice_graph(graph, plan)
+    schedule_graph(graph, COSTS, CAP)
+    golden(f"passes/{name}.columns.py", readable(graph))
+    assert graphs.same(graphs.run(graph, inputs), expected)
+    events = [n for n in graph.nodes if is_launch(n) or is_wait(n) or n.target == aten.mm.default]
+    first = next(i for i, n in enumerate(events) if is_launch(n))
+    assert events[first + 1].target == aten.mm.default and events[first + 1].name.endswith("_c1")
+
+
+@pytest.mark.parametrize("name", ["mlp.forward", "mlp.backward", "attention.forward"])
+def test_rows_and_columns(name: str) -> None:
+    make, batch = GRAPHS[name]
+    graph = make()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    launches = sum(map(is_launch, graph.nodes))
+    cut(graph, batch)
+    plan = cut_columns(graph, 3)
+    assert isinstance(plan, CutPlan)
+    slice_graph(graph, plan)
+    assert sum(map(is_launch, graph.nodes)) == 6 * launches
+    parts = {slice_of(n) for n in graph.nodes if is_launch(n)}
+    assert parts == {100, 101, 102, 200, 201, 202}
     assert graphs.same(graphs.run(graph, inputs), expected)
 
 

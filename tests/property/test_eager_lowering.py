@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import Phase, event, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import domino_compile
@@ -22,7 +23,7 @@ TOLERANCE = 1e-10
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 
 
-def domino(slices: int, **options: object) -> Callable[[nn.Module], Callable[..., Any]]:
+def domino(slices: object, **options: object) -> Callable[[nn.Module], Callable[..., Any]]:
     chosen = {"lowering": "eager", "slices": slices, "check_ranks": False, **options}
 
     def wrap(module: nn.Module) -> Callable[..., Any]:
@@ -32,9 +33,9 @@ def domino(slices: int, **options: object) -> Callable[[nn.Module], Callable[...
     return wrap
 
 
-def check(program: Program, expected: Result) -> str:
+def check(program: Program, expected: Result, **options: object) -> str:
     """Cut against uncut; what became of the graph."""
-    errors = run(program, domino(program.slices)).errors(expected)
+    errors = run(program, domino(**{"slices": program.slices, **options})).errors(expected)
     wrong = {name: error for name, error in errors.items() if not error < TOLERANCE}
     assert not wrong, f"{wrong}\n{program}"
     return domino_compile.reports()[-1].status
@@ -68,6 +69,23 @@ def test_cut_program_draws_what_the_uncut_one_does(program: Program) -> None:
     # Eager mode draws other numbers than captured programs: the reference is captured as well.
     uncut = domino(1, disable_passes=("normalise", "slice", "schedule"))
     event(check(program, run(program, uncut)))
+
+
+@settings(examples(50), phases=PHASES)
+@given(program=programs(), rows=st.sampled_from([1, 2, 3]), columns=st.sampled_from([2, 3]))
+def test_program_cut_by_columns_computes_what_the_uncut_one_does(
+    program: Program, rows: int, columns: int
+) -> None:
+    check(program, run(program), slices=rows, columns=columns)
+    report = domino_compile.reports()[-1]
+    event(f"rows: {bool(report.slices)}, columns: {bool(report.columns)}")
+
+
+@settings(examples(10), phases=PHASES)
+@given(program=programs(random=True))
+def test_program_cut_by_columns_draws_what_the_uncut_one_does(program: Program) -> None:
+    uncut = domino(1, disable_passes=("normalise", "slice", "schedule"))
+    check(program, run(program, uncut), slices=1, columns=2)
 
 
 @pytest.mark.parametrize("name", SLICED)

@@ -1,0 +1,159 @@
+"""Cut products by columns, so that the collective of one part flies under the product of the next.
+
+A row cut needs a batch; this one does not. For a product whose result travels (a row-parallel
+layer's output in forward, a column-parallel layer's input gradient in backward)::
+
+    y = all_reduce(x @ W)    ->    y0 = all_reduce(x @ W[:, :n])    y1 = all_reduce(x @ W[:, n:])
+
+The cut begins at the product and extends through collectives, views and pointwise operations (bias,
+dropout, residual) to the first operation that couples the columns, a norm for one. There the parts
+are joined, and the value is whole for everything behind: the next cut begins at the next product.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import fx
+
+from domino_compile.analysis.infer import CutPlan, NoCut, extended
+from domino_compile.analysis.propagate import Analysis, Limits, propagate
+from domino_compile.axes import WHOLE, Chunks, Sliced
+from domino_compile.collectives import Site, find_sites, is_launch, is_wait
+from domino_compile.nodes import is_free
+from domino_compile.rules.registry import rule_of
+
+aten = torch.ops.aten
+
+PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+#: Families of operations through which a column cut extends.
+_THROUGH = ("pointwise", "collective", "view", "permute", "unsqueeze", "squeeze", "expand")
+#: Families of operations that draw or make what a pointwise operation uses.
+_MADE = ("random", "constant", "iota")
+
+
+def cut_columns(
+    graph: fx.Graph, parts: int, alone: frozenset[fx.Node] = frozenset()
+) -> CutPlan | NoCut:
+    """Cut the products in front of collectives by columns, and analyse the graph.
+
+    Args:
+        graph: a functional joint or inference graph.
+        parts: how many parts are wanted.
+        alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
+    """
+    sites = [site for site in find_sites(graph) if site.launch not in alone]
+    if not sites:
+        return NoCut("no collective in this graph")
+    if parts < 2:
+        return NoCut("slices=1: reordered only")
+    extent, seeds = _seeds(sites)
+    if not seeds:
+        return NoCut("no matrix product feeds a collective: there are no columns to cut")
+    if extent < parts:
+        return NoCut(f"the products in front of collectives have {extent} columns")
+    analysis = _until_settled(graph, extent, seeds)
+    if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
+        return NoCut("no collective carries the columns that were cut")
+    return CutPlan(Chunks.even(extent, parts), analysis, columns=True)
+
+
+def _seeds(sites: Sequence[Site]) -> tuple[int, dict[fx.Node, Sliced]]:
+    """The products to cut, all of the width for which most bytes travel."""
+    travelling: dict[int, int] = {}
+    found: dict[int, dict[fx.Node, Sliced]] = {}
+    for site in sites:
+        for product in _products(site.launch):
+            shape = product.meta["val"].shape
+            if isinstance(shape[-1], int):
+                travelling[shape[-1]] = travelling.get(shape[-1], 0) + site.payload
+                found.setdefault(shape[-1], {})[product] = Sliced(len(shape) - 1)
+    if not found:
+        return 0, {}
+    widest = max(travelling, key=lambda extent: travelling[extent])
+    return widest, found[widest]
+
+
+def _products(launch: fx.Node) -> Iterator[fx.Node]:
+    """The products whose result, or a sum of them, is the payload."""
+    waiting, seen = list(launch.all_input_nodes), set[fx.Node]()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node.op != "call_function":
+            continue
+        seen.add(node)
+        if node.target in PRODUCTS:
+            yield node
+        elif _family(node) in _THROUGH and not is_launch(node) and not is_wait(node):
+            waiting.extend(node.all_input_nodes)
+
+
+def _until_settled(graph: fx.Graph, extent: int, seeds: Mapping[fx.Node, Sliced]) -> Analysis:
+    """Propagate until what is joined somewhere is whole for everything behind."""
+    within = frozenset(n for n in graph.nodes if n in seeds or _family(n) in _THROUGH or is_free(n))
+    drawn = _drawn(graph)
+    ends: frozenset[fx.Node] = frozenset()
+    while True:
+        limits = Limits(within | drawn, ends, pulled=drawn, columns=frozenset(seeds))
+        analysis = extended(graph, propagate(graph, extent, seeds, limits=limits))
+        joined = {value for value, _ in analysis.inner_joins()}
+        if joined <= ends:
+            return analysis
+        ends |= _worth_joining(joined - ends, analysis)
+
+
+def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
+    """Where the cut had better end: what is joined early is joined once.
+
+    A value that is computed from another joined one need not be joined itself. Of several that are
+    computed from one value (a norm's backward multiplies the gradient twice) it is that value.
+    """
+    before = {value: [value, *_before(value, analysis)] for value in joined}
+    first = [value for value in joined if joined.isdisjoint(before[value][1:])]
+    shared = Counter(x for value in first for x in before[value])
+    ends: set[fx.Node] = set()
+    for value in first:
+        common = next((x for x in before[value] if shared[x] > 1), None)
+        ends.add(_without_conversions(value, analysis) if common is None else common)
+    return ends
+
+
+def _before(value: fx.Node, analysis: Analysis) -> Iterator[fx.Node]:
+    """The cut values that a value is computed from, one after the other, while there is one."""
+    while _family(value) in _THROUGH and not is_wait(value) and not is_launch(value):
+        cut = {x for x in value.all_input_nodes if analysis.seen(x) != WHOLE}
+        if len(cut) != 1:
+            return
+        (value,) = cut
+        yield value
+
+
+def _without_conversions(value: fx.Node, analysis: Analysis) -> fx.Node:
+    """What a value is computed from by operations of one operand: a square, a conversion."""
+    while _family(value) in _THROUGH and not is_wait(value) and len(value.all_input_nodes) == 1:
+        (operand,) = value.all_input_nodes
+        if analysis.seen(operand) == WHOLE:
+            break
+        value = operand
+    return value
+
+
+def _drawn(graph: fx.Graph) -> frozenset[fx.Node]:
+    """What is computed from random numbers and constants alone (masks): made in parts for free."""
+    drawn: set[fx.Node] = set()
+    for node in graph.nodes:
+        family = _family(node)
+        if family in _MADE or (
+            family in _THROUGH
+            and node.all_input_nodes
+            and all(x in drawn for x in node.all_input_nodes)
+        ):
+            drawn.add(node)
+    return frozenset(drawn)
+
+
+def _family(node: fx.Node) -> str:
+    rule = rule_of(node.target) if node.op == "call_function" else None
+    return rule.family if rule is not None else ""
