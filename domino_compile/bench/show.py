@@ -22,6 +22,10 @@ def _spread(found: VariantResult) -> str:
     return "" if found.spread_ms is None else "{:.2f}-{:.2f}".format(*found.spread_ms)
 
 
+def _slices(found: VariantResult) -> str:
+    return f"{found.slices}x{found.columns}" if found.columns > 1 else str(found.slices)
+
+
 #: Titles and contents, the most important first: a narrow terminal shows fewer.
 COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("variant", lambda found: found.variant),
@@ -35,7 +39,7 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("of bound", _number("fraction_of_bound", "{:.2f}")),
     ("inflation", _number("inflation", "{:.3f}")),
     ("peak MiB", _number("peak_mib", "{:.0f}")),
-    ("slices", lambda found: str(found.slices)),
+    ("slices", _slices),
     ("compile s", _number("compile_s", "{:.0f}")),
     ("error", _number("grad_error", "{:.1e}")),
     ("float64", _number("grad_error_float64", "{:.1e}")),

@@ -69,6 +69,20 @@ def test_training(train: Train, world: int, form: str, slices: int) -> None:
     assert_replicas_equal(cut, reference)
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("form", sorted({form for _, form, _ in CASES}))
+def test_training_cut_by_columns(train: Train, form: str, slices: int) -> None:
+    options = {"lowering": "eager", "slices": slices, "columns": 2}
+    cut = train(2, form, "float64", "domino", options)
+    reference = train(2, form, "float64", REFERENCE.get(form, "none"))
+    for mine, other in zip(cut, reference, strict=True):
+        assert_same(mine, other, "float64")
+        report = only(mine.reports)
+        assert len(report.columns) == 2 and len(report.slices) == (slices if slices > 1 else 0)
+    assert_ranks_agree(cut)
+    assert_replicas_equal(cut, reference)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "slices"), [("megatron", 3), ("dtensor", 2), ("sequence_parallel_1", 2)]
