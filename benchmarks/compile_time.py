@@ -1,32 +1,61 @@
-"""How long our passes take, against the whole compile, by the number of layers.
+"""How long our passes take, by the number of layers: against the whole compile, or by stage.
 
 Usage: ``python -m benchmarks.compile_time [--layers 8 16 32 64] [--device cpu] [--json FILE]``.
 
 A GPT of Megatron-style blocks on a lone rank of a two-rank group; forward and backward are compiled
 with Inductor, caches off. Prints one line a depth.
+
+``--passes-only`` captures and partitions the same training step but compiles and runs nothing: it
+tells how the processor time of each stage grows in a minute or two, also on a machine that is
+shared.
 """
 
 import argparse
+import gc
 import json
 import os
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 import domino_compile
-from domino_compile.pipeline import seconds_in_passes
+from domino_compile import _compat, describe, pipeline
+from domino_compile.backend import inductor_settings, make_hints
+from domino_compile.options import Options
+from domino_compile.pipeline import Pipeline, seconds_in_passes
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
+
+#: What is timed: the stage, and where ``pipeline`` finds the function that it calls.
+STAGES: tuple[tuple[str, Any, str], ...] = (
+    ("find_sites", pipeline, "find_sites"),
+    ("backup", pipeline, "Backup"),
+    ("classify", describe, "classify"),
+    ("normalise", pipeline, "normalise_graph"),
+    ("infer", pipeline, "infer_cut"),
+    ("slice", pipeline, "slice_graph"),
+    ("schedule", pipeline, "schedule_graph"),
+    ("pin", pipeline, "pin_order"),
+    ("report", describe, "outcome"),
+    ("report", pipeline, "schedule"),
+    ("report", Pipeline, "_finish"),
+    ("lint", fx.Graph, "lint"),
+)
 
 
 def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
     """Compile one training step; returns seconds in all and in our passes."""
-    torch._dynamo.reset()
-    domino_compile.reset_reports()
-    model = Model(layers, dropout=0.1).to(device)
-    tokens = torch.randint(0, VOCAB, (4, SEQ), device=device)
+    model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
     program = torch.compile(model, backend="domino", options={"lowering": lowering})
     program(tokens, tokens).backward()
@@ -37,26 +66,139 @@ def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
     return {"layers": layers, "total_s": total, "passes_s": ours, "share": ours / total}
 
 
+def measure_passes(layers: int, device: str) -> dict[str, float]:
+    """Capture one training step and run our passes; returns processor milliseconds by stage."""
+    model, tokens = _program(layers, device)
+    spent: dict[str, float] = defaultdict(float)
+    try:
+        torch.compile(model, backend=lambda gm, inputs: _rewrite(gm, inputs, spent))(tokens, tokens)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        if not isinstance(error.inner_exception, _Done):
+            raise
+    (report,) = domino_compile.reports()
+    assert report.status == "sliced" and len(report.schedules) == 2, report.summary()
+    stages = {stage: 1e3 * spent[stage] for stage in dict.fromkeys(s for s, _, _ in STAGES)}
+    stages["other"] = 1e3 * spent["all"] - sum(stages.values())
+    stages["garbage"] = 1e3 * spent["garbage"]
+    return {"layers": layers, **stages, "all": sum(stages.values())}
+
+
+class _Done(Exception):
+    """Everything is measured; nothing is compiled."""
+
+
+def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    gc.collect()
+    model = Model(layers, dropout=0.1).to(device)
+    return model, torch.randint(0, VOCAB, (4, SEQ), device=device)
+
+
+def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
+    """A backend that goes with Inductor as far as the two graphs, then gives up."""
+    passes = Pipeline(Options(), make_hints(gm, inputs, Options()), pin=True)
+    run_joint = passes.run_joint
+
+    def timed_joint(graph: fx.Graph) -> None:
+        with _timed_stages(spent), _timed(spent, "all"):
+            run_joint(graph)
+
+    class Partition(CustomPartitionerFn):
+        def __call__(self, joint: fx.GraphModule, joint_inputs: Any, **kwargs: Any) -> Any:
+            for part in min_cut_rematerialization_partition(joint, joint_inputs, **kwargs):
+                with _timed_stages(spent), _timed(spent, "all"):
+                    passes.run_graph(part.graph)
+            raise _Done
+
+        def uuid(self) -> Any:
+            return None
+
+    with mock.patch.object(passes, "run_joint", timed_joint):
+        settings = inductor_settings(passes, "measured")
+    settings["custom_partitioner_fn"] = Partition()
+    return _compat.compile_with_inductor(gm, inputs, settings)
+
+
+@contextmanager
+def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the processor time, without that of the garbage collector: any stage may trigger it."""
+    began = time.process_time() - spent["garbage"]
+    try:
+        yield
+    finally:
+        spent[stage] += time.process_time() - spent["garbage"] - began
+
+
+@contextmanager
+def _timed_stages(spent: dict[str, float]) -> Iterator[None]:
+    """While this lasts, note the time spent in each of the functions in ``STAGES``.
+
+    Of one inside another the outer is timed.
+    """
+    inside: list[str] = []
+
+    def collecting(phase: str, _info: dict[str, int]) -> None:
+        spent["garbage"] += (-1 if phase == "start" else 1) * time.process_time()
+
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if inside:
+                return function(*args, **kwargs)
+            inside.append(stage)
+            try:
+                with _timed(spent, stage):
+                    return function(*args, **kwargs)
+            finally:
+                inside.pop()
+
+        return call
+
+    with ExitStack() as stack:
+        for stage, owner, name in STAGES:
+            replacement = timed(stage, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
+        gc.callbacks.append(collecting)
+        stack.callback(gc.callbacks.remove, collecting)
+        yield
+
+
+def _print_compile(row: dict[str, float]) -> None:
+    print(
+        f"{row['layers']:3d} layers: compile {row['total_s']:7.2f} s,"
+        f" our passes {row['passes_s']:6.2f} s"
+        f" ({row['share']:.1%}, {1e3 * row['passes_s'] / row['layers']:.1f} ms a layer)",
+        flush=True,
+    )
+
+
+def _print_stages(rows: list[dict[str, float]]) -> None:
+    print("ms a layer  " + "".join(f"{row['layers']:>9d}" for row in rows))
+    for stage in [key for key in rows[0] if key != "layers"]:
+        cells = (f"{row[stage] / row['layers']:9.2f}" for row in rows)
+        print(f"{stage:<12}{''.join(cells)}")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lowering", default="inductor", choices=("inductor", "eager"))
+    parser.add_argument("--passes-only", action="store_true", help="processor time by stage")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     fake_world()
-    measure(1, args.device, args.lowering)  # imports and warm-up
     rows = []
-    for layers in args.layers:
-        row = measure(layers, args.device, args.lowering)
-        rows.append(row)
-        print(
-            f"{layers:3d} layers: compile {row['total_s']:7.2f} s,"
-            f" our passes {row['passes_s']:6.2f} s"
-            f" ({row['share']:.1%}, {1e3 * row['passes_s'] / layers:.1f} ms a layer)",
-            flush=True,
-        )
+    if args.passes_only:
+        measure_passes(1, args.device)  # imports and warm-up
+        rows = [measure_passes(layers, args.device) for layers in args.layers]
+        _print_stages(rows)
+    else:
+        measure(1, args.device, args.lowering)
+        for layers in args.layers:
+            rows.append(measure(layers, args.device, args.lowering))
+            _print_compile(rows[-1])
     if args.json:
         args.json.write_text(
             json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n"
