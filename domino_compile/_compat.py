@@ -317,6 +317,22 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def backward_at_once() -> Any:
+    """A context in which a backward graph is compiled with its forward, not when it first runs."""
+    from torch._functorch import config
+
+    settings: Any = config
+    return settings.patch(force_non_lazy_backward_lowering=True)
+
+
+def start_fake_group(ranks: int) -> None:
+    """Make the default process group a fake one, of which this process is rank 0."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+
+
 def emit_artifact(name: str, text: str) -> None:
     """Hand a text to structured tracing (tlparse shows it beside the graph's own artefacts)."""
     from torch._logging import trace_structured

@@ -10,6 +10,7 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut
 from domino_compile.analysis.propagate import Analysis
 from domino_compile.collectives import Site, user_line
+from domino_compile.inspect.origin import module_of
 from domino_compile.nodes import leading_to_computation
 from domino_compile.report import (
     CollectiveReport,
@@ -48,6 +49,7 @@ def collective(site: Site, parallel: bool) -> CollectiveReport:
         phase="backward" if site.backward else "forward",
         action="reordered" if parallel else "left alone",
         reason="" if parallel else DATA_PARALLEL,
+        module=module_of(site.launch),
     )
 
 

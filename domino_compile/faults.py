@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
@@ -20,6 +21,21 @@ log = logging.getLogger(__name__)
 
 #: Set in our tests: a fault is an error there, never a silent fallback.
 STRICT = "DOMINO_COMPILE_STRICT"
+#: Nodes that our passes never replace.
+KEPT = ("placeholder", "output")
+
+
+@dataclass(frozen=True)
+class SavedNode:
+    """What a node was. Its arguments name the nodes of that time, which may be gone since."""
+
+    node: fx.Node
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    name: str
+    type: Any
+    meta: dict[str, Any]
 
 
 class Backup:
@@ -29,29 +45,33 @@ class Backup:
     """
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.copy = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        self.result = self.copy.graph_copy(graph, copies)
-        self.inputs = [(node, copies[node]) for node in graph.find_nodes(op="placeholder")]
+        self.nodes = [
+            SavedNode(n, n.target, n.args, n.kwargs, n.name, n.type, dict(n.meta))
+            for n in graph.nodes
+        ]
 
     def restore(self, graph: fx.Graph) -> None:
         """Put back the nodes, with their names and metadata."""
         output = graph.output_node()
-        kept = {node for node, _ in self.inputs} | {output}
         for node in graph.nodes:
             node.args, node.kwargs = (), {}
         for node in reversed(list(graph.nodes)):
-            if node not in kept:
+            if node.op not in KEPT:
                 graph.erase_node(node)
         _compat.forget_names(graph)
-        value_map = {copy: node for node, copy in self.inputs}
+        now: dict[fx.Node, fx.Node] = {}
         with graph.inserting_before(output):
-            for copy in self.copy.nodes:
-                if copy.op != "placeholder":
-                    value_map[copy] = graph.node_copy(copy, lambda x: value_map[x])
-        for node, copy in self.inputs:
-            node.meta, node.args = dict(copy.meta), copy.args
-        output.args = (fx.node.map_arg(self.result, lambda x: value_map[x]),)
+            for saved in self.nodes:
+                args, kwargs = fx.node.map_arg((saved.args, saved.kwargs), lambda x: now[x])
+                node = saved.node
+                if node.op in KEPT:
+                    node.args, node.kwargs = args, kwargs
+                else:
+                    node = graph.create_node(
+                        node.op, saved.target, args, kwargs, saved.name, saved.type
+                    )
+                node.meta = dict(saved.meta)
+                now[saved.node] = node
 
 
 def report_fault(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -13,15 +16,18 @@ aten = torch.ops.aten
 
 def is_free(node: fx.Node) -> bool:
     """Whether the node costs nothing: views, tuple members, sizes."""
-    if node.op != "call_function":
+    return node.op != "call_function" or (_is_free_operation(node.target) and not is_wait(node))
+
+
+@cache
+def _is_free_operation(target: Any) -> bool:
+    if not isinstance(target, torch._ops.OpOverload):
+        return not isinstance(target, torch._ops.HigherOrderOperator)
+    if target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
         return True
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return not isinstance(node.target, torch._ops.HigherOrderOperator)
-    if node.target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
-        return True
-    returns = node.target._schema.returns
+    returns = target._schema.returns
     alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write and not is_wait(node)
+    return alias is not None and not alias.is_write
 
 
 def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:

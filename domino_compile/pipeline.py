@@ -7,9 +7,11 @@ nor the eager lowering; ``backend`` connects it to them.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sympy
@@ -41,6 +43,22 @@ _seconds = 0.0
 def seconds_in_passes() -> float:
     """How long this process has spent in our passes, dumps included."""
     return _seconds
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Keep Python's garbage collector from running.
+
+    What passes make lives until they end, and so does all that the compile made before: looking
+    through it again and again frees nothing, and takes longer the more of it there is.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass
@@ -170,7 +188,8 @@ class Pipeline:
             entry = schedule(phase, graph, result)
             others = [s for s in self.report.schedules if s.phase != phase]
             self.report.schedules = [*others, entry]
-            self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
+            if self.dump.wanted:
+                self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
@@ -199,6 +218,7 @@ class Pipeline:
             self.dump.write(f"{phase}/{name}.ops.txt", count_difference(before, op_counts(graph)))
         return result
 
+    @_garbage_kept()
     def _guarded(self, graph: fx.Graph, phase: str, run: Callable[[], None]) -> None:
         """Run a stage; if it fails, the graph is as it was and Inductor goes on alone."""
         backup = Backup(graph)
@@ -228,7 +248,10 @@ class Pipeline:
             log.info("%s", self.report.summary())
         elif self.overlap and kept is not None:
             present = {schedule.phase for schedule in self.report.schedules}
-            self.report.schedules += [s for s in kept.schedules if s.phase not in present]
+            missing = [s for s in kept.schedules if s.phase not in present]
+            if not missing:
+                return
+            self.report.schedules += missing
         else:
             return
         self._finish()
@@ -237,8 +260,9 @@ class Pipeline:
         complete = self.report.schedules or not self.overlap
         if self.plan_key is not None and self.ran and complete:
             save_plan(self.plan_key, self.report)
-        self.dump.write("plan.json", self.report.to_json())
-        self.dump.write("report.txt", report_text(self.report))
+        if self.dump.wanted:
+            self.dump.write("plan.json", self.report.to_json())
+            self.dump.write("report.txt", report_text(self.report))
 
 
 def _alone(graph: fx.Graph) -> frozenset[fx.Node]:

@@ -27,6 +27,7 @@ class CollectiveReport:
         phase: ``forward`` or ``backward``.
         action: ``sliced``, ``merged``, ``reordered`` or ``left alone``.
         reason: why, where it was not sliced.
+        module: the path of the module that it is in, if it is in one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CollectiveReport:
     phase: str
     action: str
     reason: str = ""
+    module: str = ""
 
 
 @dataclass
@@ -56,6 +58,7 @@ class WireReport:
         hidden_under: the matrix products and attention that compute meanwhile.
         hidden_under_fused: how many fused kernels and others compute meanwhile.
         source: the module or the user's line.
+        origin: the collective of the captured graph that it is, or is a slice of.
     """
 
     name: str
@@ -69,6 +72,7 @@ class WireReport:
     hidden_under: list[str] = field(default_factory=list)
     hidden_under_fused: int = 0
     source: str = ""
+    origin: str = ""
 
 
 @dataclass

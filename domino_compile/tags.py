@@ -32,7 +32,8 @@ def tag_column(node: fx.Node, index: int, origin: str) -> None:
     Parts of slice ``s`` are slices ``100 * (s + 1) + index``; of a whole value, ``index``.
     """
     row = slice_of(node)
-    tag_slice(node, index if row is None else 100 * (row + 1) + index, origin)
+    whole = origin_of(node) or origin
+    tag_slice(node, index if row is None else 100 * (row + 1) + index, whole)
 
 
 def clear_tag(node: fx.Node) -> None:

@@ -129,26 +129,27 @@ class Slicer:
         if cut.build is not None:
             target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
             return self._call(node, target, args, kwargs, index)
-        return self._call(
-            node, target, args, kwargs, index, self._value(node, cut.out, args, index)
-        )
+        return self._call(node, target, args, kwargs, index, self._value(node, cut, args, index))
 
-    def _value(self, node: fx.Node, out: States, args: tuple[Any, ...], index: int) -> Any:
+    def _value(self, node: fx.Node, cut: Cut, args: tuple[Any, ...], index: int) -> Any:
         """The fake value of a slice where it follows from the whole one's, else ``None``.
 
         Running every operation on fake tensors is most of the time of slicing. A contiguous result
-        of contiguous operands that is not a view is the same with another extent.
+        of contiguous operands that is not a view is the same with another extent; a summand is the
+        same.
         """
-        whole = node.meta["val"]
-        if not isinstance(out, Sliced) or not _compat.is_plain(node.target):
+        if not isinstance(cut.out, (Sliced, PartialSum)) or not _compat.is_plain(node.target):
             return None
+        whole = node.meta["val"]
         inputs = [x.meta["val"] for x in args if isinstance(x, fx.Node)]
         tensors = [x for x in (whole, *inputs) if isinstance(x, torch.Tensor)]
-        if not all(_compat.is_contiguous(x) for x in tensors[: 1 if is_matmul(node) else None]):
+        if not all(_is_contiguous(x) for x in tensors[: 1 if is_matmul(node) else None]):
             return None
         shape = list(whole.shape)
-        size = self.sizes.node_or_int(self.chunks.part_of(to_size(shape[out.dim]), index))
-        shape[out.dim] = size.meta["val"] if isinstance(size, fx.Node) else size
+        if isinstance(cut.out, Sliced):
+            dim = cut.out.dim
+            size = self.sizes.node_or_int(self.chunks.part_of(to_size(shape[dim]), index))
+            shape[dim] = size.meta["val"] if isinstance(size, fx.Node) else size
         return _compat.new_fake(self.fake_mode, shape, whole.dtype, whole.device)
 
     def _operand(self, value: fx.Node, wanted: States, index: int) -> fx.Node:
@@ -168,7 +169,9 @@ class Slicer:
         parts = [self._emit(node, cut, i) for i in range(self.parts)]
         total = parts[0]
         for part in parts[1:]:
-            total = self._whole_call(node, aten.add.Tensor, (total, part))
+            last = part is parts[-1] and not cut.finish
+            value = node.meta["val"] if last else None
+            total = self._whole_call(node, aten.add.Tensor, (total, part), value)
         for target, extra in cut.finish:
             total = self._whole_call(node, target, (total, *extra))
         self._replace_whole(node, total)
@@ -269,8 +272,10 @@ class Slicer:
 
     # -- making nodes ----------------------------------------------------------------------
 
-    def _whole_call(self, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-        node = self._call(like, target, args, {}, None)
+    def _whole_call(
+        self, like: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None
+    ) -> fx.Node:
+        node = self._call(like, target, args, {}, None, value)
         for key in _RECOMPUTE_META:
             node.meta.pop(key, None)
         return node
@@ -308,12 +313,17 @@ class Slicer:
     def _viewable(self, args: tuple[Any, ...]) -> bool:
         """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
         value = args[0].meta["val"]
-        return _compat.is_contiguous(value) or _compat.can_view(
-            self.fake_mode, value, _vals(args[1])
-        )
+        return _is_contiguous(value) or _compat.can_view(self.fake_mode, value, _vals(args[1]))
 
     def _fill_meta(self, node: fx.Node) -> None:
         run_fake(node, self.fake_mode)
+
+
+def _is_contiguous(value: torch.Tensor) -> bool:
+    """Whether a value is provably contiguous; asked often, and of static sizes soon answered."""
+    if all(type(n) is int for n in (*value.shape, *value.stride())):
+        return value.is_contiguous()
+    return _compat.is_contiguous(value)
 
 
 def _vals(sizes: Any) -> list[Any]:

@@ -75,6 +75,26 @@ def test_can_view(mode: FakeTensorMode) -> None:
     assert not _compat.can_view(mode, x.t(), [24])
 
 
+def test_backward_at_once() -> None:
+    from torch._functorch import config
+
+    before = config.force_non_lazy_backward_lowering
+    with _compat.backward_at_once():
+        assert config.force_non_lazy_backward_lowering
+    assert config.force_non_lazy_backward_lowering == before
+
+
+def test_start_fake_group() -> None:
+    _compat.start_fake_group(4)
+    try:
+        assert torch.distributed.get_world_size() == 4
+        x = torch.ones(3)
+        torch.distributed.all_reduce(x)
+        assert torch.equal(x, torch.ones(3))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_register_random_slice_lowering() -> None:
     from torch._inductor import lowering
 

@@ -24,6 +24,7 @@ from domino_compile.errors import DominoError, did_you_mean
 COMMANDS: Mapping[str, str] = {
     "links": "domino_compile.cli.links:links",
     "calibrate": "domino_compile.cli.calibrate:calibrate",
+    "explain": "domino_compile.cli.explain:explain",
     "bench": "domino_compile.cli.bench:bench",
 }
 

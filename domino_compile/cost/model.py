@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,14 +34,19 @@ MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.d
 
 def is_attention(node: fx.Node) -> bool:
     """Whether the node is a fused attention operation, forward or backward."""
-    return node.op == "call_function" and "scaled_dot_product" in str(node.target)
+    return node.op == "call_function" and _is_called(node.target, "scaled_dot_product")
 
 
 def is_matmul(node: fx.Node) -> bool:
     """Whether the node is a matrix product, also inside the operations Inductor makes of it."""
     return node.op == "call_function" and (
-        node.target in MATMULS or "linear_pointwise" in str(node.target)
+        node.target in MATMULS or _is_called(node.target, "linear_pointwise")
     )
+
+
+@cache
+def _is_called(target: Any, part: str) -> bool:
+    return part in str(target)
 
 
 class CostModel:

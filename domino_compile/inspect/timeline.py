@@ -14,6 +14,7 @@ from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.report import ScheduleReport, Step, WireReport
 from domino_compile.scheduling import Schedule, Span, Unit
 from domino_compile.scheduling.units import is_anchor
+from domino_compile.tags import origin_of
 
 
 def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleReport:
@@ -80,6 +81,7 @@ def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
             hidden_under=named,
             hidden_under_fused=len(meanwhile) - len(named),
             source=place_of(unit.nodes[0]),
+            origin=origin_of(unit.nodes[0]) or unit.name,
         )
 
 
@@ -94,6 +96,7 @@ class _Walk:
         """Every step in order, with the waits where they are met."""
         self.now = 0.0
         self.wires = {s.unit: s for s in self.plan.spans if s.wire}
+        self.place = {launch: place for place, launch in enumerate(self.wires)}
         result: list[Step] = []
         for span in self.plan.spans:
             unit = self.units[span.unit]
@@ -104,7 +107,7 @@ class _Walk:
 
     def plan_order(self, launches: set[int]) -> list[int]:
         """Those launches that have not been waited for, in the order of their launch."""
-        return [i for i in self.wires if i in launches]
+        return sorted(launches & self.wires.keys(), key=self.place.__getitem__)
 
     def _waits(self, launches: list[int]) -> Iterator[Step]:
         for index in launches:

@@ -25,6 +25,7 @@ import math
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
 
 from domino_compile.scheduling.simulate import Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
@@ -57,6 +58,9 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
 class Segments:
     """For each launch the units it needs, back to earlier launches, and how much of that is left.
 
+    What those earlier launches need as well is left out: it is placed before them. Else a segment
+    would go back to the first layer along the residual stream, which passes by all collectives.
+
     Attributes:
         of: the launches whose segments a unit belongs to.
         left_us: for each launch the predicted time of what is not yet placed.
@@ -78,18 +82,22 @@ class Segments:
         self.open = {launch for launch, count in self.missing.items() if count == 0}
 
     def _add(self, units: Sequence[Unit], launch: Unit) -> None:
-        seen, stack = set(launch.after), list(launch.after)
+        seen, heap = set(launch.after), [-index for index in launch.after]
+        heapify(heap)
         behind = self.behind[launch.index] = set()
         left = 0.0
-        while stack:
-            index = stack.pop()
+        while heap:
+            index = -heappop(heap)  # the latest first: what it needs comes after it
             if units[index].launch:
                 behind.add(index)
                 self.before[index].append(launch.index)
                 continue
+            if not behind.isdisjoint(self.of[index]):
+                continue
             left += units[index].cost_us
             self.of[index].append(launch.index)
-            stack.extend(units[index].after - seen)
+            for needed in units[index].after - seen:
+                heappush(heap, -needed)
             seen |= units[index].after
         self.left_us[launch.index] = left
 

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from domino_compile.scheduling.units import Unit, UnitGraph
 
@@ -46,10 +47,15 @@ class Schedule:
     peak_bytes: int
     total_us: float
 
+    @cached_property
+    def computing(self) -> list[Span]:
+        """The spans in which compute is busy, in order."""
+        return [s for s in self.spans if not s.wire]
+
     @property
     def compute_us(self) -> float:
         """How long compute is busy."""
-        return sum(s.end_us - s.start_us for s in self.spans if not s.wire)
+        return sum(s.end_us - s.start_us for s in self.computing)
 
     @property
     def stall_us(self) -> float:
@@ -58,10 +64,9 @@ class Schedule:
 
     def hidden_under(self, wire: Span) -> list[Span]:
         """What computes while a collective is on the wire."""
-        computing = [s for s in self.spans if not s.wire]
-        first = bisect_right(computing, wire.start_us, key=lambda s: s.end_us)
-        behind = bisect_left(computing, wire.end_us, key=lambda s: s.start_us)
-        return [s for s in computing[first:behind] if s.overlap_us(wire) > 0.0]
+        first = bisect_right(self.computing, wire.start_us, key=lambda s: s.end_us)
+        behind = bisect_left(self.computing, wire.end_us, key=lambda s: s.start_us)
+        return [s for s in self.computing[first:behind] if s.overlap_us(wire) > 0.0]
 
     def exposed_us(self, wire: Span) -> float:
         """How long a collective is on the wire while nothing computes."""

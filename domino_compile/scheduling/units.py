@@ -1,8 +1,9 @@
 """A graph as units of work: fused groups of operations, matrix products, collectives.
 
 Costing operations one by one ignores fusion and puts waits far too early; a unit stands for what
-Inductor will make one kernel of (or a few). Three kinds of nodes are not units: views and other
-operations that cost nothing, waits, and inputs. They are placed where they are first needed.
+Inductor will make one kernel of (or a few). Four kinds of nodes are not units: views and other
+operations that cost nothing, constants that are folded into the kernels that use them, waits, and
+inputs. They are placed where they are first needed.
 
 Grouping: the *level* of a node is the largest number of barriers (matrix products, attention,
 collectives, operations that never fuse) on a path to it. Connected fusible nodes of one level and
@@ -20,6 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
 from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
@@ -29,6 +31,7 @@ from domino_compile.nodes import is_free
 from domino_compile.tags import slice_of
 
 aten = torch.ops.aten
+prims = torch.ops.prims
 
 #: Operations that Inductor runs as kernels of their own.
 NEVER_FUSED = {
@@ -44,6 +47,8 @@ NEVER_FUSED = {
     aten.sort.stable,
     aten.topk.default,
 }
+#: What Inductor writes into the kernels that use it: constants, and members of the list of seeds.
+FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
 
 
 @dataclass
@@ -102,7 +107,17 @@ def is_anchor(node: fx.Node) -> bool:
 
 def is_work(node: fx.Node) -> bool:
     """Whether the node belongs to a unit."""
-    return not is_free(node) and not is_wait(node)
+    return not is_free(node) and not is_wait(node) and not is_folded(node)
+
+
+def is_folded(node: fx.Node) -> bool:
+    """Whether the node is never computed by itself: only fusible operations use its value."""
+    return node.target in FOLDED and all(is_fusible(user) for user in node.users)
+
+
+def is_fusible(node: fx.Node) -> bool:
+    """Whether the node can be part of a fused kernel."""
+    return is_work(node) and not is_anchor(node) and not _mutates(node)
 
 
 def build_units(graph: fx.Graph, cost: CostModel) -> UnitGraph:
@@ -154,7 +169,7 @@ def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
-        if is_work(node) and not is_anchor(node) and not _mutates(node) and not draws(node):
+        if is_fusible(node) and not draws(node):
             parent[node] = node
             for x, waited in sources(node):
                 joinable = x in parent and not waited and level[x] == level[node]
@@ -232,7 +247,7 @@ def _traffic(nodes: list[fx.Node]) -> int:
     """Bytes a fused kernel moves: what comes from outside it and what is needed outside it."""
     inside = set(nodes)
     read = {x for node in nodes for x in node.all_input_nodes if x not in inside}
-    total = sum(tensor_bytes(x.meta.get("val")) for x in read)
+    total = sum(tensor_bytes(x.meta.get("val")) for x in read if not is_folded(x))
     for node in nodes:
         if any(user not in inside for user in node.users):
             total += tensor_bytes(node.meta.get("val"))

@@ -45,7 +45,10 @@ def test_help_has_an_example(domino: Domino, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("lnks", "unknown command 'lnks'; did you mean 'links'?; known: links, calibrate, bench"),
+        (
+            "lnks",
+            "unknown command 'lnks'; did you mean 'links'?; known: links, calibrate, explain, bench",
+        ),
         ("links --jsn", "--json"),
         ("links a b", "unexpected extra argument"),
         ("links h200-nvlnk-8", "unknown link 'h200-nvlnk-8'; did you mean 'h200-nvlink-8'?"),

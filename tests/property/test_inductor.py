@@ -128,7 +128,7 @@ def test_checkpointed_layers_are_recomputed_in_slices() -> None:
     bytes_kept = {}
     for name, compile_ in {"inductor": inductor, "domino": domino}.items():
         for checkpointed in (False, True):
-            style = Style(layers=2, dropout=0.2, checkpointed=checkpointed)
+            style = Style(layers=1, dropout=0.2, checkpointed=checkpointed)
             model = models.make("gpt", torch.float32, style=style)
             torch._dynamo.reset()
             compiled = compile_(model)
