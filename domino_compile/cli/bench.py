@@ -159,7 +159,11 @@ def _default_variants(place: Place) -> str:
 
 
 def _link(asked: dict[str, Any], device: str, under_torchrun: bool) -> str | None:
+    from domino_compile.links import load_link
+
     link: str | None = asked["link"]
+    if link is not None:
+        load_link(link)  # a wrong name is told at once, not by a rank
     if not under_torchrun:
         return link or LINKS[device]
     if link is not None and device == "cuda":
