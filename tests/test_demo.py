@@ -133,7 +133,12 @@ def test_bad_input_is_one_line(tmp_path: Path, wrong: list[str], message: str) -
 def compiling(out: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A demo that has begun to compile, and its ranks (each leads a process group)."""
     demo = subprocess.Popen(
-        arguments(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments(out),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background lets its children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     ranks: list[int] = []
     try:
