@@ -71,7 +71,7 @@ def test_cut_program_draws_what_the_uncut_one_does(program: Program) -> None:
     event(check(program, run(program, uncut)))
 
 
-@settings(examples(50), phases=PHASES)
+@settings(examples(30), phases=PHASES)
 @given(program=programs(), rows=st.sampled_from([1, 2, 3]), columns=st.sampled_from([2, 3]))
 def test_program_cut_by_columns_computes_what_the_uncut_one_does(
     program: Program, rows: int, columns: int

@@ -213,7 +213,7 @@ def test_mode_reduce_overhead_is_accepted_on_the_cpu() -> None:
 
 PROGRAMS = (
     """
-    # 3 slices, training
+    # 2 slices, training
     # x0: tokens[5, 4] < 23
     # x1: float[5, 4, 4]
     # x2: mask[5, 4]
