@@ -69,3 +69,9 @@ def did_you_mean(name: object, allowed: Collection[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest spelling, or an empty string."""
     match = nearest(name, allowed)
     return "" if match is None else f"; did you mean {match!r}?"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the stack that torch appends."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.backend import domino
 from domino_compile.errors import DominoError
-from domino_compile.explanation import Explanation, explanation_of
+from domino_compile.explanation import Explanation, explanation_of, fake_ranks
 from domino_compile.report import reports
 
 
@@ -167,21 +167,12 @@ def _compile_observed(
 
 @contextmanager
 def _faked(ranks: int) -> Iterator[None]:
-    """A fake group in place of the one that the script makes; this process is its rank 0."""
+    """A fake group in place of the one that the script, or a mesh that it makes, would start."""
     fake = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": "1"}
     fake |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-
-    def start(*_: object, **__: object) -> None:
-        if not dist.is_initialized():
-            _compat.start_fake_group(ranks)
-
-    original = dist.init_process_group
-
-    def init(*arguments: Any, **keywords: Any) -> None:
-        if arguments[:1] == ("fake",):
-            original(*arguments, **keywords)
-        else:
-            start()
-
-    with mock.patch.dict(os.environ, fake), mock.patch.object(dist, "init_process_group", init):
+    with (
+        fake_ranks(ranks),
+        mock.patch.dict(os.environ, fake),
+        mock.patch.object(dist, "init_process_group", lambda *_, **__: None),
+    ):
         yield

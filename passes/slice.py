@@ -143,7 +143,7 @@ class Slicer:
         whole = node.meta["val"]
         inputs = [x.meta["val"] for x in args if isinstance(x, fx.Node)]
         tensors = [x for x in (whole, *inputs) if isinstance(x, torch.Tensor)]
-        if not all(_is_contiguous(x) for x in tensors[: 1 if is_matmul(node) else None]):
+        if not all(_compat.is_contiguous(x) for x in tensors[: 1 if is_matmul(node) else None]):
             return None
         shape = list(whole.shape)
         if isinstance(cut.out, Sliced):
@@ -313,17 +313,12 @@ class Slicer:
     def _viewable(self, args: tuple[Any, ...]) -> bool:
         """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
         value = args[0].meta["val"]
-        return _is_contiguous(value) or _compat.can_view(self.fake_mode, value, _vals(args[1]))
+        return _compat.is_contiguous(value) or _compat.can_view(
+            self.fake_mode, value, _vals(args[1])
+        )
 
     def _fill_meta(self, node: fx.Node) -> None:
         run_fake(node, self.fake_mode)
-
-
-def _is_contiguous(value: torch.Tensor) -> bool:
-    """Whether a value is provably contiguous; asked often, and of static sizes soon answered."""
-    if all(type(n) is int for n in (*value.shape, *value.stride())):
-        return value.is_contiguous()
-    return _compat.is_contiguous(value)
 
 
 def _vals(sizes: Any) -> list[Any]:

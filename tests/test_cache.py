@@ -19,9 +19,9 @@ import torch, torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.testing._internal.distributed.fake_pg import FakeStore
+from domino_compile import _compat
 
-dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+_compat.start_fake_group(2)
 torch.manual_seed(0)
 
 

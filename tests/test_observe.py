@@ -59,6 +59,11 @@ def test_a_training_script_is_ended_when_its_first_step_is_done(
     assert os.environ.get("WORLD_SIZE") == world
 
 
+def test_a_mesh_may_be_the_first_to_need_a_group(tmp_path: Path) -> None:
+    mesh = "from torch.distributed.device_mesh import init_device_mesh\n"
+    assert run(tmp_path, f"{mesh}assert init_device_mesh('cpu', (4,)).size() == 4").code == 0
+
+
 def test_more_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, TRAINING.replace("{settings}", ""), calls=3)
     assert "step 2" in (out := capsys.readouterr().out) and "step 3\n" not in out

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import fx
 
-from domino_compile.analysis.infer import CutPlan, NoCut, extended
+from domino_compile.analysis.infer import CutPlan, NoCut, extended, sites_to_cut
 from domino_compile.analysis.propagate import Analysis, Limits, propagate
 from domino_compile.axes import WHOLE, Chunks, Sliced
-from domino_compile.collectives import Site, find_sites, is_launch, is_wait
+from domino_compile.collectives import Site, is_launch, is_wait
 from domino_compile.nodes import is_free
 from domino_compile.rules.registry import rule_of
 
@@ -44,11 +44,9 @@ def cut_columns(
         parts: how many parts are wanted.
         alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
     """
-    sites = [site for site in find_sites(graph) if site.launch not in alone]
-    if not sites:
-        return NoCut("no collective in this graph")
-    if parts < 2:
-        return NoCut("slices=1: reordered only")
+    sites = sites_to_cut(graph, parts, alone)
+    if isinstance(sites, NoCut):
+        return sites
     extent, seeds = _seeds(sites)
     if not seeds:
         return NoCut("no matrix product feeds a collective: there are no columns to cut")
@@ -115,8 +113,11 @@ def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
     shared = Counter(x for value in first for x in before[value])
     ends: set[fx.Node] = set()
     for value in first:
-        common = next((x for x in before[value] if shared[x] > 1), None)
-        ends.add(_without_conversions(value, analysis) if common is None else common)
+        chain = before[value]
+        common = next((x for x in chain if shared[x] > 1), None)
+        # Not shared: what it is computed from by operations of one operand (square, conversion).
+        alone = next((x for x in chain if len(x.all_input_nodes) != 1), chain[-1])
+        ends.add(alone if common is None else common)
     return ends
 
 
@@ -128,16 +129,6 @@ def _before(value: fx.Node, analysis: Analysis) -> Iterator[fx.Node]:
             return
         (value,) = cut
         yield value
-
-
-def _without_conversions(value: fx.Node, analysis: Analysis) -> fx.Node:
-    """What a value is computed from by operations of one operand: a square, a conversion."""
-    while _family(value) in _THROUGH and not is_wait(value) and len(value.all_input_nodes) == 1:
-        (operand,) = value.all_input_nodes
-        if analysis.seen(operand) == WHOLE:
-            break
-        value = operand
-    return value
 
 
 def _drawn(graph: fx.Graph) -> frozenset[fx.Node]:

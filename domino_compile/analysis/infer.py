@@ -77,11 +77,9 @@ def infer_cut(
         unlikely: inputs to try last (parameters).
         alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
     """
-    sites = [site for site in find_sites(graph) if site.launch not in alone]
-    if not sites:
-        return NoCut("no collective in this graph")
-    if slices < 2:
-        return NoCut("slices=1: reordered only")
+    sites = sites_to_cut(graph, slices, alone)
+    if isinstance(sites, NoCut):
+        return sites
     if named:
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
@@ -98,6 +96,16 @@ def infer_cut(
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut("no collective carries the cut dimension")
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
+
+
+def sites_to_cut(graph: fx.Graph, parts: int, alone: frozenset[fx.Node]) -> list[Site] | NoCut:
+    """The collectives that a cut into ``parts`` is for, or why there is nothing to do."""
+    sites = [site for site in find_sites(graph) if site.launch not in alone]
+    if not sites:
+        return NoCut("no collective in this graph")
+    if parts < 2:
+        return NoCut("slices=1: reordered only")
+    return sites
 
 
 def _too_few(rows: int, batch: Size) -> str:

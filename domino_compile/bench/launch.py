@@ -20,7 +20,7 @@ from domino_compile.bench.run import Plan, Progress, run
 from domino_compile.bench.shapes import BenchError
 from domino_compile.bench.workload import Workload
 from domino_compile.bench.world import Place
-from domino_compile.errors import DominoError
+from domino_compile.errors import DominoError, first_line
 
 #: A failing rank makes the others fail: how long to look for the first to fail.
 SETTLE_S = 2.0
@@ -96,8 +96,9 @@ def _rank(
     try:
         result = run(workload, plan, replace(place, rank=rank), command, progress)
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        text = lines[0] if isinstance(error, DominoError) else f"{type(error).__name__}: {lines[0]}"
+        text = first_line(error)
+        if not isinstance(error, DominoError):
+            text = f"{type(error).__name__}: {text}"
         events.put(("failed", rank, (time.monotonic(), text)))
         return
     if rank == 0:

@@ -17,6 +17,7 @@ from domino_compile.bench.result import BenchResult, VariantResult
 from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Step, Workload, relative_error
 from domino_compile.bench.world import Place, World, open_world
+from domino_compile.errors import first_line
 
 #: Told what happens, as a line for a person and how far the whole is (0 to 1).
 Progress = Callable[[str, float], None]
@@ -163,8 +164,7 @@ class Bench:
             except Exception as error:
                 if not runners:
                     raise
-                text = (str(error).splitlines() or [""])[0]
-                message = f"{type(error).__name__}: {text}"
+                message = f"{type(error).__name__}: {first_line(error)}"
                 result.variants.append(VariantResult(variant.label, status="failed", error=message))
             else:
                 base = runners[0] if runners else runner
@@ -211,9 +211,9 @@ class Bench:
         self.world.line_up()
         runner()
         if self.on_gpu:
-            accounts = []
-            for number in range(TRACED):
-                accounts.append(Account.of(record(runner, self._kept(runner, number))))
+            accounts = [
+                Account.of(record(runner, self._kept(runner, number))) for number in range(TRACED)
+            ]
             runner.result.take(Account.median(accounts))
             runner.result.host_ms = self._host_ms(runner)
         elif self.world.table is not None:

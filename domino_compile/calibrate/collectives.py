@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 
 from domino_compile.calibrate.clock import Clock, Run, iterations_for
-from domino_compile.calibrate.ranks import Ranks, first_line
+from domino_compile.calibrate.ranks import Ranks
 from domino_compile.calibrate.settings import Settings
+from domino_compile.errors import first_line
 from domino_compile.links import Curve
 
 COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather")

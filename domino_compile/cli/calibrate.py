@@ -38,6 +38,7 @@ from domino_compile.cli.show import (
     size_text,
 )
 from domino_compile.cost.rates_file import VARIABLE
+from domino_compile.errors import first_line
 from domino_compile.links import busbw_factor
 from domino_compile.links.user import links_folder
 
@@ -193,7 +194,7 @@ def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
 
     torchrun then ends the other ranks. A regular exit could wait for them in a destructor.
     """
-    from domino_compile.calibrate.ranks import Ranks, first_line
+    from domino_compile.calibrate.ranks import Ranks
     from domino_compile.calibrate.run import calibrate as run
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # also while a collective waits

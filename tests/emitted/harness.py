@@ -12,9 +12,9 @@ import torch.distributed._functional_collectives as funcol
 import torch.nn.functional as F
 from torch import nn
 from torch._inductor.utils import run_and_get_code
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import domino_compile
+from domino_compile import _compat
 from domino_compile.report import CompileReport
 from domino_compile.tags import slice_of
 
@@ -24,7 +24,7 @@ HIDDEN, HEADS, SEQ, VOCAB = 32, 2, 8, 48
 def fake_world(ranks: int = 2) -> None:
     """A group of which this process is one rank; an all-reduce leaves the value as it is."""
     if not dist.is_initialized():
-        dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+        _compat.start_fake_group(ranks)
 
 
 class CopyToTensorParallel(torch.autograd.Function):

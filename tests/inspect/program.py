@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from torch import Tensor, nn
-from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from domino_compile import _compat
 
 
 class ParallelMLP(nn.Module):
@@ -38,7 +39,7 @@ class Model(nn.Module):
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    _compat.start_fake_group(2)
     torch.manual_seed(0)
     compiled = torch.compile(Model(), backend="domino", options=options)
     compiled(torch.randn(4, 8)).backward()

@@ -10,9 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, fx
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from domino_compile import InternalError, pipeline, reports, reset_reports
+from domino_compile import InternalError, _compat, pipeline, reports, reset_reports
 from domino_compile.faults import STRICT, Backup
 from domino_compile.inspect.graph_text import readable
 from domino_compile.tags import tag_slice
@@ -29,7 +28,7 @@ PASSES = {
 @pytest.fixture(autouse=True)
 def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(STRICT, raising=False)
-    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    _compat.start_fake_group(2)
     torch._dynamo.reset()
     reset_reports()
     yield

@@ -8,9 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import _functional_collectives as funcol
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from domino_compile import reports, reset_reports
+from domino_compile import _compat, reports, reset_reports
 from domino_compile.inspect.report_text import report_text
 from domino_compile.report import CollectiveReport, CompileReport, Join
 from tests.inspect.program import Model
@@ -20,7 +19,7 @@ Golden = Callable[[str, str], None]
 
 @pytest.fixture(autouse=True)
 def one_of_two_ranks() -> Iterator[None]:
-    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    _compat.start_fake_group(2)
     torch._dynamo.reset()
     reset_reports()
     yield

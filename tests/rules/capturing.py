@@ -180,8 +180,6 @@ def largest_error(want: list[Any], got: list[Any]) -> float:
 
 def fake_group() -> None:
     """A process group that does nothing, for tracing."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
     if not dist.is_initialized():
-        dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+        _compat.start_fake_group(2)
     assert dist.group.WORLD is not None and dist.group.WORLD.group_name == GROUP
