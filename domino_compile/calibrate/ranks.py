@@ -18,8 +18,11 @@ import torch
 import torch.distributed as dist
 
 from domino_compile.calibrate.settings import CalibrateError
+from domino_compile.errors import first_line
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# How long a rank that gives up waits for the others to have heard why.
+_FAREWELL = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Ranks:
         problems = [one["problem"] for one in everyone]
         for rank, said in enumerate(problems):
             if said is not None:
+                self._stay_until_heard()
                 shared = len(set(problems)) == 1
                 raise CalibrateError(said if shared else f"rank {rank}: {said}")
         return [one["facts"] for one in everyone]
@@ -113,6 +117,13 @@ class Ranks:
             return json.loads(self._store.get(f"rank/{rank}"))
         except RuntimeError as error:
             raise CalibrateError(f"rank {rank} did not come {waited}") from error
+
+    def _stay_until_heard(self) -> None:
+        """Keep this process, which may hold the store, until all ranks have read from it."""
+        with contextlib.suppress(RuntimeError):
+            if self._store.add("heard", 1) == self.place.world:
+                self._store.set("all heard", "")
+            self._store.wait(["all heard"], min(self.timeout, _FAREWELL))
 
     def join(self) -> None:
         """Make the process group: NCCL (or RCCL) on GPUs, gloo on the CPU."""
@@ -163,9 +174,3 @@ class Ranks:
         """Destroy the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the stack that torch appends."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
