@@ -24,9 +24,10 @@ from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.faults import Backup, report_fault
 from domino_compile.inspect.dump import Dump, count_difference, op_counts
+from domino_compile.inspect.graph_rows import GraphRows
 from domino_compile.inspect.report_text import report_text
 from domino_compile.inspect.schedule_text import schedule_text
-from domino_compile.inspect.timeline import schedule
+from domino_compile.inspect.timeline import schedule, uncut
 from domino_compile.options import Options
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
@@ -93,6 +94,7 @@ class Pipeline:
     pin: bool
     report: CompileReport = field(init=False)
     dump: Dump = field(init=False)
+    rows: GraphRows = field(default_factory=GraphRows)
     plan_key: str | None = None
     overlap: bool = False
     ran: bool = False
@@ -140,6 +142,9 @@ class Pipeline:
             self._finish()
             return
         self.report.status = "reordered"
+        self.report.uncut = uncut(graph, self._cost(graph))
+        if self.dump.wanted:
+            self.rows.captured(graph)
         if self._enabled("normalise"):
             self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
         plan = self._plan(graph)
@@ -176,7 +181,7 @@ class Pipeline:
         return plan
 
     def _graph(self, graph: fx.Graph, phase: str) -> None:
-        cost = CostModel(device_of(graph), self.options.link, _compat.group_size)
+        cost = self._cost(graph)
         if self._enabled("schedule"):
             result = self._pass(
                 graph,
@@ -190,11 +195,15 @@ class Pipeline:
             self.report.schedules = [*others, entry]
             if self.dump.wanted:
                 self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
+                self.rows.scheduled(phase, graph)
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
                 self.report.schedules[-1].pinned = int(pinned)  # type: ignore[call-overload]
         self._finish()
+
+    def _cost(self, graph: fx.Graph) -> CostModel:
+        return CostModel(device_of(graph), self.options.link, _compat.group_size)
 
     # -- running one pass ------------------------------------------------------------------
 
@@ -263,6 +272,8 @@ class Pipeline:
         if self.dump.wanted:
             self.dump.write("plan.json", self.report.to_json())
             self.dump.write("report.txt", report_text(self.report))
+            if self.rows.before:
+                self.dump.write("graphs.json", self.rows.to_json())
 
 
 def _alone(graph: fx.Graph) -> frozenset[fx.Node]:

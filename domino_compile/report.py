@@ -132,6 +132,13 @@ class ScheduleReport:
     exposed_before_us: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> ScheduleReport:
+        """The inverse of ``dataclasses.asdict``."""
+        wires = [WireReport(**x) for x in data["wires"]]
+        steps = [Step(**x) for x in data["steps"]]
+        return ScheduleReport(**{**data, "wires": wires, "steps": steps})
+
 
 @dataclass
 class Join:
@@ -158,6 +165,8 @@ class CompileReport:
         collectives: every collective found.
         joins: where cut values were joined inside the graph.
         schedules: per phase.
+        uncut: the captured graph as it was found, forward and backward in one, before any pass:
+            what is predicted without this package.
     """
 
     graph: int
@@ -170,6 +179,7 @@ class CompileReport:
     collectives: list[CollectiveReport] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
     schedules: list[ScheduleReport] = field(default_factory=list)
+    uncut: ScheduleReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON data, as described in ``docs/plan_schema.md``."""
@@ -189,13 +199,13 @@ class CompileReport:
         data = dict(data)
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
             raise ValueError(f"plan of schema version {version}, expected {SCHEMA_VERSION}")
-        report = CompileReport(**{**data, "collectives": [], "joins": [], "schedules": []})
+        emptied: dict[str, Any] = {"collectives": [], "joins": [], "schedules": [], "uncut": None}
+        report = CompileReport(**{**data, **emptied})
         report.collectives = [CollectiveReport(**x) for x in data["collectives"]]
         report.joins = [Join(**x) for x in data["joins"]]
-        for entry in data["schedules"]:
-            wires = [WireReport(**x) for x in entry["wires"]]
-            steps = [Step(**x) for x in entry["steps"]]
-            report.schedules.append(ScheduleReport(**{**entry, "wires": wires, "steps": steps}))
+        report.schedules = [ScheduleReport.from_dict(x) for x in data["schedules"]]
+        uncut = data.get("uncut")
+        report.uncut = None if uncut is None else ScheduleReport.from_dict(uncut)
         return report
 
     def fault(self, phase: str, error: Exception) -> None:

@@ -6,13 +6,13 @@ import json
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-Span = tuple[float, float]
+from domino_compile.timelines import union_us
 
 #: Kinds of kernels by their names, the first that matches.
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
@@ -69,8 +69,8 @@ class Account:
         for kernel in kernels:
             if kernel.kind != "wire":
                 parts[kernel.kind] = parts.get(kernel.kind, 0.0) + (kernel.end - kernel.begin) / 1e3
-        exposed = length(wire + work) - length(work)
-        return Account(length(wire) / 1e3, exposed / 1e3, length(work) / 1e3, parts, len(work))
+        exposed = union_us(wire + work) - union_us(work)
+        return Account(union_us(wire) / 1e3, exposed / 1e3, union_us(work) / 1e3, parts, len(work))
 
     @staticmethod
     def median(accounts: Sequence[Account]) -> Account:
@@ -84,15 +84,6 @@ class Account:
             {kind: middle(a.parts_ms.get(kind, 0.0) for a in accounts) for kind in kinds},
             int(middle(a.kernels for a in accounts)),
         )
-
-
-def length(spans: Iterable[Span]) -> float:
-    """The length of the union of spans."""
-    total, reached = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total
 
 
 def record(step: Callable[[], object], keep: Path | None = None) -> list[Kernel]:

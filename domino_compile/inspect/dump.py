@@ -5,6 +5,7 @@
     graph_0/
         report.txt                    what became of each collective
         plan.json                     the same for programs (``report.CompileReport``)
+        graphs.json                   the operations before and after, as rows (``graph_rows``)
         joint/01.normalise.before.py  ... the graph before and after each pass
         joint/02.slice.after.py
         joint/02.slice.ops.txt        how the counts of operations changed
@@ -121,6 +122,7 @@ def _remove_earlier(folder: Path) -> None:
     """Remove the artefacts of an earlier run, which would be taken for this one's."""
     for pattern in (
         "plan.json",
+        "graphs.json",
         "report.txt",
         "*/[0-9][0-9].*.py",
         "*/[0-9][0-9].*.txt",

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from torch import fx
 
 from domino_compile.collectives import is_launch, is_wait, kind_of, payload_of
+from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.inspect.origin import place_of
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.report import ScheduleReport, Step, WireReport
-from domino_compile.scheduling import Schedule, Span, Unit
+from domino_compile.scheduling import Schedule, Span, Unit, build_units, run_order
 from domino_compile.scheduling.units import is_anchor
 from domino_compile.tags import origin_of
 
@@ -21,7 +22,7 @@ def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleRep
     """The planned order of one graph, in words.
 
     Args:
-        phase: ``forward``, ``backward`` or ``inference``.
+        phase: ``forward``, ``backward``, ``inference`` or ``uncut``.
         graph: the graph in its planned order.
         result: the schedule that was made for it.
     """
@@ -39,6 +40,13 @@ def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleRep
         exposed_before_us=_round(result.before.stall_us),
         steps=_Walk(result.units.units, result.after).steps(),
     )
+
+
+def uncut(graph: fx.Graph, cost: CostModel) -> ScheduleReport:
+    """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
+    units = build_units(graph, cost)
+    found = run_order(units)
+    return schedule("uncut", graph, ScheduleResult(units, found, found))
 
 
 def event_kind(node: fx.Node) -> str | None:

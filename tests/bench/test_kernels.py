@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domino_compile.bench.kernels import Account, Kernel, kernels_of, length
+from domino_compile.bench.kernels import Account, Kernel, kernels_of
 
 NAMES = {
     "wire": ["domino_emulated_wire", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgs)"],
@@ -33,12 +33,6 @@ NAMES = {
 )
 def test_kinds_by_name(kind: str, name: str) -> None:
     assert Kernel(name, 0, 1).kind == kind
-
-
-def test_length_of_a_union() -> None:
-    assert length([]) == 0
-    assert length([(5, 7), (0, 2), (1, 3)]) == 5
-    assert length([(0, 10), (2, 3)]) == 10
 
 
 def test_what_is_hidden_and_what_is_exposed() -> None:

@@ -23,6 +23,7 @@ FILES = {
     "joint/02.slice.before.py",
     "joint/02.slice.ops.txt",
     "plan.json",
+    "graphs.json",
     "report.txt",
 } | {
     f"{phase}/{name}"

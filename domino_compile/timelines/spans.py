@@ -1,0 +1,116 @@
+"""A timeline as plain data: spans of compute and of collectives in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Raised whenever a field of ``Timeline.as_dict`` is renamed, removed or changes its meaning.
+SCHEMA_VERSION = 1
+COMPUTE = "compute"
+WIRE = "wire"
+
+
+@dataclass(frozen=True)
+class Span:
+    """One piece of work, or one collective in flight. Times in microseconds.
+
+    Attributes:
+        lane: ``compute``, or ``wire``.
+        name: of the kernel or operation.
+        kind: in the compute lane ``gemm``, ``attention``, ``pointwise``, ``copies``, ``random``,
+            ``other`` or ``wait`` (it stands still for a collective); on the wire the collective,
+            such as ``all_reduce``.
+        begin_us: when it begins.
+        end_us: when it ends.
+        group: on the wire, the process group's name, if known.
+        slice: the slice it belongs to; None: whole work, or not known.
+        phase: ``forward``, ``backward``, ``inference``, or empty if not known.
+        collective: on the wire and of waits, the captured collective as ``graph:node``, which is
+            what a row of an explanation is called; empty if not known.
+        source: the module or the user's line; empty if not known.
+    """
+
+    lane: str
+    name: str
+    kind: str
+    begin_us: float
+    end_us: float
+    group: str = ""
+    slice: int | None = None
+    phase: str = ""
+    collective: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One step of one program on one rank.
+
+    Attributes:
+        title: for people, such as ``Inductor alone``.
+        rank: whose it is.
+        measured: from a profiler; else predicted by the cost model.
+        emulated: measured on an emulated link.
+        spans: in the order of their beginnings; the first begins near 0.
+    """
+
+    title: str
+    rank: int
+    measured: bool
+    emulated: bool
+    spans: tuple[Span, ...]
+
+    @property
+    def step_us(self) -> float:
+        """From the beginning of the first span to the end of the last."""
+        if not self.spans:
+            return 0.0
+        return max(s.end_us for s in self.spans) - min(s.begin_us for s in self.spans)
+
+    @property
+    def wire_us(self) -> float:
+        """How long a collective was in flight, several at once counted once."""
+        return union_us(self._pairs(WIRE))
+
+    @property
+    def compute_us(self) -> float:
+        """How long something computed."""
+        return union_us(self._pairs(COMPUTE))
+
+    @property
+    def exposed_us(self) -> float:
+        """How long a collective was in flight while nothing computed."""
+        work = self._pairs(COMPUTE)
+        return union_us([*work, *self._pairs(WIRE)]) - union_us(work)
+
+    def _pairs(self, lane: str) -> list[tuple[float, float]]:
+        found = (s for s in self.spans if s.lane == lane and s.kind != "wait")
+        return [(s.begin_us, s.end_us) for s in found]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data; fields of spans that say nothing are left out."""
+        spans = [{k: v for k, v in asdict(s).items() if v not in ("", None)} for s in self.spans]
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "spans": spans}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Timeline:
+        """The inverse of ``as_dict``.
+
+        Raises:
+            ValueError: the data have another schema version.
+        """
+        data = dict(data)
+        if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
+            raise ValueError(f"timeline of schema version {version}, expected {SCHEMA_VERSION}")
+        return Timeline(**{**data, "spans": tuple(Span(**span) for span in data["spans"])})
+
+
+def union_us(pairs: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(pairs):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
