@@ -56,6 +56,7 @@ class Row:
 
     Attributes:
         graph: number of the compiled graph.
+        name: its node in the captured graph; ``graph:name`` is its key everywhere.
         phase: ``forward`` or ``backward``.
         kind: ``all_reduce``, ...
         group: the process group's name.
@@ -68,12 +69,14 @@ class Row:
         parts: into how many it was cut.
         wire_us: time on the wire, all parts together.
         exposed_us: of that, while nothing computes.
+        uncut_exposed_us: the same of the uncut program, which does nothing about it.
         hidden_under: the modules whose products and attention compute meanwhile.
         reason: why it is not hidden.
         advice: what would change that, where something is known to.
     """
 
     graph: int
+    name: str
     phase: str
     kind: str
     group: str
@@ -85,9 +88,15 @@ class Row:
     parts: int
     wire_us: float
     exposed_us: float
+    uncut_exposed_us: float
     hidden_under: tuple[str, ...]
     reason: str = ""
     advice: str = ""
+
+    @property
+    def key(self) -> str:
+        """What timelines call it."""
+        return f"{self.graph}:{self.name}"
 
     @property
     def place(self) -> str:
@@ -108,6 +117,11 @@ class Explanation:
     graphs: tuple[str, ...]
 
     @property
+    def uncut_exposed_us(self) -> float:
+        """Predicted time that the uncut program leaves exposed."""
+        return sum(row.uncut_exposed_us for row in self.rows)
+
+    @property
     def wire_us(self) -> float:
         """Predicted time on the wire, all collectives together."""
         return sum(row.wire_us for row in self.rows)
@@ -124,6 +138,7 @@ class Explanation:
             "predicted": True,
             "wire_us": round(self.wire_us, 3),
             "exposed_us": round(self.exposed_us, 3),
+            "uncut_exposed_us": round(self.uncut_exposed_us, 3),
             "graphs": list(self.graphs),
             "collectives": [asdict(row) for row in self.rows],
         }
@@ -238,8 +253,10 @@ def _row(
     wire_us = sum(wire.wire_us for wire in wires)
     exposed_us = sum(wire.exposed_us for wire in wires)
     status, reason = _status(report, entry, wires, exposed_us, wire_us)
+    uncut = report.uncut.wires if report.uncut is not None else []
     return Row(
         graph=report.graph,
+        name=entry.name,
         phase=entry.phase,
         kind=entry.kind,
         group=entry.group,
@@ -251,6 +268,7 @@ def _row(
         parts=max(1, len(wires)),
         wire_us=round(wire_us, 3),
         exposed_us=round(exposed_us, 3),
+        uncut_exposed_us=sum(w.exposed_us for w in uncut if w.origin == entry.name),
         hidden_under=tuple(dict.fromkeys(under)),
         reason=reason,
         advice=_advice(reason) if status in ("exposed", "partly hidden") else "",

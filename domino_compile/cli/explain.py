@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from domino_compile.cli.show import examples, fail, print_json, say, show_table
+from domino_compile.cli.outputs import Outputs, facts, output_options, show_explanation
+from domino_compile.cli.show import examples, fail, print_json
 
 if TYPE_CHECKING:
-    from domino_compile.explanation import Explanation, Row
+    from domino_compile.html import ReportData
+    from domino_compile.observe import Observation
 
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog=examples(
         "domino explain train.py --epochs 1",
+        "domino explain --html report.html train.py",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
         "domino explain --ranks 8 --link h200-nvlink-8 train.py    (no cluster: a fake group)",
     ),
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--calls", type=click.IntRange(min=1), default=1, show_default=True,
               help="How often a compiled graph runs before the script is ended.")  # fmt: skip
 @click.option("--require", type=click.Choice(["overlap"]), help="Exit with 1 if one is not hidden.")
+@output_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; what the script "
               "prints goes to stderr.")  # fmt: skip
 def explain(
@@ -43,6 +48,9 @@ def explain(
     calls: int,
     require: str | None,
     as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
     **chosen: Any,
 ) -> None:
     """Run SCRIPT as it is until its first step is done, and explain its collectives.
@@ -54,21 +62,30 @@ def explain(
     from domino_compile.explanation import OverlapError
     from domino_compile.observe import ScriptError, observe
 
+    outputs = Outputs(html, png, trace)
+    outputs.check()
     options = {name: value for name, value in chosen.items() if value is not None}
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        found = observe(script, arguments, options, calls, ranks)
-    if found.code:
-        sys.exit(found.code)
-    if int(os.environ.get("RANK", "0")):
-        return
-    try:
-        found.check(script)
-    except ScriptError as error:
-        fail(str(error), code=1)
-    if as_json:
-        print_json(found.explanation.as_dict())
-    else:
-        _show(found.explanation)
+    first = not int(os.environ.get("RANK", "0"))
+    with contextlib.ExitStack() as stack:
+        if outputs:
+            folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
+            options["dump_dir"] = stack.enter_context(folder)
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+            found = observe(script, arguments, options, calls, ranks)
+        if found.code:
+            sys.exit(found.code)
+        if not first:
+            return
+        try:
+            found.check(script)
+        except ScriptError as error:
+            fail(str(error), code=1)
+        if as_json:
+            print_json(found.explanation.as_dict())
+        else:
+            show_explanation(found.explanation)
+        if outputs:
+            outputs.write(_report(script, found, Path(options["dump_dir"]), chosen["link"]))
     if require:
         try:
             found.explanation.check()
@@ -76,34 +93,15 @@ def explain(
             fail(str(error), code=1)
 
 
-def _show(explanation: Explanation) -> None:
-    for graph in explanation.graphs:
-        say(graph)
-    show_table(
-        ["where", "phase", "collective", "bytes", "status", "exposed", "of", "hidden under"],
-        [_cells(row) for row in explanation.rows],
-        title="Collectives (times predicted, not measured)",
+def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
+    from domino_compile.html import ReportData, read_dump
+    from domino_compile.timelines import predicted
+
+    dump = read_dump(folder)
+    return ReportData(
+        title=f"domino explain: {script.name}",
+        facts=facts(link=link),
+        explanation=found.explanation,
+        timelines=predicted(dump.reports),
+        graphs=dump.graphs,
     )
-    said: dict[tuple[str, str], int] = {}
-    for row in explanation.rows:
-        if row.reason and not row.overlapped:
-            key = (row.reason, row.advice)
-            said[key] = said.get(key, 0) + 1
-    for (reason, advice), count in said.items():
-        say(f"{count} not hidden: {reason}{f'; {advice}' if advice else ''}")
-
-
-def _cells(row: Row) -> list[str]:
-    from domino_compile.inspect.origin import bytes_text, time_text
-
-    under = ", ".join(row.hidden_under[:3]) + (", ..." if len(row.hidden_under) > 3 else "")
-    return [
-        row.module or row.place,
-        row.phase,
-        row.kind,
-        bytes_text(row.bytes),
-        row.status,
-        time_text(row.exposed_us),
-        time_text(row.wire_us),
-        under,
-    ]

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "links": "domino_compile.cli.links:links",
     "calibrate": "domino_compile.cli.calibrate:calibrate",
     "explain": "domino_compile.cli.explain:explain",
+    "report": "domino_compile.cli.report:report",
     "bench": "domino_compile.cli.bench:bench",
 }
 

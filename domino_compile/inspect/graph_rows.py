@@ -50,6 +50,19 @@ class GraphRows:
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def read_rows(text: str) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """The graphs before and after, of what ``to_json`` wrote.
+
+    Raises:
+        ValueError: it has another schema version, or is no JSON.
+        KeyError: something is missing.
+    """
+    data = json.loads(text)
+    if (version := data.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(f"graphs of schema version {version}, expected {SCHEMA_VERSION}")
+    return data["before"], data["after"]
+
+
 def _lines(rows: Rows) -> str:
     inside = ",\n".join(f"   {json.dumps(row, separators=(',', ':'))}" for row in rows)
     return f"[\n{inside}\n  ]"

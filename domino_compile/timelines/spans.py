@@ -85,6 +85,16 @@ class Timeline:
         work = self._pairs(COMPUTE)
         return union_us([*work, *self._pairs(WIRE)]) - union_us(work)
 
+    def summary(self) -> str:
+        """The title with the totals, and where they come from."""
+        how = "measured" if self.measured else "predicted"
+        if self.emulated:
+            how += ", emulated link"
+        return (
+            f"{self.title}: {self.step_us / 1e3:.3g} ms, {self.wire_us / 1e3:.3g} ms on the wire, "
+            f"{self.exposed_us / 1e3:.3g} ms of it exposed ({how})"
+        )
+
     def _pairs(self, lane: str) -> list[tuple[float, float]]:
         found = (s for s in self.spans if s.lane == lane and s.kind != "wait")
         return [(s.begin_us, s.end_us) for s in found]
