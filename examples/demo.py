@@ -26,7 +26,7 @@ from _demo_config import RANKS, Config
 from _demo_display import Display, make_display
 from _demo_ranks import RankFailure, Ranks
 from _demo_result import Result, make_result, print_tables
-from _demo_timeline import draw, timelines
+from _demo_timeline import timelines, write_page
 
 
 def main() -> int:
@@ -48,12 +48,24 @@ def main() -> int:
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     print_tables(result)
     closing(result, out)
-    timeline = timelines(ranks[0], result)
-    (out / "timeline.json").write_text(json.dumps(timeline) + "\n")
-    if options.timeline:
-        draw(timeline, Path(options.timeline))
-        print(f"timeline of one step of each: {options.timeline}")
+    show(ranks[0], result, out, options.timeline)
     return 0
+
+
+def show(rank: dict[str, Any], result: Result, out: Path, picture: str | None) -> None:
+    """Write what is to be looked at: the timelines as data, as a page and as a picture."""
+    found = timelines(rank, result)
+    (out / "timeline.json").write_text(json.dumps([t.as_dict() for t in found]) + "\n")
+    try:
+        write_page(found, rank, result, out / "dumps", out / "report.html")
+        print(f"report, to be opened in a browser: {out / 'report.html'}")
+    except ImportError:
+        print("no report.html: it needs pip install 'domino-compile[report]'")
+    if picture:
+        from domino_compile.timelines.picture import draw
+
+        draw(found, f"One training step of the demo, rank 0: {result['link']}", Path(picture))
+        print(f"timeline of one step of each: {picture}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from domino_compile.timelines import Timeline
 from tests.conftest import ROOT
 
 DEMO = ROOT / "examples" / "demo.py"
@@ -100,15 +101,27 @@ def test_it_says_what_it_does(run: tuple[Path, subprocess.CompletedProcess[str]]
 
 
 def test_timeline_covers_the_step(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    timeline = json.loads((run[0] / "timeline.json").read_text())
-    assert timeline["emulated"] is True
-    for name, wires in (("inductor", 4), ("domino", 8)):
-        variant = timeline["variants"][name]
-        computed = sum(length for spans in variant["compute"].values() for _, length in spans)
-        waited = sum(length for _, length in variant["exposed"] + variant["late"])
-        assert computed + waited == pytest.approx(variant["step_ms"], rel=1e-6)
-        assert len(variant["wires"]) == wires
-    assert [w["slice"] for w in timeline["variants"]["domino"]["wires"]].count(1) == 4
+    data = json.loads((run[0] / "timeline.json").read_text())
+    inductor, domino = (Timeline.from_dict(one) for one in data)
+    for timeline, wires in ((inductor, 4), (domino, 8)):
+        assert timeline.measured and timeline.emulated
+        assert len([s for s in timeline.spans if s.lane == "wire"]) == wires
+        work = [s for s in timeline.spans if s.kind == "compute"]
+        total = sum(s.end_us - s.begin_us for s in work)
+        assert timeline.compute_us == pytest.approx(total)  # nothing overlaps in the lane
+        assert {s.phase for s in work} == {"forward", "backward", "update"}
+    slices = [s.slice for s in domino.spans if s.lane == "wire"]
+    assert slices.count(0) == slices.count(1) == 4
+    found = {c["name"] for r in json.loads((run[0] / "rank_0.json").read_text())["reports"]
+             for c in r["collectives"]}  # fmt: skip
+    assert {s.collective for s in domino.spans if s.lane == "wire"} == {f"0:{n}" for n in found}
+
+
+def test_the_report_is_a_page(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = run
+    text = (out / "report.html").read_text()
+    assert 'id="timeline"' in text and 'id="training"' in text and 'id="graphs"' in text
+    assert "The link is emulated" in text and str(out / "report.html") in done.stdout
 
 
 @pytest.mark.parametrize(

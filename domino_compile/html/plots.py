@@ -29,8 +29,8 @@ from bokeh.plotting import figure
 
 from domino_compile.html.data import Curve
 from domino_compile.timelines import Span, Timeline
-from domino_compile.timelines.colours import SLICES, WAIT, colour_of, strength_of
-from domino_compile.timelines.spans import COMPUTE, WIRE
+from domino_compile.timelines.colours import SLICES, colour_of, strength_of
+from domino_compile.timelines.spans import COMPUTE, STILL, WIRE
 
 _LANE, _GAP = 1.0, 0.9
 _ROW_PX = 30
@@ -93,17 +93,15 @@ class _Columns:
     def add(self, spans: Any, timeline: int, rank: int, y: float) -> None:
         """Spans of one lane, whose lower edge is at ``y``."""
         for span in spans:
-            wait = span.kind == "wait"
-            colour = WAIT if wait else colour_of(span.slice)
-            alpha = strength_of(span.kind) if span.lane == COMPUTE else 1.0
+            colour, still = colour_of(span), span.kind in STILL
             values: dict[str, Any] = {
                 "left": span.begin_us,
                 "right": span.end_us,
                 "bottom": y + 0.08,
                 "top": y + _LANE - 0.08,
                 "colour": colour,
-                "alpha": alpha,
-                "line": colour if wait else "#ffffff00" if span.lane == COMPUTE else "#00000055",
+                "alpha": strength_of(span),
+                "line": colour if still else "#ffffff00" if span.lane == COMPUTE else "#00000055",
                 "name": span.name,
                 "what": _what(span),
                 "module": "",
@@ -124,7 +122,7 @@ class _Columns:
 
 def _what(span: Span) -> str:
     """The kind, phase, slice and collective of a span, for its tooltip."""
-    kind = f"stands still for {span.collective}" if span.kind == "wait" else span.kind
+    kind = f"stands still for {span.collective}" if span.kind in STILL else span.kind
     cut = "" if span.slice is None else f"slice {span.slice}"
     of = span.collective if span.lane == WIRE else ""
     return ", ".join(part for part in (kind, span.phase, cut, of) if part)

@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from domino_compile.timelines.colours import SLICES, WAIT, WHOLE, colour_of, strength_of
-from domino_compile.timelines.spans import COMPUTE, WIRE, Span, Timeline
+from domino_compile.timelines.colours import (
+    LATE,
+    SLICES,
+    WAIT,
+    WHOLE,
+    colour_of,
+    row_of,
+    strength_of,
+)
+from domino_compile.timelines.spans import WIRE, Span, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,11 +43,13 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
         _draw(axis, timeline)
     axes[-1, 0].set_xlabel("ms from the start of the step")
     figure.suptitle(title, fontsize=12)
-    slices = {s.slice for t in timelines for s in t.spans if s.slice is not None}
-    handles = [Patch(facecolor=WHOLE, label="not cut")]
-    rows = sorted({s // 100 - 1 if s >= 100 else s for s in slices})
-    handles += [Patch(facecolor=SLICES[r % len(SLICES)], label=f"slice {r}") for r in rows]
-    handles.append(Patch(facecolor=WAIT, alpha=strength_of("wait"), label="waiting"))
+    spans = [span for timeline in timelines for span in timeline.spans]
+    rows = sorted({row for s in spans if (row := row_of(s.slice)) is not None})
+    looks = [(WHOLE, "not cut"), *((SLICES[r % len(SLICES)], f"slice {r}") for r in rows)]
+    handles = [Patch(facecolor=colour, label=label) for colour, label in looks]
+    for kind, colour, label in (("wait", WAIT, "waiting"), ("late", LATE, "for another rank")):
+        if any(span.kind == kind for span in spans):
+            handles.append(Patch(facecolor=colour, alpha=0.25, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -48,9 +58,7 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
 def _draw(axis: Axes, timeline: Timeline) -> None:
     looks: dict[tuple[str, str, float], list[Span]] = {}
     for span in timeline.spans:
-        colour = WAIT if span.kind == "wait" else colour_of(span.slice)
-        strength = strength_of(span.kind) if span.lane == COMPUTE else 1.0
-        looks.setdefault((span.lane, colour, strength), []).append(span)
+        looks.setdefault((span.lane, colour_of(span), strength_of(span)), []).append(span)
     for (lane, colour, strength), spans in looks.items():
         bars = [(s.begin_us / 1e3, (s.end_us - s.begin_us) / 1e3) for s in spans]
         below = 0.1 if lane == WIRE else 1.1

@@ -10,6 +10,8 @@ from typing import Any
 SCHEMA_VERSION = 1
 COMPUTE = "compute"
 WIRE = "wire"
+#: Kinds of spans in which compute stands still.
+STILL = ("wait", "late")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Span:
         lane: ``compute``, or ``wire``.
         name: of the kernel or operation.
         kind: in the compute lane ``gemm``, ``attention``, ``pointwise``, ``copies``, ``random``,
-            ``other`` or ``wait`` (it stands still for a collective); on the wire the collective,
+            ``other``, ``compute`` (not told apart), or stands still: ``wait`` (for a collective on
+            the wire), ``late`` (for another rank or the transport); on the wire the collective,
             such as ``all_reduce``.
         begin_us: when it begins.
         end_us: when it ends.
@@ -96,7 +99,7 @@ class Timeline:
         )
 
     def _pairs(self, lane: str) -> list[tuple[float, float]]:
-        found = (s for s in self.spans if s.lane == lane and s.kind != "wait")
+        found = (s for s in self.spans if s.lane == lane and s.kind not in STILL)
         return [(s.begin_us, s.end_us) for s in found]
 
     def as_dict(self) -> dict[str, Any]:
