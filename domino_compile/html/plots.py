@@ -6,7 +6,7 @@ Colours tell slices; they are the same in the graphs' listing. Names given to mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bokeh.models import (
@@ -37,7 +37,7 @@ _ROW_PX = 30
 
 _TIP = """
 <div class="tip"><b>@name</b><br>@what<br>@begin{0,0.0} us, for @length{0,0.0} us<br>
-@module@source</div>
+@source</div>
 """
 
 
@@ -48,7 +48,7 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
     """
     columns = _Columns()
     ticks: dict[float, str] = {}
-    titles: dict[float, str] = {}
+    labels: list[Label] = []
     ranks: dict[int, list[Timeline]] = {}
     for timeline in timelines:
         ranks.setdefault(timeline.rank, []).append(timeline)
@@ -56,8 +56,8 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
     for rank, own in ranks.items():
         y = 0.0
         for number, timeline in enumerate(own):
-            titles.setdefault(y, timeline.summary())
             y -= _GAP
+            labels.append(_label(y, timeline.summary(), rank, shown=rank == timelines[0].rank))
             groups = list(dict.fromkeys(s.group for s in timeline.spans if s.lane == WIRE))
             lanes = [(COMPUTE, ""), *((WIRE, group) for group in groups)]
             for lane, group in lanes:
@@ -70,7 +70,6 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
     longest = max((t.step_us for t in timelines), default=1.0)
     plot = _timeline_axes(longest, depth - 0.2)
     _paint(plot, columns.data)
-    labels = (_label(y, text) for y, text in titles.items())
     for label in labels:
         plot.add_layout(label)
     plot.yaxis.ticker = FixedTicker(ticks=list(ticks))
@@ -83,14 +82,14 @@ class _Columns:
 
     NAMES = (
         *("left", "right", "bottom", "top", "colour", "alpha", "line"),
-        *("name", "what", "module", "source", "begin", "length"),
+        *("name", "what", "source", "begin", "length"),
         *("kind", "lane", "phase", "slice", "collective", "rank", "timeline"),
     )
 
     def __init__(self) -> None:
         self.data: dict[str, list[Any]] = {name: [] for name in self.NAMES}
 
-    def add(self, spans: Any, timeline: int, rank: int, y: float) -> None:
+    def add(self, spans: Iterable[Span], timeline: int, rank: int, y: float) -> None:
         """Spans of one lane, whose lower edge is at ``y``."""
         for span in spans:
             colour, still = colour_of(span), span.kind in STILL
@@ -104,7 +103,6 @@ class _Columns:
                 "line": colour if still else "#ffffff00" if span.lane == COMPUTE else "#00000055",
                 "name": span.name,
                 "what": _what(span),
-                "module": "",
                 "source": span.source,
                 "begin": span.begin_us,
                 "length": span.end_us - span.begin_us,
@@ -193,11 +191,19 @@ def _paint(plot: Any, data: dict[str, list[Any]]) -> None:
     plot.add_tools(TapTool(renderers=[drawn], behavior="inspect", callback=tell))
 
 
-def _label(y: float, text: str) -> Label:
+def _label(y: float, text: str, rank: int, shown: bool) -> Label:
+    """A timeline's title; the page shows those whose tag is the rank that is looked at."""
     return Label(
-        x=0, x_units="screen", y=y - _GAP, text=text, text_font_style="bold", y_offset=3,
+        x=0,
+        x_units="screen",
+        y=y,
+        y_offset=3,
+        text=text,
+        text_font_style="bold",
         text_font_size="13px",
-    )  # fmt: skip
+        tags=[rank],
+        visible=shown,
+    )
 
 
 def curve_figure(curves: Sequence[Curve], what: str, label: str) -> Any:

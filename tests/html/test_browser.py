@@ -117,10 +117,14 @@ def test_what_is_unchecked_is_gone(view: Page) -> None:
     assert any(s["slice"] == 1 for s in spans(view))
 
 
-def test_another_rank(view: Page) -> None:
+def test_another_rank(view: Page, data: ReportData) -> None:
+    titles = """() => [...domino.plot.references()]
+        .filter((m) => m.type === "Label" && m.visible).map((m) => m.text).sort()"""
     assert not any(s["name"].startswith("slow") for s in spans(view))
+    assert view.evaluate(titles) == sorted(t.summary() for t in data.timelines if t.rank == 0)
     view.select_option("#rank", "1")
     assert all(s["name"].startswith("slow") and s["rank"] == 1 for s in spans(view))
+    assert view.evaluate(titles) == [data.timelines[2].summary()]
 
 
 def test_from_the_table_to_the_timeline_and_the_graph(view: Page, data: ReportData) -> None:

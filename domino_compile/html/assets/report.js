@@ -57,6 +57,7 @@ const domino = (() => {
     const data = {};
     for (const name of Object.keys(all)) data[name] = kept.map((i) => all[name][i]);
     source.data = data;
+    for (const model of plot.references()) if (model.type === "Label") model.visible = model.tags[0] === rank;
     select([]);
   };
 
