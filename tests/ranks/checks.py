@@ -37,7 +37,8 @@ def batches(rows: tuple[int, ...], rank: int = 0) -> list[Batch]:
     """A batch for each number of rows, of the tokens that a (data-parallel) rank sees."""
     generator = torch.Generator().manual_seed(rank)
     shape = (models.LENGTH + 1,)
-    texts = [torch.randint(models.VOCABULARY, (n, *shape), generator=generator) for n in rows]
+    drawn = (torch.randint(models.VOCABULARY, (n, *shape), generator=generator) for n in rows)
+    texts = [text.to(models.DEVICE) for text in drawn]
     return [(text[:, :-1].contiguous(), text[:, 1:].contiguous()) for text in texts]
 
 
@@ -52,7 +53,7 @@ def fit(model: nn.Module, step: Callable[..., torch.Tensor], data: list[Batch]) 
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    weights = {name: local(p).detach().clone() for name, p in model.named_parameters()}
+    weights = {name: local(p).detach().cpu().clone() for name, p in model.named_parameters()}
     return Training(losses, weights, domino_compile.reports())
 
 

@@ -5,6 +5,7 @@ ranks' models together are one model, whatever the number of ranks. Lines that c
 whose layout makes DTensor call one, are marked ``# <tag>``; tests look for them in reports.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional as F
 
 WIDTH, HEADS, LENGTH, VOCABULARY = 16, 4, 4, 32
+#: ``DOMINO_TEST_DEVICE=cuda`` trains on GPUs and NCCL instead, a GPU for every rank.
+DEVICE = os.environ.get("DOMINO_TEST_DEVICE", "cpu")
 
 Tensor = torch.Tensor
 
@@ -133,7 +136,7 @@ class TwoGroups(HandMade):
 
     def __init__(self) -> None:
         self.mesh = init_device_mesh(
-            "cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor")
+            DEVICE, (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor")
         )
         self.tensor, self.data = self.mesh.get_group("tensor"), self.mesh.get_group("data")
         super().__init__()
@@ -208,7 +211,7 @@ class Plain(nn.Module):
 
 
 def mesh() -> DeviceMesh:
-    return init_device_mesh("cpu", (dist.get_world_size(),))
+    return init_device_mesh(DEVICE, (dist.get_world_size(),))
 
 
 def dtensor() -> nn.Module:
@@ -216,7 +219,7 @@ def dtensor() -> nn.Module:
     columns = ("attention.q", "attention.k", "attention.v", "mlp.up")
     plan: dict[str, Any] = {name: ColwiseParallel() for name in columns}
     plan |= {name: RowwiseParallel() for name in ("attention.out", "mlp.down")}
-    return parallelize_module(Plain(), mesh(), plan)
+    return parallelize_module(Plain().to(DEVICE), mesh(), plan)
 
 
 def sequence_parallel(dim: int) -> nn.Module:
@@ -233,7 +236,7 @@ def sequence_parallel(dim: int) -> nn.Module:
     plan |= {f"attention.{name}": ColwiseParallel() for name in "qkv"}
     plan["mlp.up"] = ColwiseParallel()
     plan |= {n: RowwiseParallel(output_layouts=piece) for n in ("attention.out", "mlp.down")}
-    return parallelize_module(Plain(batch_first=dim == 1), mesh(), plan)
+    return parallelize_module(Plain(batch_first=dim == 1).to(DEVICE), mesh(), plan)
 
 
 FORMS: dict[str, Callable[[], nn.Module]] = {
@@ -253,6 +256,6 @@ def build(form: str, dtype: torch.dtype) -> nn.Module:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return FORMS[form]()
+        return FORMS[form]().to(DEVICE)
     finally:
         torch.set_default_dtype(before)

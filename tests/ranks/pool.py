@@ -195,8 +195,11 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
     with open(stuck, "w") as file:
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
         torch.set_num_threads(1)
+        on_gpus = os.environ.get("DOMINO_TEST_DEVICE") == "cuda"
+        if on_gpus:
+            torch.cuda.set_device(rank)
         dist.init_process_group(
-            "gloo",
+            "nccl" if on_gpus else "gloo",
             init_method=f"file://{rendezvous}",
             rank=rank,
             world_size=world,

@@ -1,0 +1,246 @@
+"""Everything about real links on one machine with several GPUs, in one go of a few minutes.
+
+Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
+``--device cpu`` for a dry run of the same steps on gloo ranks with small models.
+
+1. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``);
+2. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
+3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs;
+4. the same steps on the emulated link with the tables just measured, on one GPU.
+
+Writes ``nccl-<tp>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
+ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
+step that fails or takes too long is named in it, and the others go on. NVLink multicast stays as
+the machine has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}
+SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
+VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
+ROUNDS = {"cuda": "20", "cpu": "2"}
+SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
+#: NCCL_MAX_CTAS to try; None leaves NCCL its own choice.
+CTAS: tuple[int | None, ...] = (None, 8, 16)
+TITLES = (
+    *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
+    *("emulated ms", "off"),
+)
+#: What an emulated collective holds where NCCL chose for itself.
+ASSUMED_CTAS = 16
+
+
+@dataclass
+class Outcome:
+    """What became of a step: its time, and why it failed if it did."""
+
+    name: str
+    seconds: float
+    problem: str = ""
+
+
+@dataclass
+class Machine:
+    """The steps' surroundings.
+
+    Attributes:
+        device: ``cuda`` or ``cpu``.
+        ranks: how many there are.
+        out: where results go.
+        limit_s: what one step may take.
+    """
+
+    device: str
+    ranks: int
+    out: Path
+    limit_s: float
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def run(self, name: str, command: Sequence[str], **environment: str) -> bool:
+        """Run a step; its output goes to ``<name>.log``. False: it failed."""
+        print(f"{name} ...", flush=True)
+        began, problem = time.monotonic(), ""
+        with (self.out / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, env=os.environ | environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                if code := process.wait(self.limit_s):
+                    problem = f"exit code {code}, see {name}.log"
+            except subprocess.TimeoutExpired:
+                problem = f"took more than {self.limit_s:.0f} s, see {name}.log"
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        self.outcomes.append(Outcome(name, time.monotonic() - began, problem))
+        if problem:
+            print(f"  {problem}", flush=True)
+        return not problem
+
+    def torchrun(self, ranks: int) -> list[str]:
+        """The beginning of a command that ``domino``'s arguments follow."""
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        return [*start, "-m", "domino_compile"]
+
+
+def numerics(machine: Machine) -> None:
+    """Training of every capture form."""
+    machine.run(
+        "numerics",
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ranks/test_training.py", "-k",
+         "test_training and not 4-"],
+        DOMINO_TEST_DEVICE=machine.device,
+    )  # fmt: skip
+
+
+def tables(machine: Machine, sizes: Sequence[int]) -> dict[tuple[int, int | None], Path]:
+    """Link tables by the size of the group and the number of CTAs."""
+    found = {}
+    for ctas in CTAS if machine.device == "cuda" else (None,):
+        for ranks in sizes:
+            name = _name(f"{machine.device}-tp{ranks}", ctas)
+            path = machine.out / f"{name}.json"
+            options = ["calibrate", "--device", machine.device, "--name", name, "--out", str(path)]
+            options += ["--rates-out", str(machine.out / "rates.json")]
+            options += ["--ctas", str(ctas or ASSUMED_CTAS), "--sizes", SIZES[machine.device]]
+            if machine.run(
+                f"calibrate-{name}", [*machine.torchrun(ranks), *options], **_nccl(ctas)
+            ):
+                found[ranks, ctas] = path
+    return found
+
+
+def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]) -> list[Any]:
+    """Bench results on the real link and, beside each, on the emulated one."""
+    found = []
+    for number, model in enumerate(MODELS[machine.device]):
+        more = number == 0 and machine.device == "cuda"
+        for ctas in CTAS if more else (None,):
+            for graphs in (True, False) if more and ctas is None else (True,):
+                real = _bench(machine, model, ranks, ctas, graphs, None)
+                if real is None:
+                    continue
+                table = link.get((ranks, ctas))
+                emulated = table and _bench(machine, model, ranks, ctas, graphs, table)
+                found.append({"nccl_max_ctas": ctas, "measured": real, "predicted": emulated})
+    return found
+
+
+def _bench(
+    machine: Machine, model: str, ranks: int, ctas: int | None, graphs: bool, table: Path | None
+) -> Any:
+    """One ``domino bench``; on the real link, or as one rank of a group with a table's link."""
+    name = _name(f"{model}-tp{ranks}", ctas) + ("" if graphs else "-launches")
+    name += "-emulated" if table else ""
+    path = machine.out / f"{name}.json"
+    options = ["bench", "--device", machine.device, "--model", model, "--tp", str(ranks)]
+    options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
+    options += ["--variants", VARIANTS[machine.device], "--rounds", ROUNDS[machine.device]]
+    options += ["--json", str(path), *([] if graphs else ["--no-cuda-graphs"])]
+    command = [*machine.torchrun(ranks), *options]
+    if table:
+        command = ["-m", "domino_compile", *options, "--link", str(table)]
+    # With caches a program that was compiled before is not compiled again.
+    caches = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0"}
+    if not machine.run(f"bench-{name}", command, **_nccl(ctas), **caches):
+        return None
+    return json.loads(path.read_text())
+
+
+def _name(begin: str, ctas: int | None) -> str:
+    return begin if ctas is None else f"{begin}-ctas{ctas}"
+
+
+def _nccl(ctas: int | None) -> dict[str, str]:
+    return {} if ctas is None else {"NCCL_MAX_CTAS": str(ctas)}
+
+
+def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row for every variant that was measured."""
+    rows = []
+    for result in results:
+        measured, predicted = result["measured"], result["predicted"] or {"variants": []}
+        forecast = {v["variant"]: v for v in predicted["variants"]}
+        for variant in measured["variants"]:
+            if not variant["step_ms"]:
+                continue
+            other = forecast.get(variant["variant"], {}).get("step_ms")
+            off = f"{other / variant['step_ms'] - 1:+.1%}" if other else ""
+            hidden = variant["hidden_fraction"]
+            rows.append([
+                f"{measured['model']} TP={measured['tp']}",
+                str(result["nccl_max_ctas"] or "NCCL's"),
+                "on" if measured["cuda_graphs"] else "off",
+                variant["variant"],
+                f"{variant['step_ms']:.2f}",
+                f"{variant['speedup']:.3f}" if variant["speedup"] else "",
+                "" if hidden is None else f"{hidden:.0%}",
+                f"{other:.2f}" if other else "",
+                off,
+            ])  # fmt: skip
+    return rows
+
+
+def main() -> int:
+    """Run all steps; 1 if one failed."""
+    asked = parse()
+    machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit)
+    machine.out.mkdir(parents=True, exist_ok=True)
+    sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
+    numerics(machine)
+    link = tables(machine, sizes)
+    results = steps(machine, machine.ranks, link)
+    kind = "nccl" if machine.device == "cuda" else "gloo"
+    path = machine.out / f"{kind}-{machine.ranks}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:
+        print(f"| {' | '.join(row)} |")
+    failed = [outcome for outcome in machine.outcomes if outcome.problem]
+    for outcome in failed:
+        print(f"failed: {outcome.name}: {outcome.problem}")
+    took = sum(outcome.seconds for outcome in machine.outcomes)
+    print(f"{len(machine.outcomes)} steps in {took:.0f} s; results and logs: {machine.out}")
+    return 1 if failed else 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--ranks", type=int, help="default: all GPUs; 2 with --device cpu")
+    parser.add_argument("--out", type=Path, default=Path("out/multi_gpu"))
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds a step may take")
+    asked = parser.parse_args()
+    if asked.ranks is None:
+        asked.ranks = 2 if asked.device == "cpu" else _gpus()
+    if asked.ranks < 2:
+        parser.error(f"{asked.ranks} GPUs: at least 2 are needed (--device cpu is a dry run)")
+    return asked
+
+
+def _gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
