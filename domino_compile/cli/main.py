@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, str] = {
     "links": "domino_compile.cli.links:links",
     "calibrate": "domino_compile.cli.calibrate:calibrate",
     "explain": "domino_compile.cli.explain:explain",
+    "profile": "domino_compile.cli.profile:profile",
+    "poc": "domino_compile.cli.poc:poc",
     "bench": "domino_compile.cli.bench:bench",
 }
 

@@ -42,15 +42,16 @@ def emulated(link: str, ranks: int, device: str) -> Iterator[None]:
     """
     from domino_compile import emulate
 
-    new_group = dist.new_group
+    init_process_group, new_group = dist.init_process_group, dist.new_group
 
     def start(*_: Any, **__: Any) -> None:
         if dist.is_initialized():
             return
-        if device == "cuda":
-            emulate.init(link, device="cuda", world_size=ranks)
-        else:
-            emulate.init(link)
+        with mock.patch.object(dist, "init_process_group", init_process_group):
+            if device == "cuda":
+                emulate.init(link, device="cuda", world_size=ranks)
+            else:
+                emulate.init(link)
 
     def another(ranks: Any = None, timeout: Any = None, backend: Any = None, **rest: Any) -> Any:
         return new_group(ranks, timeout, None, **rest)
