@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ SHOWN_STEPS = 6
 )
 @script_options
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True,
-              help="Runs of each variant, in turn; two or more show the baseline's own noise.")  # fmt: skip
+              help="Runs of each variant, in turn; two show the baseline's noise.")  # fmt: skip
 @click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
 @click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
 @click.option("--option", "chosen", metavar="NAME=VALUE", multiple=True,
@@ -80,7 +79,7 @@ def poc(
     out: Path,
     as_json: bool,
     **parts: int | None,
-) -> None:
+) -> int:
     """Run SCRIPT with Inductor alone and with domino, in turn, and compare.
 
     The script is not edited: its torch.compile calls are answered by one or the other, with the
@@ -107,7 +106,7 @@ def poc(
         print_json(found.as_dict())
     else:
         _show(found, out)
-    sys.exit(found.verdict.code)
+    return found.verdict.code
 
 
 def _write(found: PocResult, out: Path) -> None:
@@ -124,11 +123,13 @@ def _show(found: PocResult, out: Path) -> None:
     data = found.as_dict()
     link = f"emulated link {data['link']}" if data["emulated"] else "real link"
     before, after = (data["variants"][name] for name in ("inductor", "domino"))
+    say(
+        f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {data['rounds']} rounds "
+        f"of {data['steps']} steps; a step ends with: {data['step_ends']}"
+    )
     show_table(
         ["", "Inductor", "domino", "ratio"],
         [_row(title, before[key], after[key]) for title, key in _ROWS],
-        title=f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; "
-        f"{data['rounds']} rounds of {data['steps']} steps; a step ends with: {data['step_ends']}",
     )
     _show_curves(before, after)
     for graph in data["graphs"]:

@@ -186,8 +186,11 @@ def _show(found: ProfileResult, out: Path) -> None:
         rows.append(["late", ms_text(data["late_ms"]), "waits beyond the emulated wire's time: "
                      "for slower ranks and the real transport"])  # fmt: skip
     rows.append(["bound", ms_text(data["recommendation"]["bound_ms"]), "no overlap gets below it"])
-    title = f"{found.script}: {found.ranks} ranks, {found.device}, {link}; a step ends with: "
-    show_table(["", "ms", ""], rows, title=title + found.step_ends, wrap=True)
+    say(
+        f"{found.script}: {found.ranks} ranks, {found.device}, {link}; a step ends with: "
+        f"{found.step_ends}"
+    )
+    show_table(["", "ms", ""], rows, wrap=True)
     if len(data["groups"]) > 1:
         show_table(
             ["group", "collectives", "wire ms", "exposed ms", "hidden ms"],

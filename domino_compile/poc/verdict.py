@@ -68,6 +68,8 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
         NOT_FASTER: "Not faster",
         DIFFERS: "Training differs",
     }[code]
+    if code == NOT_FASTER and gain > 0:
+        head = "Not faster by more than noise (more --steps or --rounds, on an idle machine, tell)"
     if code == FASTER and not qualities:
         head = "Faster; of the training nothing could be compared"
     speedup = baseline.step_ms / domino.step_ms
@@ -88,14 +90,13 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
 def _sentence(quality: Quality) -> str:
     if quality.difference == 0:
         return f"The {_NAMES[quality.name]} are the same bit for bit."
-    noise = (
-        "the baseline ran once, so its own noise is not known"
-        if quality.noise is None
-        else f"the baseline's own runs by {quality.noise:.1e}"
-    )
+    noise = "the baseline ran once, so that its own noise is not known"
+    if quality.noise is not None:
+        own = f"{quality.noise:.1e}" if quality.noise else "nothing"
+        noise = f"the baseline's own runs by {own}"
     limit = f"{NOISE_FACTOR:.0f} times that" if quality.allowed > quality.floor else "rounding"
-    within = "which is within" if quality.equal else "which is more than"
     return (
         f"The {_NAMES[quality.name]} differ by at most {quality.difference:.1e} of their value (at "
-        f"step {quality.step}), {noise}: {within} {limit} ({quality.allowed:.1e})."
+        f"step {quality.step}; {noise}), {'within' if quality.equal else 'more than'} {limit} "
+        f"({quality.allowed:.1e})."
     )

@@ -95,6 +95,8 @@ class profile:
             reports(),
             "step()",
         )
+        if mine.account is None:
+            raise ProfileError("profile: torch's profiler runs already, and there can be but one")
         self._result = profile_result(shared(mine))
 
 

@@ -127,6 +127,11 @@ class Outcome:
         require_something(script, self.compiles, self.compiles.graphs, None)
         if self.measured is None:
             raise ScriptError(_too_few(request, self.steps))
+        if self.measured.account is None:
+            raise ScriptError(
+                f"{script} runs torch's profiler while its steps are measured, and there can be "
+                "but one: switch it off"
+            )
         found = None if self.collectives is None else round(self.collectives)
         require_something(script, self.compiles, None, found)
 
@@ -199,7 +204,7 @@ def run(
         outcome.steps = len(session.facts)
         if outcome.code == 0 and outcome.measured is None and session.step_ms:
             late = found()  # it ended by itself, in the middle of the phases
-            outcome.measured = None if late.account is None else late
+            outcome.measured = late if late.account is not None else None
     if outcome.measured is not None and outcome.measured.account is not None:
         outcome.collectives = outcome.measured.account.collectives
     outcome.ended_s = time.time()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from domino_compile import emulate
+from domino_compile import _compat, emulate
 from domino_compile.emulate.trace import Record
 from domino_compile.profiling.trace import Trace, Tracer
 from domino_compile.scripts.steps import Facts
@@ -142,12 +142,9 @@ class Session:
             self._finished()
 
     def _start_tracing(self) -> None:
-        if not self.phases.traced:
-            return
-        tracer = Tracer(self.on_gpu)
-        with suppress(RuntimeError):  # the script has a profiler of its own
-            tracer.begin()
-            self._tracer = tracer
+        if self.phases.traced and not _compat.profiler_runs():
+            self._tracer = Tracer(self.on_gpu)
+            self._tracer.begin()
 
     def stop_tracing(self) -> None:
         """Stop the profiler if it runs, also where the script ends in the middle."""

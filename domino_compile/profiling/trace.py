@@ -116,11 +116,7 @@ class Tracer:
         self._records: list[list[Record]] = []
 
     def begin(self) -> None:
-        """Start recording.
-
-        Raises:
-            RuntimeError: the script has a profiler of its own running.
-        """
+        """Start recording; no other profiler may run."""
         self._profile.__enter__()
         self._mark()
 
