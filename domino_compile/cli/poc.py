@@ -145,7 +145,7 @@ _ROWS = (
     ("step ms, median", "step_ms"),
     ("step ms, middle half", "quartiles_ms"),
     ("total ms", "total_ms"),
-    ("computing", "utilisation"),
+    ("utilisation", "utilisation"),
     ("on the wire ms", "wire_ms"),
     ("exposed ms", "exposed_ms"),
     ("late ms", "late_ms"),
@@ -155,7 +155,7 @@ _ROWS = (
 
 
 def _row(title: str, before: Any, after: Any) -> list[str]:
-    if title == "computing":
+    if title == "utilisation":
         return [title, f"{before:.0%}", f"{after:.0%}", ""]
     if isinstance(before, list):
         return [title, *("-".join(map(ms_text, pair)) for pair in (before, after)), ""]

@@ -176,8 +176,8 @@ def _show(found: ProfileResult, out: Path) -> None:
     rows = [
         ["step", ms_text(data["step_ms"]), f"median of {data['steps']}; middle half "
          f"{ms_text(low)} to {ms_text(high)}"],
-        ["computing", ms_text(data["compute_ms"]), f"{data['utilisation']:.0%} of the step"
-         + ("" if found.device != "cpu" else " (on the CPU: not in a wait; Python counts)")],
+        ["computing", ms_text(data["compute_ms"]), f"utilisation {data['utilisation']:.0%}"
+         + (" of the GPU" if found.device != "cpu" else " (CPU: not in a wait; Python counts)")],
         ["on the wire", ms_text(data["wire_ms"]), f"{data['collectives']:g} collectives"],
         ["exposed", ms_text(data["exposed_ms"]), f"{_part(data)} of the step"],
         ["hidden", ms_text(data["hidden_ms"]), "under computing"],

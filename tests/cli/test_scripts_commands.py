@@ -93,6 +93,24 @@ def test_losses_are_the_ones_that_the_script_prints(profiled: tuple[Path, str]) 
         assert all(norm > 0 for norm in found["grad_norms"])
 
 
+def test_profile_under_torchrun_prints_once(tmp_path: Path) -> None:
+    asked = [*FEW, "--traced", "1", "--json", "--out", str(tmp_path), TRAIN]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "domino_compile", "profile", *asked],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["ranks"] == 2 and data["notes"] == [] and data["collectives"] == 2
+    assert "rank 0 loss" in done.stderr and "rank 1 loss" in done.stderr
+    assert set(timelines(tmp_path)) == {"measured.rank_0", "measured.rank_1"}
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[str, Any], str]:
     out = tmp_path_factory.mktemp("poc")
@@ -121,8 +139,10 @@ def test_poc_names_what_was_in_flight(compared: tuple[Path, int, dict[str, Any],
     assert set(found) == {f"{v}.rank_{n}" for v in ("inductor", "domino") for n in range(2)}
     assert all(line.emulated for line in found.values())
     flights = [s for s in found["domino.rank_0"].spans if s.lane == "wire"]
-    assert [s.slice for s in flights] == [0, 1, 2] * 2
-    assert [s.phase for s in flights] == ["forward"] * 3 + ["backward"] * 3
+    raw = json.loads((compared[0] / "runs" / "0.domino" / "rank_0.json").read_text())
+    schedules = raw["measured"]["reports"][0]["schedules"]
+    planned = [(s["phase"], w["slice"]) for s in schedules for w in s["wires"]]
+    assert [(s.phase, s.slice) for s in flights] == planned and len(planned) == 6
     uncut = {s.collective for s in found["inductor.rank_0"].spans if s.lane == "wire"}
     assert {s.collective for s in flights} == uncut and len(uncut) == 2
 
