@@ -47,7 +47,8 @@ SHOWN_STEPS = 6
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino poc --steps 20 train.py --epochs 1",
+        "domino poc train.py --steps 20",
+        "domino poc --rounds 3 train.py -- --steps 1000      (behind --: the script's own options)",
         "domino poc --ranks 2 --link demo-2 train.py         (CPU ranks, emulated link)",
         "domino poc --ranks 8 --link h200-nvlink-8 train.py  (one GPU, emulated link)",
         "domino poc --slices 4 --option memory_cap=0.2 train.py",
@@ -85,7 +86,8 @@ def poc(
     The script is not edited: its torch.compile calls are answered by one or the other, with the
     same seeds, in fresh processes. Compared are the time of a step, what of it computes, exposed
     communication and peak memory, and whether training is equal: losses and gradient norms against
-    what the baseline's own runs differ by. Ends with a verdict and an exit code.
+    what the baseline's own runs differ by. Ends with a verdict and an exit code. Options that are
+    not listed here go to the script.
     """
     if under_torchrun():
         fail("domino poc starts its ranks itself, several times: start it without torchrun "

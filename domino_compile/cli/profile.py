@@ -78,7 +78,8 @@ def profile(
     A step ends when the script's optimizer steps; without an optimizer, after each backward;
     without either, at each call of a compiled graph. Says how long a step takes, how much of it
     computes and how much of its communication is exposed, and what overlap could win of that. The
-    script is ended when enough is measured. Under torchrun the ranks are torchrun's.
+    script is ended when enough is measured. Under torchrun the ranks are torchrun's. Options that
+    are not listed here go to the script, as does everything behind --.
     """
     os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", "1")  # before torch is loaded
     from domino_compile.profiling.script import Request

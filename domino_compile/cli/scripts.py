@@ -13,8 +13,8 @@ import click
 
 from domino_compile.cli.show import digits, fail
 
-#: Arguments behind the script's name are the script's own.
-CONTEXT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+#: What a command does not know is the script's own, and everything behind ``--``.
+CONTEXT: dict[str, Any] = {"ignore_unknown_options": True}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 DEFAULT_RANKS = 2
 

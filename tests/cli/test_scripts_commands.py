@@ -244,6 +244,7 @@ def test_an_inference_script_and_the_code_of_one_that_fails(tmp_path: Path) -> N
         (["poc", "--option", "slices", TRAIN], "write name=value"),
         (["poc", "--option", "slice=2", TRAIN], "did you mean 'slices'"),
         (["poc", "--slices", "0", TRAIN], "--slices"),
+        (["poc", TRAIN, "--steps", "0"], "--steps"),
         (["poc", "--ranks", "1", TRAIN], "one rank communicates with nobody"),
         (["profile", "--ranks", "1", TRAIN], "one rank communicates with nobody"),
         (["poc", "--out", "/proc/nowhere", TRAIN], "--out /proc/nowhere"),
@@ -260,6 +261,24 @@ def test_bad_input_is_refused_at_once(
     said = domino(*arguments)
     assert said.code == 2, said.err
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
+
+
+def test_what_a_command_does_not_know_is_the_scripts(
+    domino: Domino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = []
+
+    def run(plan: object, _progress: object) -> None:
+        plans.append(plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("domino_compile.poc.run.run", run)
+    out = ["--out", str(tmp_path)]
+    said = domino("poc", *out, TRAIN, "--epochs", "1", "--steps", "3", "x", "--", "--steps", "9")
+    assert said.code == 130
+    (plan,) = plans
+    assert plan.arguments == ("--epochs", "1", "x", "--steps", "9")
+    assert plan.phases.steps == 3 and plan.processes == 2
 
 
 @pytest.mark.parametrize("command", ["poc", "profile"])

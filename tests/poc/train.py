@@ -1,7 +1,6 @@
 """A small tensor-parallel training, as a user would write it: run by ``domino profile``, ``poc``.
 
-``--micro 2`` accumulates gradients over micro-batches, ``--fail-on 1`` raises on that rank, and
-``--break-domino`` trains otherwise when domino compiles (which no user would).
+``--micro 2`` accumulates gradients over micro-batches, ``--fail-on 1`` raises on that rank.
 """
 
 import argparse
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from domino_compile import reports
 from tests.emitted.harness import CopyToTensorParallel, ReduceFromTensorParallel
 
 
@@ -31,7 +29,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--micro", type=int, default=1)
     parser.add_argument("--fail-on", type=int, default=-1)
-    parser.add_argument("--break-domino", action="store_true")
     asked = parser.parse_args()
     dist.init_process_group("gloo")
     if dist.get_rank() == asked.fail_on:
@@ -43,8 +40,6 @@ def main() -> None:
         losses = []
         for _ in range(asked.micro):
             loss = model(torch.randn(8, 16)).square().mean()
-            if asked.break_domino and reports():
-                loss = loss * 1.5
             loss.backward()
             losses.append(loss.item())
         print(f"rank {os.environ['RANK']} loss {sum(losses) / len(losses):.9g}", flush=True)
