@@ -13,7 +13,7 @@ from domino_compile.poc.verdict import Times, Verdict, decide
 from domino_compile.profiling.account import median
 from domino_compile.profiling.measured import RankMeasured, Together, together
 from domino_compile.profiling.planned import named_by_plan
-from domino_compile.profiling.result import numbers_as_dict
+from domino_compile.profiling.result import finite, numbers_as_dict
 from domino_compile.report import CompileReport
 from domino_compile.timelines import Timeline
 
@@ -87,10 +87,10 @@ class PocResult:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, without the timelines."""
+        """As plain data, without the timelines; null where a number is not finite."""
         first, baseline = self.first, self.variants[BASELINE].numbers
         ratio = self.variants[DOMINO].numbers.median_ms / baseline.median_ms
-        return {
+        found = {
             "schema_version": SCHEMA_VERSION,
             "kind": "poc",
             "script": self.script,
@@ -110,6 +110,7 @@ class PocResult:
             "verdict": asdict(self.verdict),
             "notes": list(self.notes),
         }
+        return {key: finite(value) for key, value in found.items()}
 
     def to_json(self) -> str:
         """As indented JSON."""

@@ -13,7 +13,7 @@ HIDDEN = 0.90
 SLICING = 0.05
 #: How much slower work is beside a collective, as a part of the hidden time: collectives take
 #: multiprocessors and bandwidth (BENCHMARKS.md: products take 2 ms more beside 6.5 ms of flight).
-#: On an emulated link between CPU ranks nobody works for a collective in flight.
+#: On an emulated link between CPU ranks nobody works for a flight; gloo itself was not measured.
 CONTENTION = {"gpu": 0.30, "cpu": 0.0}
 #: Below this gain the estimate is worth no trial: it is as rough as that.
 LEAST = 1.03

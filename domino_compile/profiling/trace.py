@@ -22,7 +22,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class Trace:
         thread: that ran it, as the profiler names it.
         at_s: ``time.monotonic()`` when it began.
         records: of the emulated link, if there is one.
+        group: the process group's name, if there is but one; gloo's events do not tell theirs.
     """
 
     events: list[dict[str, Any]]
@@ -90,6 +91,7 @@ class Trace:
     thread: Any
     at_s: float
     records: list[Record]
+    group: str = ""
 
     @property
     def step_ms(self) -> float:
@@ -139,11 +141,14 @@ class Tracer:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json"
             self._profile.export_chrome_trace(str(path))
-            events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-        events = sorted((e for e in events if e.get("ph") == "X"), key=lambda e: e["ts"])
+            said = json.loads(path.read_text(encoding="utf-8"))
+        events = [e for e in said["traceEvents"] if e.get("ph") == "X"]
+        events.sort(key=lambda e: e["ts"])
+        groups = said.get("distributedInfo", {}).get("pg_config", [])
+        group = str(groups[0].get("pg_name", "")) if len(groups) == 1 else ""
         marks = [e for e in events if e["name"] == MARK and e.get("cat") == "user_annotation"]
         return [
-            Trace(events, begin["ts"], end["ts"], begin["tid"], at_s, records)
+            Trace(events, begin["ts"], end["ts"], begin["tid"], at_s, records, group)
             for begin, end, at_s, records in zip(
                 marks, marks[1:], self._at_s, self._records, strict=False
             )
@@ -191,8 +196,12 @@ def _host_spans(trace: Trace) -> list[Span]:
         (e for e in events if e["tid"] == trace.thread and e.get("cat") == "cpu_op"),
         key=lambda e: (e["ts"], -e["dur"]),
     )
-    flights, waits = _of_records(trace) if trace.records else _of_gloo(events, mine, zero)
-    busy = [span for span in _operations(mine, zero) if span.end_us <= whole]
+    if trace.records:
+        flights, waits = _of_records(trace)
+    else:
+        flights, waits = _of_gloo(events, mine, zero, trace.group)
+    whole_ones = (span for span in _operations(mine, zero) if span.end_us <= whole)
+    busy = [part for span in whole_ones for part in _without(span, waits)]
     taken = sorted([*busy, *waits], key=lambda span: span.begin_us)
     thread = sorted([*taken, *_host(taken, whole)], key=lambda span: span.begin_us)
     return [*flights, *_merged(thread)]
@@ -208,11 +217,11 @@ def _of_records(trace: Trace) -> tuple[list[Span], list[Span]]:
         if record.done_s is not None and record.blocked_ms:
             done = (record.done_s - trace.at_s) * 1e6
             waits.append(Span(COMPUTE, name, "wait", done - record.blocked_ms * 1e3, done))
-    return flights, waits
+    return flights, sorted(waits, key=lambda wait: wait.begin_us)
 
 
 def _of_gloo(
-    events: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]], zero: float
+    events: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]], zero: float, group: str
 ) -> tuple[list[Span], list[Span]]:
     flights: list[Span] = []
     for event in events:
@@ -220,13 +229,14 @@ def _of_gloo(
         if match is not None:
             begin, kind = event["ts"] - zero, collective_name(match[1])
             name = f"{kind} {len(flights)}"
-            flights.append(Span(WIRE, name, kind, begin, begin + event["dur"]))
+            flights.append(Span(WIRE, name, kind, begin, begin + event["dur"], group=group))
     waits = [
         _wait(event["ts"] - zero, event["ts"] + event["dur"] - zero, flights)
         for event in mine
         if event["name"] == "_c10d_functional::wait_tensor"
     ]
-    return flights, [*waits, *_silent_waits(mine, flights, zero)]
+    waits += _silent_waits(mine, flights, zero)
+    return flights, sorted(waits, key=lambda wait: wait.begin_us)
 
 
 def _wait(begin: float, end: float, flights: Sequence[Span]) -> Span:
@@ -265,6 +275,18 @@ def _operations(mine: Sequence[dict[str, Any]], zero: float) -> Iterator[Span]:
             name = event["name"]
             kind = next((k for k, pattern in KINDS if pattern.search(name)), "other")
             yield Span(COMPUTE, name, kind, begin - zero, end - zero)
+
+
+def _without(span: Span, waits: Sequence[Span]) -> Iterator[Span]:
+    """What is left of an operation in which waits are (the first reader of a result waits)."""
+    begin = span.begin_us
+    for wait in waits:
+        if begin < wait.end_us and wait.begin_us < span.end_us:
+            if wait.begin_us - begin >= SHORTEST_US:
+                yield replace(span, begin_us=begin, end_us=wait.begin_us)
+            begin = max(begin, wait.end_us)
+    if begin == span.begin_us or span.end_us - begin >= SHORTEST_US:
+        yield replace(span, begin_us=begin)
 
 
 def _host(taken: Sequence[Span], whole_us: float) -> Iterator[Span]:

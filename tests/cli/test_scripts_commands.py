@@ -69,6 +69,7 @@ def test_profile_of_micro_batches_on_a_real_link(profiled: tuple[Path, str]) -> 
     assert data["step_ends"] == "optimizer step" and data["steps"] == 2
     assert data["emulated"] is False and data["link"] == "real"
     assert data["collectives"] == 4  # forward and backward of two micro-batches
+    assert list(data["groups"]) == ["0"]
     assert 0 < data["exposed_ms"] <= data["wire_ms"] * 1.001
     assert data["account_from"].startswith("torch's profiler")
     assert "real link" in said and "exposed" in said and "emulated" not in said

@@ -118,6 +118,14 @@ def test_an_emulated_link_is_labelled() -> None:
     assert found.as_dict()["emulated"] is True and "emulated (demo-2)" in found.verdict.text
 
 
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    text = result(float("nan")).to_json()
+    data = json.loads(text)
+    assert "NaN" not in text and "Infinity" not in text
+    assert data["quality"]["loss"]["difference"] is None and data["verdict"]["code"] == DIFFERS
+    assert data["variants"]["domino"]["losses"] == [None, None]
+
+
 def test_another_loss_is_found_in_the_runs() -> None:
     found = result(1.01)
     assert found.verdict.code == DIFFERS and found.verdict.equal is False

@@ -106,6 +106,21 @@ def test_an_asynchronous_collective_outside_graphs_is_no_wait() -> None:
     assert all(kind != "wait" for _, kind, _, _ in found)
 
 
+def test_a_wait_inside_an_operation_is_not_computing() -> None:
+    """Outside graphs the first reader of a functional collective's result waits for it."""
+    found = trace(
+        event("aten::add", 100, 400),
+        event("_c10d_functional::wait_tensor", 120, 300),
+        event("aten::mm", 500, 100),
+    )
+    assert spans(found)[1:4] == [
+        ("compute", "wait", 120, 420),
+        ("compute", "pointwise", 420, 500),
+        ("compute", "gemm", 500, 600),
+    ]
+    assert timeline_of(found, "t", 0, False, False).compute_us == 700
+
+
 def test_small_operations_in_a_row_are_one_span() -> None:
     events = [event("aten::add_", 10 * n, 8) for n in range(50)]
     line = timeline_of(trace(*events, event("aten::mm", 600, 100)), "t", 0, False, False)
