@@ -57,23 +57,35 @@ def printed_losses(log: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("profile")
-    asked = ["profile", "--ranks", "2", *FEW, "--traced", "2", "--out", str(out)]
-    code, said, err = domino_command(*asked, TRAIN, "--micro", "2")
-    assert code == 0, err
-    return out, said
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    asked = ["-m", "domino_compile", "profile", *FEW, "--traced", "2", "--out", str(out), TRAIN]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *asked, "--micro", "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
 
 
 def test_profile_of_micro_batches_on_a_real_link(profiled: tuple[Path, str]) -> None:
-    out, said = profiled
-    data = json.loads((out / "result.json").read_text())
-    assert data["step_ends"] == "optimizer step" and data["steps"] == 2
-    assert data["emulated"] is False and data["link"] == "real"
+    data = json.loads((profiled[0] / "result.json").read_text())
+    assert data["step_ends"] == "optimizer step" and data["steps"] == 2 and data["ranks"] == 2
+    assert data["emulated"] is False and data["link"] == "real" and data["notes"] == []
     assert data["collectives"] == 4  # forward and backward of two micro-batches
     assert list(data["groups"]) == ["0"]
     assert 0 < data["exposed_ms"] <= data["wire_ms"] * 1.001
     assert data["account_from"].startswith("torch's profiler")
-    assert "real link" in said and "exposed" in said and "emulated" not in said
-    assert max(map(len, said.splitlines())) <= 80 and "\x1b" not in said
+
+
+def test_one_rank_prints_what_fits_the_width(profiled: tuple[Path, str]) -> None:
+    said = [line for line in profiled[1].splitlines() if not line.startswith("rank")]
+    text = "\n".join(said)
+    assert text.count("real link") == 1 and "exposed" in text and "emulated" not in text
+    assert max(len(line) for line in said if TRAIN not in line) <= 80 and "\x1b" not in text
 
 
 def test_profile_writes_a_timeline_of_every_rank(profiled: tuple[Path, str]) -> None:
@@ -85,38 +97,11 @@ def test_profile_writes_a_timeline_of_every_rank(profiled: tuple[Path, str]) -> 
     assert sum(span.lane == "wire" for span in line.spans) == 4
 
 
-def test_losses_are_the_ones_that_the_script_prints(profiled: tuple[Path, str]) -> None:
-    ranks = profiled[0] / "ranks"
-    for rank in range(2):
-        found = json.loads((ranks / f"rank_{rank}.json").read_text())["measured"]
-        printed = printed_losses(ranks / f"rank_{rank}.log")
-        assert found["losses"] == pytest.approx(printed, rel=1e-6) and len(printed) == 6
-        assert all(norm > 0 for norm in found["grad_norms"])
-
-
-def test_profile_under_torchrun_prints_once(tmp_path: Path) -> None:
-    asked = [*FEW, "--traced", "1", "--json", "--out", str(tmp_path), TRAIN]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "domino_compile", "profile", *asked],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    data = json.loads(done.stdout)
-    assert data["ranks"] == 2 and data["notes"] == [] and data["collectives"] == 2
-    assert "rank 0 loss" in done.stderr and "rank 1 loss" in done.stderr
-    assert set(timelines(tmp_path)) == {"measured.rank_0", "measured.rank_1"}
-
-
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[str, Any], str]:
     out = tmp_path_factory.mktemp("poc")
     asked = ["poc", "--ranks", "2", "--link", "demo-2", *FEW, "--rounds", "1", "--out", str(out)]
-    code, said, err = domino_command(*asked, "--slices", "3", "--json", TRAIN)
+    code, said, err = domino_command(*asked, "--slices", "3", "--json", TRAIN, "--micro", "2")
     assert said.startswith("{"), err
     return out, code, json.loads(said), err
 
@@ -129,7 +114,7 @@ def test_poc_compares_both(compared: tuple[Path, int, dict[str, Any], str]) -> N
     assert data["quality"]["loss"]["noise"] is None  # one round
     assert data["emulated"] is True and data["link"] == "demo-2"
     before, after = (data["variants"][name] for name in ("inductor", "domino"))
-    assert before["collectives"] == 2 and after["collectives"] == 6
+    assert before["collectives"] == 4 and after["collectives"] == 12
     assert before["losses"] == pytest.approx(after["losses"], rel=1e-4)
     assert "sliced into rows 3+3+2" in data["graphs"][0]
     assert all(v["peak_mib"] > 10 and v["compile_s"] > 0 for v in (before, after))
@@ -143,24 +128,30 @@ def test_poc_names_what_was_in_flight(compared: tuple[Path, int, dict[str, Any],
     raw = json.loads((compared[0] / "runs" / "0.domino" / "rank_0.json").read_text())
     schedules = raw["measured"]["reports"][0]["schedules"]
     planned = [(s["phase"], w["slice"]) for s in schedules for w in s["wires"]]
-    assert [(s.phase, s.slice) for s in flights] == planned and len(planned) == 6
+    assert [(s.phase, s.slice) for s in flights] == planned * 2 and len(planned) == 6
     uncut = {s.collective for s in found["inductor.rank_0"].spans if s.lane == "wire"}
     assert {s.collective for s in flights} == uncut and len(uncut) == 2
 
 
-def test_poc_leaves_dumps_and_logs(compared: tuple[Path, int, dict[str, Any], str]) -> None:
-    out = compared[0]
-    assert list((out / "dumps").rglob("plan.json"))
+def test_losses_are_the_ones_that_the_script_prints(
+    compared: tuple[Path, int, dict[str, Any], str],
+) -> None:
+    assert list((compared[0] / "dumps").rglob("plan.json"))
     for run in ("0.inductor", "0.domino"):
-        assert len(printed_losses(out / "runs" / run / "rank_1.log")) == 7
+        for rank in range(2):
+            folder = compared[0] / "runs" / run
+            found = json.loads((folder / f"rank_{rank}.json").read_text())["measured"]
+            printed = printed_losses(folder / f"rank_{rank}.log")
+            assert found["losses"] == pytest.approx(printed, rel=1e-6) and len(printed) == 7
+            assert all(norm > 0 for norm in found["grad_norms"])
 
 
 def test_a_script_that_fails_is_shown_with_its_traceback(tmp_path: Path) -> None:
-    asked = ["poc", "--ranks", "2", *FEW, "--out", str(tmp_path)]
+    asked = ["profile", "--ranks", "2", *FEW, "--out", str(tmp_path)]
     code, said, err = domino_command(*asked, TRAIN, "--fail-on", "1")
-    assert code == 1 and said == ""
+    assert code == 7 and said == ""
     assert "KeyError: 'mine'" in err and f'File "{TRAIN}"' in err and "runpy" not in err
-    assert err.splitlines()[-1].startswith(f"error: {TRAIN} ended with exit code 1 on rank 1")
+    assert err.splitlines()[-1] == f"error: {TRAIN} ended with exit code 7 on rank 1"
 
 
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A small tensor-parallel training, as a user would write it: run by ``domino profile``, ``poc``.
 
-``--micro 2`` accumulates gradients over micro-batches, ``--fail-on 1`` raises on that rank.
+``--micro 2`` accumulates gradients over micro-batches, ``--fail-on 1`` ends that rank with
+a traceback and exit code 7.
 """
 
 import argparse
 import os
+import sys
+import traceback
 
 import torch
 import torch.distributed as dist
@@ -32,7 +35,11 @@ def main() -> None:
     asked = parser.parse_args()
     dist.init_process_group("gloo")
     if dist.get_rank() == asked.fail_on:
-        raise KeyError("mine")
+        try:
+            raise KeyError("mine")
+        except KeyError:
+            traceback.print_exc()
+            sys.exit(7)
     model = torch.compile(Mlp(dist.get_world_size()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(1000):
