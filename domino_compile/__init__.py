@@ -2,7 +2,7 @@
 
 `torch.compile(model, backend="domino")` finds the backend without an import of this package.
 What a compile did is in `reports()`; `explain(model, *inputs)` says what becomes of each
-collective, and why.
+collective, and why; `with profile() as p:` measures steps and what overlap could win of them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,21 @@ if TYPE_CHECKING:
         explanation_of,
         fake_ranks,
     )
+    from domino_compile.profiling.context import ProfileError, profile
+    from domino_compile.profiling.result import ProfileResult
 
-#: Names whose module loads torch: it is imported when one of them is first used.
-_LAZY = ("Explanation", "OverlapError", "Row", "explain", "explanation_of", "fake_ranks")
+#: Names whose module loads torch, with it: it is imported when one of them is first used.
+_LAZY = {
+    "Explanation": "explanation",
+    "OverlapError": "explanation",
+    "ProfileError": "profiling.context",
+    "ProfileResult": "profiling.result",
+    "Row": "explanation",
+    "explain": "explanation",
+    "explanation_of": "explanation",
+    "fake_ranks": "explanation",
+    "profile": "profiling.context",
+}
 
 __all__ = [
     "CompileReport",
@@ -32,11 +44,14 @@ __all__ = [
     "OptionError",
     "Options",
     "OverlapError",
+    "ProfileError",
+    "ProfileResult",
     "RankMismatchError",
     "Row",
     "explain",
     "explanation_of",
     "fake_ranks",
+    "profile",
     "reports",
     "reset_reports",
 ]
@@ -44,7 +59,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from domino_compile import explanation
+        import importlib
 
-        return getattr(explanation, name)
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

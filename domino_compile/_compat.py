@@ -330,6 +330,11 @@ def backward_at_once() -> Any:
     return settings.patch(force_non_lazy_backward_lowering=True)
 
 
+def profiler_runs() -> bool:
+    """Whether torch's profiler records; a second one would silently take its place."""
+    return bool(torch.autograd._profiler_enabled())
+
+
 def start_fake_group(ranks: int) -> None:
     """Make the default process group a fake one, of which this process is rank 0."""
     import torch.distributed as dist

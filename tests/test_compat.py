@@ -259,3 +259,10 @@ def test_forget_names(mode: FakeTensorMode) -> None:
     _compat.forget_names(graph)
     again = graph.create_node("call_function", aten.relu.default, (), name=name)
     assert again.name == name
+
+
+def test_profiler_runs() -> None:
+    assert not _compat.profiler_runs()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert _compat.profiler_runs()
+    assert not _compat.profiler_runs()

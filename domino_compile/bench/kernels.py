@@ -7,8 +7,9 @@ import re
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,11 +31,19 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel, copy or fill on the device; times in microseconds."""
+    """One kernel, copy or fill on the device; times in microseconds.
+
+    Attributes:
+        group: of a collective, the name of its process group, or the stream where torch does not
+            say.
+        collective: of a collective, what torch calls it; empty where it does not say.
+    """
 
     name: str
     begin: float
     end: float
+    group: str = ""
+    collective: str = ""
 
     @property
     def kind(self) -> str:
@@ -107,10 +116,23 @@ def record(step: Callable[[], object], keep: Path | None = None) -> list[Kernel]
 
 def kernels_of(path: Path) -> list[Kernel]:
     """The kernels, copies and fills in a Chrome trace of torch's profiler."""
-    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    return kernels_in(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
+
+
+def kernels_in(events: Sequence[dict[str, Any]]) -> list[Kernel]:
+    """The same of a trace that was read."""
     found = [
-        Kernel(event["name"], event["ts"], event["ts"] + event["dur"])
+        _kernel(event)
         for event in events
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
     ]
     return sorted(found, key=lambda kernel: kernel.begin)
+
+
+def _kernel(event: dict[str, Any]) -> Kernel:
+    plain = Kernel(event["name"], event["ts"], event["ts"] + event["dur"])
+    if plain.kind != "wire":
+        return plain
+    said = event.get("args", {})
+    group = said.get("Process Group Name") or f"stream {said.get('stream', '?')}"
+    return replace(plain, group=str(group), collective=str(said.get("Collective name", "")))

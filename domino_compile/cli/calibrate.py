@@ -170,18 +170,19 @@ def _torchrun_line(settings: Settings) -> str:
 
 def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
     """Start gloo ranks, and return what rank 0 printed; what can be refused is refused before."""
-    from domino_compile.calibrate.launch import run_ranks
+    from domino_compile.launch import RanksError, run_ranks
 
     check_group_sizes(settings.group_sizes, count)
     for path in (settings.out, settings.rates_out):
         if path is not None:
             check_writable(path)
-    arguments = ["--device", "cpu", "--json", *_given("ranks", "device", "as_json")]
+    arguments = ["-m", "domino_compile", "calibrate", "--device", "cpu", "--json"]
+    arguments += _given("ranks", "device", "as_json")
     try:
         with progress_bar() as progress:
             printed = run_ranks(count, arguments, progress)
-    except CalibrateError as error:
-        fail(str(error), error.code)
+    except RanksError as error:
+        fail(str(error), 1)
     try:
         found: dict[str, Any] = json.loads(printed)
     except ValueError:
@@ -216,7 +217,7 @@ def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
 @contextlib.contextmanager
 def _rank_progress(place: Place) -> Iterator[Progress]:
     """A bar on rank 0; lines for the process that started the ranks where there is one."""
-    from domino_compile.calibrate.launch import PROGRESS_LINES, progress_line
+    from domino_compile.launch import PROGRESS_LINES, progress_line
 
     if place.rank == 0 and PROGRESS_LINES in os.environ:
         yield lambda text, share: click.echo(progress_line(text, share), err=True)

@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "calibrate": "domino_compile.cli.calibrate:calibrate",
     "explain": "domino_compile.cli.explain:explain",
     "report": "domino_compile.cli.report:report",
+    "profile": "domino_compile.cli.profile:profile",
+    "poc": "domino_compile.cli.poc:poc",
     "bench": "domino_compile.cli.bench:bench",
 }
 

@@ -1,4 +1,4 @@
-"""Starting gloo ranks on this machine through torchrun, and ending them whatever happens."""
+"""Starting ranks on this machine through torchrun, and ending them whatever happens."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from domino_compile.calibrate.settings import CalibrateError
+from domino_compile.errors import DominoError
 
 #: Set for ranks that are started here: rank 0 then writes its progress as lines to stderr.
 PROGRESS_LINES = "DOMINO_COMPILE_PROGRESS_LINES"
@@ -26,20 +26,31 @@ def progress_line(text: str, share: float) -> str:
     return f"@progress {share:.4f} {text}"
 
 
-def run_ranks(count: int, arguments: Sequence[str], progress: Callable[[str, float], None]) -> str:
-    """Run ``domino calibrate`` on ``count`` ranks and return what it prints.
+class RanksError(DominoError, RuntimeError):
+    """A rank failed. One line: what it said."""
+
+
+def run_ranks(
+    count: int,
+    arguments: Sequence[str],
+    progress: Callable[[str, float], None],
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program on ``count`` ranks of this machine and return what it prints.
 
     Args:
         count: number of ranks.
-        arguments: of the command.
-        progress: told what is measured next, and how much is done (0 to 1).
+        arguments: what torchrun is to run, such as ``-m domino_compile calibrate``.
+        progress: told what is done next, and how much is done (0 to 1).
+        environment: variables of the ranks, besides this process's.
 
     Raises:
-        CalibrateError: a rank failed; with what it said.
+        RanksError: a rank failed; with what it said.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(count), "-m", "domino_compile", "calibrate", *arguments]
+    command += ["--nproc-per-node", str(count), *arguments]
     env = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // count))} | os.environ
+    env |= environment or {}
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -69,7 +80,7 @@ def run_ranks(count: int, arguments: Sequence[str], progress: Callable[[str, flo
     for listener in listeners:
         listener.join(timeout=5)
     if code:
-        raise CalibrateError(_reason(said, code), code=1)
+        raise RanksError(_reason(said, code))
     return "".join(printed)
 
 

@@ -1,0 +1,1 @@
+"""What a real run spends its steps on: computing, communicating, standing still."""

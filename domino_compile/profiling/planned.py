@@ -1,0 +1,122 @@
+"""Measured timelines named by the plan: which captured collective a flight is, of which slice.
+
+A profiler sees kernels and flights, not what they were in the captured graph. Where a step has
+exactly the collectives that the plans of its graphs have, of the same kinds in the same order (or
+a whole number of times as many: micro-batches), they are the same, and likewise matrix products.
+Where the counts differ nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from domino_compile.profiling.trace import collective_name
+from domino_compile.report import CompileReport, ScheduleReport, WireReport
+from domino_compile.timelines import Span, Timeline
+from domino_compile.timelines.spans import COMPUTE, WIRE
+
+_FORWARD = ("forward", "inference")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What the plan knows about one flight or one matrix product."""
+
+    kind: str
+    phase: str
+    source: str
+    slice: int | None = None
+    collective: str = ""
+    group: str = ""
+
+
+def named_by_plan(
+    timeline: Timeline, compiled: Sequence[CompileReport], uncut: bool = False
+) -> Timeline:
+    """The timeline, its collectives and matrix products named as far as the plans allow.
+
+    Args:
+        timeline: measured; of one step.
+        compiled: the reports of the graphs that ran in it, in the order of compiling.
+        uncut: it is of the program as it was found, without this package.
+    """
+    schedules = list(_uncut(compiled) if uncut else _planned(compiled))
+    flights = [p for report, s in schedules for p in _flights(report, s, uncut)]
+    products = [p for _, s in schedules for p in _products(s, uncut)]
+    spans = list(timeline.spans)
+    _name(spans, [i for i, s in enumerate(spans) if s.lane == WIRE], flights)
+    _name(spans, [i for i, s in enumerate(spans) if _is_product(s)], products)
+    _name_waits(spans)
+    return replace(timeline, spans=tuple(spans))
+
+
+def _is_product(span: Span) -> bool:
+    return span.lane == COMPUTE and span.kind == "gemm"
+
+
+def _planned(
+    compiled: Sequence[CompileReport],
+) -> Iterator[tuple[CompileReport, ScheduleReport]]:
+    """A step runs its forwards in the order of compiling, its backwards in the opposite one."""
+    yield from ((r, s) for r in compiled for s in r.schedules if s.phase in _FORWARD)
+    yield from ((r, s) for r in reversed(compiled) for s in r.schedules if s.phase not in _FORWARD)
+
+
+def _uncut(compiled: Sequence[CompileReport]) -> Iterator[tuple[CompileReport, ScheduleReport]]:
+    """Of one graph alone: of several, the forwards and backwards cannot be told apart."""
+    found = [(r, r.uncut) for r in compiled if r.uncut is not None]
+    if len(found) == 1:
+        yield found[0]
+
+
+def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+    phases = {entry.name: entry.phase for entry in report.collectives}
+
+    def phase(wire: WireReport) -> str:
+        return phases.get(wire.origin or wire.name, "") if uncut else schedule.phase
+
+    for wire in schedule.wires:
+        yield _Planned(
+            collective_name(wire.kind),
+            phase(wire),
+            wire.source,
+            wire.slice,
+            f"{report.graph}:{wire.origin or wire.name}",
+            wire.group,
+        )
+
+
+def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+    for step in schedule.steps:
+        if step.kind == "matmul":
+            yield _Planned("gemm", "" if uncut else schedule.phase, step.source, step.slice)
+
+
+def _name(spans: list[Span], places: Sequence[int], planned: Sequence[_Planned]) -> None:
+    """Name the spans at some places, in place, if they are what was planned."""
+    if not planned or not places or len(places) % len(planned):
+        return
+    pairs = [(place, planned[n % len(planned)]) for n, place in enumerate(places)]
+    if any(spans[place].kind != plan.kind for place, plan in pairs):
+        return
+    for place, plan in pairs:
+        spans[place] = replace(
+            spans[place],
+            group=spans[place].group or plan.group,
+            slice=plan.slice,
+            phase=plan.phase,
+            collective=plan.collective,
+            source=plan.source,
+        )
+
+
+def _name_waits(spans: list[Span]) -> None:
+    """A wait is called like the flight that it is for."""
+    flights = {span.name: span for span in spans if span.lane == WIRE}
+    for place, span in enumerate(spans):
+        flight = flights.get(span.name) if span.kind == "wait" else None
+        if flight is not None:
+            spans[place] = replace(
+                span, collective=flight.collective, slice=flight.slice, phase=flight.phase
+            )
