@@ -125,8 +125,9 @@ def _show(found: PocResult, out: Path) -> None:
     data = found.as_dict()
     link = f"emulated link {data['link']}" if data["emulated"] else "real link"
     before, after = (data["variants"][name] for name in ("inductor", "domino"))
+    rounds = "1 round" if data["rounds"] == 1 else f"{data['rounds']} rounds"
     say(
-        f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {data['rounds']} rounds "
+        f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {rounds} "
         f"of {data['steps']} steps; a step ends with: {data['step_ends']}"
     )
     show_table(

@@ -73,11 +73,12 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
     if code == FASTER and not qualities:
         head = "Faster; of the training nothing could be compared"
     speedup = baseline.step_ms / domino.step_ms
-    rounds = f"differ by {spread:.1%}" if len(baseline.round_ms) > 1 else "were one"
+    rounds = "the baseline ran one round"
+    if len(baseline.round_ms) > 1:
+        rounds = f"the baseline's own rounds differ by {spread:.1%}"
     sentences = [
         f"{head}: a step takes {domino.step_ms:.1f} ms with domino and {baseline.step_ms:.1f} ms "
-        f"with Inductor alone ({speedup:.2f}x; the baseline's own rounds {rounds}, so a gain above "
-        f"{margin:.1%} counts).",
+        f"with Inductor alone ({speedup:.2f}x; {rounds}, so a gain above {margin:.1%} counts).",
         f"Exposed communication: {baseline.exposed_ms:.1f} ms before, {domino.exposed_ms:.1f} ms "
         "with domino.",
         *(_sentence(quality) for quality in qualities),
