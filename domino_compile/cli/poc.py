@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from domino_compile.cli.outputs import Outputs, facts, output_options
 from domino_compile.cli.scripts import (
     CONTEXT,
     ms_text,
@@ -30,6 +31,7 @@ from domino_compile.cli.show import (
 )
 
 if TYPE_CHECKING:
+    from domino_compile.html import ReportData
     from domino_compile.poc.result import PocResult
 
 EXIT_CODES = """\b
@@ -47,7 +49,7 @@ SHOWN_STEPS = 6
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino poc train.py --steps 20",
+        "domino poc train.py --steps 20 --html report.html",
         "domino poc --rounds 3 train.py -- --steps 1000      (behind --: the script's own options)",
         "domino poc --ranks 2 --link demo-2 train.py         (CPU ranks, emulated link)",
         "domino poc --ranks 8 --link h200-nvlink-8 train.py  (one GPU, emulated link)",
@@ -66,6 +68,7 @@ SHOWN_STEPS = 6
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
               help="Of torch, Python and NumPy; set before the script begins.")  # fmt: skip
 @out_option("out/poc")
+@output_options
 @json_option
 def poc(
     script: Path,
@@ -79,6 +82,9 @@ def poc(
     seed: int,
     out: Path,
     as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
     **parts: int | None,
 ) -> int:
     """Run SCRIPT with Inductor alone and with domino, in turn, and compare.
@@ -95,6 +101,8 @@ def poc(
     from domino_compile.poc.run import Plan, run
     from domino_compile.profiling.session import Phases
 
+    outputs = Outputs(html, png, trace)
+    outputs.check()
     options = {name: value for name, value in parts.items() if value is not None}
     options |= parsed_options(chosen)
     prepare(script, out)
@@ -108,6 +116,8 @@ def poc(
         print_json(found.as_dict())
     else:
         _show(found, out)
+    if outputs:
+        outputs.write(_report(found, out))
     return found.verdict.code
 
 
@@ -121,17 +131,38 @@ def _write(found: PocResult, out: Path) -> None:
             path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
+def _report(found: PocResult, out: Path) -> ReportData:
+    from domino_compile.html import Table
+    from domino_compile.html.measured import poc_report
+
+    data = found.as_dict()
+    before, after = _both(data)
+    rows = tuple(tuple(_row(title, before[key], after[key])) for title, key in _ROWS)
+    numbers = Table("Numbers", ("", *COLUMNS[1:]), rows)
+    about = facts(link=_link(data), ranks=str(data["ranks"]), device=data["device"])
+    return poc_report(found, about, [numbers], out / "dumps")
+
+
+def _link(data: dict[str, Any]) -> str:
+    return f"emulated link {data['link']}" if data["emulated"] else "real link"
+
+
+def _both(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    before, after = (data["variants"][name] for name in ("inductor", "domino"))
+    return before, after
+
+
 def _show(found: PocResult, out: Path) -> None:
     data = found.as_dict()
-    link = f"emulated link {data['link']}" if data["emulated"] else "real link"
-    before, after = (data["variants"][name] for name in ("inductor", "domino"))
+    link = _link(data)
+    before, after = _both(data)
     rounds = "1 round" if data["rounds"] == 1 else f"{data['rounds']} rounds"
     say(
         f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {rounds} "
         f"of {data['steps']} steps; a step ends with: {data['step_ends']}"
     )
     show_table(
-        ["", "Inductor", "domino", "ratio"],
+        COLUMNS,
         [_row(title, before[key], after[key]) for title, key in _ROWS],
     )
     _show_curves(before, after)
@@ -144,6 +175,7 @@ def _show(found: PocResult, out: Path) -> None:
     say(f"Result, timelines, dumps, and what the script printed: {out}")
 
 
+COLUMNS = ("", "Inductor", "domino", "ratio")
 _ROWS = (
     ("step ms, median", "step_ms"),
     ("step ms, middle half", "quartiles_ms"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from domino_compile.cli.outputs import Outputs, facts, output_options
 from domino_compile.cli.scripts import (
     CONTEXT,
     group_rows,
@@ -34,6 +35,7 @@ from domino_compile.cli.show import (
 )
 
 if TYPE_CHECKING:
+    from domino_compile.html import ReportData
     from domino_compile.profiling.measured import RankMeasured
     from domino_compile.profiling.result import ProfileResult
     from domino_compile.profiling.script import Request
@@ -50,7 +52,7 @@ Exit codes:
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino profile train.py --epochs 1",
+        "domino profile train.py --html report.html -- --epochs 1",
         "domino profile --ranks 2 --link demo-2 train.py     (CPU ranks, emulated link)",
         "torchrun --nproc-per-node 8 -m domino_compile profile train.py",
     )
@@ -61,6 +63,7 @@ Exit codes:
 @click.option("--traced", type=click.IntRange(min=1), default=3, show_default=True,
               help="Steps under torch's profiler, after the timed ones.")  # fmt: skip
 @out_option("out/profile")
+@output_options
 @json_option
 def profile(
     script: Path,
@@ -72,6 +75,9 @@ def profile(
     traced: int,
     out: Path,
     as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
 ) -> None:
     """Run SCRIPT as it is for some steps, and say where their time goes.
 
@@ -85,6 +91,8 @@ def profile(
     from domino_compile.profiling.script import Request
     from domino_compile.profiling.session import Phases
 
+    outputs = Outputs(html, png, trace)
+    outputs.check()
     prepare(script, out)
     request = Request(script, arguments, phases=Phases(warmup, steps, traced), folder=out / "ranks")
     if under_torchrun():
@@ -100,6 +108,8 @@ def profile(
         print_json(found.as_dict())
     else:
         _show(found, out)
+    if outputs:
+        outputs.write(_report(found))
 
 
 def _on_new_ranks(request: Request, count: int, alone: int, link: str) -> ProfileResult:
@@ -170,9 +180,28 @@ def _write(found: ProfileResult, out: Path) -> None:
         path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def _show(found: ProfileResult, out: Path) -> None:
+def _report(found: ProfileResult) -> ReportData:
+    from domino_compile.html import Table
+    from domino_compile.html.measured import profile_report
+
     data = found.as_dict()
-    link = f"emulated link {found.link}" if found.emulated else "real link"
+    tables = [Table("A step", STEP_COLUMNS, tuple(map(tuple, _step_rows(found, data))))]
+    groups = tuple(map(tuple, group_rows(data["groups"])))
+    tables.append(Table("By process group", GROUP_COLUMNS, groups))
+    about = facts(link=_link(found), ranks=str(found.ranks), device=found.device)
+    return profile_report(found, about, tables)
+
+
+STEP_COLUMNS = ("", "ms", "")
+GROUP_COLUMNS = ("group", "collectives", "wire ms", "exposed ms", "hidden ms")
+
+
+def _link(found: ProfileResult) -> str:
+    return f"emulated link {found.link}" if found.emulated else "real link"
+
+
+def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
+    """What a step is spent on."""
     low, high = data["quartiles_ms"]
     rows = [
         ["step", ms_text(data["step_ms"]), f"median of {data['steps']}; middle half "
@@ -186,18 +215,19 @@ def _show(found: ProfileResult, out: Path) -> None:
     if data["late_ms"]:
         rows.append(["late", ms_text(data["late_ms"]), "waits beyond the emulated wire's time: "
                      "for slower ranks and the real transport"])  # fmt: skip
-    rows.append(["bound", ms_text(data["recommendation"]["bound_ms"]), "no overlap gets below it"])
+    bound = ms_text(data["recommendation"]["bound_ms"])
+    return [*rows, ["bound", bound, "no overlap gets below it"]]
+
+
+def _show(found: ProfileResult, out: Path) -> None:
+    data = found.as_dict()
     say(
-        f"{found.script}: {found.ranks} ranks, {found.device}, {link}; a step ends with: "
+        f"{found.script}: {found.ranks} ranks, {found.device}, {_link(found)}; a step ends with: "
         f"{found.step_ends}"
     )
-    show_table(["", "ms", ""], rows, wrap=True)
+    show_table(STEP_COLUMNS, _step_rows(found, data), wrap=True)
     if len(data["groups"]) > 1:
-        show_table(
-            ["group", "collectives", "wire ms", "exposed ms", "hidden ms"],
-            group_rows(data["groups"]),
-            title="By process group",
-        )
+        show_table(GROUP_COLUMNS, group_rows(data["groups"]), title="By process group")
     say(found.recommendation.text)
     for note in found.notes:
         say(note)

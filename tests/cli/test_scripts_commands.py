@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -59,6 +60,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("profile")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     asked = ["-m", "domino_compile", "profile", *FEW, "--traced", "2", "--out", str(out), TRAIN]
+    asked[3:3] = ["--html", str(out / "report.html"), "--trace", str(out / "trace.json")]
     done = subprocess.run(
         [sys.executable, *torchrun, *asked, "--micro", "2"],
         check=False,
@@ -97,10 +99,19 @@ def test_profile_writes_a_timeline_of_every_rank(profiled: tuple[Path, str]) -> 
     assert sum(span.lane == "wire" for span in line.spans) == 4
 
 
+def test_profile_writes_a_page_and_a_trace(profiled: tuple[Path, str]) -> None:
+    text = (profiled[0] / "report.html").read_text()
+    advice = json.loads((profiled[0] / "result.json").read_text())["recommendation"]["text"]
+    assert advice in html.unescape(text) and 'id="timeline"' in text and 'id="graphs"' not in text
+    events = json.loads((profiled[0] / "trace.json").read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1}
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, dict[str, Any], str]:
     out = tmp_path_factory.mktemp("poc")
     asked = ["poc", "--ranks", "2", "--link", "demo-2", *FEW, "--rounds", "1", "--out", str(out)]
+    asked += ["--html", str(out / "report.html"), "--png", str(out / "timeline.png")]
     code, said, err = domino_command(*asked, "--slices", "3", "--json", TRAIN, "--micro", "2")
     assert said.startswith("{"), err
     return out, code, json.loads(said), err
@@ -131,6 +142,17 @@ def test_poc_names_what_was_in_flight(compared: tuple[Path, int, dict[str, Any],
     assert [(s.phase, s.slice) for s in flights] == planned * 2 and len(planned) == 6
     uncut = {s.collective for s in found["inductor.rank_0"].spans if s.lane == "wire"}
     assert {s.collective for s in flights} == uncut and len(uncut) == 2
+
+
+def test_poc_writes_a_page_and_a_picture(
+    compared: tuple[Path, int, dict[str, Any], str],
+) -> None:
+    out, _, data, _ = compared
+    text = (out / "report.html").read_text()
+    assert data["verdict"]["text"] in html.unescape(text)
+    sections = ("timeline", "collectives", "training", "graphs")
+    assert all(f'<section id="{name}"' in text for name in sections)
+    assert "emulated link demo-2" in text and (out / "timeline.png").stat().st_size > 10_000
 
 
 def test_losses_are_the_ones_that_the_script_prints(

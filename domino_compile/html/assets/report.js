@@ -77,10 +77,9 @@ const domino = (() => {
     const d = source.data, key = d.collective[i];
     const title = element("b", {}, d.name[i]);
     const text = ` ${d.what[i]}; ${d.begin[i].toFixed(1)} us, for ${d.length[i].toFixed(1)} us; ${d.source[i]} `;
-    const links = key ? [
-      element("button", { type: "button", onclick: () => toRow(key) }, "in the table"), " ",
-      element("button", { type: "button", onclick: () => toGraph(key) }, "in the graph"),
-    ] : [];
+    const links = [];
+    if (key && rowOf(key)) links.push(element("button", { type: "button", onclick: () => toRow(key) }, "in the table"), " ");
+    if (key && views.length) links.push(element("button", { type: "button", onclick: () => toGraph(key) }, "in the graph"));
     byId("detail").replaceChildren(title, text, ...links);
   };
 
@@ -156,13 +155,15 @@ const domino = (() => {
   // ---- the table ---------------------------------------------------------------------------
   const rows = () => Array.from(document.querySelectorAll("#collective-table tbody tr"));
 
+  const rowOf = (key) => byId(`collective-${key.replace(":", "-")}`);
+
   const toRow = (key) => {
+    const row = rowOf(key);
+    if (!row) return;
     byId("find-collective").value = "";
     byId("status").value = "";
     filterRows();
-    const row = byId(`collective-${key.replace(":", "-")}`);
     rows().forEach((other) => other.classList.toggle("chosen", other === row));
-    if (!row) return;
     row.scrollIntoView({ block: "center" });
     row.focus({ preventScroll: true });
   };
