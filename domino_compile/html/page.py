@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from domino_compile.inspect.graph_rows import COLUMNS
 from domino_compile.inspect.origin import bytes_text, short_line, time_text
 from domino_compile.timelines import colours
 
+#: Cells that are aligned to the right.
+_NUMBER = re.compile(r"[\d.,%+x -]*")
 ASSETS = Path(__file__).with_name("assets")
 
 
@@ -43,6 +46,7 @@ def page(data: ReportData) -> str:
     )
     environment.filters |= {"time": time_text, "bytes": bytes_text, "json": _embedded}
     environment.filters["line"] = short_line
+    environment.tests["numeric"] = lambda text: _NUMBER.fullmatch(text) is not None
     environment.globals["asset"] = lambda name: (ASSETS / name).read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         data=data,
