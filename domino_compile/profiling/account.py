@@ -146,3 +146,19 @@ def _combined(accounts: Sequence[Account], of: Callable[[list[float]], float]) -
         of([a.late_ms for a in accounts]),
         {name: group(name) for name in sorted({n for a in accounts for n in a.groups})},
     )
+
+
+def scaled(account: Account, factor: float) -> Account:
+    """All times multiplied by a factor; what takes which part of the step stays."""
+    groups = {
+        name: GroupTime(group.collectives, group.wire_ms * factor, group.exposed_ms * factor)
+        for name, group in account.groups.items()
+    }
+    return Account(
+        account.step_ms * factor,
+        account.compute_ms * factor,
+        account.wire_ms * factor,
+        account.exposed_ms * factor,
+        account.late_ms * factor,
+        groups,
+    )

@@ -16,6 +16,7 @@ from domino_compile.profiling.account import (
     account_of_timeline,
     largest,
     median,
+    scaled,
 )
 from domino_compile.profiling.planned import named_by_plan
 from domino_compile.profiling.session import Session
@@ -171,7 +172,7 @@ class Together:
     Attributes:
         step_ms: of every timed step, on its slowest rank.
         utilisation: part of a step in which something computes, mean over the ranks.
-        account: each number of the rank where it is largest.
+        account: each number of the rank where it is largest; of traced steps scaled to timed ones.
         collectives: in a step.
         peak_mib: of the rank with most.
         compile_s: of the slowest rank.
@@ -199,7 +200,7 @@ class Together:
 
 def together(ranks: Sequence[RankMeasured]) -> Together:
     """Agree on the numbers of one run; all ranks have timed a step and have an account."""
-    accounts = [rank.account for rank in ranks if rank.account is not None]
+    accounts = [account for rank in ranks if (account := _as_timed(rank)) is not None]
     parts = [min(1.0, a.compute_ms / a.step_ms) for a in accounts if a.step_ms]
     peaks = [rank.peak_mib for rank in ranks if rank.peak_mib is not None]
     compiles = [rank.compile_s for rank in ranks if rank.compile_s is not None]
@@ -210,3 +211,11 @@ def together(ranks: Sequence[RankMeasured]) -> Together:
         max(peaks, default=None),
         max(compiles, default=None),
     )
+
+
+def _as_timed(rank: RankMeasured) -> Account | None:
+    """A rank's account; that of traced steps, which the profiler slows, as parts of a timed one."""
+    account = rank.account
+    if account is None or not rank.step_ms or not account.step_ms:
+        return account
+    return scaled(account, min(1.0, statistics.median(rank.step_ms) / account.step_ms))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from domino_compile.profiling.account import Account
+from domino_compile.profiling.account import Account, GroupTime
+from domino_compile.profiling.measured import RankMeasured, together
 from domino_compile.profiling.recommend import HIDDEN, SLICING, recommend
 
 
@@ -46,3 +47,13 @@ def test_little_to_win(account: Account, begins: str) -> None:
 def test_what_domino_compiled_is_not_recommended_to_itself() -> None:
     found = recommend(10.0, Account(10.0, 9.0, 4.0, 1.0), "cpu", already=True)
     assert not found.worth and "75% of 4.0 ms on the wire is hidden" in found.text
+
+
+def test_traced_steps_that_are_slower_count_as_parts_of_a_timed_one() -> None:
+    account = Account(20.0, 8.0, 14.0, 12.0, 1.0, {"tp": GroupTime(4, 14.0, 12.0)})
+    slow = RankMeasured(step_ms=[9.0, 10.0, 11.0], account=account)
+    found = together([slow])
+    assert found.account == Account(10.0, 4.0, 7.0, 6.0, 0.5, {"tp": GroupTime(4, 7.0, 6.0)})
+    assert found.utilisation == 0.4
+    timed = RankMeasured(step_ms=[30.0], account=account)
+    assert together([timed]).account == account  # never made longer than what was measured
