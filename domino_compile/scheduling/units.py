@@ -65,6 +65,7 @@ class Unit:
         after: the units whose results it needs.
         after_wire: the launches whose collectives it needs completed.
         out_bytes: what it leaves in memory.
+        slowdown: of compute, its predicted time while a collective is in flight over ``cost_us``.
     """
 
     index: int
@@ -76,6 +77,7 @@ class Unit:
     after: set[int] = field(default_factory=set)
     after_wire: set[int] = field(default_factory=set)
     out_bytes: int = 0
+    slowdown: float = 1.0
 
     @property
     def name(self) -> str:
@@ -240,7 +242,9 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel) -> Unit:
     time = cost.compute_us(only) if len(nodes) == 1 else None
     if time is None:
         time = cost.fused_us(_traffic(nodes))
-    return Unit(index, nodes, False, time, None, slice_of(only))
+        return Unit(index, nodes, False, time, None, slice_of(only))
+    beside = cost.compute_us(only, beside=True) or time
+    return Unit(index, nodes, False, time, None, slice_of(only), slowdown=beside / time)
 
 
 def _traffic(nodes: list[fx.Node]) -> int:
