@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -78,34 +78,33 @@ class CostModel:
             self._tables[group] = self.link.scaled_to(size)
         return self._tables[group]
 
-    def wire_us(self, launch: fx.Node) -> float:
-        """How long a collective is on the wire."""
+    def wire_us(self, launch: fx.Node, share: float = 1.0) -> float:
+        """How long a collective, or one of a share of its payload, is on the wire."""
         kind = kind_of(launch)
         return self.table(group_of(launch)).time_us(
-            LINK_KINDS.get(kind, "all_reduce"), payload_of(launch)
+            LINK_KINDS.get(kind, "all_reduce"), round(payload_of(launch) * share)
         )
 
-    def compute_us(self, node: fx.Node, beside: bool = False) -> float | None:
-        """How long a matrix product or attention takes; ``None`` for anything else.
-
-        Args:
-            node: the operation.
-            beside: whether a collective is in flight meanwhile.
-        """
+    def compute_us(self, node: fx.Node) -> tuple[float, float] | None:
+        """How long a matrix product or attention takes, as ``work_us``; ``None`` for others."""
         work = work_of(node)
-        return None if work is None else self.work_us(work, self.bytes_of([node]), beside)
+        return None if work is None else self.work_us(work, self.bytes_of([node]))
 
-    def work_us(self, work: Work, nbytes: float, beside: bool = False) -> float:
-        """How long work takes that moves so many bytes, alone or while a collective is in flight.
+    def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
+        """How long work takes that moves so many bytes, alone and while a collective is in flight.
 
         What memory bounds is not slowed down: a few multiprocessors less still saturate it.
         """
-        held = self.held if beside else 0
+        moved = self.rates.memory_us(nbytes)
+        alone, beside = (
+            max(self._busy_us(work, held), moved) + self.rates.launch_us for held in (0, self.held)
+        )
+        return alone, beside
+
+    def _busy_us(self, work: Work, held: int) -> float:
         if work.product is not None:
-            busy = self.rates.matmul_us(work.product, work.dtype, held)
-        else:
-            busy = self.rates.attention_us(work.attention, work.dtype, work.backward, held)
-        return max(busy, self.rates.memory_us(nbytes)) + self.rates.launch_us
+            return self.rates.matmul_us(work.product, work.dtype, held)
+        return self.rates.attention_us(work.attention, work.dtype, work.backward, held)
 
     def fused_us(self, nbytes: float) -> float:
         """How long one fused kernel takes that moves so many bytes."""
@@ -135,6 +134,22 @@ class Work:
     product: Product | None = None
     attention: float = 0.0
     backward: bool = False
+
+    def share(self, parts: Sequence[float], extents: Sequence[str | None]) -> Work:
+        """What is left of it along several axes.
+
+        Args:
+            parts: of each axis, which share is left.
+            extents: the product's extent that the axis cuts: ``batch``, ``rows``, ``columns`` or
+                ``inner``; ``None`` where it cuts none.
+        """
+        if self.product is None:
+            return replace(self, attention=self.attention * math.prod(parts))
+        product = self.product
+        for part, extent in zip(parts, extents, strict=True):
+            if extent is not None:
+                product = replace(product, **{extent: getattr(product, extent) * part})
+        return replace(self, product=product)
 
 
 def work_of(node: fx.Node) -> Work | None:
