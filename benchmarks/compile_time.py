@@ -25,15 +25,15 @@ from unittest import mock
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import fx
-from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 import domino_compile
-from domino_compile import _compat, describe, pipeline
-from domino_compile.backend import inductor_settings, make_hints
+from benchmarks.plan_only import PlannedOnly, plan_only
+from domino_compile import describe, pipeline
+from domino_compile.backend import make_hints
 from domino_compile.options import Options
 from domino_compile.pipeline import Pipeline, seconds_in_passes
+from domino_compile.planner import Planner
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
 #: What is timed: the stage, and where ``pipeline`` finds the function that it calls.
@@ -43,6 +43,7 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("classify", describe, "classify"),
     ("normalise", pipeline, "normalise_graph"),
     ("infer", pipeline, "infer_cut"),
+    ("plan", Planner, "run"),
     ("slice", pipeline, "slice_graph"),
     ("schedule", pipeline, "schedule_graph"),
     ("pin", pipeline, "pin_order"),
@@ -57,7 +58,7 @@ def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
     """Compile one training step; returns seconds in all and in our passes."""
     model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
-    program = torch.compile(model, backend="domino", options={"lowering": lowering})
+    program = torch.compile(model, backend="domino", options={"lowering": lowering, "guard": "off"})
     program(tokens, tokens).backward()
     total = time.perf_counter() - began
     ours = seconds_in_passes() - before
@@ -73,7 +74,7 @@ def measure_passes(layers: int, device: str) -> dict[str, float]:
     try:
         torch.compile(model, backend=lambda gm, inputs: _rewrite(gm, inputs, spent))(tokens, tokens)
     except torch._dynamo.exc.BackendCompilerFailed as error:
-        if not isinstance(error.inner_exception, _Done):
+        if not isinstance(error.inner_exception, PlannedOnly):
             raise
     (report,) = domino_compile.reports()
     assert report.status == "sliced" and len(report.schedules) == 2, report.summary()
@@ -81,10 +82,6 @@ def measure_passes(layers: int, device: str) -> dict[str, float]:
     stages["other"] = 1e3 * spent["all"] - sum(stages.values())
     stages["garbage"] = 1e3 * spent["garbage"]
     return {"layers": layers, **stages, "all": sum(stages.values())}
-
-
-class _Done(Exception):
-    """Everything is measured; nothing is compiled."""
 
 
 def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
@@ -96,28 +93,15 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
 
 
 def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
-    """A backend that goes with Inductor as far as the two graphs, then gives up."""
-    passes = Pipeline(Options(), make_hints(gm, inputs, Options()), pin=True)
-    run_joint = passes.run_joint
+    """Capture and plan, with the time of each stage."""
+    options = Options(guard="off")
 
-    def timed_joint(graph: fx.Graph) -> None:
+    def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         with _timed_stages(spent), _timed(spent, "all"):
-            _with_room(run_joint, graph)
+            _with_room(run, graph)
 
-    class Partition(CustomPartitionerFn):
-        def __call__(self, joint: fx.GraphModule, joint_inputs: Any, **kwargs: Any) -> Any:
-            for part in min_cut_rematerialization_partition(joint, joint_inputs, **kwargs):
-                with _timed_stages(spent), _timed(spent, "all"):
-                    _with_room(passes.run_graph, part.graph)
-            raise _Done
-
-        def uuid(self) -> Any:
-            return None
-
-    with mock.patch.object(passes, "run_joint", timed_joint):
-        settings = inductor_settings(passes, "measured")
-    settings["custom_partitioner_fn"] = Partition()
-    return _compat.compile_with_inductor(gm, inputs, settings)
+    passes = Pipeline(options, make_hints(gm, inputs, options), pin=True)
+    return plan_only(passes, gm, inputs, timed)
 
 
 def _roomy_call() -> Callable[..., Any]:

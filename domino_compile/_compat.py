@@ -5,6 +5,7 @@ Works on torch 2.11 and newer. Each function here has a test in ``tests/test_com
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -249,6 +250,26 @@ def input_name(placeholder: fx.Node) -> str:
     source = getattr(placeholder, "_dynamo_source", None)
     name = getattr(source, "name", "")
     return str(name() if callable(name) else name)
+
+
+def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
+    """A Dynamo graph to be compiled a second time: its own nodes, the same parameters and buffers.
+
+    Torch keeps what it knows of the inputs as attributes of nodes and module.
+    """
+    copied = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    copied.meta = dict(gm.meta)
+    for name, value in vars(gm).items():
+        if name not in vars(copied):
+            setattr(copied, name, value)
+    for old, new in zip(
+        gm.graph.find_nodes(op="placeholder"),
+        copied.graph.find_nodes(op="placeholder"),
+        strict=True,
+    ):
+        if hasattr(old, "_dynamo_source"):
+            new._dynamo_source = old._dynamo_source
+    return copied
 
 
 def input_position(placeholder: fx.Node) -> int | None:

@@ -60,6 +60,18 @@ def integer(minimum: int) -> Check:
     return Check(f"an int >= {minimum}", run)
 
 
+def fraction() -> Check:
+    """Accept a number of at least 0 and less than 1."""
+
+    def run(value: object) -> object:
+        found = number(minimum=0).run(value)
+        if not isinstance(found, float) or found >= 1:
+            raise _refuse()
+        return found
+
+    return Check("a number >= 0 and < 1", run)
+
+
 def number(minimum: float, *, exclusive: bool = False) -> Check:
     """Accept a finite int or float of at least (or, if `exclusive`, above) `minimum`."""
 
@@ -207,6 +219,13 @@ def optional(check: Check) -> Check:
     """Accept None too."""
     return Check(
         f"{check.allowed}, or None", lambda value: None if value is None else check.run(value)
+    )
+
+
+def or_word(check: Check, word: str) -> Check:
+    """Accept one word too."""
+    return Check(
+        f"{check.allowed}, or {word!r}", lambda value: word if value == word else check.run(value)
     )
 
 

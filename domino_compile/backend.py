@@ -19,7 +19,9 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.cost.rates import rates_identity
+from domino_compile.eager import compile_eager
 from domino_compile.errors import OptionError, refusal
+from domino_compile.guard import Measuring
 from domino_compile.inspect.dump import check_folder
 from domino_compile.inspect.origin import input_path
 from domino_compile.options import Options
@@ -63,9 +65,8 @@ def domino(
         rates = rates_identity()
     except OptionError as error:
         return refusal(error)
+    uncut = _compat.copy_of(gm) if chosen.guard == "measure" else None
     if chosen.lowering == "eager":
-        from domino_compile.eager import compile_eager
-
         pipeline = Pipeline(chosen, hints, pin=False)
         with withdrawn_on_error(pipeline.report):
             compiled = compile_eager(gm, example_inputs, pipeline)
@@ -77,9 +78,22 @@ def domino(
         with withdrawn_on_error(pipeline.report):
             compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
         pipeline.recall()
+    if uncut is not None and pipeline.report.status in ("sliced", "reordered"):
+        alone = _compile_uncut(uncut, example_inputs, chosen)
+        report, timeout_s = pipeline.report, chosen.check_timeout_s
+        compiled = Measuring(compiled, alone, report, pipeline.write, timeout_s)
     if not chosen.check_ranks:
         return compiled
     return checked(compiled, lambda: pipeline.report, chosen.check_timeout_s)
+
+
+def _compile_uncut(
+    gm: fx.GraphModule, example_inputs: list[Any], options: Options
+) -> Callable[..., Any]:
+    """The program that is compiled without this package."""
+    if options.lowering == "eager":
+        return compile_eager(gm, example_inputs, None)
+    return _compat.compile_with_inductor(gm, example_inputs, _user_settings(options))
 
 
 def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) -> Hints:
@@ -111,8 +125,10 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     _compat.register_random_slice_lowering(random_slice)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
-    if pipeline.options.dump_dir is not None:
-        settings["force_disable_caches"] = True  # a compile from a cache has no graphs to show
+    if pipeline.options.dump_dir is not None or pipeline.options.guard == "measure":
+        # A compile from a cache has no graphs to show, and may not know whether there is something
+        # to be measured, which all ranks must agree on.
+        settings["force_disable_caches"] = True
     settings.update(_user_settings(pipeline.options))
     settings["joint_custom_post_pass"] = _compat.graph_pass(
         pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass

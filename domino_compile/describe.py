@@ -12,7 +12,9 @@ from domino_compile.analysis.propagate import Analysis
 from domino_compile.collectives import Site, user_line
 from domino_compile.inspect.origin import module_of
 from domino_compile.nodes import leading_to_computation
+from domino_compile.planner import Choice, Prediction
 from domino_compile.report import (
+    CandidateReport,
     CollectiveReport,
     CompileReport,
     Join,
@@ -99,6 +101,33 @@ def column_outcome(report: CompileReport, plan: CutPlan | NoCut) -> None:
         elif entry.action == "reordered":
             entry.reason = "no product in front of it whose columns could be cut"
     report.joins += joins(plan.analysis)
+
+
+def candidates(choice: Choice, predictions: Sequence[Prediction]) -> list[CandidateReport]:
+    """What was compared, in the order of comparing."""
+    return [
+        CandidateReport(
+            split=found.candidate.split,
+            name=str(found.candidate),
+            slices=list(found.candidate.rows),
+            columns=found.candidate.columns,
+            predicted_us=round(found.us, 3),
+            exposed_us=round(found.exposed_us, 3),
+            peak_bytes=found.peak_bytes,
+            estimated=found.estimated,
+            chosen=found is choice.chosen,
+            reason=verdict,
+        )
+        for found, verdict in zip(predictions, choice.verdicts, strict=True)
+    ]
+
+
+def left_alone(report: CompileReport) -> None:
+    """Nothing is done to the graph."""
+    report.status = "inductor"
+    for entry in report.collectives:
+        if entry.action == "reordered":
+            entry.action = "left alone"
 
 
 def joins(analysis: Analysis) -> list[Join]:

@@ -22,27 +22,30 @@ from domino_compile.pipeline import Pipeline
 
 
 def compile_eager(
-    gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline
+    gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline | None
 ) -> Callable[..., Any]:
-    """Capture forward and backward, rewrite, and run as they are."""
+    """Capture forward and backward, rewrite (without a pipeline: nothing), and run as they are."""
 
     def partition(
         joint: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        pipeline.run_joint(joint.graph)
-        joint.recompile()
+        if pipeline is not None:
+            pipeline.run_joint(joint.graph)
+            joint.recompile()
         forward, backward = min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)
         return forward, backward
 
     def run(graph_module: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
-        pipeline.run_graph(graph_module.graph)
+        if pipeline is not None:
+            pipeline.run_graph(graph_module.graph)
         _allow_any_strides(graph_module.graph)
         graph_module.recompile()
         boxed: Callable[..., Any] = make_boxed_func(graph_module.forward)
         return boxed
 
     def run_inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        pipeline.run_joint(graph_module.graph)
+        if pipeline is not None:
+            pipeline.run_joint(graph_module.graph)
         return run(graph_module, inputs)
 
     compiled: Callable[..., Any] = aot_module_simplified(

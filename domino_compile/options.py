@@ -18,6 +18,7 @@ from domino_compile import _option_checks as checks
 from domino_compile._option_checks import Check
 from domino_compile.errors import OptionError, did_you_mean
 
+Guard = Literal["predict", "measure", "off"]
 Lowering = Literal["inductor", "eager"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
@@ -64,13 +65,28 @@ def _option(
 class Options:
     """What a user can choose; every instance is valid."""
 
-    slices: int = _option(
-        2, "Pieces the batch is cut into; 1 only reorders.", checks.integer(minimum=1)
+    slices: int | Literal["auto"] = _option(
+        "auto",
+        "Pieces the batch is cut into; 1 only reorders. 'auto' lets the cost model choose the cut,"
+        " or none; a number is obeyed.",
+        checks.or_word(checks.integer(minimum=1), "auto"),
     )
-    columns: int = _option(
-        1,
-        "Parts that the columns of products in front of collectives are cut into; 1 cuts none.",
-        checks.integer(minimum=1),
+    columns: int | Literal["auto"] = _option(
+        "auto",
+        "Parts that the columns of products in front of collectives are cut into; 1 cuts none."
+        " 'auto' chooses with `slices`, and cuts none where that is a number.",
+        checks.or_word(checks.integer(minimum=1), "auto"),
+    )
+    margin: float = _option(
+        0.03,
+        "The part of the uncut step's predicted time by which a cut must be faster to be chosen.",
+        checks.fraction(),
+    )
+    guard: Guard = _option(
+        "predict",
+        "Against slower programs: 'predict' cuts where the prediction clears the margin; 'measure'"
+        " also times the uncut program in the first steps and keeps the faster; 'off' always cuts.",
+        checks.one_of("predict", "measure", "off"),
     )
     lowering: Lowering = _option(
         "inductor",
@@ -95,7 +111,8 @@ class Options:
     )
     memory_cap: float = _option(
         0.05,
-        "Extra live memory the schedule may use, as a fraction of the estimated peak without it.",
+        "Extra live memory that a chosen cut may need over the uncut program, and an order over the"
+        " order found, as a fraction of the estimated peak.",
         checks.number(minimum=0),
     )
     disable_passes: tuple[str, ...] = _option(

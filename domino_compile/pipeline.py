@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import sympy
 import torch
@@ -31,12 +33,22 @@ from domino_compile.inspect.timeline import schedule, uncut
 from domino_compile.options import Options
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
-from domino_compile.passes.schedule import ScheduleResult, schedule_graph
+from domino_compile.passes.schedule import schedule_graph
 from domino_compile.passes.slice import slice_graph
+from domino_compile.planner import (
+    Planner,
+    Prediction,
+    Rules,
+    phases_of,
+    predict_as_found,
+    rows_cut,
+)
 from domino_compile.plans import load_plan, save_plan
 from domino_compile.report import CompileReport, new_report
+from domino_compile.scheduling import UnitGraph, build_units
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _seconds = 0.0
 
@@ -142,30 +154,68 @@ class Pipeline:
             self._finish()
             return
         self.report.status = "reordered"
-        self.report.uncut = uncut(graph, self._cost(graph))
+        cost, backward = self._cost(graph), phases_of(graph)
+        found = build_units(graph, cost, backward)
+        self.report.uncut = uncut(graph, found)
         if self.dump.wanted:
             self.rows.captured(graph)
+        alone, merged = predict_as_found(found, backward), 0
         if self._enabled("normalise"):
-            self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
-        plan = self._plan(graph)
-        describe.outcome(self.report, graph, plan, self.dump.name_of)
-        if isinstance(plan, CutPlan):
-            if plan.chunks.dynamic:
-                _guard_rows(plan)
-            self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, plan))
-        if self.options.columns > 1 and self._enabled("slice"):
-            self._columns(graph)
+            merged = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
+        rows, columns = self._plan(graph, cost, alone, None if merged else found)
+        describe.outcome(self.report, graph, rows, self.dump.name_of)
+        if isinstance(rows, CutPlan):
+            if rows.chunks.dynamic:
+                _guard_rows(rows)
+            self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, rows))
+        if columns > 1:
+            self._columns(graph, columns)
+        if self.report.status == "inductor":
+            self.overlap = False
         self._finish()
 
-    def _columns(self, graph: fx.Graph) -> None:
-        plan = cut_columns(graph, self.options.columns, _alone(graph))
+    def _columns(self, graph: fx.Graph, parts: int) -> None:
+        plan = cut_columns(graph, parts, _alone(graph))
         describe.column_outcome(self.report, plan)
         if isinstance(plan, CutPlan):
             self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))
 
-    def _plan(self, graph: fx.Graph) -> object:
+    def _plan(
+        self, graph: fx.Graph, cost: CostModel, alone: Prediction, units: UnitGraph | None
+    ) -> tuple[CutPlan | NoCut, int]:
+        """How rows are cut, or why not, and into how many parts columns are."""
+        slices, columns = self.options.slices, self.options.columns
         if not self._enabled("slice"):
-            return describe.disabled("slice")
+            return describe.disabled("slice"), 1
+        if slices != "auto":
+            return self._rows(graph, slices), 1 if columns == "auto" else columns
+        rows = self._rows(graph, 2)
+        planner = Planner(
+            graph=graph,
+            cost=cost,
+            alone=alone,
+            rows=rows,
+            columns=lambda: cut_columns(graph, 2, _alone(graph)),
+            rules=self._rules(),
+            parts=None if columns == "auto" else columns,
+            units=units,
+        )
+        choice = planner.run()
+        self.report.candidates = describe.candidates(choice, planner.predictions)
+        chosen = choice.chosen.candidate
+        if not chosen.reorder:
+            describe.left_alone(self.report)
+        if chosen.rows and isinstance(rows, CutPlan):
+            return rows_cut(rows, chosen), chosen.columns
+        why = [rows.reason] if isinstance(rows, NoCut) else []
+        return NoCut("; ".join([*why, choice.reason])), chosen.columns
+
+    def _rules(self) -> Rules:
+        """What a cut must keep to; where it is timed as well, a small loss may be predicted."""
+        margins = {"predict": self.options.margin, "measure": -self.options.margin}
+        return Rules(margins.get(self.options.guard, -math.inf), self.options.memory_cap)
+
+    def _rows(self, graph: fx.Graph, slices: int) -> CutPlan | NoCut:
         inputs = {
             node: position
             for node in graph.find_nodes(op="placeholder")
@@ -173,7 +223,7 @@ class Pipeline:
         }
         named = {n: self.hints.batch[p] for n, p in inputs.items() if p in self.hints.batch}
         unlikely = frozenset(n for n, p in inputs.items() if p in self.hints.parameters)
-        plan = infer_cut(graph, self.options.slices, named, unlikely, _alone(graph))
+        plan = infer_cut(graph, slices, named, unlikely, _alone(graph))
         if isinstance(plan, CutPlan) and plan.chunks.dynamic:
             bounded = _compat.strictly_bounded_sizes(graph)
             if bounded & sympy.sympify(plan.chunks.total).free_symbols:
@@ -189,7 +239,6 @@ class Pipeline:
                 "03.schedule",
                 lambda: schedule_graph(graph, cost, self.options.memory_cap),
             )
-            assert isinstance(result, ScheduleResult)
             entry = schedule(phase, graph, result)
             others = [s for s in self.report.schedules if s.phase != phase]
             self.report.schedules = [*others, entry]
@@ -199,7 +248,7 @@ class Pipeline:
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
-                self.report.schedules[-1].pinned = int(pinned)  # type: ignore[call-overload]
+                self.report.schedules[-1].pinned = pinned
         self._finish()
 
     def _cost(self, graph: fx.Graph) -> CostModel:
@@ -210,7 +259,7 @@ class Pipeline:
     def _enabled(self, name: str) -> bool:
         return name not in self.options.disable_passes
 
-    def _pass(self, graph: fx.Graph, phase: str, name: str, run: Callable[[], object]) -> object:
+    def _pass(self, graph: fx.Graph, phase: str, name: str, run: Callable[[], T]) -> T:
         """Run a pass and write the graph before and after it."""
         before = op_counts(graph) if self.dump.wanted else None
         if before is not None:
@@ -269,6 +318,10 @@ class Pipeline:
         complete = self.report.schedules or not self.overlap
         if self.plan_key is not None and self.ran and complete:
             save_plan(self.plan_key, self.report)
+        self.write()
+
+    def write(self) -> None:
+        """Write plan and report into the dump."""
         if self.dump.wanted:
             self.dump.write("plan.json", self.report.to_json())
             self.dump.write("report.txt", report_text(self.report))

@@ -99,8 +99,10 @@ def difference(mine: dict[str, list[str]], other: dict[str, list[str]]) -> str:
     Only the graphs that both have compiled are compared: a backward graph may be compiled
     later, and one rank may have it from a cache.
     """
-    for phase in mine.keys() & other.keys():
+    for phase in [phase for phase in mine if phase in other]:
         for position, (a, b) in enumerate(zip(mine[phase], other[phase], strict=False)):
+            if a != b and phase == "plan":
+                return f"the plan is {a!r} here and {b!r} there"
             if a != b:
                 return f"{phase} collective {position} is {a!r} here and {b!r} there"
         if len(mine[phase]) != len(other[phase]):

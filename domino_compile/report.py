@@ -151,6 +151,54 @@ class Join:
 
 
 @dataclass
+class CandidateReport:
+    """One way to treat the graph that was compared with others, with predictions.
+
+    Attributes:
+        split: ``inductor`` (left alone), ``reordered``, ``rows``, ``columns`` or ``rows and
+            columns``.
+        name: what is cut into how much, in words.
+        slices: rows of each slice; empty where rows are not cut.
+        columns: parts of the columns; 1 where they are not cut.
+        predicted_us: time of a step, forward and backward together.
+        exposed_us: of that, while nothing computes; 0 where ``estimated``.
+        peak_bytes: estimated peak of live memory, before it is decided what backward computes anew;
+            comparable between candidates only. 0 where ``estimated``.
+        estimated: whether the time is only an estimate that was enough to leave it out.
+        chosen: whether it is what was compiled.
+        reason: why it was not chosen.
+    """
+
+    split: str
+    name: str
+    slices: list[int]
+    columns: int
+    predicted_us: float
+    exposed_us: float
+    peak_bytes: int
+    estimated: bool = False
+    chosen: bool = False
+    reason: str = ""
+
+
+@dataclass
+class MeasuredReport:
+    """What ``guard="measure"`` found; nothing else in a report is measured.
+
+    Attributes:
+        kept: ``planned`` or ``uncut`` (Inductor alone): the program that runs from then on.
+        planned_ms: the median time of a step with the planned program, of the slowest rank.
+        uncut_ms: with the uncut program.
+        rounds: timed steps of each.
+    """
+
+    kept: str
+    planned_ms: float
+    uncut_ms: float
+    rounds: int
+
+
+@dataclass
 class CompileReport:
     """One captured graph.
 
@@ -167,6 +215,8 @@ class CompileReport:
         schedules: per phase.
         uncut: the captured graph as it was found, forward and backward in one, before any pass:
             what is predicted without this package.
+        candidates: what was compared to choose the cut; empty where the options force it.
+        measured: of the option ``guard="measure"``, once it has been decided.
     """
 
     graph: int
@@ -180,6 +230,8 @@ class CompileReport:
     joins: list[Join] = field(default_factory=list)
     schedules: list[ScheduleReport] = field(default_factory=list)
     uncut: ScheduleReport | None = None
+    candidates: list[CandidateReport] = field(default_factory=list)
+    measured: MeasuredReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON data, as described in ``docs/plan_schema.md``."""
@@ -206,6 +258,9 @@ class CompileReport:
         report.schedules = [ScheduleReport.from_dict(x) for x in data["schedules"]]
         uncut = data.get("uncut")
         report.uncut = None if uncut is None else ScheduleReport.from_dict(uncut)
+        report.candidates = [CandidateReport(**x) for x in data.get("candidates", [])]
+        measured = data.get("measured")
+        report.measured = None if measured is None else MeasuredReport(**measured)
         return report
 
     def fault(self, phase: str, error: Exception) -> None:
@@ -218,8 +273,15 @@ class CompileReport:
             for collective in self.collectives:
                 collective.action, collective.reason = "left alone", "internal fault"
 
+    def take_measured(self, measured: MeasuredReport) -> None:
+        """Note which program was faster; the uncut one is Inductor's alone."""
+        self.measured = measured
+        if measured.kept == "uncut":
+            planned = " and ".join(self.cuts()) or self.status
+            self.status, self.reason = "inductor", f"measured faster than {planned}"
+
     def collective_order(self, group: str | None = None) -> dict[str, list[str]]:
-        """What ranks must agree on: the collectives captured, and each phase's in launch order.
+        """What ranks must agree on: the plan, the collectives captured, each phase's launches.
 
         Args:
             group: the group whose ranks agree. Of a mesh's other groups each rank is in one of its
@@ -230,10 +292,11 @@ class CompileReport:
             number = f"group #{len(names)} of {c.ranks} ranks"
             names.setdefault(c.group, f"group {group}" if c.group == group else number)
         order = {
+            "plan": [" and ".join(self.cuts()) or self.status],
             "captured": [
                 f"{c.kind} {c.bytes} bytes {names[c.group]} {c.phase} {c.action}"
                 for c in self.collectives
-            ]
+            ],
         }
         for schedule in self.schedules:
             order[schedule.phase] = [
@@ -265,8 +328,19 @@ class CompileReport:
             "inductor": "left to Inductor alone",
             "cached": "compiled by an earlier process",
         }.get(self.status, self.status)
-        detail = f" ({self.reason})" if self.reason else ""
+        detail = f" ({self.reason})" if self.reason else self._prediction()
+        if self.measured is not None:
+            planned, uncut = self.measured.planned_ms, self.measured.uncut_ms
+            detail += f", measured {planned:.3g} ms a step against {uncut:.3g} ms uncut"
         return f"graph {self.graph}: {outcome}{detail}; collectives: {found}"
+
+    def _prediction(self) -> str:
+        """The chosen candidate against Inductor alone, where there was a choice."""
+        chosen = next((c for c in self.candidates if c.chosen), None)
+        if chosen is None:
+            return ""
+        alone = self.candidates[0].predicted_us
+        return f", predicted {chosen.predicted_us / 1e3:.3g} ms against {alone / 1e3:.3g} ms uncut"
 
 
 _reports: list[CompileReport] = []

@@ -36,7 +36,7 @@ def _ranks() -> Iterator[None]:
 def of(rows: int, **options: object) -> Explanation:
     torch._dynamo.reset()
     tokens = torch.randint(0, VOCAB, (rows, 8))
-    return explain(Model(1), tokens, tokens, options={"link": FAST, **options})
+    return explain(Model(1), tokens, tokens, options={"link": FAST, "slices": 2, **options})
 
 
 def test_every_collective_has_a_row_with_its_place() -> None:
@@ -96,7 +96,7 @@ def test_merged_collectives_are_said_to_be_and_their_sum_has_a_row() -> None:
     model = nn.Sequential(nn.Linear(16, 16), Attention())
     plan = {"1.q": ColwiseParallel(), "1.k": ColwiseParallel(), "1.out": RowwiseParallel()}
     parallelize_module(model, init_device_mesh("cpu", (4,)), plan)
-    found = explain(model, torch.randn(4, 8, 16))
+    found = explain(model, torch.randn(4, 8, 16), options={"slices": 2})
     assert [row.status for row in found.rows].count("merged") == 2
     (made,) = [row for row in found.rows if "merged with it" in row.module]
     assert made.phase == "backward" and made.wire_us > 0 and made.parts == 2

@@ -53,7 +53,7 @@ def test_a_training_script_is_ended_when_its_first_step_is_done(
     assert "step 0" in out and "step 1\n" not in out
     assert found.code == 0 and found.compiles == 1
     assert len(found.explanation.rows) == 4
-    assert found.explanation.rows[0].parts == (3 if settings else 2)
+    assert found.explanation.rows[0].parts == (3 if settings else 1)
     found.check(tmp_path)
     assert torch.compile is compile_ and not dist.is_initialized()
     assert os.environ.get("WORLD_SIZE") == world

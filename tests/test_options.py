@@ -27,6 +27,8 @@ NAMES = [field.name for field in FIELDS]
 GOOD: dict[str, list[tuple[Any, Any]]] = {
     "slices": [(1, 1), (4, 4)],
     "columns": [(2, 2), (3, 3)],
+    "margin": [(0, 0.0), (0.1, 0.1)],
+    "guard": [("measure", "measure"), ("off", "off")],
     "lowering": [("eager", "eager")],
     "mode": [
         (mode, mode) for mode in ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -50,6 +52,8 @@ GOOD["inductor"][1] = ({"max-autotune": True}, {"max_autotune": True})
 BAD: dict[str, list[Any]] = {
     "slices": [0, -1, True, 2.0, "2", None],
     "columns": [0, -1, True, 2.0, "2", None],
+    "margin": [-0.1, 1, 1.5, math.nan, True, "0.1", None],
+    "guard": ["on", "", None, True],
     "lowering": ["Inductor", "aot_eager", None, 1, ["eager"]],
     "mode": ["lite", "fast", "", None, 1],
     "batch": [{}, {"x": -1}, {"x": True}, {"x": "0"}, {0: 0}, {"": 0}, "tokens", ["tokens"], 0],
@@ -116,7 +120,7 @@ def test_markdown_is_a_table() -> None:
 
 def test_defaults() -> None:
     assert Options.parse() == Options.parse(None, None) == Options.parse({}) == Options()
-    assert Options().slices == 2
+    assert Options().slices == Options().columns == "auto"
     assert Options().describe() == "defaults"
 
 

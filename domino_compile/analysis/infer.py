@@ -88,8 +88,8 @@ def infer_cut(
         best = _best_candidate(graph, sites, unlikely)
     if best is None:
         return NoCut("no input has a dimension that all of a collective's payload follows")
-    rows = _rows(best.batch, best.seeds)
-    parts = min(slices, rows if isinstance(best.batch, int) else rows // MIN_DYNAMIC_ROWS)
+    rows = rows_of(best)
+    parts = min(slices, most_slices(best))
     if parts < 2:
         return NoCut(_too_few(rows, best.batch))
     analysis = extended(graph, best)
@@ -116,12 +116,18 @@ def _too_few(rows: int, batch: Size) -> str:
     )
 
 
-def _rows(batch: Size, seeds: Mapping[fx.Node, Sliced]) -> int:
-    """The extent of the batch; of a dynamic one, the value seen while compiling."""
-    if isinstance(batch, int):
-        return batch
-    node, state = next(iter(seeds.items()))
+def rows_of(analysis: Analysis) -> int:
+    """The extent of the cut axis; of a dynamic one, the value seen while compiling."""
+    if isinstance(analysis.batch, int):
+        return analysis.batch
+    node, state = next(iter(analysis.seeds.items()))
     return size_hint(node.meta["val"].shape[state.dim])
+
+
+def most_slices(analysis: Analysis) -> int:
+    """How many slices the rows are enough for."""
+    rows = rows_of(analysis)
+    return rows if isinstance(analysis.batch, int) else rows // MIN_DYNAMIC_ROWS
 
 
 def _best_candidate(

@@ -173,10 +173,11 @@ def measure(
     finally:
         torch.set_float32_matmul_precision(precision)
     *times, host = ranks.slowest([*times, host_launch_us(ranks.device, clock, settings.rounds)])
-    rates = rates_of(found, times)
-    return rates | {"host_launch_us": host}, [
-        _entry(probe, time) for probe, time in zip(found, times, strict=True)
-    ]
+    rates = rates_of(found, times) | {"host_launch_us": host}
+    if ranks.device.type == "cuda":
+        device = torch.cuda.get_device_properties(ranks.device)
+        rates["multiprocessors"] = float(device.multi_processor_count)
+    return rates, [_entry(probe, time) for probe, time in zip(found, times, strict=True)]
 
 
 def rates_of(found: list[Probe], times: list[float]) -> dict[str, float]:

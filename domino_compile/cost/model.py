@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +20,7 @@ from domino_compile.collectives import (
     tensors_of,
 )
 from domino_compile.cost.rates import DeviceRates, rates_for
+from domino_compile.cost.waves import Product
 from domino_compile.links import LinkTable, load_link
 
 aten = torch.ops.aten
@@ -63,39 +66,49 @@ class CostModel:
     ) -> None:
         self.rates: DeviceRates = rates_for(device)
         self.group_size = group_size
-        self._link = load_link(link) if link is not None else None
+        self.link: LinkTable = load_link(self.rates.link if link is None else link)
+        #: The multiprocessors that a collective in flight takes from compute.
+        self.held = self.rates.held_by(self.link.ctas)
         self._tables: dict[str, LinkTable] = {}
 
     def table(self, group: str) -> LinkTable:
         """The link table of a group: the named one, or the device's scaled to the group's size."""
         if group not in self._tables:
             size = max(self.group_size(group), 2)
-            table = self._link or load_link(self.rates.link)
-            self._tables[group] = table if table.ranks == size else table.scaled_to(size)
+            self._tables[group] = self.link.scaled_to(size)
         return self._tables[group]
 
-    def wire_us(self, launch: fx.Node) -> float:
-        """How long a collective is on the wire."""
+    def wire_us(self, launch: fx.Node, share: float = 1.0) -> float:
+        """How long a collective, or one of a share of its payload, is on the wire."""
         kind = kind_of(launch)
         return self.table(group_of(launch)).time_us(
-            LINK_KINDS.get(kind, "all_reduce"), payload_of(launch)
+            LINK_KINDS.get(kind, "all_reduce"), round(payload_of(launch) * share)
         )
 
-    def compute_us(self, node: fx.Node) -> float | None:
-        """How long a matrix product or attention takes; ``None`` for anything else."""
-        if is_matmul(node):
-            operations = _matmul_operations(node)
-        elif is_attention(node):
-            operations = _attention_operations(node)
-        else:
-            return None
-        value = next(tensors_of(node.meta.get("val")))
-        moved = self.rates.memory_us(self.bytes_of([node]))
-        return max(self.rates.matmul_us(operations, value.dtype), moved) + self.rates.launch_us
+    def compute_us(self, node: fx.Node) -> tuple[float, float] | None:
+        """How long a matrix product or attention takes, as ``work_us``; ``None`` for others."""
+        work = work_of(node)
+        return None if work is None else self.work_us(work, self.bytes_of([node]))
+
+    def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
+        """How long work takes that moves so many bytes, alone and while a collective is in flight.
+
+        What memory bounds is not slowed down: a few multiprocessors less still saturate it.
+        """
+        moved = self.rates.memory_us(nbytes)
+        alone, beside = (
+            max(self._busy_us(work, held), moved) + self.rates.launch_us for held in (0, self.held)
+        )
+        return alone, beside
+
+    def _busy_us(self, work: Work, held: int) -> float:
+        if work.product is not None:
+            return self.rates.matmul_us(work.product, work.dtype, held)
+        return self.rates.attention_us(work.attention, work.dtype, work.backward, held)
 
     def fused_us(self, nbytes: float) -> float:
         """How long one fused kernel takes that moves so many bytes."""
-        return self.rates.memory_us(nbytes) + self.rates.launch_us
+        return self.rates.memory_us(nbytes) / self.rates.fused_share + self.rates.launch_us
 
     def bytes_of(self, nodes: list[fx.Node]) -> int:
         """Bytes that nodes read and write if each runs alone."""
@@ -106,14 +119,60 @@ class CostModel:
         return total
 
 
-def _matmul_operations(node: fx.Node) -> float:
-    """``2 m n k``, from the result's elements and the contracted extent."""
-    value: Any = node.meta["val"]
-    left = [x for x in node.args if isinstance(x, fx.Node)]
+@dataclass(frozen=True)
+class Work:
+    """What a matrix product or attention computes.
+
+    Attributes:
+        dtype: of its result.
+        product: the product's extents.
+        attention: the operations of an attention.
+        backward: whether that is a backward one.
+    """
+
+    dtype: torch.dtype
+    product: Product | None = None
+    attention: float = 0.0
+    backward: bool = False
+
+    def share(self, parts: Sequence[float], extents: Sequence[str | None]) -> Work:
+        """What is left of it along several axes.
+
+        Args:
+            parts: of each axis, which share is left.
+            extents: the product's extent that the axis cuts: ``batch``, ``rows``, ``columns`` or
+                ``inner``; ``None`` where it cuts none.
+        """
+        if self.product is None:
+            return replace(self, attention=self.attention * math.prod(parts))
+        product = self.product
+        for part, extent in zip(parts, extents, strict=True):
+            if extent is not None:
+                product = replace(product, **{extent: getattr(product, extent) * part})
+        return replace(self, product=product)
+
+
+def work_of(node: fx.Node) -> Work | None:
+    """What a matrix product or attention computes; ``None`` for anything else."""
+    if is_matmul(node):
+        value: Any = node.meta["val"]
+        return Work(value.dtype, product=_product(node, value))
+    if is_attention(node):
+        dtype = next(tensors_of(node.meta.get("val"))).dtype
+        backward = "backward" in str(node.target)
+        return Work(dtype, attention=_attention_operations(node), backward=backward)
+    return None
+
+
+def _product(node: fx.Node, value: torch.Tensor) -> Product:
+    operands = [x for x in node.args if isinstance(x, fx.Node)]
     if node.target in (aten.addmm.default, aten.baddbmm.default):
-        left = left[1:]
-    inner = size_hint(left[0].meta["val"].shape[-1])
-    return 2.0 * inner * _elements(value)
+        operands = operands[1:]
+    inner = size_hint(operands[0].meta["val"].shape[-1])
+    shape = [size_hint(extent) for extent in value.shape]
+    if node.target in (aten.bmm.default, aten.baddbmm.default):
+        return Product(shape[0], shape[1], shape[2], inner)
+    return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 
 
 def _attention_operations(node: fx.Node) -> float:
@@ -131,7 +190,4 @@ def _attention_operations(node: fx.Node) -> float:
 
 
 def _elements(tensor: torch.Tensor) -> int:
-    count = 1
-    for extent in tensor.shape:
-        count *= size_hint(extent)
-    return count
+    return math.prod(size_hint(extent) for extent in tensor.shape)

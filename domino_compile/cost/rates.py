@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from domino_compile.cost.rates_file import USED, VARIABLE, RatesError, RatesFile, named_rates
+from domino_compile.cost.rates_file import (
+    OPTIONAL,
+    USED,
+    VARIABLE,
+    RatesError,
+    RatesFile,
+    named_rates,
+)
+from domino_compile.cost.waves import Product, time_factor
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,17 @@ class DeviceRates:
 
     Attributes:
         name: the device, as matched in its reported name.
-        half_tflops: matrix products in bf16 or fp16, 10^12 operations a second.
+        half_tflops: matrix products in bf16 or fp16 that fill the device, 10^12 a second.
         single_tflops: matrix products in float32 (with TF32 off), likewise.
         memory_gb_s: bytes read plus written, 10^9 a second.
         launch_us: the least time of any kernel.
         link: the link table that is assumed where none is named.
+        attention_forward_tflops: fused attention in bf16 or fp16, causal operations counted.
+        attention_backward_tflops: its backward, likewise.
+        multiprocessors: that products' tiles run on and collectives' thread blocks hold; 0 where
+            a collective takes nothing from compute and products have no waves.
+        fused_share: what fused kernels (norms, dropout, reductions) reach of ``memory_gb_s``, which
+            is a copy's rate.
     """
 
     name: str
@@ -36,14 +50,33 @@ class DeviceRates:
     memory_gb_s: float
     launch_us: float
     link: str
+    attention_forward_tflops: float
+    attention_backward_tflops: float
+    multiprocessors: int = 0
+    fused_share: float = 0.75
 
-    def matmul_us(self, operations: float, dtype: torch.dtype) -> float:
-        """Time of a matrix product of so many multiplications and additions."""
-        half = dtype in (torch.bfloat16, torch.float16)
-        rate = self.half_tflops if half else self.single_tflops
-        if dtype == torch.float64:
-            rate = self.single_tflops / 2
-        return operations / (rate * 1e6)
+    def matmul_us(self, product: Product, dtype: torch.dtype, held: int = 0) -> float:
+        """Time of a matrix product while a collective holds so many multiprocessors."""
+        full = product.operations / (self._tflops(dtype) * 1e6)
+        return full * time_factor(product, self.multiprocessors, held)
+
+    def attention_us(
+        self, operations: float, dtype: torch.dtype, backward: bool, held: int = 0
+    ) -> float:
+        """Time of fused attention: many small blocks, which share what is not held."""
+        rate = self.attention_backward_tflops if backward else self.attention_forward_tflops
+        share = self._tflops(dtype) / self.half_tflops
+        taken = self.multiprocessors / (self.multiprocessors - held) if held else 1.0
+        return operations / (rate * share * 1e6) * taken
+
+    def held_by(self, ctas: int) -> int:
+        """The multiprocessors that a collective of so many thread blocks holds: half at most."""
+        return min(ctas, self.multiprocessors // 2)
+
+    def _tflops(self, dtype: torch.dtype) -> float:
+        if dtype in (torch.bfloat16, torch.float16):
+            return self.half_tflops
+        return self.single_tflops / 2 if dtype == torch.float64 else self.single_tflops
 
     def memory_us(self, nbytes: float) -> float:
         """Time of moving so many bytes."""
@@ -51,19 +84,23 @@ class DeviceRates:
 
 
 #: Rates that large kernels reach, below the data sheets' peaks. H200: measured on one card, bf16
-#: 8192 cubed at 788 TFLOP/s and a device copy at 4.3 TB/s; the others are their data sheets'
-#: numbers times the same fraction (0.8 and 0.9).
+#: 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3 TB/s, causal attention
+#: of 1024 tokens in forward and backward, fused kernels of a GPT's step. The others are their data
+#: sheets' numbers times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and
+#: 0.27 of products).
 TABLE = (
-    DeviceRates("H200", 750, 52, 4300, 2.0, "h200-nvlink-8"),
-    DeviceRates("H100", 750, 52, 3000, 2.0, "h200-nvlink-8"),
-    DeviceRates("A100", 250, 15.6, 1800, 2.0, "h200-nvlink-8"),
-    DeviceRates("B200", 1800, 60, 7200, 2.0, "h200-nvlink-8"),
-    DeviceRates("MI300", 1000, 130, 4700, 2.0, "h200-nvlink-8"),
+    DeviceRates("H200", 810, 52, 4300, 2.0, "h200-nvlink-8", 300, 220, 132),
+    DeviceRates("H100", 810, 52, 3000, 2.0, "h200-nvlink-8", 300, 220, 132),
+    DeviceRates("A100", 250, 15.6, 1800, 2.0, "h200-nvlink-8", 92, 68, 108),
+    DeviceRates("B200", 1800, 60, 7200, 2.0, "h200-nvlink-8", 670, 490, 148),
+    DeviceRates("MI300", 1000, 130, 4700, 2.0, "h200-nvlink-8", 370, 270, 304),
 )
 #: An accelerator that the table does not know.
-OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 2.0, "h200-nvlink-8")
+OTHER_ACCELERATOR = DeviceRates(
+    "accelerator", 250, 15, 1800, 2.0, "h200-nvlink-8", 92, 68, 108, 0.75
+)
 #: A few CPU cores.
-CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2")
+CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0)
 
 
 def rates_for(device: torch.device) -> DeviceRates:
@@ -93,6 +130,8 @@ def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRat
             " this one with domino calibrate, or unset the variable"
         )
     rates = measured.rates
+    faster = rates["half_tflops"] / known.half_tflops
+    forward, backward = known.attention_forward_tflops, known.attention_backward_tflops
     return replace(
         known,
         name=measured.device,
@@ -100,6 +139,10 @@ def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRat
         single_tflops=rates["single_tflops"],
         memory_gb_s=rates["memory_gb_s"],
         launch_us=rates["launch_us"],
+        attention_forward_tflops=rates.get("attention_forward_tflops", faster * forward),
+        attention_backward_tflops=rates.get("attention_backward_tflops", faster * backward),
+        multiprocessors=int(rates.get("multiprocessors", known.multiprocessors)),
+        fused_share=rates.get("fused_share", known.fused_share),
     )
 
 
@@ -114,5 +157,5 @@ def rates_identity() -> str:
         return ""
     if measured.device_type != "cpu" and torch.cuda.is_available():
         rates_for(torch.device("cuda", torch.cuda.current_device()))
-    used = {name: measured.rates[name] for name in USED}
+    used = {name: measured.rates.get(name) for name in (*USED, *OPTIONAL)}
     return json.dumps([measured.device_type, measured.device, used])

@@ -20,6 +20,13 @@ VARIABLE = "DOMINO_COMPILE_RATES"
 SCHEMA = 1
 #: The rates that the cost model takes from a file; units as in ``DeviceRates``.
 USED = ("half_tflops", "single_tflops", "memory_gb_s", "launch_us")
+#: Likewise, where the file has them; else the table's.
+OPTIONAL = (
+    "attention_forward_tflops",
+    "attention_backward_tflops",
+    "multiprocessors",
+    "fused_share",
+)
 
 
 class RatesError(OptionError):

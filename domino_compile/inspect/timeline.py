@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from domino_compile.collectives import is_launch, is_wait, kind_of, payload_of
-from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.inspect.origin import place_of
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.report import ScheduleReport, Step, WireReport
-from domino_compile.scheduling import Schedule, Span, Unit, build_units, run_order
+from domino_compile.scheduling import Schedule, Span, Unit, UnitGraph, run_order
 from domino_compile.scheduling.units import is_anchor
 from domino_compile.tags import origin_of
 
@@ -42,9 +41,8 @@ def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleRep
     )
 
 
-def uncut(graph: fx.Graph, cost: CostModel) -> ScheduleReport:
+def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
     """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
-    units = build_units(graph, cost)
     found = run_order(units)
     return schedule("uncut", graph, ScheduleResult(units, found, found))
 

@@ -128,7 +128,7 @@ class Machine:
             self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
         else:
             start = self.now
-            self.now = start + unit.cost_us
+            self.now = start + self._duration(unit)
             self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
         self.peak = max(self.peak, self.live)
@@ -137,6 +137,17 @@ class Machine:
             self.readers[other].discard(unit.index)
         for number in self.inputs_of[unit.index]:
             self.inputs[number][1].discard(unit.index)
+
+    def _duration(self, unit: Unit) -> float:
+        """How long a unit computes from now on, part of it perhaps beside collectives.
+
+        The collectives of a group queue without gaps, so that its wire is busy until it is free.
+        """
+        flying = max(self.wire_free.values(), default=0.0) - self.now
+        beside = unit.cost_us * unit.slowdown
+        if flying <= 0.0 or flying >= beside:
+            return unit.cost_us if flying <= 0.0 else beside
+        return flying + unit.cost_us * (1 - flying / beside)
 
     def result(self) -> Schedule:
         """What has been placed so far."""

@@ -15,7 +15,7 @@ whole value) is detected, and such groups are split.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -65,6 +65,7 @@ class Unit:
         after: the units whose results it needs.
         after_wire: the launches whose collectives it needs completed.
         out_bytes: what it leaves in memory.
+        slowdown: of compute, its predicted time while a collective is in flight over ``cost_us``.
     """
 
     index: int
@@ -76,6 +77,7 @@ class Unit:
     after: set[int] = field(default_factory=set)
     after_wire: set[int] = field(default_factory=set)
     out_bytes: int = 0
+    slowdown: float = 1.0
 
     @property
     def name(self) -> str:
@@ -120,10 +122,18 @@ def is_fusible(node: fx.Node) -> bool:
     return is_work(node) and not is_anchor(node) and not _mutates(node)
 
 
-def build_units(graph: fx.Graph, cost: CostModel) -> UnitGraph:
-    """Group the nodes of a graph into units, with costs and dependencies."""
+def build_units(
+    graph: fx.Graph, cost: CostModel, kind: Callable[[fx.Node], Hashable] = slice_of
+) -> UnitGraph:
+    """Group the nodes of a graph into units, with costs and dependencies.
+
+    Args:
+        graph: the graph.
+        cost: predicts times.
+        kind: nodes of different kinds are never fused; by default those of different slices.
+    """
     nodes = [n for n in graph.nodes if is_work(n)]
-    groups = _fused_groups(graph)
+    groups = _fused_groups(graph, kind)
     members: dict[Any, list[fx.Node]] = defaultdict(list)
     for node in nodes:
         members[groups.get(node, node)].append(node)
@@ -154,7 +164,7 @@ def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
             stack.extend((y, waited or is_wait(x)) for y in x.all_input_nodes)
 
 
-def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[fx.Node, fx.Node]:
     """For each fusible node the representative of its group."""
     level: dict[fx.Node, int] = {}
     parent: dict[fx.Node, fx.Node] = {}
@@ -173,7 +183,7 @@ def _fused_groups(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
             parent[node] = node
             for x, waited in sources(node):
                 joinable = x in parent and not waited and level[x] == level[node]
-                if joinable and slice_of(x) == slice_of(node):
+                if joinable and kind(x) == kind(node):
                     parent[find(x)] = find(node)
     return {node: find(node) for node in parent}
 
@@ -237,10 +247,12 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel) -> Unit:
     only = nodes[0]
     if is_launch(only):
         return Unit(index, nodes, True, cost.wire_us(only), group_of(only), slice_of(only))
-    time = cost.compute_us(only) if len(nodes) == 1 else None
-    if time is None:
+    times = cost.compute_us(only) if len(nodes) == 1 else None
+    if times is None:
         time = cost.fused_us(_traffic(nodes))
-    return Unit(index, nodes, False, time, None, slice_of(only))
+        return Unit(index, nodes, False, time, None, slice_of(only))
+    alone, beside = times
+    return Unit(index, nodes, False, alone, None, slice_of(only), slowdown=beside / alone)
 
 
 def _traffic(nodes: list[fx.Node]) -> int:

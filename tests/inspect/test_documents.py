@@ -86,4 +86,4 @@ def test_the_schema_names_every_field() -> None:
         if kind is CompileReport:
             fields.add("schema_version")
         assert documented == fields, name
-    assert len(described) == 6
+    assert len(described) == 8

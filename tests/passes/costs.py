@@ -13,8 +13,8 @@ class RoundCosts:
     def wire_us(self, launch: fx.Node) -> float:
         return 150.0
 
-    def compute_us(self, node: fx.Node) -> float | None:
-        return 100.0 if is_matmul(node) or is_attention(node) else None
+    def compute_us(self, node: fx.Node) -> tuple[float, float] | None:
+        return (100.0, 100.0) if is_matmul(node) or is_attention(node) else None
 
     def fused_us(self, nbytes: float) -> float:
         return 10.0

@@ -108,7 +108,8 @@ def regression_axis(rank: int, world: int) -> list[str]:
     """Where a model with large data-parallel reductions is cut."""
     torch.manual_seed(0)
     model = Regression()
-    compiled = torch.compile(model, backend="domino", options={"lowering": "eager"})
+    options = {"lowering": "eager", "slices": 2}
+    compiled = torch.compile(model, backend="domino", options=options)
     fit(model, compiled, [(torch.randn(5, models.WIDTH), torch.randn(5, models.WIDTH))])
     return domino_compile.reports()[0].axis
 
@@ -139,6 +140,6 @@ BREAKING: dict[str, Callable[[], nn.Module]] = {"async": Overlapped, "break": Br
 def train_with_breaks(rank: int, world: int, which: str) -> dict[str, Training]:
     """Train under domino and under the compiled reference."""
     models.FORMS.update(BREAKING)
-    cut = train(rank, world, which, "float64", "domino", {"lowering": "eager"})
+    cut = train(rank, world, which, "float64", "domino", {"lowering": "eager", "slices": 2})
     torch._dynamo.reset()
     return {"cut": cut, "uncut": train(rank, world, which, "float64", "aot_eager")}

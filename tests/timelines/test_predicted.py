@@ -24,7 +24,7 @@ def compiled() -> Iterator[list[CompileReport]]:
     domino_compile.reset_reports()
     with fake_ranks(4):
         tokens = torch.randint(0, VOCAB, (4, 8))
-        explain(Model(2), tokens, tokens, options={"link": FAST})
+        explain(Model(2), tokens, tokens, options={"link": FAST, "slices": 2})
     yield reports()
     domino_compile.reset_reports()
 

@@ -1,0 +1,19 @@
+"""Which split a graph gets: candidates, what they are predicted to take, and the choice."""
+
+from domino_compile.planner.candidates import Candidate
+from domino_compile.planner.choose import Choice, Prediction, Rules, choose
+from domino_compile.planner.plan import Planner, rows_cut
+from domino_compile.planner.predict import Expansion, phases_of, predict_as_found
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Expansion",
+    "Planner",
+    "Prediction",
+    "Rules",
+    "choose",
+    "phases_of",
+    "predict_as_found",
+    "rows_cut",
+]

@@ -1,0 +1,133 @@
+"""Which candidate is taken: a pure function of the predictions, so that all ranks agree.
+
+::
+
+    uncut  = the faster of: Inductor alone, reordered
+    cut    = the fastest cut whose memory is at most (1 + cap) times that of Inductor alone
+    chosen = cut if cut <= (1 - margin) * uncut, else uncut
+
+Equally fast candidates: the one named first; reordered rather than left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domino_compile.planner.candidates import Candidate
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a candidate is predicted to do.
+
+    Attributes:
+        candidate: what is done.
+        us: time of a step, forward and backward; microseconds.
+        peak_bytes: the largest estimate of what lives at once.
+        exposed_us: of that, while nothing computes.
+        estimated: whether ``us`` is only an estimate: the candidate was not put in order, since
+            better ones were known already.
+    """
+
+    candidate: Candidate
+    us: float
+    peak_bytes: int
+    exposed_us: float = 0.0
+    estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a choice must keep to.
+
+    Attributes:
+        margin: by what part of the uncut time a cut must be faster; minus infinity where any cut
+            is wanted.
+        memory_cap: how much more memory than Inductor alone a cut may need, as a fraction.
+    """
+
+    margin: float
+    memory_cap: float
+
+    @property
+    def always(self) -> bool:
+        """Whether any cut is wanted, however slow."""
+        return self.margin == -math.inf
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is done and why.
+
+    Attributes:
+        chosen: the prediction of what is taken.
+        reason: one line; why nothing is cut, if so.
+        verdicts: for each prediction why it is not taken, in their order; empty for the chosen one.
+    """
+
+    chosen: Prediction
+    reason: str
+    verdicts: tuple[str, ...]
+
+
+def choose(predictions: Sequence[Prediction], rules: Rules) -> Choice:
+    """Take one of the candidates.
+
+    Args:
+        predictions: of Inductor alone first; of any other candidates.
+        rules: margin and memory.
+    """
+    alone = predictions[0]
+    allowed = alone.peak_bytes * (1 + rules.memory_cap)
+    whole = [p for p in predictions if not p.candidate.cut]
+    uncut = min(whole, key=lambda p: (p.us, not p.candidate.reorder))
+    known = [p for p in predictions if p.candidate.cut and not p.estimated]
+    fitting = [p for p in known if p.peak_bytes <= allowed]
+    best = min(fitting, key=lambda p: p.us, default=None)
+    limit = (1 - rules.margin) * uncut.us
+    chosen = best if best is not None and best.us <= limit else uncut
+    if chosen is uncut:
+        reason = _why_uncut(best, known, uncut, rules)
+    else:
+        reason = f"{chosen.candidate}, predicted {_ms(chosen.us)} against {_ms(alone.us)} uncut"
+    verdicts = tuple(
+        "" if p is chosen else _verdict(p, chosen, allowed, limit, rules) for p in predictions
+    )
+    return Choice(chosen, reason, verdicts)
+
+
+def _why_uncut(
+    best: Prediction | None, known: list[Prediction], uncut: Prediction, rules: Rules
+) -> str:
+    if best is None and not known:
+        return "no cut is predicted to pay"
+    if best is None:
+        least = min(known, key=lambda p: p.peak_bytes)
+        return (
+            f"every cut needs more memory than memory_cap={rules.memory_cap:g} allows"
+            f" ({least.candidate}: {_mib(least.peak_bytes)} at the peak)"
+        )
+    return (
+        f"the best cut, {best.candidate}, is predicted to take {_ms(best.us)} against"
+        f" {_ms(uncut.us)} uncut: not the margin of {rules.margin:.1%} faster"
+    )
+
+
+def _verdict(p: Prediction, chosen: Prediction, allowed: float, limit: float, rules: Rules) -> str:
+    if p.candidate.cut and not p.estimated and p.peak_bytes > allowed:
+        return f"needs {_mib(p.peak_bytes)}, memory_cap allows {_mib(allowed)}"
+    if p.estimated:
+        return "estimated slower, even with everything hidden"
+    if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
+        return f"not the margin of {rules.margin:.1%} faster than uncut"
+    return "slower" if p.us > chosen.us else "no faster"
+
+
+def _ms(microseconds: float) -> str:
+    return f"{microseconds / 1e3:.3g} ms"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.4g} MiB"

@@ -1,0 +1,164 @@
+"""Plan a graph: predict candidates, the most promising first, and choose.
+
+Of every candidate the time is estimated, by sums over its units. Putting the units in order takes
+longer: that is done in the order of the estimates, and only while one is better than what has been
+found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from domino_compile.analysis import CutPlan, NoCut, most_slices, rows_of
+from domino_compile.axes import Chunks
+from domino_compile.cost import CostModel
+from domino_compile.planner.candidates import (
+    COLUMNS,
+    REORDERED,
+    Candidate,
+    column_candidates,
+    hybrids,
+    row_candidates,
+)
+from domino_compile.planner.choose import Choice, Prediction, Rules, choose
+from domino_compile.planner.predict import Expansion
+from domino_compile.scheduling import UnitGraph
+
+#: Of each kind of cut, how many candidates are put in order at most.
+MOST_ORDERED = 2
+#: Columns are looked at where cutting rows leaves more than this part of the step exposed: they
+#: hide less, a product's collective under its other part, and each part is another collective.
+EXPOSED = 0.03
+#: By how much the best order may be better than the estimate.
+SLACK = 0.05
+
+
+@dataclass
+class Planner:
+    """The planning of one graph.
+
+    Args:
+        graph: the joint or inference graph, collectives merged.
+        cost: predicts times.
+        alone: what Inductor alone takes, for the graph as it was found.
+        rows: how rows can be cut, or why not.
+        columns: analyses how columns can be cut, when first needed.
+        rules: margin and memory.
+        parts: the parts of the columns that the user asks for; ``None`` to choose.
+        units: those of the graph, if they are at hand.
+    """
+
+    graph: fx.Graph
+    cost: CostModel
+    alone: Prediction
+    rows: CutPlan | NoCut
+    columns: Callable[[], CutPlan | NoCut]
+    rules: Rules
+    parts: int | None = None
+    units: UnitGraph | None = None
+    predictions: list[Prediction] = field(init=False)
+
+    def run(self) -> Choice:
+        """Predict and choose; ``predictions`` holds what was compared."""
+        self.predictions = [self.alone]
+        if self.parts is not None and self.parts > 1:
+            self._forced_columns(self.parts)
+            return choose(self.predictions, self.rules)
+        reordered = Expansion(self.graph, self.cost, units=self.units)
+        whole = reordered.expanded(())
+        self.predictions.append(reordered.predict(REORDERED, whole, self.rules.memory_cap))
+        self._rows()
+        if self.parts is None and self._columns_may_pay(reordered.estimate_us(whole, COLUMNS[0])):
+            self._columns()
+        return choose(self.predictions, self.rules)
+
+    def _columns_may_pay(self, estimate_us: float) -> bool:
+        best = self._best_rows()
+        if best is None and self.rules.always:
+            return True
+        exposed = best is None or best.exposed_us > EXPOSED * best.us
+        return exposed and estimate_us * (1 - SLACK) < self._best_us
+
+    @property
+    def _best_us(self) -> float:
+        """The best time that is known."""
+        return min(p.us for p in self.predictions if not p.estimated)
+
+    def _rows(self) -> None:
+        if isinstance(self.rows, CutPlan):
+            found = Expansion(self.graph, self.cost, [self.rows.analysis])
+            self._try((c, found, [_shares(c.rows)]) for c in self._row_candidates(1))
+
+    def _best_rows(self) -> Prediction | None:
+        cuts = [p for p in self.predictions if p.candidate.rows and not p.estimated]
+        return min(cuts, key=lambda p: p.us, default=None)
+
+    def _columns(self) -> None:
+        plan = self.columns()
+        if isinstance(plan, NoCut):
+            return
+        alone = Expansion(self.graph, self.cost, [plan.analysis])
+        self._try((c, alone, [_even(c.columns)]) for c in column_candidates())
+        best = self._best_rows()
+        if best is not None and isinstance(self.rows, CutPlan):
+            both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
+            self._try(
+                (c, both, [_shares(c.rows), _even(c.columns)]) for c in hybrids(best.candidate)
+            )
+
+    def _forced_columns(self, parts: int) -> None:
+        plan = self.columns()
+        if isinstance(plan, NoCut):
+            self._rows()
+            return
+        alone = Expansion(self.graph, self.cost, [plan.analysis])
+        self._try([(Candidate(columns=parts), alone, [_even(parts)])])
+        if isinstance(self.rows, CutPlan):
+            both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
+            candidates = self._row_candidates(parts)
+            self._try((c, both, [_shares(c.rows), _even(parts)]) for c in candidates)
+
+    def _row_candidates(self, columns: int) -> Iterator[Candidate]:
+        assert isinstance(self.rows, CutPlan)
+        analysis = self.rows.analysis
+        uneven = not self.rows.chunks.dynamic
+        return row_candidates(rows_of(analysis), most_slices(analysis), uneven, columns)
+
+    def _try(
+        self, candidates: Iterable[tuple[Candidate, Expansion, Sequence[Sequence[float]]]]
+    ) -> None:
+        estimates: list[tuple[float, int, Candidate, Expansion, list[UnitGraph]]] = []
+        for place, (candidate, expansion, shares) in enumerate(candidates):
+            phases = expansion.expanded(shares)
+            estimate = expansion.estimate_us(phases)
+            estimates.append((estimate, place, candidate, expansion, phases))
+        best_us, found = self._best_us, dict[int, Prediction]()
+        for rank, (estimate, place, candidate, expansion, phases) in enumerate(sorted(estimates)):
+            promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.rules.always)
+            if rank < MOST_ORDERED and promising:
+                found[place] = expansion.predict(candidate, phases, self.rules.memory_cap)
+                best_us = min(best_us, found[place].us)
+            else:
+                found[place] = Prediction(candidate, estimate, 0, estimated=True)
+        self.predictions += [found[place] for place in sorted(found)]
+
+
+def rows_cut(plan: CutPlan, candidate: Candidate) -> CutPlan:
+    """The cut of the rows that a candidate makes."""
+    if plan.chunks.dynamic:
+        chunks = Chunks.even(plan.chunks.total, len(candidate.rows))
+    else:
+        chunks = Chunks(plan.chunks.total, candidate.rows)
+    return CutPlan(chunks, plan.analysis)
+
+
+def _shares(rows: Sequence[int]) -> list[float]:
+    total = sum(rows)
+    return [part / total for part in rows]
+
+
+def _even(parts: int) -> list[float]:
+    return [1 / parts] * parts

@@ -1,0 +1,379 @@
+"""How long a graph takes once it is cut, without cutting it.
+
+Slicing a graph costs more than all other passes together, so that trying candidates that way is out
+of the question. A cut makes of every unit of work (``scheduling.units``) one unit a slice, which
+does a share of the work and moves a share of the bytes; the analysis says of which. So the units of
+the uncut graph are expanded, and list scheduling orders them as it would order those of the sliced
+graph::
+
+    for unit in uncut units:
+        not cut -> the unit, behind all slices of what it needs
+        cut     -> one unit a slice, each behind the same slice of what it needs, or behind all of
+                   them where the value is joined in between
+
+Forward and backward are ordered on their own, since Inductor compiles them on their own. What
+forward leaves for backward is what backward reads: which of it is computed anew instead is decided
+later. So memory is over-estimated, for the cut and the uncut program alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import fx
+
+from domino_compile.analysis import Analysis
+from domino_compile.axes import PartialSum, Sliced
+from domino_compile.collectives import backward_nodes, tensor_bytes
+from domino_compile.cost import CostModel
+from domino_compile.cost.model import Work, work_of
+from domino_compile.planner.candidates import INDUCTOR, Candidate
+from domino_compile.planner.choose import Prediction
+from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units
+from domino_compile.scheduling.units import is_anchor, is_folded
+
+#: For each axis that is cut, which of its parts.
+Place: TypeAlias = tuple[int, ...]
+#: For each axis that is cut, whether a value is.
+Mask: TypeAlias = tuple[bool, ...]
+
+
+def phases_of(graph: fx.Graph) -> Callable[[fx.Node], Hashable]:
+    """Tells of a joint graph's nodes whether they are backward."""
+    backward = backward_nodes(graph)
+    return lambda node: node in backward
+
+
+def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
+    """What Inductor alone takes: the units in the order found."""
+    runs = [run_order(part) for part in _phases(units.units, units.pinned, backward)]
+    return Prediction(
+        INDUCTOR,
+        sum(run.total_us for run in runs),
+        max(run.peak_bytes for run in runs),
+        sum(run.stall_us for run in runs),
+    )
+
+
+@dataclass
+class _Extents:
+    """What a unit does along the axes that are cut.
+
+    Attributes:
+        unit: the uncut unit.
+        cut: along which axes it is cut.
+        traffic: the bytes that it moves, by the axes along which they are cut.
+        kept: the bytes that it leaves, likewise.
+        work: of a product or attention.
+        extents: the product's extent that each axis cuts; ``None`` for anything else.
+        chained: whether each slice adds to the result of the one before.
+        costs: what has been found for a part of it.
+    """
+
+    unit: Unit
+    cut: Mask
+    traffic: dict[Mask, int]
+    kept: dict[Mask, int]
+    work: Work | None = None
+    extents: tuple[str | None, ...] = ()
+    chained: bool = False
+    costs: dict[tuple[float, ...], tuple[float, float, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Expansion:
+    """The units of one graph, ready to be expanded into slices of any number and size.
+
+    Args:
+        graph: the joint or inference graph, not cut.
+        cost: predicts times.
+        axes: what is cut along each axis; empty to reorder only.
+        units: those of the graph, if they are at hand; only where there are no axes.
+    """
+
+    graph: fx.Graph
+    cost: CostModel
+    axes: Sequence[Analysis] = ()
+    units: UnitGraph | None = None
+    _wanted: list[set[fx.Node]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backward = phases_of(self.graph)
+        self._wanted = [{value for value, _ in axis.wanted} for axis in self.axes]
+        self.uncut = self.units or build_units(self.graph, self.cost, self._kind)
+        self.works = [self._extents(unit) for unit in self.uncut.units]
+
+    def _kind(self, node: fx.Node) -> Hashable:
+        return (self.backward(node), *(node in axis.cuts for axis in self.axes))
+
+    # -- what a cut leaves of each unit ----------------------------------------------------
+
+    def _extents(self, unit: Unit) -> _Extents:
+        inside, first = set(unit.nodes), unit.nodes[0]
+        cut = tuple(first in axis.cuts for axis in self.axes)
+        found = _Extents(unit, cut, defaultdict(int), defaultdict(int))
+        read = {x for node in unit.nodes for x in node.all_input_nodes if x not in inside}
+        for x in read:
+            if not is_folded(x):
+                found.traffic[self._mask(x, cut)] += tensor_bytes(x.meta.get("val"))
+        for node in unit.nodes:
+            if any(user not in inside for user in node.users):
+                size = tensor_bytes(node.meta.get("val"))
+                found.traffic[self._mask(node, cut)] += size
+                found.kept[self._mask(node, cut)] += size
+        if len(unit.nodes) == 1 and not unit.launch:
+            found.work = work_of(first)
+            found.extents = tuple(_extent(axis, first) for axis in self.axes)
+        found.chained = is_anchor(first) and any(
+            isinstance(axis.cuts[first].out, PartialSum) or axis.cuts[first].chain is not None
+            for axis in self.axes
+            if first in axis.cuts
+        )
+        return found
+
+    def _mask(self, value: fx.Node, cut: Mask) -> Mask:
+        """Along which axes the units of a cut operation see only a part of a value."""
+        return tuple(
+            along and (value in axis.states or value in wanted)
+            for axis, wanted, along in zip(self.axes, self._wanted, cut, strict=True)
+        )
+
+    @cached_property
+    def joins(self) -> list[set[tuple[int, int]]]:
+        """For each axis the pairs of units between which a value is joined."""
+        of = {node: u.index for u in self.uncut.units for node in u.nodes}
+        result = []
+        for axis in self.axes:
+            pairs = set[tuple[int, int]]()
+            for value, user in axis.joins:
+                makers = _units_at(value, of, lambda n: n.all_input_nodes)
+                takers = _units_at(user, of, lambda n: list(n.users))
+                pairs.update(itertools.product(makers, takers))
+            result.append(pairs)
+        return result
+
+    @cached_property
+    def copies(self) -> list[tuple[int, int, set[int]]]:
+        """Joins that are kernels: bytes, the unit that makes the value, those that need it.
+
+        A fused kernel reads the slices where they are; a product, a collective and an output need
+        the whole value in one place.
+        """
+        of = {node: u.index for u in self.uncut.units for node in u.nodes}
+        units = self.uncut.units
+        found: dict[fx.Node, set[int]] = {}
+        for axis in self.axes:
+            for value, user in axis.joins:
+                takers = _units_at(user, of, lambda n: list(n.users))
+                needing = {i for i in takers if is_anchor(units[i].nodes[0])}
+                if needing or user.op == "output":
+                    found.setdefault(value, set()).update(needing)
+        result = []
+        for value, needing in found.items():
+            for maker in sorted(_units_at(value, of, lambda n: n.all_input_nodes)):
+                result.append((tensor_bytes(value.meta.get("val")), maker, needing))
+        return result
+
+    # -- expanding -------------------------------------------------------------------------
+
+    def expanded(self, shares: Sequence[Sequence[float]]) -> list[UnitGraph]:
+        """The units of each phase, cut.
+
+        Args:
+            shares: for each axis the shares of its parts, which add up to 1.
+        """
+        result: list[Unit] = []
+        places: dict[int, dict[Place, int]] = {}
+        copies: dict[int, list[tuple[int, set[int]]]] = defaultdict(list)
+        for size, maker, needing in self.copies:
+            copies[maker].append((size, needing))
+        joined: dict[int, set[int]] = defaultdict(set)
+        pinned: set[int] = set()
+        for number, work in enumerate(self.works):
+            places[number] = {}
+            last: int | None = None
+            for place in self._places(work.cut, shares):
+                unit = self._piece(work, place, shares, len(result))
+                for needed in work.unit.after:
+                    unit.after |= self._needed(needed, number, place, places)
+                for needed in work.unit.after_wire:
+                    unit.after_wire |= self._needed(needed, number, place, places)
+                unit.after |= joined[number]
+                if work.chained and last is not None:
+                    unit.after.add(last)
+                last = places[number][place] = unit.index
+                result.append(unit)
+            if number in self.uncut.pinned:
+                pinned.update(places[number].values())
+            for size, needing in copies[number]:
+                result.append(self._copy(size, work.unit, set(places[number].values()), result))
+                for taker in needing:
+                    joined[taker].add(result[-1].index)
+        return _phases(result, pinned, self.backward)
+
+    def _places(self, cut: Mask, shares: Sequence[Sequence[float]]) -> Iterator[Place]:
+        parts = (range(len(s)) if c else range(1) for c, s in zip(cut, shares, strict=True))
+        return itertools.product(*parts)
+
+    def _needed(
+        self, needed: int, by: int, place: Place, places: Mapping[int, Mapping[Place, int]]
+    ) -> set[int]:
+        """The pieces of a unit that a piece of another needs."""
+        have, want = self.works[needed].cut, self.works[by].cut
+        same = [
+            c and w and (needed, by) not in pairs
+            for c, w, pairs in zip(have, want, self.joins, strict=True)
+        ]
+        return {
+            index
+            for other, index in places[needed].items()
+            if all(a == b for a, b, s in zip(other, place, same, strict=True) if s)
+        }
+
+    def _piece(
+        self, work: _Extents, place: Place, shares: Sequence[Sequence[float]], index: int
+    ) -> Unit:
+        part = tuple(s[i] if c else 1.0 for c, s, i in zip(work.cut, shares, place, strict=True))
+        unit = work.unit
+        if part not in work.costs:
+            work.costs[part] = self._costs(work, part)
+        cost_us, slowdown, kept = work.costs[part]
+        return Unit(
+            *(index, unit.nodes, unit.launch, cost_us, unit.group),
+            out_bytes=kept,
+            slowdown=slowdown,
+        )
+
+    def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
+        """Time, slowdown and the bytes left, of a unit's part."""
+        kept = round(_scaled(work.kept, part))
+        if work.unit.launch:
+            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
+        moved = _scaled(work.traffic, part)
+        if work.work is None:
+            return self.cost.fused_us(moved), 1.0, kept
+        alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
+        return alone, beside / alone, kept
+
+    def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
+        cost = self.cost.fused_us(2 * size)
+        wires = {i for i in after if made[i].launch}
+        return Unit(len(made), maker.nodes, False, cost, None, None, after, wires, size)
+
+    # -- predicting ------------------------------------------------------------------------
+
+    def estimate_us(self, phases: Sequence[UnitGraph], parts: int = 1) -> float:
+        """About what the best order takes: everything hidden, at the price that hiding has.
+
+        Args:
+            phases: the units.
+            parts: of uncut units, into how many parts the collectives are thought to be cut.
+        """
+        total = 0.0
+        for graph in phases:
+            compute = sum(u.cost_us for u in graph.units if not u.launch)
+            beside = sum(u.cost_us * u.slowdown for u in graph.units if not u.launch)
+            wires: dict[str | None, float] = defaultdict(float)
+            for unit in graph.units:
+                if unit.launch and parts == 1:
+                    wires[unit.group] += unit.cost_us
+                elif unit.launch:
+                    wires[unit.group] += parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
+            wire = max(wires.values(), default=0.0)
+            price = min(wire, beside) * (1 - compute / beside) if beside else 0.0
+            total += max(wire, compute + price)
+        return total
+
+    def predict(self, candidate: Candidate, phases: Sequence[UnitGraph], cap: float) -> Prediction:
+        """What a candidate takes, each phase in the best order that list scheduling finds.
+
+        Args:
+            candidate: what it is.
+            phases: its units.
+            cap: extra live memory that the order may use, as a fraction.
+        """
+        us, exposed, peak = 0.0, 0.0, 0
+        for graph in phases:
+            found = schedule_units(graph, run_order(graph).peak_bytes * (1 + cap))
+            us, exposed = us + found.total_us, exposed + found.stall_us
+            peak = max(peak, found.peak_bytes)
+        return Prediction(candidate, us, peak, exposed)
+
+
+def _scaled(sizes: Mapping[Mask, int], part: Sequence[float]) -> float:
+    return sum(
+        size * math.prod(p for p, along in zip(part, mask, strict=True) if along)
+        for mask, size in sizes.items()
+    )
+
+
+def _extent(axis: Analysis, node: fx.Node) -> str | None:
+    """Which extent of a product an axis cuts."""
+    cut, value = axis.cuts.get(node), node.meta.get("val")
+    if cut is None or not isinstance(value, torch.Tensor):
+        return None
+    if not isinstance(cut.out, Sliced):
+        return "inner"
+    from_end = value.ndim - 1 - cut.out.dim
+    return ("columns", "rows")[from_end] if from_end < 2 else "batch"
+
+
+def _units_at(
+    node: fx.Node, of: Mapping[fx.Node, int], step: Callable[[fx.Node], list[fx.Node]]
+) -> set[int]:
+    """The units at a node, or the next ones past what is no work."""
+    waiting, seen, found = [node], set[fx.Node](), set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node in of:
+            found.add(of[node])
+        elif node not in seen and node.op == "call_function":
+            seen.add(node)
+            waiting.extend(step(node))
+    return found
+
+
+def _phases(
+    units: Sequence[Unit], pinned: set[int], backward: Callable[[fx.Node], Hashable]
+) -> list[UnitGraph]:
+    """The units of forward and of backward, as graphs of their own."""
+    later = [bool(backward(unit.nodes[0])) for unit in units]
+    kept = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
+    graphs = []
+    for phase in sorted(set(later)):
+        members = [unit for unit in units if later[unit.index] == phase]
+        new = {unit.index: place for place, unit in enumerate(members)}
+        saved: dict[int, set[int]] = defaultdict(set)
+        parts = []
+        for unit in members:
+            for i in unit.after - new.keys():
+                saved[i].add(new[unit.index])
+            after = {new[i] for i in unit.after if i in new}
+            wires = {new[i] for i in unit.after_wire if i in new}
+            parts.append(_moved(unit, new[unit.index], after, wires))
+        uses = [(units[i].out_bytes, readers) for i, readers in sorted(saved.items())]
+        left = {new[i] for i in (pinned | kept) & new.keys()}
+        graphs.append(UnitGraph(parts, uses if phase else [], left))
+    return graphs
+
+
+def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
+    return Unit(
+        index,
+        unit.nodes,
+        unit.launch,
+        unit.cost_us,
+        unit.group,
+        unit.slice,
+        after,
+        wires,
+        unit.out_bytes,
+        unit.slowdown,
+    )
