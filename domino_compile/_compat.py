@@ -121,13 +121,18 @@ def new_fake(
     return fake
 
 
-def group_size(name: str) -> int:
-    """The number of ranks of a process group, by the name that functional collectives use."""
+def group_named(name: str) -> Any:
+    """The process group, by the name that functional collectives use."""
     from torch.distributed import distributed_c10d
 
     resolve: Any = distributed_c10d._resolve_process_group
+    return resolve(name)
+
+
+def group_size(name: str) -> int:
+    """The number of ranks of a process group, by the name that functional collectives use."""
     try:
-        return int(resolve(name).size())
+        return int(group_named(name).size())
     except (RuntimeError, ValueError, LookupError):
         return 1
 
@@ -408,8 +413,7 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
-    resolve: Any = distributed_c10d._resolve_process_group
-    process_group = resolve(group)
+    process_group = group_named(group)
     store = distributed_c10d._get_process_group_store(process_group)
     base = store
     while isinstance(base, dist.PrefixStore):

@@ -138,6 +138,19 @@ def link() -> Check:
     return Check("the name of a table in domino_compile/links, or the path of a JSON file", run)
 
 
+def device() -> Check:
+    """Accept the name of a device whose rates are known."""
+
+    def run(value: object) -> str:
+        from domino_compile.cost.rates import device_names
+
+        spelling = one_of(*device_names()).run(value)
+        assert isinstance(spelling, str)
+        return spelling
+
+    return Check("the name of a device in domino_compile/cost/rates.py, like 'H200'", run)
+
+
 def link_identity(value: str | None) -> str | None:
     """Return what a link table says, so that a changed file is a changed option."""
     from domino_compile.links import load_link

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from domino_compile.options import Options
 from domino_compile.pipeline import Hints, Pipeline
 from domino_compile.plans import plan_key
 from domino_compile.ranks import checked
-from domino_compile.report import withdrawn_on_error
+from domino_compile.report import CompileReport, withdrawn_on_error
 from domino_compile.rules.random_op import random_slice
+from domino_compile.watch import Watching
 
 log = logging.getLogger(__name__)
 
@@ -65,26 +66,64 @@ def domino(
         rates = rates_identity()
     except OptionError as error:
         return refusal(error)
-    uncut = _compat.copy_of(gm) if chosen.guard == "measure" else None
-    if chosen.lowering == "eager":
-        pipeline = Pipeline(chosen, hints, pin=False)
-        with withdrawn_on_error(pipeline.report):
-            compiled = compile_eager(gm, example_inputs, pipeline)
-    else:
-        identity = pass_identity(chosen, hints, rates)
-        key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
-        pipeline = Pipeline(chosen, hints, pin=True, plan_key=key)
-        settings = inductor_settings(pipeline, identity)
-        with withdrawn_on_error(pipeline.report):
-            compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
-        pipeline.recall()
-    if uncut is not None and pipeline.report.status in ("sliced", "reordered"):
-        alone = _compile_uncut(uncut, example_inputs, chosen)
-        report, timeout_s = pipeline.report, chosen.check_timeout_s
+    kept = _compat.copy_of(gm) if chosen.guard == "measure" or chosen.watch else None
+    compiled, pipeline = _compile(gm, example_inputs, chosen, hints, rates)
+    report, timeout_s = pipeline.report, chosen.check_timeout_s
+    if kept is not None and chosen.guard == "measure" and report.status in ("sliced", "reordered"):
+        alone = _compile_uncut(_compat.copy_of(kept), example_inputs, chosen)
         compiled = Measuring(compiled, alone, report, pipeline.write, timeout_s)
-    if not chosen.check_ranks:
-        return compiled
-    return checked(compiled, lambda: pipeline.report, chosen.check_timeout_s)
+    if kept is not None and chosen.watch and _can_be_watched(report, example_inputs):
+
+        def again(slower: float, inputs: Sequence[Any]) -> Callable[..., Any]:
+            """The program for a link that takes so many times its table's time."""
+            found, planned = _compile(
+                _compat.copy_of(kept), list(inputs), chosen, hints, rates, slower
+            )
+            return _checked(found, planned.report, chosen)
+
+        compiled = Watching(compiled, again, report, pipeline.table_us, chosen.watch, timeout_s)
+    return _checked(compiled, report, chosen)
+
+
+def _checked(
+    program: Callable[..., Any], report: CompileReport, options: Options
+) -> Callable[..., Any]:
+    """The program, its plan compared between ranks before it first runs."""
+    if not options.check_ranks:
+        return program
+    return checked(program, lambda: report, options.check_timeout_s)
+
+
+def _can_be_watched(report: CompileReport, example_inputs: Sequence[Any]) -> bool:
+    """Whether there is something to plan again, and no dynamic size, which would be lost."""
+    sizes = [n for x in example_inputs if isinstance(x, torch.Tensor) for n in x.shape]
+    symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    return bool(report.collectives) and not any(
+        isinstance(value, symbols) for value in (*sizes, *example_inputs)
+    )
+
+
+def _compile(
+    gm: fx.GraphModule,
+    example_inputs: list[Any],
+    options: Options,
+    hints: Hints,
+    rates: str,
+    slower: float = 1.0,
+) -> tuple[Callable[..., Any], Pipeline]:
+    """The program that this package plans, and the pipeline that has planned it."""
+    if options.lowering == "eager":
+        pipeline = Pipeline(options, hints, pin=False, slower=slower)
+        with withdrawn_on_error(pipeline.report):
+            return compile_eager(gm, example_inputs, pipeline), pipeline
+    identity = pass_identity(options, hints, f"{rates} {slower}")
+    key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
+    pipeline = Pipeline(options, hints, pin=True, slower=slower, plan_key=key)
+    settings = inductor_settings(pipeline, identity)
+    with withdrawn_on_error(pipeline.report):
+        compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
+    pipeline.recall()
+    return compiled, pipeline
 
 
 def _compile_uncut(
@@ -125,9 +164,10 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     _compat.register_random_slice_lowering(random_slice)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
-    if pipeline.options.dump_dir is not None or pipeline.options.guard == "measure":
+    options = pipeline.options
+    if options.dump_dir is not None or options.guard == "measure" or options.watch:
         # A compile from a cache has no graphs to show, and may not know whether there is something
-        # to be measured, which all ranks must agree on.
+        # to be measured or watched, which all ranks must agree on.
         settings["force_disable_caches"] = True
     settings.update(_user_settings(pipeline.options))
     settings["joint_custom_post_pass"] = _compat.graph_pass(

@@ -109,6 +109,19 @@ class Options:
         checks.optional(checks.link()),
         identity=checks.link_identity,
     )
+    device: str | None = _option(
+        None,
+        "The device whose rates the cost model uses, to plan for another machine; None takes the"
+        " one that the graph runs on.",
+        checks.optional(checks.device()),
+    )
+    watch: int = _option(
+        0,
+        "Every so many calls of a graph its ranks time a collective, and compile it again if the"
+        " link has become slower or faster for good; 0 never does.",
+        checks.integer(minimum=0),
+        in_digest=False,
+    )
     memory_cap: float = _option(
         0.05,
         "Extra live memory that a chosen cut may need over the uncut program, and an order over the"

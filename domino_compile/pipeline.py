@@ -97,6 +97,7 @@ class Pipeline:
         options: the user's.
         hints: about the inputs.
         pin: whether the lowering needs the order pinned.
+        slower: how many times their link table's time collectives take, as far as is known.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
     """
@@ -107,12 +108,15 @@ class Pipeline:
     report: CompileReport = field(init=False)
     dump: Dump = field(init=False)
     rows: GraphRows = field(default_factory=GraphRows)
+    slower: float = 1.0
     plan_key: str | None = None
+    cost: CostModel | None = None
     overlap: bool = False
     ran: bool = False
 
     def __post_init__(self) -> None:
         self.report = new_report(self.options.describe())
+        self.report.slower = self.slower
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
 
     # -- the two stages --------------------------------------------------------------------
@@ -251,8 +255,16 @@ class Pipeline:
                 self.report.schedules[-1].pinned = pinned
         self._finish()
 
+    def table_us(self, group: str, nbytes: int) -> float:
+        """The link table's time of an all-reduce of so many bytes in a group."""
+        assert self.cost is not None
+        return self.cost.table(group).time_us("all_reduce", nbytes)
+
     def _cost(self, graph: fx.Graph) -> CostModel:
-        return CostModel(device_of(graph), self.options.link, _compat.group_size)
+        if self.cost is None:
+            device = self.options.device or device_of(graph)
+            self.cost = CostModel(device, self.options.link, _compat.group_size, self.slower)
+        return self.cost
 
     # -- running one pass ------------------------------------------------------------------
 

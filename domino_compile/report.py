@@ -205,6 +205,8 @@ class CompileReport:
     Attributes:
         graph: its number among the graphs compiled in this process.
         options: the options that differ from the defaults.
+        slower: how many times their link table's time collectives were taken to need; 1 unless the
+            graph was planned again for a link that had changed (option ``watch``).
         status: ``sliced``, ``reordered``, ``inductor`` (left to Inductor alone) or ``cached``.
         reason: why it is not sliced.
         axis: the inputs where the cut begins, as ``input[dim]``.
@@ -221,6 +223,7 @@ class CompileReport:
 
     graph: int
     options: str = "defaults"
+    slower: float = 1.0
     status: str = "inductor"
     reason: str = ""
     axis: list[str] = field(default_factory=list)

@@ -56,15 +56,21 @@ class CostModel:
     """Predicted times in microseconds, for one device and one link table a group.
 
     Args:
-        device: where the graph runs.
+        device: where the graph runs, or the name of another device.
         link: the table for collectives; ``None`` takes the one assumed for the device.
         group_size: tells the number of ranks of a group by its name.
+        slower: how many times the table's time collectives take.
     """
 
     def __init__(
-        self, device: torch.device, link: LinkTable | str | None, group_size: Callable[[str], int]
+        self,
+        device: torch.device | str,
+        link: LinkTable | str | None,
+        group_size: Callable[[str], int],
+        slower: float = 1.0,
     ) -> None:
         self.rates: DeviceRates = rates_for(device)
+        self.slower = slower
         self.group_size = group_size
         self.link: LinkTable = load_link(self.rates.link if link is None else link)
         #: The multiprocessors that a collective in flight takes from compute.
@@ -81,9 +87,9 @@ class CostModel:
     def wire_us(self, launch: fx.Node, share: float = 1.0) -> float:
         """How long a collective, or one of a share of its payload, is on the wire."""
         kind = kind_of(launch)
-        return self.table(group_of(launch)).time_us(
-            LINK_KINDS.get(kind, "all_reduce"), round(payload_of(launch) * share)
-        )
+        kind = LINK_KINDS.get(kind, "all_reduce")
+        table = self.table(group_of(launch))
+        return table.time_us(kind, round(payload_of(launch) * share)) * self.slower
 
     def compute_us(self, node: fx.Node) -> tuple[float, float] | None:
         """How long a matrix product or attention takes, as ``work_us``; ``None`` for others."""

@@ -103,14 +103,25 @@ OTHER_ACCELERATOR = DeviceRates(
 CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0)
 
 
-def rates_for(device: torch.device) -> DeviceRates:
+def device_names() -> tuple[str, ...]:
+    """The devices whose rates are known."""
+    return (*(rates.name for rates in TABLE), CPU.name)
+
+
+def rates_for(device: torch.device | str) -> DeviceRates:
     """The rates of a device: those of ``DOMINO_COMPILE_RATES`` if it names a file, or the table's.
 
-    A file for another type of device (a GPU's, for a graph on the CPU) does not count.
+    A file for another type of device (a GPU's, for a graph on the CPU) does not count, nor does any
+    for a device that is only named, which is not the one here.
+
+    Args:
+        device: a device of this machine, or one of ``device_names``.
 
     Raises:
         RatesError: the file is malformed, or is of another GPU.
     """
+    if isinstance(device, str):
+        return next(rates for rates in (*TABLE, CPU) if rates.name == device)
     if device.type == "cpu":
         known, name = CPU, "cpu"
     else:
