@@ -259,3 +259,20 @@ def test_forget_names(mode: FakeTensorMode) -> None:
     _compat.forget_names(graph)
     again = graph.create_node("call_function", aten.relu.default, (), name=name)
     assert again.name == name
+
+
+def test_copy_of_compiles_on_its_own() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+    weight = torch.nn.Parameter(torch.randn(3, 3))
+
+    def backend(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        copied = _compat.copy_of(gm)
+        graphs.extend((gm, copied))
+        _compat.compile_with_inductor(gm, inputs, {})
+        return _compat.compile_with_inductor(copied, inputs, {})
+
+    x = torch.randn(2, 3)
+    program = torch.compile(lambda x: (x @ weight).tanh(), backend=backend)
+    torch.testing.assert_close(program(x), (x @ weight).tanh())
+    first, second = ([_compat.input_name(n) for n in g.graph.nodes] for g in graphs)
+    assert first == second and not set(graphs[0].graph.nodes) & set(graphs[1].graph.nodes)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from benchmarks.predict import FREE, planned, use_rates
+from domino_compile import fake_ranks
 from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.report import CompileReport
-from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel, fake_world
+from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel
 from tests.emitted.test_uncut import report_of
 
 LINK = "h200-nvlink-8"
@@ -19,10 +21,11 @@ LINK = "h200-nvlink-8"
 
 @pytest.fixture(scope="module", autouse=True)
 def h200(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    fake_world()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     folder = tmp_path_factory.mktemp("rates")
     (folder / "free.json").write_text(json.dumps(FREE))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, fake_ranks(8):
         patch.setenv(VARIABLE, "")  # restored afterwards
         use_rates("H200", folder)
         yield folder
