@@ -58,7 +58,8 @@ def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
     """Compile one training step; returns seconds in all and in our passes."""
     model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
-    program = torch.compile(model, backend="domino", options={"lowering": lowering, "guard": "off"})
+    options: dict[str, Any] = {"lowering": lowering, "guard": "off", "memory_cap": 10}
+    program = torch.compile(model, backend="domino", options=options)
     program(tokens, tokens).backward()
     total = time.perf_counter() - began
     ours = seconds_in_passes() - before
@@ -94,7 +95,7 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
 
 def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
     """Capture and plan, with the time of each stage."""
-    options = Options(guard="off")
+    options = Options(guard="off", memory_cap=10)
 
     def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         with _timed_stages(spent), _timed(spent, "all"):

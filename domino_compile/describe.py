@@ -9,7 +9,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut
 from domino_compile.analysis.propagate import Analysis
-from domino_compile.collectives import Site, user_line
+from domino_compile.collectives import Site, find_sites, user_line
 from domino_compile.inspect.origin import module_of
 from domino_compile.nodes import leading_to_computation
 from domino_compile.planner import Choice, Prediction
@@ -60,6 +60,44 @@ def disabled(name: str) -> NoCut:
     return NoCut(f"the pass {name!r} is disabled")
 
 
+def no_cut(graph: fx.Graph, plan: NoCut, name_of: Callable[[fx.Node], str]) -> str:
+    """Why a graph is not cut: the collective, the axis, what stops it there, what would work.
+
+    Args:
+        graph: the graph.
+        plan: the refusal.
+        name_of: gives the user's name of an input.
+    """
+    words = [plan.reason]
+    if plan.tried is not None:
+        words.append(_stopped(graph, plan.tried, name_of))
+    if plan.instead:
+        words.append(f"what would work: {plan.instead}")
+    return "; ".join(words)
+
+
+def _stopped(graph: fx.Graph, tried: Analysis, name_of: Callable[[fx.Node], str]) -> str:
+    """The first collective that an axis does not cut, and the operation that stops it."""
+    axis = ", ".join(
+        f"{name_of(n) if n.op == 'placeholder' else n.name}[{s.dim}]"
+        for n, s in tried.seeds.items()
+    )
+    cut = set(tried.sliced_collectives())
+    sites = find_sites(graph)
+    site = next((s for s in sites if s.launch not in cut), sites[0])
+    what = f"the {site.kind} of {site.source}, along {axis}"
+    waiting, seen = [site.launch], {site.launch}
+    for node in waiting:  # nearest first
+        refusal = tried.refusals.get(node)
+        if refusal is not None:
+            where = f"{node.name} ({node.target}) of {user_line(node)}"
+            return f"{what}, is stopped by {where}: {refusal.reason}"
+        more = [x for x in node.all_input_nodes if x not in seen]
+        seen.update(more)
+        waiting += more
+    return f"{what}" if site.launch in cut else f"{what}, is not reached by it"
+
+
 def outcome(
     report: CompileReport, graph: fx.Graph, plan: object, name_of: Callable[[fx.Node], str]
 ) -> None:
@@ -70,7 +108,7 @@ def outcome(
             entry.action, entry.reason = "merged", "summed before one all-reduce"
     if not isinstance(plan, CutPlan):
         assert isinstance(plan, NoCut)
-        report.reason = plan.reason
+        report.reason = no_cut(graph, plan, name_of)
         return
     report.status = "sliced"
     analysis = plan.analysis
@@ -87,10 +125,15 @@ def outcome(
     report.joins = joins(analysis)
 
 
-def column_outcome(report: CompileReport, plan: CutPlan | NoCut) -> None:
+def column_outcome(
+    report: CompileReport,
+    graph: fx.Graph,
+    plan: CutPlan | NoCut,
+    name_of: Callable[[fx.Node], str],
+) -> None:
     """Write what became of the columns; the rows' outcome is in the report already."""
     if isinstance(plan, NoCut):
-        report.reason = "; ".join(filter(None, (report.reason, plan.reason)))
+        report.reason = "; ".join(filter(None, (report.reason, no_cut(graph, plan, name_of))))
         return
     report.status, report.reason = "sliced", ""
     report.columns = [str(size) for size in plan.chunks.sizes]

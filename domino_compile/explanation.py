@@ -38,6 +38,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ("the dynamic batch", "compile with more rows first, or options={'columns': 2}"),
     ("the batch is marked dynamic with bounds", "mark it without min and max"),
     ("no input has a dimension", "options={'batch': {'name of the input': dimension}} names it"),
+    ("the best cut", "options={'guard': 'measure'} times both; {'slices': 2} cuts all the same"),
     ("its payload does not carry the batch", "options={'columns': 2} needs no batch"),
     ("no product in front", "rows can be cut here, columns cannot: options={'slices': 2}"),
     ("the pass", "leave the pass on: options={'disable_passes': ()}"),

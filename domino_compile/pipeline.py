@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import sympy
@@ -180,7 +180,7 @@ class Pipeline:
 
     def _columns(self, graph: fx.Graph, parts: int) -> None:
         plan = cut_columns(graph, parts, _alone(graph))
-        describe.column_outcome(self.report, plan)
+        describe.column_outcome(self.report, graph, plan, self.dump.name_of)
         if isinstance(plan, CutPlan):
             self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))
 
@@ -211,8 +211,9 @@ class Pipeline:
             describe.left_alone(self.report)
         if chosen.rows and isinstance(rows, CutPlan):
             return rows_cut(rows, chosen), chosen.columns
-        why = [rows.reason] if isinstance(rows, NoCut) else []
-        return NoCut("; ".join([*why, choice.reason])), chosen.columns
+        if isinstance(rows, NoCut):
+            return replace(rows, reason=f"{rows.reason}; {choice.reason}"), chosen.columns
+        return NoCut(choice.reason), chosen.columns
 
     def _rules(self) -> Rules:
         """What a cut must keep to; where it is timed as well, a small loss may be predicted."""

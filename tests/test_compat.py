@@ -91,6 +91,8 @@ def test_start_fake_group() -> None:
         x = torch.ones(3)
         torch.distributed.all_reduce(x)
         assert torch.equal(x, torch.ones(3))
+        world = torch.distributed.group.WORLD
+        assert world is not None and _compat.group_named(world.group_name) is world
     finally:
         torch.distributed.destroy_process_group()
 
@@ -266,3 +268,20 @@ def test_profiler_runs() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
         assert _compat.profiler_runs()
     assert not _compat.profiler_runs()
+
+
+def test_copy_of_compiles_on_its_own() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+    weight = torch.nn.Parameter(torch.randn(3, 3))
+
+    def backend(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        copied = _compat.copy_of(gm)
+        graphs.extend((gm, copied))
+        _compat.compile_with_inductor(gm, inputs, {})
+        return _compat.compile_with_inductor(copied, inputs, {})
+
+    x = torch.randn(2, 3)
+    program = torch.compile(lambda x: (x @ weight).tanh(), backend=backend)
+    torch.testing.assert_close(program(x), (x @ weight).tanh())
+    first, second = ([_compat.input_name(n) for n in g.graph.nodes] for g in graphs)
+    assert first == second and not set(graphs[0].graph.nodes) & set(graphs[1].graph.nodes)

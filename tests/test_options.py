@@ -35,6 +35,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     ],
     "batch": [({"tokens": 0, "mask": 1}, {"tokens": 0, "mask": 1})],
     "link": [("h200-nvlink-8", "h200-nvlink-8")],
+    "device": [("H200", "H200"), ("cpu", "cpu")],
+    "watch": [(1, 1), (100, 100)],
     "memory_cap": [(0, 0.0), (0.5, 0.5), (2, 2.0)],
     "disable_passes": [
         (["pin", "slice", "pin"], ("slice", "pin")),
@@ -58,6 +60,8 @@ BAD: dict[str, list[Any]] = {
     "mode": ["lite", "fast", "", None, 1],
     "batch": [{}, {"x": -1}, {"x": True}, {"x": "0"}, {0: 0}, {"": 0}, "tokens", ["tokens"], 0],
     "link": ["", "  ", 3, "h200", Path("missing.json")],
+    "device": ["cuda", "h200", "", 0],
+    "watch": [-1, 1.5, True, None],
     "memory_cap": [-0.1, math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],
     "inductor": [
@@ -227,7 +231,7 @@ def test_options_cannot_be_changed() -> None:
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_digest_changes_with_what_shapes_the_program(field: dataclasses.Field[Any]) -> None:
     others = [Options.parse({field.name: value}).digest() for value, _ in GOOD[field.name]]
-    relevant = field.name not in ("dump_dir", "check_ranks", "check_timeout_s")
+    relevant = field.name not in ("dump_dir", "watch", "check_ranks", "check_timeout_s")
     assert field.metadata["in_digest"] is relevant
     assert all((digest != Options().digest()) is relevant for digest in others)
 

@@ -28,6 +28,8 @@ from domino_compile.rules.registry import rule_of
 aten = torch.ops.aten
 
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+#: What needs no products in front of collectives.
+WITH_BATCH = "slices=2 cuts the batch"
 #: Families of operations through which a column cut extends.
 _THROUGH = ("pointwise", "collective", "view", "permute", "unsqueeze", "squeeze", "expand")
 #: Families of operations that draw or make what a pointwise operation uses.
@@ -49,12 +51,14 @@ def cut_columns(
         return sites
     extent, seeds = _seeds(sites)
     if not seeds:
-        return NoCut("no matrix product feeds a collective: there are no columns to cut")
+        reason = "no matrix product feeds a collective: there are no columns to cut"
+        return NoCut(reason, instead=WITH_BATCH)
     if extent < parts:
-        return NoCut(f"the products in front of collectives have {extent} columns")
+        reason = f"the products in front of collectives have {extent} columns, not {parts}"
+        return NoCut(reason, instead=f"columns={extent} at most; {WITH_BATCH}")
     analysis = _until_settled(graph, extent, seeds)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
-        return NoCut("no collective carries the columns that were cut")
+        return NoCut("no collective carries the columns that were cut", analysis, WITH_BATCH)
     return CutPlan(Chunks.even(extent, parts), analysis, columns=True)
 
 

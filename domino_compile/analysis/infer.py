@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from domino_compile.rules import Cut, find_pull
 MAX_CANDIDATES = 12
 #: Rounds of "make in slices what is wanted in slices" (each finds values one step further back).
 MAX_ROUNDS = 6
+#: What needs no batch.
+WITHOUT_BATCH = "columns=2 cuts products in front of collectives and needs no batch"
 #: Rows of every slice of a dynamic batch: what torch takes for granted of a dynamic extent.
 MIN_DYNAMIC_ROWS = 2
 
@@ -44,9 +47,17 @@ class CutPlan:
 
 @dataclass(frozen=True)
 class NoCut:
-    """The graph is not cut, and why."""
+    """The graph is not cut.
+
+    Attributes:
+        reason: why.
+        tried: the analysis of the axis that came nearest, if one was tried.
+        instead: what would work.
+    """
 
     reason: str
+    tried: Analysis | None = None
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,17 +95,19 @@ def infer_cut(
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
         best: Analysis | None = propagate(graph, to_size(node.meta["val"].shape[dim]), seeds)
+        assert best is not None
     else:
-        best = _best_candidate(graph, sites, unlikely)
-    if best is None:
-        return NoCut("no input has a dimension that all of a collective's payload follows")
+        best, tried = _best_candidate(graph, sites, unlikely)
+        if best is None:
+            reason = "no input has a dimension that all of a collective's payload follows"
+            return NoCut(reason, tried, WITHOUT_BATCH)
     rows = rows_of(best)
     parts = min(slices, most_slices(best))
     if parts < 2:
-        return NoCut(_too_few(rows, best.batch))
+        return NoCut(_too_few(rows, best.batch), best, f"more rows; {WITHOUT_BATCH}")
     analysis = extended(graph, best)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
-        return NoCut("no collective carries the cut dimension")
+        return NoCut("no collective carries the cut dimension", analysis, WITHOUT_BATCH)
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
 
 
@@ -132,22 +145,26 @@ def most_slices(analysis: Analysis) -> int:
 
 def _best_candidate(
     graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
-) -> Analysis | None:
+) -> tuple[Analysis | None, Analysis | None]:
+    """The axis with the best score, if any is good, and the one that came nearest."""
     payload = {site.launch: site.payload for site in sites}
     total = sum(payload.values())
     leading = leading_to_computation(graph)
     best: Analysis | None = None
-    best_score = 0
+    nearest: Analysis | None = None
+    best_score, nearest_score = 0, -math.inf
     for count, candidate in enumerate(_candidates(graph, unlikely)):
         if count >= MAX_CANDIDATES:
             break
         found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
         score = _score(found, payload, leading)
+        if score > nearest_score:
+            nearest, nearest_score = found, score
         if score > best_score:
             best, best_score = found, score
         if 2 * score > total and not found.inner_joins():
             break
-    return best
+    return best, nearest
 
 
 def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.Node]) -> int:

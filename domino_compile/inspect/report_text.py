@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from domino_compile.inspect.origin import bytes_text, short_line, time_text
-from domino_compile.report import CollectiveReport, CompileReport, ScheduleReport
+from domino_compile.report import CandidateReport, CollectiveReport, CompileReport, ScheduleReport
 
 
 def report_text(report: CompileReport) -> str:
@@ -18,6 +18,8 @@ def report_text(report: CompileReport) -> str:
     lines += ["", *_collectives(report.collectives)]
     if report.status == "sliced":
         lines += ["", *_joins(report)]
+    if report.candidates:
+        lines += ["", *_candidates(report.candidates)]
     if report.schedules:
         lines += ["", *_schedules(report.schedules)]
     return "\n".join(lines) + "\n"
@@ -74,6 +76,18 @@ def _joins(report: CompileReport) -> list[str]:
         lines.append(f"  {join.value} for {join.needed_by}: {join.reason}")
         if place := short_line(join.source):
             lines.append(f"      {place}")
+    return lines
+
+
+def _candidates(found: list[CandidateReport]) -> list[str]:
+    """What was compared to choose the cut."""
+    lines = ["Compared, for a step of forward and backward (cost model, not measured):"]
+    width = max(len(entry.name) for entry in found)
+    for entry in found:
+        about = "about " if entry.estimated else ""
+        verdict = "chosen" if entry.chosen else entry.reason
+        time = f"{about}{time_text(entry.predicted_us)}"
+        lines.append(f"  {entry.name.ljust(width)}  {time.rjust(16)}  {verdict}")
     return lines
 
 

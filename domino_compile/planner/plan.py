@@ -7,8 +7,9 @@ found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -33,7 +34,7 @@ MOST_ORDERED = 2
 #: hide less, a product's collective under its other part, and each part is another collective.
 EXPOSED = 0.03
 #: By how much the best order may be better than the estimate.
-SLACK = 0.05
+SLACK = 0.1
 
 
 @dataclass
@@ -65,8 +66,9 @@ class Planner:
         """Predict and choose; ``predictions`` holds what was compared."""
         self.predictions = [self.alone]
         if self.parts is not None and self.parts > 1:
+            self.rules = replace(self.rules, margin=-math.inf)  # asked for: obeyed at any price
             self._forced_columns(self.parts)
-            return choose(self.predictions, self.rules)
+            return choose(self.predictions, replace(self.rules, memory_cap=math.inf))
         reordered = Expansion(self.graph, self.cost, units=self.units)
         whole = reordered.expanded(())
         self.predictions.append(reordered.predict(REORDERED, whole, self.rules.memory_cap))

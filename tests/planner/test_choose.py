@@ -1,0 +1,94 @@
+"""The choice as a pure function of predictions."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domino_compile.planner.candidates import (
+    INDUCTOR,
+    MOST_SLICES,
+    REORDERED,
+    Candidate,
+    row_candidates,
+)
+from domino_compile.planner.choose import Prediction, Rules, choose
+
+ROWS, THREE, COLUMNS = Candidate((4, 4)), Candidate((3, 3, 2)), Candidate(columns=2)
+RULES = Rules(margin=0.03, memory_cap=0.05)
+
+
+def predictions(
+    alone: float, reordered: float, cuts: dict[Candidate, tuple[float, int]]
+) -> list[Prediction]:
+    whole = [Prediction(INDUCTOR, alone, 100), Prediction(REORDERED, reordered, 100)]
+    return whole + [Prediction(c, us, size) for c, (us, size) in cuts.items()]
+
+
+@pytest.mark.parametrize(
+    ("reordered", "cuts", "expected", "why"),
+    [
+        (100, {ROWS: (90, 100), THREE: (80, 100)}, THREE, "predicted 0.08 ms against 0.1 ms"),
+        (100, {ROWS: (97, 100)}, ROWS, "rows 4+4"),  # just the margin
+        (100, {ROWS: (97.1, 100)}, REORDERED, "not the margin of 3.0% faster"),
+        (90, {ROWS: (88, 100)}, REORDERED, "against 0.09 ms uncut"),  # reordering alone does it
+        (110, {ROWS: (120, 100)}, INDUCTOR, "not the margin"),
+        (100, {ROWS: (50, 106)}, REORDERED, "needs more memory than memory_cap=0.05"),
+        (100, {ROWS: (50, 106), THREE: (60, 105)}, THREE, "rows 3+3+2"),
+        (100, {COLUMNS: (50, 100), ROWS: (50, 100)}, COLUMNS, "columns in 2"),  # named first
+        (100, {}, REORDERED, "no cut is predicted to pay"),
+    ],
+)
+def test_choices(
+    reordered: float, cuts: dict[Candidate, tuple[float, int]], expected: Candidate, why: str
+) -> None:
+    found = predictions(100, reordered, cuts)
+    choice = choose(found, RULES)
+    assert choice.chosen.candidate == expected
+    assert why in choice.reason and "\n" not in choice.reason
+    assert len(choice.verdicts) == len(found)
+    for prediction, verdict in zip(found, choice.verdicts, strict=True):
+        assert bool(verdict) == (prediction is not choice.chosen)
+
+
+def test_any_cut_where_one_is_wanted() -> None:
+    found = predictions(100, 90, {ROWS: (200, 100), THREE: (150, 1000)})
+    assert choose(found, Rules(-math.inf, 0.05)).chosen.candidate == ROWS
+
+
+def test_an_estimate_is_never_chosen() -> None:
+    found = [*predictions(100, 100, {}), Prediction(ROWS, 1.0, 0, estimated=True)]
+    choice = choose(found, RULES)
+    assert choice.chosen.candidate == REORDERED
+    assert choice.verdicts[-1].startswith("estimated")
+
+
+times = st.floats(1.0, 1e6)
+sizes = st.integers(1, 10**6)
+
+
+@given(times, times, st.lists(st.tuples(times, sizes), max_size=6), st.floats(0, 0.9), sizes)
+def test_never_predicted_slower(
+    alone: float, reordered: float, cuts: list[tuple[float, int]], margin: float, size: int
+) -> None:
+    found = [Prediction(INDUCTOR, alone, size), Prediction(REORDERED, reordered, size)]
+    found += [Prediction(Candidate((i + 1, 1)), *cut) for i, cut in enumerate(cuts)]
+    rules = Rules(margin, 0.05)
+    choice = choose(found, rules)
+    assert choice == choose(found, rules)
+    assert choice.chosen.us <= min(alone, reordered)
+    if choice.chosen.candidate.cut:
+        assert choice.chosen.us <= (1 - margin) * min(alone, reordered)
+        assert choice.chosen.peak_bytes <= 1.05 * size
+
+
+@given(st.integers(1, 10_000), st.booleans())
+def test_candidates_hold_all_rows(rows: int, uneven: bool) -> None:
+    found = list(row_candidates(rows, rows, uneven))
+    assert len(set(found)) == len(found)
+    for candidate in found:
+        assert sum(candidate.rows) == rows and min(candidate.rows) >= 1
+        assert 2 <= len(candidate.rows) <= MOST_SLICES
+        assert list(candidate.rows) == sorted(candidate.rows, reverse=True)
+    assert bool(found) == (rows > 1)

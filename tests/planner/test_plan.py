@@ -1,0 +1,126 @@
+"""What is chosen for steps of a GPT on an H200, captured on the CPU; held to the real passes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from benchmarks.predict import FREE, planned, use_rates
+from domino_compile import fake_ranks
+from domino_compile.cost.rates_file import VARIABLE
+from domino_compile.report import CompileReport
+from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel
+from tests.emitted.test_uncut import report_of
+
+LINK = "h200-nvlink-8"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def h200(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    folder = tmp_path_factory.mktemp("rates")
+    (folder / "free.json").write_text(json.dumps(FREE))
+    with pytest.MonkeyPatch.context() as patch, fake_ranks(8):
+        patch.setenv(VARIABLE, "")  # restored afterwards
+        use_rates("H200", folder)
+        yield folder
+
+
+def step(**options: Any) -> CompileReport:
+    sizes = {"batch": 8, "seq": 1024, "layers": 2, "link": LINK} | options
+    return planned(**sizes)
+
+
+def predicted_us(report: CompileReport) -> float:
+    return sum(schedule.predicted_us for schedule in report.schedules)
+
+
+def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
+    report = step()
+    assert report.status == "sliced" and report.slices == ["4", "4"] and not report.columns
+    (chosen,) = [c for c in report.candidates if c.chosen]
+    alone = report.candidates[0]
+    assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
+    assert chosen.predicted_us < 0.94 * alone.predicted_us
+    assert f"predicted {chosen.predicted_us / 1e3:.3g} ms against" in report.summary()
+    assert all(c.chosen != bool(c.reason) for c in report.candidates)
+    again = step()
+    assert again.candidates == report.candidates and again.digest() == report.digest()
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_candidates_are_predicted_as_the_real_passes_come_out(slices: int) -> None:
+    """The planner cuts nothing; slicing, partitioning and scheduling for real says the same."""
+    forced = step(slices=slices)
+    assert not forced.candidates and len(forced.slices) == (slices if slices > 1 else 0)
+    planned_for = {max(1, len(c.slices)): c for c in step().candidates[1:]}
+    assert predicted_us(forced) == pytest.approx(planned_for[slices].predicted_us, rel=0.07)
+
+
+def test_a_free_link_is_not_worth_a_cut(h200: Path) -> None:
+    report = step(link=str(h200 / "free.json"))
+    assert report.status == "reordered" and not report.slices
+    assert "not the margin of 6.0% faster" in report.reason
+    anyway = step(link=str(h200 / "free.json"), guard="off")
+    assert anyway.status == "sliced"
+
+
+def test_a_batch_of_one_is_cut_along_its_tokens() -> None:
+    report = step(batch=1, seq=8192, margin=0.03)
+    assert report.status == "sliced"
+    assert sum(int(rows) for rows in report.slices) == 8192
+
+
+def test_forced_columns_go_with_the_best_rows() -> None:
+    report = step(columns=2)
+    assert len(report.columns) == 2 and report.slices
+    assert all("columns" in c.split for c in report.candidates[1:])
+    assert not step(columns=1, slices=1).columns
+
+
+def test_no_memory_no_cut() -> None:
+    """Slices of small products: their weight gradients' summands need more than is allowed."""
+    little = {"seq": 128, "guard": "off"}
+    assert step(**little, columns=1, memory_cap=1.0).status == "sliced"
+    report = step(**little, columns=1, memory_cap=0.0)
+    assert report.status == "reordered" and "memory_cap=0 allows" in report.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "expected"),
+    [
+        ({"slices": 3}, 1, ["along tokens[1]", "all_reduce of", "harness.py", "columns=2"]),
+        ({"columns": 100, "slices": 1}, 4, ["have 32 columns, not 100", "slices=2"]),
+    ],
+)
+def test_what_cannot_be_cut_is_named(
+    options: dict[str, Any], rows: int, expected: list[str]
+) -> None:
+    tokens = torch.randint(0, VOCAB, (rows, SEQ))
+    report = report_of(Model(1), tokens, tokens, **options)
+    assert report.status == "reordered"
+    for words in expected:
+        assert words in report.reason, report.reason
+
+
+class Sorted(Model):
+    """The rows of the batch meet in front of the collective."""
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens).flatten(0, 1)
+        block = self.blocks[0]
+        hidden = torch.cumsum(block.up(x), 0).cumsum(1)
+        return ReduceFromTensorParallel.apply(block.down(hidden)).square().sum()
+
+
+def test_the_operation_that_stops_a_cut_is_named() -> None:
+    tokens = torch.randint(0, VOCAB, (4, SEQ))
+    report = report_of(Sorted(1), tokens, tokens, slices=2)
+    assert report.status == "reordered"
+    for words in ("all_reduce of", "cumsum", "tokens[", "is stopped by", "columns=2"):
+        assert words in report.reason, report.reason
