@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         "domino explain train.py --epochs 1",
         "domino explain --html report.html train.py",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
-        "domino explain --ranks 8 --link h200-nvlink-8 train.py    (no cluster: a fake group)",
+        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py    (no cluster here)",
     ),
 )
 @click.argument("script", type=click.Path(path_type=Path))
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--ranks", type=click.IntRange(min=2), help="Put a fake group of so many ranks "
               "in place of the script's own: nothing travels.")  # fmt: skip
 @click.option("--link", help="Link table of the predicted times, see: domino links.")
+@click.option("--device", help="Plan for this device, such as H200; else for the one here.")
 @click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
 @click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
 @click.option("--calls", type=click.IntRange(min=1), default=1, show_default=True,
