@@ -15,12 +15,10 @@ _FORWARD = ("forward", "inference")
 
 def predicted(compiled: Sequence[CompileReport], rank: int = 0) -> tuple[Timeline, Timeline]:
     """One step of all graphs, as found and as planned; graphs without collectives are not in it."""
-    compiled = [report for report in compiled if report.uncut is not None and report.schedules]
-    before: list[tuple[CompileReport, ScheduleReport]] = []
-    for report in compiled:
-        assert report.uncut is not None
-        before.append((report, report.uncut))
-    after = [(r, s) for r in compiled for s in r.schedules if s.phase in _FORWARD]
+    before = [(r, r.uncut) for r in compiled if r.uncut is not None]
+    # What is left to Inductor alone stays as it was found.
+    after = [(r, s) for r, s in before if not r.schedules]
+    after += [(r, s) for r in compiled for s in r.schedules if s.phase in _FORWARD]
     after += [(r, s) for r in reversed(compiled) for s in r.schedules if s.phase not in _FORWARD]
     return _timeline(BEFORE, rank, before), _timeline(AFTER, rank, after)
 

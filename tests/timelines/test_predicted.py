@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def test_a_timeline_survives_json(compiled: list[CompileReport]) -> None:
         assert Timeline.from_dict(json.loads(json.dumps(timeline.as_dict()))) == timeline
     with pytest.raises(ValueError, match="version 0"):
         Timeline.from_dict(predicted(compiled)[0].as_dict() | {"schema_version": 0})
+
+
+def test_what_is_left_to_inductor_stays_as_it_was(compiled: list[CompileReport]) -> None:
+    before, after = predicted([replace(compiled[0], schedules=[])])
+    assert after.spans == before.spans != ()
 
 
 def test_nothing_compiled_is_an_empty_timeline() -> None:
