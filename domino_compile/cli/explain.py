@@ -95,7 +95,7 @@ def explain(
 
 
 def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
-    from domino_compile.html import ReportData, read_dump
+    from domino_compile.html import ReportData, candidate_tables, read_dump
     from domino_compile.timelines import predicted
 
     dump = read_dump(folder)
@@ -105,4 +105,5 @@ def _report(script: Path, found: Observation, folder: Path, link: str | None) ->
         explanation=found.explanation,
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
+        tables=candidate_tables(dump.reports),
     )

@@ -35,7 +35,7 @@ def report(
     The table is that of domino explain. Times are predicted, not measured.
     """
     from domino_compile.explanation import explanation_of
-    from domino_compile.html import ReportData, read_dump
+    from domino_compile.html import ReportData, candidate_tables, read_dump
     from domino_compile.timelines import predicted
 
     outputs = Outputs(html, png, trace)
@@ -54,5 +54,6 @@ def report(
                 explanation=explanation,
                 timelines=predicted(dump.reports, dump.rank),
                 graphs=dump.graphs,
+                tables=candidate_tables(dump.reports),
             )
         )

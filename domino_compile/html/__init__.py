@@ -5,8 +5,19 @@ Needs the extra ``report`` (jinja2, bokeh). ``data`` says what is shown, ``dumps
 ``assets``.
 """
 
+from domino_compile.html.candidates import candidate_tables
 from domino_compile.html.data import Curve, GraphView, ReportData, Table
 from domino_compile.html.dumps import Dump, DumpError, read_dump
 from domino_compile.html.page import page
 
-__all__ = ["Curve", "Dump", "DumpError", "GraphView", "ReportData", "Table", "page", "read_dump"]
+__all__ = [
+    "Curve",
+    "Dump",
+    "DumpError",
+    "GraphView",
+    "ReportData",
+    "Table",
+    "candidate_tables",
+    "page",
+    "read_dump",
+]

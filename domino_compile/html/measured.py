@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from domino_compile.explanation import Explanation, explanation_of
+from domino_compile.html.candidates import candidate_tables
 from domino_compile.html.data import Curve, GraphView, ReportData, Table
 from domino_compile.html.dumps import DumpError, read_dump
 from domino_compile.poc.result import BASELINE, DOMINO, PocResult
@@ -52,7 +53,7 @@ def poc_report(
         timelines=tuple(t for name in (BASELINE, DOMINO) for t in found.timelines.get(name, ())),
         graphs=graphs,
         curves=tuple(_curves(found)),
-        tables=tuple(tables),
+        tables=(*tables, *candidate_tables(found.reports)),
     )
 
 

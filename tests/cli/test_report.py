@@ -41,6 +41,7 @@ def test_explain_writes_page_picture_and_trace(
     assert "domino explain: train.py" in text and all(
         f'data-key="0:{row["name"]}"' in text for row in said.data()["collectives"]
     )
+    assert "What was compared for graph" in text and "chosen" in text
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     events = json.loads(files["trace"].read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} == {
@@ -53,7 +54,8 @@ def test_a_dump_is_shown_as_explain_shows_it(
 ) -> None:
     dump = tmp_path / "dump"
     monkeypatch.setenv("DOMINO_COMPILE_DUMP_DIR", str(dump))
-    explained = domino("explain", "--ranks", "4", "--json", str(script)).data()
+    told = domino("explain", "--ranks", "4", "--slices", "2", "--json", str(script))
+    explained = told.data()
     told = domino("report", str(dump), "--json", "--html", str(tmp_path / "r.html"))
     assert told.code == 0, told.err
     assert told.data()["collectives"] == explained["collectives"]
