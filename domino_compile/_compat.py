@@ -87,6 +87,62 @@ def register_random_slice_lowering(op: Any) -> None:
         return result
 
 
+def register_product_lowerings(
+    mm: Any, addmm: Any, run_mm: Callable[..., Any], run_addmm: Callable[..., Any]
+) -> None:
+    """Lower products beside a collective to calls of our functions, into buffers of Inductor's.
+
+    Inductor calls what it does not generate itself as members of ``extern_kernels``; generated code
+    from a cache finds ours there as well, since registering comes before any compile.
+
+    Args:
+        mm: ``mm_beside(left, right, held, group)``.
+        addmm: ``addmm_beside(added, left, right, held, group)``.
+        run_mm: computes the former, with ``out``.
+        run_addmm: computes the latter, with ``out``.
+    """
+    from torch._inductor import ir, lowering
+    from torch._inductor.kernel.mm_common import mm_args
+    from torch._inductor.select_algorithm import extern_kernels, realize_inputs
+
+    if mm in lowering.lowerings:
+        return
+
+    def called(name: str, layout: Any, inputs: list[Any], held: int, group: str) -> Any:
+        node = ir.ExternKernelOut(
+            layout=layout,
+            inputs=inputs,
+            python_kernel_name=f"extern_kernels.{name}",
+            kwargs={"held": held, "group": group},
+        )
+        return ir.TensorBox.create(node)
+
+    @lowering.register_lowering(mm, type_promotion_kind=None)
+    def mm_beside(left: Any, right: Any, held: int, group: str) -> Any:
+        *_, layout, left, right = mm_args(left, right)
+        return called("domino_mm", layout, [left, right], held, group)
+
+    @lowering.register_lowering(addmm, type_promotion_kind=None)
+    def addmm_beside(added: Any, left: Any, right: Any, held: int, group: str) -> Any:
+        *_, layout, left, right = mm_args(left, right)
+        added = realize_inputs(added)
+        return called("domino_addmm", layout, [added, left, right], held, group)
+
+    for name, function in (("domino_mm", run_mm), ("domino_addmm", run_addmm)):
+        setattr(extern_kernels, name, function)
+
+
+def products_are_inductors(options: Mapping[str, Any]) -> bool:
+    """Whether Inductor chooses itself how products are computed, or emits C++ that calls them.
+
+    Args:
+        options: Inductor's, of one compile.
+    """
+    config = inductor_config()
+    names = ("max_autotune", "max_autotune_gemm", "cpp_wrapper")
+    return any(options.get(name, getattr(config, name)) for name in names)
+
+
 def is_contiguous(value: torch.Tensor) -> bool:
     """Whether a (fake) tensor is provably contiguous; adds no guard.
 
@@ -165,6 +221,42 @@ def inductor_has_option(name: str) -> bool:
             return False
         value = getattr(value, part)
     return True
+
+
+#: Inductor's setting that makes it compute reductions along both dimensions of a value (a norm's
+#: gradients) in one kernel whatever its shape; by default it does so only where there are twice as
+#: many rows as columns.
+BOTH_REDUCTIONS = "triton.mix_order_reduction_non_strict_mode"
+
+
+def fuse_both_reductions() -> None:
+    """Switch ``BOTH_REDUCTIONS`` on, within a compile that has it among its options.
+
+    Inductor tells the two reductions apart by their extents, which it cannot do where there are as
+    many rows as columns, as in a slice of 4096 tokens of width 4096. There it is told by which of
+    them reads its values in the order in which they lie in memory.
+    """
+    if not inductor_has_option(BOTH_REDUCTIONS):
+        return
+    from torch._inductor.scheduler import MixOrderReduction
+
+    triton_config = inductor_config().triton
+    triton_config.mix_order_reduction_non_strict_mode = True
+    original: Any = MixOrderReduction.has_mix_reduction_orders
+    if getattr(original, "squares", False):
+        return
+
+    def has_mix_reduction_orders(cls: Any, node1: Any, node2: Any) -> bool:
+        if original(node1, node2) or not triton_config.mix_order_reduction_non_strict_mode:
+            return bool(original(node1, node2))
+        extents = cls.get_numel_rnumel(node1), cls.get_numel_rnumel(node2)
+        square = len({n for pair in extents for n in pair}) == 1
+        return square and cls.is_contiguous_node(node1) != cls.is_contiguous_node(node2)
+
+    has_mix_reduction_orders.squares = True  # type: ignore[attr-defined]
+    MixOrderReduction.has_mix_reduction_orders = classmethod(  # type: ignore[method-assign,assignment]
+        has_mix_reduction_orders
+    )
 
 
 def mode_options(mode: str) -> dict[str, Any]:
@@ -288,24 +380,32 @@ def input_position(placeholder: fx.Node) -> int | None:
     return None
 
 
-def slice_choices() -> Any:
-    """Inductor's heuristics, except that work of different slices is never fused.
+def keep_slices_apart() -> None:
+    """Make Inductor, in this thread and from now on, fuse no work of different slices.
 
     A kernel of two slices has to wait for the collectives of both. Whole work (joins) fuses with
-    either slice, as with anything. The class is made on first use, since importing Inductor takes
-    long, and is an attribute of this module, since cache keys pickle it by name.
-    """
-    if "SliceChoices" in globals():
-        return globals()["SliceChoices"]
-    from torch._inductor.choices import InductorChoices
+    either slice, as with anything, so that graphs without slices compile as before.
 
-    class SliceChoices(InductorChoices):
+    Inductor asks for its heuristics (``inductor_choices_class``) once a thread, when it compiles
+    for the first time: an option of a later compile is silently ignored. So those in force, the
+    user's own ones perhaps, are replaced by the same ones with this rule.
+    """
+    from torch._inductor.virtualized import V
+
+    current = V.choices
+    kind: Any = type(current)
+    if getattr(kind, "keeps_slices_apart", False):
+        return
+
+    class SliceChoices(kind):  # type: ignore[misc]
+        keeps_slices_apart = True
+
         @staticmethod
         def can_fuse_horizontal(
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
         ) -> bool:
             return not _of_different_slices(node1, node2) and bool(
-                InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
+                kind.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
             )
 
         @staticmethod
@@ -313,15 +413,12 @@ def slice_choices() -> Any:
             scheduler: Any, node1: Any, node2: Any, shared_data_score: int
         ) -> bool:
             return not _of_different_slices(node1, node2) and bool(
-                InductorChoices.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
+                kind.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
             )
 
-        def uuid(self) -> Any:
-            return "domino_compile: slices apart"  # the passes' keys hold the sources
-
-    SliceChoices.__qualname__ = "SliceChoices"
-    globals()["SliceChoices"] = SliceChoices
-    return SliceChoices
+    chosen: Any = copy.copy(current)
+    chosen.__class__ = SliceChoices
+    V.set_choices_handler(chosen)
 
 
 def _of_different_slices(node1: Any, node2: Any) -> bool:

@@ -21,6 +21,7 @@ from domino_compile import _compat
 from domino_compile.cost.rates import rates_identity
 from domino_compile.eager import compile_eager
 from domino_compile.errors import OptionError, refusal
+from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.guard import Measuring
 from domino_compile.inspect.dump import check_folder
 from domino_compile.inspect.origin import input_path
@@ -44,6 +45,9 @@ OFF: Mapping[str, object] = {
     "bucket_all_gathers_fx": "none",
     "bucket_reduce_scatters_fx": "none",
 }
+
+#: Activations that do not stay in a GPU's cache: Inductor's 5 Mi elements, of two bytes.
+LARGE_BYTES = 10 << 20
 
 
 def domino(
@@ -118,7 +122,8 @@ def _compile(
             return compile_eager(gm, example_inputs, pipeline), pipeline
     identity = pass_identity(options, hints, f"{rates} {slower}")
     key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
-    pipeline = Pipeline(options, hints, pin=True, slower=slower, plan_key=key)
+    products = not _compat.products_are_inductors(_user_settings(options))
+    pipeline = Pipeline(options, hints, pin=True, slower=slower, products=products, plan_key=key)
     settings = inductor_settings(pipeline, identity)
     with withdrawn_on_error(pipeline.report):
         compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
@@ -162,6 +167,7 @@ def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) 
 def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     """Inductor's options for a pipeline whose passes have an identity for the caches."""
     _compat.register_random_slice_lowering(random_slice)
+    _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
     options = pipeline.options
@@ -169,16 +175,35 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         # A compile from a cache has no graphs to show, and may not know whether there is something
         # to be measured or watched, which all ranks must agree on.
         settings["force_disable_caches"] = True
+    both = _compat.BOTH_REDUCTIONS
+    if _compat.inductor_has_option(both):
+        settings[both] = False  # as by default, until a graph is cut
     settings.update(_user_settings(pipeline.options))
+
+    def run_graph(graph: fx.Graph) -> None:
+        pipeline.run_graph(graph)
+        if pipeline.overlap:
+            _compat.keep_slices_apart()
+        if _has_large_slices(pipeline.report) and both not in pipeline.options.inductor:
+            _compat.fuse_both_reductions()
+
     settings["joint_custom_post_pass"] = _compat.graph_pass(
         pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass
     )
     settings["post_grad_custom_post_pass"] = _compat.graph_pass(
-        pipeline.run_graph, f"graph {identity}", config.post_grad_custom_post_pass
+        run_graph, f"graph {identity}", config.post_grad_custom_post_pass
     )
-    if config.inductor_choices_class is None:
-        settings["inductor_choices_class"] = _compat.slice_choices()
     return settings
+
+
+def _has_large_slices(report: CompileReport) -> bool:
+    """Whether a norm of a slice should be differentiated by one kernel.
+
+    Inductor asks for twice as many rows as columns, which the whole has and a slice may not, and
+    for more than what stays in the cache anyway.
+    """
+    wires = [wire for schedule in report.schedules[-1:] for wire in schedule.wires]
+    return any(w.slice is not None and w.bytes >= LARGE_BYTES for w in wires)
 
 
 def _user_settings(options: Options) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from domino_compile.inspect.timeline import schedule, uncut
 from domino_compile.options import Options
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
-from domino_compile.passes.schedule import schedule_graph
+from domino_compile.passes.products import mark_products
+from domino_compile.passes.schedule import ScheduleResult, schedule_graph
 from domino_compile.passes.slice import slice_graph
 from domino_compile.planner import (
     Planner,
@@ -45,7 +46,7 @@ from domino_compile.planner import (
 )
 from domino_compile.plans import load_plan, save_plan
 from domino_compile.report import CompileReport, new_report
-from domino_compile.scheduling import UnitGraph, build_units
+from domino_compile.scheduling import Result, UnitGraph, build_units, held_bytes, step_memory
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,8 +98,10 @@ class Pipeline:
         options: the user's.
         hints: about the inputs.
         pin: whether the lowering needs the order pinned.
+        products: whether the lowering takes products that know of the collective they fly under.
         slower: how many times their link table's time collectives take, as far as is known.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
+        results: what the graph that was scheduled last returns.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
     """
 
@@ -109,8 +112,10 @@ class Pipeline:
     dump: Dump = field(init=False)
     rows: GraphRows = field(default_factory=GraphRows)
     slower: float = 1.0
+    products: bool = False
     plan_key: str | None = None
     cost: CostModel | None = None
+    results: tuple[Result, ...] = ()
     overlap: bool = False
     ran: bool = False
 
@@ -160,6 +165,7 @@ class Pipeline:
         self.report.status = "reordered"
         cost, backward = self._cost(graph), phases_of(graph)
         found = build_units(graph, cost, backward)
+        self.report.input_bytes = held_bytes(graph)
         self.report.uncut = uncut(graph, found)
         if self.dump.wanted:
             self.rows.captured(graph)
@@ -245,16 +251,34 @@ class Pipeline:
                 lambda: schedule_graph(graph, cost, self.options.memory_cap),
             )
             entry = schedule(phase, graph, result)
+            entry.step_peak_bytes = self._step_peak_bytes(graph, phase, result)
             others = [s for s in self.report.schedules if s.phase != phase]
             self.report.schedules = [*others, entry]
             if self.dump.wanted:
                 self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
                 self.rows.scheduled(phase, graph)
+            if self._marks_products(graph):
+                marked = self._pass(
+                    *(graph, phase, "04.products"),
+                    lambda: mark_products(graph, result.units, result.after, cost.held),
+                )
+                entry.configured = marked.beside
         if self.pin and self._enabled("pin"):
-            pinned = self._pass(graph, phase, "04.pin", lambda: pin_order(graph))
+            pinned = self._pass(graph, phase, "05.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
                 self.report.schedules[-1].pinned = pinned
         self._finish()
+
+    def _marks_products(self, graph: fx.Graph) -> bool:
+        return self.products and self._enabled("products") and device_of(graph).type == "cuda"
+
+    def _step_peak_bytes(self, graph: fx.Graph, phase: str, result: ScheduleResult) -> int:
+        """The memory of a step at its peak while a scheduled graph runs."""
+        units = [result.units.units[index] for index in result.after.order]
+        forward = self.results if phase == "backward" else ()
+        found = step_memory(graph, units, self.report.input_bytes, forward)
+        self.results = found.results
+        return found.peak_bytes
 
     def table_us(self, group: str, nbytes: int) -> float:
         """The link table's time of an all-reduce of so many bytes in a group."""
@@ -264,7 +288,10 @@ class Pipeline:
     def _cost(self, graph: fx.Graph) -> CostModel:
         if self.cost is None:
             device = self.options.device or device_of(graph)
-            self.cost = CostModel(device, self.options.link, _compat.group_size, self.slower)
+            self.cost = CostModel(
+                *(device, self.options.link, _compat.group_size, self.slower),
+                configured=self.products and self._enabled("products"),
+            )
         return self.cost
 
     # -- running one pass ------------------------------------------------------------------

@@ -117,6 +117,10 @@ class ScheduleReport:
         peak_bytes_before: estimated peak of live memory in the order found.
         peak_bytes: in the planned order.
         pinned: how many ordering dependencies were added.
+        configured: the matrix products that are configured for the multiprocessors that the
+            collective above them leaves.
+        step_peak_bytes: estimated peak of all memory of a step while this graph runs in the planned
+            order: parameters, inputs, what backward needs, gradients and the rest. 0: unknown.
     """
 
     phase: str
@@ -131,6 +135,8 @@ class ScheduleReport:
     exposed_us: float = 0.0
     exposed_before_us: float = 0.0
     steps: list[Step] = field(default_factory=list)
+    configured: list[str] = field(default_factory=list)
+    step_peak_bytes: int = 0
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> ScheduleReport:
@@ -219,6 +225,7 @@ class CompileReport:
             what is predicted without this package.
         candidates: what was compared to choose the cut; empty where the options force it.
         measured: of the option ``guard="measure"``, once it has been decided.
+        input_bytes: parameters and inputs, which the caller holds during the whole step.
     """
 
     graph: int
@@ -235,10 +242,20 @@ class CompileReport:
     uncut: ScheduleReport | None = None
     candidates: list[CandidateReport] = field(default_factory=list)
     measured: MeasuredReport | None = None
+    input_bytes: int = 0
+
+    @property
+    def step_peak_bytes(self) -> int:
+        """Estimated peak of all memory of a step of the planned program, in bytes; 0: unknown.
+
+        The largest of its scheduled graphs.
+        """
+        return max((entry.step_peak_bytes for entry in self.schedules), default=0)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON data, as described in ``docs/plan_schema.md``."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        derived = {"step_peak_bytes": self.step_peak_bytes}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **derived}
 
     def to_json(self) -> str:
         """Indented JSON with stable key order."""
@@ -254,6 +271,7 @@ class CompileReport:
         data = dict(data)
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
             raise ValueError(f"plan of schema version {version}, expected {SCHEMA_VERSION}")
+        data.pop("step_peak_bytes", None)
         emptied: dict[str, Any] = {"collectives": [], "joins": [], "schedules": [], "uncut": None}
         report = CompileReport(**{**data, **emptied})
         report.collectives = [CollectiveReport(**x) for x in data["collectives"]]

@@ -1,9 +1,10 @@
 """Each use of torch's private parts does what we rely on, on whatever torch is installed."""
 
 import inspect
-import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from domino_compile import _compat
+from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.rules.random_op import random_slice
 from tests.emitted.harness import fake_world
 
@@ -234,11 +236,57 @@ def test_input_position() -> None:
     assert positions == [0, 1]
 
 
-def test_slice_choices() -> None:
-    choices = _compat.slice_choices()
-    assert _compat.slice_choices() is choices
-    assert pickle.loads(pickle.dumps(choices)) is choices  # part of torch 2.11's cache keys
-    assert choices().uuid()
+def test_slices_are_kept_apart_also_where_inductor_has_compiled_before() -> None:
+    from torch._inductor.virtualized import V
+
+    def chosen() -> tuple[Any, Any]:
+        before = V.choices  # asked for once a thread
+        _compat.keep_slices_apart()
+        _compat.keep_slices_apart()
+        return before, V.choices
+
+    with ThreadPoolExecutor(1) as pool:
+        before, after = pool.submit(chosen).result()
+    assert type(after).__mro__[1] is type(before)
+
+
+def test_both_reductions_of_a_square_are_told_apart() -> None:
+    from torch._inductor.scheduler import MixOrderReduction
+
+    config = _compat.inductor_config()
+    rows, columns = "rows", "columns"
+    contiguous = {rows: True, columns: False}
+    with (
+        config.patch({_compat.BOTH_REDUCTIONS: False}),
+        mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (64, 64)),
+        mock.patch.object(MixOrderReduction, "is_contiguous_node", contiguous.__getitem__),
+    ):
+        both = MixOrderReduction.has_mix_reduction_orders
+        assert not both(rows, columns)
+        _compat.fuse_both_reductions()
+        both = MixOrderReduction.has_mix_reduction_orders
+        assert both(rows, columns) and both(columns, rows)
+        assert not both(rows, rows) and not both(columns, columns)
+
+
+def test_products_are_lowered_to_calls_of_ours() -> None:
+    from torch._inductor import lowering
+    from torch._inductor.select_algorithm import extern_kernels
+
+    for _ in range(2):
+        _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
+    assert mm_beside in lowering.lowerings and addmm_beside in lowering.lowerings
+    assert extern_kernels.domino_mm is run_mm
+    assert extern_kernels.domino_addmm is run_addmm
+
+
+def test_products_are_inductors_where_it_tunes_them_itself() -> None:
+    assert not _compat.products_are_inductors({})
+    assert _compat.products_are_inductors({"max_autotune": True})
+    assert _compat.products_are_inductors({"cpp_wrapper": True})
+    with _compat.inductor_config().patch({"max_autotune_gemm": True}):
+        assert _compat.products_are_inductors({})
+        assert not _compat.products_are_inductors({"max_autotune_gemm": False})
 
 
 def test_emit_artifact() -> None:

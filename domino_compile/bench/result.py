@@ -38,6 +38,7 @@ class VariantResult:
         kernels: number of kernels a step, collectives left out (GPU).
         host_ms: the host's time to issue a step, nothing else being queued (GPU).
         peak_mib: most memory during a step (GPU).
+        predicted_peak_mib: the plan's estimate of that (this package's variants).
         compile_s: first step, compiling included.
         grad_error: loss and gradients against Inductor's, relative.
         grad_error_float64: likewise against float64, without dropout; None unless asked for.
@@ -63,6 +64,7 @@ class VariantResult:
     kernels: int | None = None
     host_ms: float | None = None
     peak_mib: float | None = None
+    predicted_peak_mib: float | None = None
     compile_s: float | None = None
     grad_error: float | None = None
     grad_error_float64: float | None = None
@@ -83,6 +85,7 @@ class BenchResult:
         emulated: whether the link is emulated.
         device: its name as torch reports it.
         wire_ctas: thread blocks an emulated collective held (GPU).
+        high_priority: whether collectives ran on streams of high priority (GPU).
         rounds: measured rounds, in each of which every variant runs ``steps`` steps.
     """
 
@@ -105,6 +108,7 @@ class BenchResult:
     rounds: int
     steps: int
     wire_ctas: int | None = None
+    high_priority: bool = False
     schema: int = SCHEMA_VERSION
     variants: list[VariantResult] = field(default_factory=list)
 

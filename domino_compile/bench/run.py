@@ -99,6 +99,8 @@ class Runner:
                 self.result.status = report.status
                 self.result.slices = len(report.slices) or 1
                 self.result.columns = len(report.columns) or 1
+        if peak := max((report.step_peak_bytes for report in reports), default=0):
+            self.result.predicted_peak_mib = peak / 2**20
 
     def __call__(self) -> None:
         """One step."""
@@ -152,6 +154,7 @@ class Bench:
             rounds=self.plan.rounds,
             steps=self.plan.steps,
             wire_ctas=(place.ctas or world.table.ctas) if self.on_gpu and world.table else None,
+            high_priority=self.on_gpu and place.high_priority,
         )
 
     def _compile(self, result: BenchResult) -> list[Runner]:

@@ -39,6 +39,7 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("of bound", _number("fraction_of_bound", "{:.2f}")),
     ("inflation", _number("inflation", "{:.3f}")),
     ("peak MiB", _number("peak_mib", "{:.0f}")),
+    ("estimate", _number("predicted_peak_mib", "{:.0f}")),
     ("slices", _slices),
     ("compile s", _number("compile_s", "{:.0f}")),
     ("error", _number("grad_error", "{:.1e}")),

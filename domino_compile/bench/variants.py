@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from domino_compile.backend import domino
 from domino_compile.bench.shapes import BenchError
 from domino_compile.errors import did_you_mean
 
@@ -61,7 +62,7 @@ class Variant:
         options: dict[str, Any] = {"inductor": settings}
         chosen = {"slices": self.slices, "columns": self.columns}
         options |= {name: parts for name, parts in chosen.items() if parts is not None}
-        return torch.compile(model, backend="domino", options=options)
+        return torch.compile(model, backend=domino, options=options)
 
 
 def parse_variant(text: str) -> Variant:

@@ -40,6 +40,8 @@ class Place:
         ctas: thread blocks that an emulated collective holds on the GPU; None: the table's.
         rank: of this process; None: what torchrun says.
         rendezvous: where ranks that were not started by torchrun meet.
+        high_priority: whether collectives run on streams of high priority (GPU). On one of normal
+            priority a collective's blocks wait behind all blocks of a kernel that begins with it.
     """
 
     device: str
@@ -47,6 +49,12 @@ class Place:
     ctas: int | None = None
     rank: int | None = None
     rendezvous: str | None = None
+    high_priority: bool = True
+
+    @property
+    def stream_priority(self) -> int:
+        """Of the collectives' streams."""
+        return -1 if self.high_priority and self.device == "cuda" else 0
 
     @property
     def alone(self) -> bool:
@@ -83,7 +91,12 @@ class World:
         """Set what the emulated collectives of the next step take."""
         if self.table is not None:
             link = None if free else self.place.link
-            emulate.use_link(link, device=self.place.device, ctas=self.place.ctas)
+            emulate.use_link(
+                link,
+                device=self.place.device,
+                ctas=self.place.ctas,
+                stream_priority=self.place.stream_priority,
+            )
 
     def group_for(self, free: bool) -> dist.ProcessGroup:
         """The group that a variant's model uses.
@@ -136,7 +149,13 @@ def open_world(place: Place, ranks: int) -> Iterator[World]:
 
 def _open(place: Place, ranks: int) -> World:
     if place.alone:
-        emulate.init(place.link, device="cuda", world_size=ranks, ctas=place.ctas)
+        emulate.init(
+            place.link,
+            device="cuda",
+            world_size=ranks,
+            ctas=place.ctas,
+            stream_priority=place.stream_priority,
+        )
         return _world(place, ranks, 0, _default_group(), _default_group())
     meeting: dict[str, Any] = {"timeout": TIMEOUT}
     if place.rendezvous is not None:
@@ -146,6 +165,8 @@ def _open(place: Place, ranks: int) -> World:
         return _world(place, ranks, dist.get_rank(), _default_group(), _default_group())
     if place.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        settings = dist.ProcessGroupNCCL.Options(is_high_priority_stream=place.high_priority)
+        meeting["pg_options"] = settings
     dist.init_process_group("nccl" if place.device == "cuda" else "gloo", **meeting)
     free = None
     if place.device == "cuda":

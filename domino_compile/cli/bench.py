@@ -64,6 +64,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "--device", type=click.Choice(["cuda", "cpu"]), help="Default: a GPU if there is one."
 )
 @click.option("--no-cuda-graphs", is_flag=True, help="Launch every kernel by itself.")
+@click.option(
+    "--normal-priority",
+    is_flag=True,
+    help="Collectives on streams of normal priority, as torch has them unless "
+    "TORCH_NCCL_HIGH_PRIORITY=1 is set (GPU).",
+)
 @click.option("--ctas", type=int, help="Thread blocks an emulated collective holds on the GPU.")
 @click.option("--float64", is_flag=True, help="Also compare gradients with float64 (no dropout).")
 @click.option("--traces", type=_FOLDER, help="Folder for the profiler's traces (GPU).")
@@ -93,7 +99,12 @@ def bench(**asked: Any) -> None:
     first = not under_torchrun or os.environ["RANK"] == "0"
     device = _device(asked["device"])
     workload = _workload(asked, device)
-    place = Place(device, _link(asked, device, under_torchrun), asked["ctas"])
+    place = Place(
+        device,
+        _link(asked, device, under_torchrun),
+        asked["ctas"],
+        high_priority=not asked["normal_priority"],
+    )
     plan = _plan(asked, place)
     _check_writable(asked)
     with progress_bar(enabled=first) as progress:

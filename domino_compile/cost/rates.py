@@ -24,6 +24,9 @@ from domino_compile.cost.rates_file import (
 )
 from domino_compile.cost.waves import Product, time_factor
 
+#: The types whose products tensor cores compute at full rate, and that can be configured.
+HALVES = (torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True)
 class DeviceRates:
@@ -40,6 +43,9 @@ class DeviceRates:
         attention_backward_tflops: its backward, likewise.
         multiprocessors: that products' tiles run on and collectives' thread blocks hold; 0 where
             a collective takes nothing from compute and products have no waves.
+        configured: what products beside a collective take, when they are configured for the
+            multiprocessors that it leaves, over their time on all of them times the share that is
+            left; 0 where they cannot be.
         fused_share: what fused kernels (norms, dropout, reductions) reach of ``memory_gb_s``, which
             is a copy's rate.
     """
@@ -53,12 +59,27 @@ class DeviceRates:
     attention_forward_tflops: float
     attention_backward_tflops: float
     multiprocessors: int = 0
+    configured: float = 0.0
     fused_share: float = 0.75
 
-    def matmul_us(self, product: Product, dtype: torch.dtype, held: int = 0) -> float:
-        """Time of a matrix product while a collective holds so many multiprocessors."""
+    def matmul_us(
+        self, product: Product, dtype: torch.dtype, held: int = 0, configured: bool = False
+    ) -> float:
+        """Time of a matrix product while a collective holds so many multiprocessors.
+
+        Args:
+            product: its extents.
+            dtype: of its operands.
+            held: how many are held.
+            configured: whether it is configured for the others, if that can be.
+        """
         full = product.operations / (self._tflops(dtype) * 1e6)
-        return full * time_factor(product, self.multiprocessors, held)
+        beside = full * time_factor(product, self.multiprocessors, held)
+        if not (held and configured and self.configured and dtype in HALVES):
+            return beside
+        alone = full * time_factor(product, self.multiprocessors)
+        share = self.multiprocessors / (self.multiprocessors - held)
+        return min(beside, alone * share * self.configured)
 
     def attention_us(
         self, operations: float, dtype: torch.dtype, backward: bool, held: int = 0
@@ -74,7 +95,7 @@ class DeviceRates:
         return min(ctas, self.multiprocessors // 2)
 
     def _tflops(self, dtype: torch.dtype) -> float:
-        if dtype in (torch.bfloat16, torch.float16):
+        if dtype in HALVES:
             return self.half_tflops
         return self.single_tflops / 2 if dtype == torch.float64 else self.single_tflops
 
@@ -89,16 +110,14 @@ class DeviceRates:
 #: sheets' numbers times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and
 #: 0.27 of products).
 TABLE = (
-    DeviceRates("H200", 810, 52, 4300, 2.0, "h200-nvlink-8", 300, 220, 132),
-    DeviceRates("H100", 810, 52, 3000, 2.0, "h200-nvlink-8", 300, 220, 132),
-    DeviceRates("A100", 250, 15.6, 1800, 2.0, "h200-nvlink-8", 92, 68, 108),
-    DeviceRates("B200", 1800, 60, 7200, 2.0, "h200-nvlink-8", 670, 490, 148),
+    DeviceRates("H200", 810, 52, 4300, 2.0, "h200-nvlink-8", 300, 220, 132, 1.07),
+    DeviceRates("H100", 810, 52, 3000, 2.0, "h200-nvlink-8", 300, 220, 132, 1.07),
+    DeviceRates("A100", 250, 15.6, 1800, 2.0, "h200-nvlink-8", 92, 68, 108, 1.07),
+    DeviceRates("B200", 1800, 60, 7200, 2.0, "h200-nvlink-8", 670, 490, 148, 1.07),
     DeviceRates("MI300", 1000, 130, 4700, 2.0, "h200-nvlink-8", 370, 270, 304),
 )
 #: An accelerator that the table does not know.
-OTHER_ACCELERATOR = DeviceRates(
-    "accelerator", 250, 15, 1800, 2.0, "h200-nvlink-8", 92, 68, 108, 0.75
-)
+OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 2.0, "h200-nvlink-8", 92, 68, 108)
 #: A few CPU cores.
 CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0)
 

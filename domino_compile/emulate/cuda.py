@@ -9,8 +9,11 @@ graphs, where the trace holds the capture and not the replays.
 
 With ``exclusive`` a block takes all shared memory of its multiprocessor, so no matrix
 multiplication shares it, as none shares one with an NCCL channel, which needs most registers
-(NVIDIA/nccl#689). What is not emulated: contention on the wire with other groups, the other
-ranks' traffic into local memory, and ranks that are late.
+(NVIDIA/nccl#689). From compute capability 9.0 on blocks come in clusters of ``CLUSTER``, as NCCL's
+do (``cgaClusterSize``, 4 by default, in NCCL's ``init.cc`` and ``enqueue.cc``): they hold
+multiprocessors next to each other, which strands fewer of a product's own clusters. What is not
+emulated: contention on the wire with other groups, the other ranks' traffic into local memory, and
+ranks that are late.
 
 What the numbers mean is in ``symmetric.py``. Collectives of CPU tensors (objects, seeds) get
 those numbers at once and take no time. A barrier waits for the device. Point-to-point operations
@@ -34,6 +37,8 @@ from domino_compile.emulate.symmetric import Move, moves
 from domino_compile.emulate.trace import Record
 
 _THREADS = 512
+#: Blocks of a cluster, where their number is a multiple of it.
+CLUSTER = 4
 # Whole numbers reach the kernel as 32-bit int.
 _MOST = 2**31 - 1
 _SOURCE = r"""
@@ -71,7 +76,7 @@ __device__ void move_paced(const T* src, T* dst, int period, int n, unsigned lon
   }
 }
 
-extern "C" __global__ void __launch_bounds__(512) domino_emulated_wire(
+__device__ __forceinline__ void occupy(
     const char* src, char* dst, int unit, int period, int n, int wire_ns, int must) {
   extern __shared__ unsigned long long begin[];
   if (threadIdx.x == 0) begin[0] = now();
@@ -85,6 +90,18 @@ extern "C" __global__ void __launch_bounds__(512) domino_emulated_wire(
     move_paced((const unsigned char*)src, (unsigned char*)dst, period, n, t0, wire_ns, must);
   sleep_until(t0 + wire_ns);
 }
+
+extern "C" __global__ void __launch_bounds__(512) domino_emulated_wire(
+    const char* src, char* dst, int unit, int period, int n, int wire_ns, int must) {
+  occupy(src, dst, unit, period, n, wire_ns, must);
+}
+"""
+_CLUSTERED = r"""
+extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(512)
+    domino_emulated_wire_clusters(
+        const char* src, char* dst, int unit, int period, int n, int wire_ns, int must) {
+  occupy(src, dst, unit, period, n, wire_ns, must);
+}
 """
 
 
@@ -96,14 +113,22 @@ class WireKernel:
             self._kernel: Callable[..., None] = private.compile_cuda_kernel(
                 _SOURCE, "domino_emulated_wire"
             )
+            self._clustered: Callable[..., None] | None = None
+            if torch.cuda.get_device_capability(device) >= (9, 0) and not torch.version.hip:
+                self._clustered = private.compile_cuda_kernel(
+                    _SOURCE + _CLUSTERED, "domino_emulated_wire_clusters"
+                )
+                private.allow_most_shared_memory(self._clustered)
             self._whole_sm = private.allow_most_shared_memory(self._kernel)
             self._nothing = torch.empty(16, dtype=torch.uint8, device=device)
-            # Loading a kernel is not allowed in a graph capture: launch it once before any.
+            # Loading a kernel is not allowed in a graph capture: launch each once before any.
             stream = torch.cuda.current_stream()
             for exclusive in (False, True):
-                self._launch(
-                    self._nothing, self._nothing, (1, 1, 0), 0, False, 1, exclusive, stream
-                )
+                for ctas in (1, CLUSTER):
+                    self._launch(
+                        *(self._nothing, self._nothing, (1, 1, 0), 0, False),
+                        *(ctas, exclusive, stream),
+                    )
             stream.synchronize()
 
     def run(
@@ -136,7 +161,8 @@ class WireKernel:
         exclusive: bool,
         stream: Any,
     ) -> None:
-        self._kernel(
+        together = self._clustered if ctas % CLUSTER == 0 else None
+        (together or self._kernel)(
             grid=(ctas, 1, 1),
             block=(_THREADS, 1, 1),
             args=[source, target, *shape, wire_ns, int(must)],
@@ -161,7 +187,8 @@ def _units(move: Move) -> tuple[int, int, int] | None:
 
 
 @functools.cache
-def _kernel_of(device: torch.device) -> WireKernel:
+def kernel_of(device: torch.device) -> WireKernel:
+    """The kernel of a device, compiled once."""
     return WireKernel(device)
 
 
@@ -217,7 +244,7 @@ class CudaTransport:
         self.fallback = private.silent_backend(rank, size)
         self._rank, self._size = rank, size
         self._device = torch.device("cuda", torch.cuda.current_device())
-        self._kernel = _kernel_of(self._device)
+        self._kernel = kernel_of(self._device)
         self._stream = torch.cuda.Stream(self._device, priority=settings.current().stream_priority)
 
     def start(self, call: Call, record: Record) -> dist.Work:

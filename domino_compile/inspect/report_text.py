@@ -21,7 +21,7 @@ def report_text(report: CompileReport) -> str:
     if report.candidates:
         lines += ["", *_candidates(report.candidates)]
     if report.schedules:
-        lines += ["", *_schedules(report.schedules)]
+        lines += ["", *_schedules(report.schedules), *_memory(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -111,3 +111,11 @@ def _schedules(entries: list[ScheduleReport]) -> list[str]:
         cells += [cell.rjust(size) for cell, size in zip(row[1:], widths[1:], strict=True)]
         lines.append("  " + "   ".join(cells))
     return lines
+
+
+def _memory(report: CompileReport) -> list[str]:
+    """The estimated memory of a step, where there is an estimate."""
+    if not report.step_peak_bytes:
+        return []
+    peak, held = bytes_text(report.step_peak_bytes), bytes_text(report.input_bytes)
+    return [f"Peak memory of a step: estimated {peak}, of that parameters and inputs {held}"]

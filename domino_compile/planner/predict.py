@@ -258,14 +258,16 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
-            return self.cost.fused_us(moved), 1.0, kept
+            return self.cost.fused_us(moved), self.cost.fused_slowdown, kept
         alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
         return alone, beside / alone, kept
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
-        cost = self.cost.fused_us(2 * size)
+        cost, slowdown = self.cost.fused_us(2 * size), self.cost.fused_slowdown
         wires = {i for i in after if made[i].launch}
-        return Unit(len(made), maker.nodes, False, cost, None, None, after, wires, size)
+        return Unit(
+            *(len(made), maker.nodes, False, cost, None, None, after, wires, size), slowdown
+        )
 
     # -- predicting ------------------------------------------------------------------------
 

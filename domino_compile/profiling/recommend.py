@@ -68,8 +68,8 @@ def recommend(step_ms: float, account: Account, device: str, already: bool) -> R
     )
     if predicted == bound and bound > step_ms - hidden + cost:
         sums += f" (the bound: {wire:.1f} ms on the wire, {compute:.1f} ms of compute)"
-    if already:
-        part = hidden_now / wire if wire else 1.0
+    if already and wire:
+        part = hidden_now / wire
         text = (
             f"domino compiled this already: {part:.0%} of {wire:.1f} ms on the wire is hidden, "
             f"{exposed:.1f} ms of {step_ms:.1f} ms are still exposed. domino explain says why."

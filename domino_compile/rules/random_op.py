@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-_library = torch.library.Library("domino_compile", "DEF")
-_library.define(
+#: The namespace of all operations of this package.
+library = torch.library.Library("domino_compile", "DEF")
+library.define(
     "random_slice(SymInt[] size, Tensor seed, str mode, int dim, SymInt start, SymInt length)"
     " -> Tensor"
 )
@@ -35,7 +36,7 @@ def _random_slice_meta(
     return torch.empty(shape, device=seed.device, dtype=torch.float32)
 
 
-_library.impl("random_slice", _random_slice, "CompositeExplicitAutograd")
-torch.library.register_fake("domino_compile::random_slice", _random_slice_meta, lib=_library)
+library.impl("random_slice", _random_slice, "CompositeExplicitAutograd")
+torch.library.register_fake("domino_compile::random_slice", _random_slice_meta, lib=library)
 
 random_slice: Any = torch.ops.domino_compile.random_slice.default

@@ -1,7 +1,20 @@
-"""Which order: a graph as units of work, and list scheduling of them over compute and wire."""
+"""Which order: a graph as units of work, list scheduling of them, and the memory that it takes."""
 
 from domino_compile.scheduling.list_schedule import schedule_units
+from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
 from domino_compile.scheduling.simulate import Schedule, Span, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph, build_units
 
-__all__ = ["Schedule", "Span", "Unit", "UnitGraph", "build_units", "run_order", "schedule_units"]
+__all__ = [
+    "Result",
+    "Schedule",
+    "Span",
+    "StepMemory",
+    "Unit",
+    "UnitGraph",
+    "build_units",
+    "held_bytes",
+    "run_order",
+    "schedule_units",
+    "step_memory",
+]

@@ -250,7 +250,8 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel) -> Unit:
     times = cost.compute_us(only) if len(nodes) == 1 else None
     if times is None:
         time = cost.fused_us(_traffic(nodes))
-        return Unit(index, nodes, False, time, None, slice_of(only))
+        slowdown = cost.fused_slowdown
+        return Unit(index, nodes, False, time, None, slice_of(only), slowdown=slowdown)
     alone, beside = times
     return Unit(index, nodes, False, alone, None, slice_of(only), slowdown=beside / alone)
 

@@ -164,7 +164,7 @@ def compile_step(
 
 
 LAUNCH = re.compile(r"torch\.ops\._c10d_functional\.(\w+?)_?\.default\((.*)")
-MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm|baddbmm)\(")
+MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm|baddbmm|domino_mm|domino_addmm)\(")
 ATTENTION = re.compile(r"= torch\.ops\.aten\._scaled_dot_product\w+\.default\(")
 SHAPE = re.compile(r"reinterpret_tensor\(\w+, (\(\d[\d, ]*\))")
 

@@ -33,9 +33,9 @@ FILES = {
         "03.schedule.before.py",
         "03.schedule.ops.txt",
         "03.schedule.txt",
-        "04.pin.after.py",
-        "04.pin.before.py",
-        "04.pin.ops.txt",
+        "05.pin.after.py",
+        "05.pin.before.py",
+        "05.pin.ops.txt",
     )
 }
 
@@ -117,7 +117,7 @@ def test_torch_logs_tells_what_was_done_and_why(runs: tuple[Run, str, Run, str])
         "sliced into rows 2+2; collectives: 4 sliced",
         "left to Inductor alone (no collective in this graph); collectives: none",
     ]
-    for stage in ("joint: 02.slice", "forward: 03.schedule", "backward: 04.pin"):
+    for stage in ("joint: 02.slice", "forward: 03.schedule", "backward: 05.pin"):
         assert re.search(rf"graph 0 {stage} took [\d.]+ ms, \d+ -> \d+ nodes", log)
 
 

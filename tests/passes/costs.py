@@ -10,6 +10,8 @@ from domino_compile.cost.model import is_attention, is_matmul
 class RoundCosts:
     """A product takes 100 us, a fused kernel 10, a collective 150."""
 
+    fused_slowdown = 1.0
+
     def wire_us(self, launch: fx.Node) -> float:
         return 150.0
 

@@ -110,7 +110,8 @@ def test_one_program_serves_every_batch_size(train: Train, lowering: str, slices
 
 def test_a_batch_too_small_for_the_slices_gets_a_program_of_its_own(train: Train) -> None:
     rows = (6, 3, 2)
-    cut = train(2, "megatron", "float64", "domino", {"lowering": "eager"}, rows, {})
+    options = {"lowering": "eager", "slices": 2}
+    cut = train(2, "megatron", "float64", "domino", options, rows, {})
     for mine, other in zip(cut, train(2, "megatron", "float64", "none", None, rows), strict=True):
         assert_same(mine, other, "float64")
         assert [report.status for report in mine.reports] == ["sliced", "reordered"]
@@ -127,7 +128,8 @@ def test_bounds_of_a_dynamic_batch_forbid_guards(train: Train) -> None:
 
 @pytest.mark.parametrize("form", ["funcol", "dtensor"])
 def test_inference(pools: Pools, form: str) -> None:
-    for rank in pools[2].run("tests.ranks.checks:prefill", form, {"lowering": "eager"}):
+    options = {"lowering": "eager", "slices": 2}
+    for rank in pools[2].run("tests.ranks.checks:prefill", form, options):
         assert rank["cut"] == pytest.approx(rank["uncut"], rel=1e-12)
         assert only(rank["reports"]).status == "sliced"
 

@@ -1,0 +1,348 @@
+"""A process of ``benchmarks.grid``: compiles one configuration, waits, and then measures it.
+
+What it says to the process that started it::
+
+    ("compiled", seconds)   waits for an answer; nothing of it runs on the GPU from here on
+    ("measured", row)       waits to be ended: a process that ends disturbs those that measure
+    ("failed", why)         ends at once
+
+It is forked from a server that has loaded everything and not touched the GPU (``multiprocessing``'s
+``forkserver``), so that it starts in no time and shares nothing with the configurations before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+import domino_compile
+from benchmarks.grid_cells import Cell
+from benchmarks.grid_lane import Settings
+from domino_compile import _compat, emulate
+from domino_compile.backend import domino
+from domino_compile.bench.result import BenchResult
+from domino_compile.bench.run import Bench, Plan, Runner
+from domino_compile.bench.variants import Variant
+from domino_compile.bench.workload import Workload
+from domino_compile.bench.world import Place, World, open_world
+from domino_compile.errors import first_line
+from domino_compile.links import load_link
+from domino_compile.report import CandidateReport, CompileReport
+
+# What a first compile would load, and each process anew: the server that forks has it loaded.
+for _name in ("compile_fx", "lowering", "codegen.triton", "runtime.triton_heuristics"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(f"torch._inductor.{_name}")
+
+#: Rounds of a measurement at least and at most, and steps of a round.
+ROUNDS, STEPS = (10, 40), 3
+#: The device's clock is at most about this: how long it idles while the host gets ahead.
+CYCLES_A_MS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Default(Variant):
+    """``domino`` as it is without options, but for the link that the planner is told of.
+
+    Attributes:
+        link: its table; ``None``: the planner is told of none.
+    """
+
+    link: str | None = None
+
+    def compile(self, model: Callable[..., Any], cuda_graphs: bool = False) -> Callable[..., Any]:
+        """``torch.compile``; the package need not be installed."""
+        inductor = {"triton.cudagraphs": True} if cuda_graphs else {}
+        options: dict[str, Any] = {"inductor": inductor}
+        if self.link is not None:
+            options["link"] = self.link
+        return torch.compile(model, backend=domino, options=options)
+
+
+class Ahead:
+    """A runner whose first step is issued behind a pause of the device.
+
+    So the host is ahead of it when the clock begins, and steps that the device finishes faster than
+    the host can issue them are timed as they are in a longer program.
+    """
+
+    def __init__(self, runner: Runner, pause_ms: float) -> None:
+        self._runner, self._cycles = runner, int(pause_ms * CYCLES_A_MS)
+
+    def __call__(self) -> None:
+        """One step."""
+        cycles, self._cycles = self._cycles, 0
+        if cycles:
+            torch.cuda._sleep(cycles)
+        self._runner()
+
+
+class CellBench(Bench):
+    """The bench's measurement in two parts, between which others may have the GPU."""
+
+    def compile(self) -> BenchResult:
+        """Compile and warm up both variants.
+
+        Raises:
+            RuntimeError: one of them failed.
+        """
+        result = self._empty("")
+        self.runners = self._compile(result)
+        for found in result.variants:
+            if found.error:
+                raise RuntimeError(f"{found.variant}: {found.error}")
+        for runner in self.runners:
+            runner.first = {}  # float64 copies of all gradients
+        self._pause_ms = 0.0
+        return result
+
+    def measure(self, seconds: float) -> None:
+        """Time the variants in turn for about so long."""
+        if self.on_gpu:
+            for runner in self.runners:
+                runner.result.host_ms = self._host_ms(runner)
+            slowest = max(runner.result.host_ms or 0.0 for runner in self.runners)
+            self._pause_ms = 1.5 * (self.plan.steps + 1) * slowest
+        began = time.perf_counter()
+        for runner in self.runners:
+            self._timed(runner)
+        took = time.perf_counter() - began
+        low, high = ROUNDS
+        self.plan = replace(self.plan, rounds=min(high, max(low, int(seconds / took) - 1)))
+        self._time(self.runners)
+
+    def _timed(self, runner: Any) -> float:
+        if not self.on_gpu:
+            return super()._timed(runner)
+        return super()._timed(Ahead(runner, self._pause_ms))  # type: ignore[arg-type]
+
+
+def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
+    """The whole life of the process.
+
+    Args:
+        cell: the configuration.
+        settings: of the whole grid.
+        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
+        pipe: to the process that started this one.
+    """
+    _log_to(settings.log_of(cell))
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(max(1.0, settings.limit_s - 5), exit=False)
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(settings.threads)
+    try:
+        with _open(cell, settings) as world, tuning_alone(settings.logs / f"gpu-{gpu}.lock"):
+            _serve(cell, settings, world, pipe)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _say(pipe, ("failed", f"{type(error).__name__}: {first_line(error)}"))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # no teardown that could hang
+
+
+def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> None:
+    workload = Workload(
+        model=cell.model,
+        layers=cell.layers,
+        batch=cell.batch,
+        seq=cell.seq,
+        tp=cell.tp,
+        style=cell.style,
+        training=cell.training,
+        dropout=cell.dropout,
+        dtype=cell.dtype,
+    )
+    link = cell.link if settings.link_known else None
+    plan = Plan([Variant("inductor"), Default("domino", link=link)], steps=STEPS)
+    began = time.perf_counter()
+    bench = CellBench(workload, plan, world, lambda text, share: print(f"{share:4.0%} {text}"))
+    result = bench.compile()
+    if settings.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    compile_s = time.perf_counter() - began
+    faulthandler.cancel_dump_traceback_later()
+    pipe.send(("compiled", compile_s))
+    if pipe.recv() != "measure":
+        return
+    bench.measure(settings.measure_s)
+    row = _row(cell, settings, result) | {"compile_s": round(compile_s, 1)}
+    pipe.send(("measured", row | {"rounds": bench.plan.rounds}))
+    pipe.recv()  # until this process is ended
+
+
+def _log_to(path: Path) -> None:
+    """Whatever this process says goes to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _say(pipe: Connection, message: tuple[str, Any]) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        print("nobody listens:", message)
+
+
+def _open(cell: Cell, settings: Settings) -> AbstractContextManager[World]:
+    if settings.device == "cuda":
+        return open_world(Place("cuda", cell.link), cell.tp)
+    return _fake_world(cell)
+
+
+@contextmanager
+def _fake_world(cell: Cell) -> Iterator[World]:
+    """For a dry run on the CPU: a group of which only this rank exists, and no time on the wire."""
+    _compat.start_fake_group(cell.tp)
+    emulate.use_link(cell.link)
+    group = dist.group.WORLD
+    assert group is not None
+    table = load_link(cell.link).scaled_to(cell.tp)
+    yield World(Place("cpu", cell.link), cell.tp, 0, group, None, table)
+
+
+# -- what comes of it ------------------------------------------------------------------------------
+
+
+def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
+    found = {variant.variant: variant for variant in result.variants}
+    alone, ours = found["inductor"], found["domino"]
+    assert alone.step_ms is not None and ours.step_ms is not None
+    row: dict[str, Any] = {
+        **asdict(cell),
+        "emulated": True,
+        "inductor_ms": alone.step_ms,
+        "domino_ms": ours.step_ms,
+        "ratio": ours.step_ms / alone.step_ms,
+        "spread": {"inductor": alone.spread_ms, "domino": ours.spread_ms},
+        **planned(domino_compile.reports()),
+        "peak_mib": {"inductor": alone.peak_mib, "domino": ours.peak_mib},
+        "predicted_peak_mib": getattr(ours, "predicted_peak_mib", None),
+        "host_ms": {"inductor": alone.host_ms, "domino": ours.host_ms},
+        "grad_error": ours.grad_error,
+        "link_known": settings.link_known,
+        "cuda_graphs": result.cuda_graphs,
+        "device": result.device,
+        "torch": result.torch,
+    }
+    if settings.device == "cuda":
+        row["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20
+    else:
+        row["dry_run"] = True
+    return _rounded(row)
+
+
+def planned(reports: list[CompileReport]) -> dict[str, Any]:
+    """What the plan says it did, and how long it said that takes.
+
+    Args:
+        reports: of all graphs; those without collectives do not count.
+    """
+    graphs = [report for report in reports if report.collectives]
+    chosen = [next((c for c in report.candidates if c.chosen), None) for report in graphs]
+    known = bool(graphs) and all(chosen)
+    whole: list[CandidateReport] = [c for c in chosen if c is not None]
+    return {
+        "choice": "; ".join(c.name for c in whole) if known else "unknown",
+        "split": "; ".join(c.split for c in whole) if known else "unknown",
+        "status": "; ".join(report.status for report in graphs),
+        "reason": "; ".join(report.reason for report in graphs if report.reason),
+        "predicted_ms": sum(c.predicted_us for c in whole) / 1e3 if known else None,
+        "predicted_inductor_ms": (
+            sum(report.candidates[0].predicted_us for report in graphs) / 1e3 if known else None
+        ),
+        "predicted_exposed_ms": sum(c.exposed_us for c in whole) / 1e3 if known else None,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(member) for member in value]
+    return value
+
+
+# -- the GPU, shared while compiling ---------------------------------------------------------------
+
+
+class Turn:
+    """A lock between processes, on a file: whoever holds it and dies gives it back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+@contextmanager
+def tuning_alone(lock: Path) -> Iterator[None]:
+    """While this lasts, products are tuned one process at a time.
+
+    Tuning is timing; the processes that compile side by side on a GPU would disturb each other's.
+    """
+    try:
+        from domino_compile.gemm import tune
+    except ImportError:
+        yield
+        return
+    alone = tune.tune
+
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        with Turn(lock):
+            return alone(*args, **kwargs)
+
+    with mock.patch.object(tune, "tune", in_turn):
+        yield
+
+
+def probe(pipe: Connection) -> None:
+    """Say which GPUs there are: name and GiB of each.
+
+    A process that was forked cannot use a GPU if what it was forked from has: then it says so.
+    """
+    try:
+        torch.cuda.init()
+        torch.zeros(1, device="cuda")
+        properties = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+        pipe.send(("gpus", [(found.name, found.total_memory / 2**30) for found in properties]))
+    except Exception as error:
+        pipe.send(("failed", f"{type(error).__name__}: {first_line(error)}"))

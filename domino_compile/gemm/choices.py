@@ -1,0 +1,122 @@
+"""What was chosen for each product: once a process, kept on disk, the same on all ranks.
+
+The rank that is first in the group whose collective a product flies under decides and tells the
+others through the group's key-value store; all ranks ask in the same order, that of their common
+program. Where there is nothing to agree on (one process) each decides for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from domino_compile import _compat
+from domino_compile.gemm.cublaslt import Algorithm, Problem
+from domino_compile.gemm.tune import Choice
+
+log = logging.getLogger(__name__)
+
+#: Raised whenever the files change their meaning.
+SCHEMA = 1
+#: How long to wait for the rank that decides.
+TIMEOUT = timedelta(seconds=120)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be chosen.
+
+    Attributes:
+        problem: the product.
+        held: multiprocessors that are held meanwhile.
+        device: the GPU's name.
+        library: the version of cuBLASLt.
+    """
+
+    problem: Problem
+    held: int
+    device: str
+    library: int
+
+    def digest(self) -> str:
+        """A name for it, the same in every process."""
+        content = {**asdict(self), "schema": SCHEMA}
+        content["problem"]["dtype"] = str(self.problem.dtype)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def choose(question: Question, group: str, decide: Callable[[], Choice]) -> Choice:
+    """The choice for a question: of the disk, of the group's first rank, or decided now.
+
+    Args:
+        question: what is to be chosen.
+        group: name of the process group whose ranks must agree; empty for none.
+        decide: finds it out; called on one rank only.
+    """
+    shared = None
+    if group and dist.is_available() and dist.is_initialized():
+        shared = _compat.shared_store(group)
+    if shared is None:
+        return _known_or(question, decide)
+    store, _, own = shared
+    key = f"domino_compile/product/{question.digest()}"
+    if own == 0:
+        try:
+            choice = _known_or(question, decide)
+        except Exception:
+            store.set(key, _encoded(NOTHING))  # the others must not wait for what never comes
+            raise
+        store.set(key, _encoded(choice))
+        return choice
+    try:
+        store.wait([key], TIMEOUT)
+    except (RuntimeError, dist.DistError):
+        log.warning("the first rank of group %s chose no algorithm for a product", group)
+        return NOTHING
+    return _decoded(store.get(key))
+
+
+#: Torch's own choice, untimed.
+NOTHING = Choice(None, 0.0, 0.0)
+
+
+def _known_or(question: Question, decide: Callable[[], Choice]) -> Choice:
+    path = Path(_compat.cache_folder()) / "domino_compile" / f"product-{question.digest()}.json"
+    if _compat.caches_enabled():
+        try:
+            return _decoded(path.read_text())
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+    choice = decide()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(_encoded(choice))
+        partial.replace(path)
+    except OSError:
+        pass  # a full or read-only disk is no reason to stop
+    return choice
+
+
+def _encoded(choice: Choice) -> str:
+    return json.dumps(asdict(choice))
+
+
+def _decoded(text: str | bytes) -> Choice:
+    data: dict[str, Any] = json.loads(text)
+    found = data["algorithm"]
+    algorithm = None
+    if found is not None:
+        algorithm = Algorithm(
+            int(found["multiprocessors"]), tuple(found["data"]), int(found["workspace_bytes"])
+        )
+    return Choice(algorithm, float(data["us"]), float(data["torch_us"]))

@@ -1,0 +1,294 @@
+"""Matrix products through cuBLASLt's C interface, with an algorithm of one's choice.
+
+torch offers no way to choose the algorithm of a product. The C interface does: it lists
+algorithms for a shape, also such as are meant for fewer multiprocessors than the device has, and
+runs the one it is given. Types, constants and their meaning: NVIDIA, *cuBLAS library user guide*,
+"Using the cuBLASLt API" (``cublasLtMatmul``, ``cublasLtMatmulAlgoGetHeuristic``).
+
+cuBLASLt is column-major: ``C = A B`` of row-major tensors is computed as ``C' = B' A'``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from ctypes import byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+#: Libraries to look for; torch has loaded one of them already where it was built for CUDA.
+NAMES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.14", "libcublasLt.so")
+#: What an algorithm may take beside its operands: cuBLASLt's advice for Hopper.
+WORKSPACE_BYTES = 32 << 20
+#: How many algorithms are asked for.
+LISTED = 32
+
+_COMPUTE_32F = 68
+_R_32F = 0
+_TYPES = {torch.float16: 2, torch.bfloat16: 14}
+_DESC_TRANSA, _DESC_TRANSB, _DESC_SM_COUNT_TARGET = 3, 4, 15
+_DESC_EPILOGUE, _DESC_BIAS_POINTER = 7, 8
+_EPILOGUE_BIAS = 4
+_PREF_WORKSPACE, _PREF_REDUCTION = 1, 3
+#: Partial sums are added up in the compute type and in a fixed order: neither in place, by atomic
+#: additions, nor in the output's type.
+_REDUCTIONS = 2
+
+
+#: Computes a product: the factors, where the result goes, what is added.
+Run: TypeAlias = Callable[..., None]
+
+
+class LtError(RuntimeError):
+    """cuBLASLt is not here or refuses a product."""
+
+
+class _Algorithm(ctypes.Structure):
+    _fields_ = [("data", c_uint64 * 8)]
+
+
+class _Found(ctypes.Structure):
+    _fields_ = [
+        ("algorithm", _Algorithm),
+        ("workspace_bytes", c_size_t),
+        ("state", c_int),
+        ("waves", c_float),
+        ("reserved", c_int * 4),
+    ]
+
+
+@functools.cache
+def library() -> Any:
+    """The C library.
+
+    Raises:
+        LtError: there is none (a CPU, another vendor's device).
+    """
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        raise LtError("cuBLASLt needs an NVIDIA GPU and a torch that was built for CUDA")
+    torch.cuda.init()
+    for name in NAMES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise LtError(f"none of {', '.join(NAMES)} can be loaded")
+
+
+def version() -> int:
+    """The library's version: an algorithm is valid for one version only."""
+    function = library().cublasLtGetVersion
+    function.restype = c_size_t
+    return int(function())
+
+
+def _call(name: str, *args: Any) -> None:
+    status = getattr(library(), name)(*args)
+    if status:
+        raise LtError(f"{name}: status {status}")
+
+
+@functools.cache
+def _handle(device: int) -> c_void_p:
+    handle = c_void_p()
+    with torch.cuda.device(device):
+        _call("cublasLtCreate", byref(handle))
+    return handle
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix in memory, as column-major.
+
+    Attributes:
+        rows: how many elements lie next to each other.
+        columns: how many such runs there are.
+        ld: elements from one run to the next.
+        transposed: whether it is read the other way round.
+    """
+
+    rows: int
+    columns: int
+    ld: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A product ``(M, K) x (K, N)``, perhaps with an ``(M, N)`` or a row of ``N`` added to it.
+
+    Attributes:
+        dtype: of all matrices; sums are kept in float32.
+        m: rows of the result.
+        n: columns of the result.
+        k: the contracted extent.
+        left: the first factor.
+        right: the second factor.
+        added: elements from row to row of the ``(M, N)`` that is added; 0 where none is.
+        bias: whether a row of ``N`` is added.
+    """
+
+    dtype: torch.dtype
+    m: int
+    n: int
+    k: int
+    left: Operand
+    right: Operand
+    added: int = 0
+    bias: bool = False
+
+    @staticmethod
+    def of(
+        left: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None
+    ) -> Problem | None:
+        """The product of two tensors; ``None`` where it is not one for cuBLASLt."""
+        if left.dtype not in _TYPES or left.dtype != right.dtype:
+            return None
+        first, second = _operand(left), _operand(right)
+        if first is None or second is None:
+            return None
+        (m, k), n = left.shape, right.shape[1]
+        if added is None:
+            return Problem(left.dtype, m, n, k, first, second)
+        if added.dtype != left.dtype or added.stride(-1) != 1:
+            return None
+        if added.shape == (n,):
+            return Problem(left.dtype, m, n, k, first, second, bias=True)
+        row = added.stride(0)
+        if added.shape != (m, n) or row < n:
+            return None
+        return Problem(left.dtype, m, n, k, first, second, row)
+
+
+def _operand(matrix: torch.Tensor) -> Operand | None:
+    if matrix.ndim != 2 or min(matrix.shape) < 2:
+        return None
+    (rows, columns), (down, across) = matrix.shape, matrix.stride()
+    if across == 1 and down >= columns:
+        return Operand(columns, rows, down, False)
+    if down == 1 and across >= rows:
+        return Operand(rows, columns, across, True)
+    return None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One of cuBLASLt's ways to compute a product; valid for one version of the library.
+
+    Attributes:
+        multiprocessors: how many it was asked to use; 0: all.
+        data: the library's own description.
+        workspace_bytes: what it needs beside the operands.
+    """
+
+    multiprocessors: int
+    data: tuple[int, ...]
+    workspace_bytes: int
+
+
+class Product:
+    """A product that is ready to be computed, by an algorithm or to be asked for algorithms.
+
+    Args:
+        problem: what is computed.
+        device: index of the GPU.
+        multiprocessors: how many it may use; 0: all.
+
+    Raises:
+        LtError: cuBLASLt refuses it.
+    """
+
+    def __init__(self, problem: Problem, device: int, multiprocessors: int = 0) -> None:
+        self.problem, self.device, self.multiprocessors = problem, device, multiprocessors
+        kind = _TYPES[problem.dtype]
+        self._operation = c_void_p()
+        _call("cublasLtMatmulDescCreate", byref(self._operation), _COMPUTE_32F, _R_32F)
+        self._set(_DESC_TRANSA, c_int32(int(problem.right.transposed)))
+        self._set(_DESC_TRANSB, c_int32(int(problem.left.transposed)))
+        self._set(_DESC_SM_COUNT_TARGET, c_int32(multiprocessors))
+        if problem.bias:
+            self._set(_DESC_EPILOGUE, c_int32(_EPILOGUE_BIAS))
+        self._a, self._b = (_layout(kind, x) for x in (problem.right, problem.left))
+        self._c = _layout(kind, Operand(problem.n, problem.m, problem.added or problem.n, False))
+        self._d = _layout(kind, Operand(problem.n, problem.m, problem.n, False))
+        self._one, self._beta = c_float(1.0), c_float(1.0 if problem.added else 0.0)
+
+    def _set(self, attribute: int, value: Any) -> None:
+        _call(
+            *("cublasLtMatmulDescSetAttribute", self._operation, attribute),
+            *(byref(value), c_size_t(ctypes.sizeof(value))),
+        )
+
+    def algorithms(self) -> list[Algorithm]:
+        """What cuBLASLt thinks of for it, the best first."""
+        preference = c_void_p()
+        _call("cublasLtMatmulPreferenceCreate", byref(preference))
+        try:
+            for attribute, value in (
+                (_PREF_WORKSPACE, c_uint64(WORKSPACE_BYTES)),
+                (_PREF_REDUCTION, c_uint32(_REDUCTIONS)),
+            ):
+                _call(
+                    *("cublasLtMatmulPreferenceSetAttribute", preference, attribute),
+                    *(byref(value), c_size_t(ctypes.sizeof(value))),
+                )
+            found, count = (_Found * LISTED)(), c_int()
+            _call(
+                *("cublasLtMatmulAlgoGetHeuristic", _handle(self.device), self._operation),
+                *(self._a, self._b, self._c, self._d, preference, LISTED, found, byref(count)),
+            )
+        finally:
+            library().cublasLtMatmulPreferenceDestroy(preference)
+        return [
+            Algorithm(self.multiprocessors, tuple(one.algorithm.data), one.workspace_bytes)
+            for one in found[: count.value]
+            if one.state == 0
+        ]
+
+    def by(self, algorithm: Algorithm) -> Run:
+        """What computes it by one of its algorithms, on the current stream.
+
+        It is called with the factors, the ``(M, N)`` contiguous result, and what is added if the
+        problem says so. It raises ``LtError`` if cuBLASLt refuses it.
+        """
+        chosen = _Algorithm((c_uint64 * 8)(*algorithm.data))
+        return functools.partial(self._run, chosen, algorithm.workspace_bytes)
+
+    def _run(
+        self,
+        chosen: _Algorithm,
+        workspace_bytes: int,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        out: torch.Tensor,
+        added: torch.Tensor | None = None,
+    ) -> None:
+        whole = out
+        if self.problem.bias:
+            assert added is not None
+            self._set(_DESC_BIAS_POINTER, c_void_p(added.data_ptr()))
+        elif added is not None:
+            whole = added
+        scratch = None
+        if workspace_bytes:  # of the stream's pool: a CUDA graph keeps what it was recorded with
+            scratch = torch.empty(workspace_bytes, dtype=torch.uint8, device=out.device)
+        _call(
+            *("cublasLtMatmul", _handle(self.device), self._operation, byref(self._one)),
+            *(c_void_p(right.data_ptr()), self._a, c_void_p(left.data_ptr()), self._b),
+            *(byref(self._beta), c_void_p(whole.data_ptr()), self._c),
+            *(c_void_p(out.data_ptr()), self._d, byref(chosen)),
+            *(c_void_p(0 if scratch is None else scratch.data_ptr()), c_size_t(workspace_bytes)),
+            c_void_p(torch.cuda.current_stream(self.device).cuda_stream),
+        )
+
+
+def _layout(kind: int, operand: Operand) -> c_void_p:
+    made = c_void_p()
+    _call(
+        *("cublasLtMatrixLayoutCreate", byref(made), kind, c_uint64(operand.rows)),
+        *(c_uint64(operand.columns), c_int64(operand.ld)),
+    )
+    return made

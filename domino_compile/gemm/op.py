@@ -1,0 +1,156 @@
+"""The operations ``mm_beside`` and ``addmm_beside``: products beside a collective.
+
+::
+
+    mm_beside(left, right, held, group)            left @ right
+    addmm_beside(added, left, right, held, group)  added + left @ right
+
+``held`` is how many multiprocessors the collective holds (0: the product is alone), ``group`` the
+name of its process group. They compute what ``aten.mm`` and ``aten.addmm`` compute, and are these
+where nothing better is known: on a CPU, on another vendor's device, of another dtype, in a CUDA
+graph's capture before a choice was made.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import torch
+
+from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
+from domino_compile.rules.random_op import library
+
+log = logging.getLogger(__name__)
+
+#: Algorithms are listed for operands that begin at multiples of this.
+ALIGNMENT = 256
+
+library.define("mm_beside(Tensor left, Tensor right, int held, str group) -> Tensor")
+library.define(
+    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, str group) -> Tensor"
+)
+
+#: By shapes, strides, type, device, held multiprocessors and group: what computes it; ``None``:
+#: torch.
+_programs: dict[tuple[Any, ...], Run | None] = {}
+
+
+def run_mm(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    held: int,
+    group: str,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``left @ right``; ``(M, K)`` and ``(K, N)``, the result contiguous."""
+    if out is None:
+        out = left.new_empty(left.shape[0], right.shape[1])
+    if not (left.is_cuda and _computed(out, left, right, None, held, group)):
+        torch.mm(left, right, out=out)
+    return out
+
+
+def run_addmm(
+    added: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    held: int,
+    group: str,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``, the result contiguous."""
+    if out is None:
+        out = left.new_empty(left.shape[0], right.shape[1])
+    if not (left.is_cuda and _computed(out, left, right, added, held, group)):
+        torch.addmm(added, left, right, out=out)
+    return out
+
+
+def _computed(
+    out: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    added: torch.Tensor | None,
+    held: int,
+    group: str,
+) -> bool:
+    """Compute it by the chosen algorithm, if there is one and it takes the operands."""
+    extra = () if added is None else (added.shape, added.stride(), added.data_ptr() % ALIGNMENT)
+    addresses = left.data_ptr() | right.data_ptr() | out.data_ptr()
+    key = (
+        *(left.shape, left.stride(), right.shape, right.stride(), left.dtype, right.dtype),
+        *(addresses % ALIGNMENT, left.device.index, held, group, *extra),
+    )
+    try:
+        program = _programs[key]
+    except KeyError:
+        if torch.cuda.is_current_stream_capturing():
+            return False  # nothing can be timed now
+        aligned = addresses % ALIGNMENT == 0 and (not extra or extra[-1] == 0)
+        problem = Problem.of(left, right, added) if aligned else None
+        program = None if problem is None else _found(problem, left.device, held, group)
+        _programs[key] = program
+    if program is None:
+        return False
+    try:
+        program(left, right, out, added)
+    except LtError as error:
+        log.warning("a product is left to torch: %s", error)
+        _programs[key] = None
+        return False
+    return True
+
+
+def _found(problem: Problem, device: torch.device, held: int, group: str) -> Run | None:
+    """Choose in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
+    result: list[Run | None] = [None]
+
+    def choose_here() -> None:
+        try:
+            with torch.cuda.device(device), torch.no_grad():
+                result[0] = _choose(problem, device, held, group)
+        except (LtError, RuntimeError) as error:
+            log.info("products are left to torch: %s", error)
+
+    thread = threading.Thread(target=choose_here)
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def _choose(problem: Problem, device: torch.device, held: int, group: str) -> Run | None:
+    from domino_compile.gemm.choices import Question, choose
+    from domino_compile.gemm.tune import tune
+
+    question = Question(problem, held, torch.cuda.get_device_name(device), version())
+    choice = choose(question, group, lambda: tune(problem, device, held))
+    sizes = f"{problem.m}x{problem.k}x{problem.n}"
+    log.debug(
+        "product %s, %d multiprocessors held: %.1f us, torch's own choice %.1f us",
+        *(sizes, held, choice.us, choice.torch_us),
+    )
+    if choice.algorithm is None:
+        return None
+    found = Product(problem, device.index or 0, choice.algorithm.multiprocessors)
+    return found.by(choice.algorithm)
+
+
+def _mm_meta(left: torch.Tensor, right: torch.Tensor, held: int, group: str) -> torch.Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+def _addmm_meta(
+    added: torch.Tensor, left: torch.Tensor, right: torch.Tensor, held: int, group: str
+) -> torch.Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+library.impl("mm_beside", run_mm, "CompositeExplicitAutograd")
+library.impl("addmm_beside", run_addmm, "CompositeExplicitAutograd")
+torch.library.register_fake("domino_compile::mm_beside", _mm_meta, lib=library)
+torch.library.register_fake("domino_compile::addmm_beside", _addmm_meta, lib=library)
+
+mm_beside: Any = torch.ops.domino_compile.mm_beside.default
+addmm_beside: Any = torch.ops.domino_compile.addmm_beside.default

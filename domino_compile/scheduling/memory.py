@@ -1,0 +1,242 @@
+"""The memory of a step while a scheduled graph runs: which buffers there are, and how long.
+
+``Machine`` weighs what the units of one graph leave behind, to compare orders of it. Here all is
+counted that is allocated while a step runs, as Inductor's generated code allocates and frees it:
+
+* The caller holds parameters and inputs from beginning to end.
+* A view is in its base's buffer. An all-reduce works in the buffer that it is given, unless that is
+  held or needed once more; any other collective keeps what it reads until it is waited for.
+* A fused group makes only what leaves it, and writes a result over what it reads for the last time
+  where sizes agree. Any other kernel has all that it reads and makes at once.
+* A buffer is freed behind the last unit that uses it, also what backward got from forward. Results
+  stay, and so do forward's while backward runs.
+
+Left out is what kernels allocate for themselves (workspaces), and the allocator's rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from domino_compile.collectives import kind_of, tensor_bytes
+from domino_compile.scheduling.units import Unit, is_fusible, is_work
+
+#: Who makes a buffer, and which of the values that it makes is in it.
+Buffer = tuple[fx.Node, int]
+#: Collectives whose result is in the buffer that they are given.
+IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tensor that a graph returns.
+
+    Attributes:
+        bytes: its own size.
+        buffer: the number of the buffer that it is in; ``None`` if the caller holds that anyway.
+        buffer_bytes: the size of the buffer, of which it may be a view.
+    """
+
+    bytes: int
+    buffer: int | None
+    buffer_bytes: int
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """The memory of a step while one of its graphs runs.
+
+    Attributes:
+        peak_bytes: the most that is allocated at once.
+        results: what the graph returns, in order.
+    """
+
+    peak_bytes: int
+    results: tuple[Result, ...] = ()
+
+
+def held_bytes(graph: fx.Graph) -> int:
+    """The bytes of parameters and inputs of a joint, forward or inference graph."""
+    return sum(_bytes(n) for n in _tensor_inputs(graph) if not _is_tangent(n))
+
+
+def step_memory(
+    graph: fx.Graph, units: Sequence[Unit], held: int, forward: Sequence[Result] = ()
+) -> StepMemory:
+    """The memory of a step while a graph runs.
+
+    Args:
+        graph: a forward, backward or inference graph.
+        units: its units, in the order in which they run.
+        held: bytes of parameters and inputs of the whole step.
+        forward: of a backward graph, what its forward returns, as far as that is known.
+    """
+    inputs = _tensor_inputs(graph)
+    owned: list[fx.Node] = []
+    if any(_is_tangent(n) for n in inputs):
+        owned = [n for n in inputs if not str(n.target).startswith("primals")]
+    walk = _Walk(graph, units)
+    walk.take_inputs(inputs, owned)
+    others = walk.take_results([n for n in inputs if not _is_tangent(n)], owned, forward)
+    return StepMemory(walk.peak(held + others), walk.results())
+
+
+def _tensor_inputs(graph: fx.Graph) -> list[fx.Node]:
+    return [n for n in graph.find_nodes(op="placeholder") if _bytes(n)]
+
+
+def _is_tangent(node: fx.Node) -> bool:
+    return str(node.target).startswith("tangents")
+
+
+def _bytes(node: fx.Node) -> int:
+    return tensor_bytes(node.meta.get("val"))
+
+
+class _Walk:
+    """A graph's buffers, and the places of the units that make and read each."""
+
+    def __init__(self, graph: fx.Graph, units: Sequence[Unit]) -> None:
+        self.units = units
+        self.output = graph.output_node()
+        self.place = {node: i for i, unit in enumerate(units) for node in unit.nodes}
+        self.buffers: dict[fx.Node, tuple[Buffer, ...]] = {}
+        self.size: dict[Buffer, int] = {}
+        self.inside: dict[Buffer, Buffer] = {}
+        self.readers: dict[Buffer, set[float]] = defaultdict(set)
+
+    # -- which buffers there are -----------------------------------------------------------
+
+    def take_inputs(self, inputs: Sequence[fx.Node], owned: Sequence[fx.Node]) -> None:
+        """Note the inputs, and those that the graph may free; the others count nothing here."""
+        for node in inputs:
+            self.buffers[node] = ((node, 0),)
+            self.size[node, 0] = 0
+        for node in owned:
+            self.size[node, 0] = _bytes(node)
+
+    def take_results(
+        self, inputs: Sequence[fx.Node], owned: Sequence[fx.Node], forward: Sequence[Result]
+    ) -> int:
+        """Put inputs that forward returned from one buffer into one.
+
+        Forward's last results are backward's inputs.
+
+        Returns:
+            The bytes of forward's other results, which the caller has.
+        """
+        count = len(forward) - len(inputs)
+        kept = forward[max(0, count) :]
+        if count < 0 or any(_bytes(n) != r.bytes for n, r in zip(inputs, kept, strict=True)):
+            return 0
+        free, first = set(owned), dict[int, Buffer]()
+        for node, result in zip(inputs, kept, strict=True):
+            if node not in free:
+                continue
+            if result.buffer is None:
+                self.size[node, 0] = 0
+                continue
+            buffer = first.setdefault(result.buffer, (node, 0))
+            self.buffers[node] = (buffer,)
+            self.size[node, 0] = result.buffer_bytes if buffer == (node, 0) else 0
+        others = {r.buffer: r.buffer_bytes for r in forward[:count] if r.buffer not in first}
+        return sum(size for number, size in others.items() if number is not None)
+
+    def of(self, node: fx.Node) -> tuple[Buffer, ...]:
+        """The buffers that a node's value is in."""
+        found = self.buffers.get(node)
+        if found is None:
+            found = self.buffers[node] = self._made_or_shared(node)
+        return found
+
+    def _made_or_shared(self, node: fx.Node) -> tuple[Buffer, ...]:
+        if is_work(node) and not _writes_in_place(node):
+            value = node.meta.get("val")
+            members = value if isinstance(value, (list, tuple)) else (value,)
+            sizes = {(node, i): n for i, x in enumerate(members) if (n := tensor_bytes(x))}
+            self.size |= sizes
+            return tuple(sizes)
+        if not node.all_input_nodes or (node not in self.place and not _bytes(node)):
+            return ()
+        source = node.all_input_nodes[0]
+        found = self.of(source)
+        if getattr(node.target, "__name__", "") == "getitem":
+            return tuple(b for b in found if b[0] is not source or b[1] == node.args[1])
+        return found
+
+    # -- who uses them ---------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Note who reads each buffer; let all-reduces work in the buffers that they are given."""
+        for node in [*self.place, self.output]:
+            here = self.place.get(node, math.inf)
+            for x in node.all_input_nodes:
+                for buffer in self.of(x):
+                    self.readers[buffer].add(here)
+        for here, unit in enumerate(self.units):
+            if unit.launch:
+                self._launch(here, unit.nodes[0])
+
+    def _launch(self, here: int, launch: fx.Node) -> None:
+        given = [self.inside.get(b, b) for x in launch.all_input_nodes for b in self.of(x)]
+        for buffer, result in zip(given, self.of(launch), strict=False):
+            if kind_of(launch) not in IN_PLACE:
+                self.readers[buffer].add(min(self.readers[result], default=here))
+            elif buffer != result and self.size[buffer] and max(self.readers[buffer]) <= here:
+                self.readers[buffer] |= self.readers.pop(result, set())
+                self.size[result] = 0
+                self.inside[result] = buffer
+
+    def peak(self, held: int) -> int:
+        """The most that is allocated at once, in bytes, with what the caller holds."""
+        self._read()
+        made: dict[int, list[Buffer]] = defaultdict(list)
+        freed: dict[float, list[Buffer]] = defaultdict(list)
+        for buffer, size in self.size.items():
+            place, readers = self.place.get(buffer[0], -1), self.readers[buffer]
+            inside = place >= 0 and is_fusible(buffer[0]) and readers <= {place}
+            if size and not inside:
+                made[place].append(buffer)
+                freed[max(readers, default=place)].append(buffer)
+        live = peak = held + sum(self.size[b] for b in made[-1])
+        live -= sum(self.size[b] for b in freed[-1])
+        for here, unit in enumerate(self.units):
+            live += sum(self.size[b] for b in made[here])
+            over = self._written_over(freed[here], made[here]) if is_fusible(unit.nodes[0]) else 0
+            peak = max(peak, live - over)
+            live -= sum(self.size[b] for b in freed[here])
+        return peak
+
+    def _written_over(self, freed: Sequence[Buffer], made: Sequence[Buffer]) -> int:
+        """The bytes of results that a fused group writes over what it reads for the last time."""
+        room = Counter(self.size[b] for b in freed if b not in made)
+        fitting = room & Counter(self.size[b] for b in made if b not in freed)
+        return sum(size * count for size, count in fitting.items())
+
+    def results(self) -> tuple[Result, ...]:
+        """What the graph returns, by the buffers that it is in."""
+        numbers: dict[Buffer, int] = {}
+        found = []
+        arguments: Any = self.output.args[0]
+        members = arguments if isinstance(arguments, (list, tuple)) else (arguments,)
+        for node in members:
+            if not isinstance(node, fx.Node) or not _bytes(node):
+                continue
+            buffers = [b for x in self.of(node) if self.size[b := self.inside.get(x, x)]]
+            number = numbers.setdefault(buffers[0], len(numbers)) if buffers else None
+            size = self.size[buffers[0]] if buffers else 0
+            found.append(Result(_bytes(node), number, size))
+        return tuple(found)
+
+
+def _writes_in_place(node: fx.Node) -> bool:
+    """Whether a node's value is its first input, written to."""
+    schema = getattr(node.target, "_schema", None)
+    alias = schema.returns[0].alias_info if schema is not None and schema.returns else None
+    return alias is not None and bool(alias.is_write)

@@ -1,0 +1,203 @@
+"""The operations compute what ``aten`` computes, and what is chosen is kept and shared."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from domino_compile import _compat
+from domino_compile.gemm import choices, op
+from domino_compile.gemm.choices import NOTHING, Question, choose
+from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
+from domino_compile.gemm.op import addmm_beside, mm_beside
+from domino_compile.gemm.tune import Choice
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+BF16 = torch.bfloat16
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(*shape, dtype=BF16)
+
+
+def question(m: int = 64, held: int = 16) -> Question:
+    left, right = torch.ones(m, 32, dtype=BF16), torch.ones(32, 48, dtype=BF16)
+    problem = Problem.of(left, right)
+    assert problem is not None
+    return Question(problem, held, "a device", 1)
+
+
+def test_on_the_cpu_they_are_the_plain_products() -> None:
+    left, right = torch.randn(6, 4), torch.randn(4, 5)
+    assert torch.equal(mm_beside(left, right, 16, "0"), left @ right)
+    for added in (torch.randn(5), torch.randn(6, 5)):
+        found = addmm_beside(added, left, right, 16, "0")
+        assert torch.equal(found, torch.addmm(added, left, right))
+
+
+def test_results_go_where_they_are_wanted() -> None:
+    left, right, out = torch.randn(6, 4), torch.randn(4, 5), torch.empty(6, 5)
+    assert op.run_mm(left, right, 0, "", out=out) is out
+    assert torch.equal(out, left @ right)
+    added = torch.randn(6, 5)
+    assert op.run_addmm(added, left, right, 0, "", out=out) is out
+    assert torch.equal(out, torch.addmm(added, left, right))
+
+
+def test_fake_results_have_shape_and_type() -> None:
+    meta = {"device": "meta", "dtype": BF16}
+    left, right = torch.empty(6, 4, **meta), torch.empty(4, 5, **meta)
+    for found in (
+        mm_beside(left, right, 16, "0"),
+        addmm_beside(torch.empty(5, **meta), left, right, 16, "0"),
+    ):
+        assert found.shape == (6, 5) and found.dtype == BF16 and found.is_contiguous()
+
+
+def test_operands_in_memory() -> None:
+    left, right = torch.ones(6, 4, dtype=BF16), torch.ones(5, 4, dtype=BF16).t()
+    assert Problem.of(left, right) == Problem(
+        BF16, 6, 5, 4, Operand(4, 6, 4, False), Operand(4, 5, 4, True)
+    )
+    part = torch.ones(6, 8, dtype=BF16)[:, :4]
+    problem = Problem.of(part, right)
+    assert problem is not None and problem.left == Operand(4, 6, 8, False)
+    bias, whole = torch.ones(5, dtype=BF16), torch.ones(6, 5, dtype=BF16)
+    with_bias, with_whole = Problem.of(left, right, bias), Problem.of(left, right, whole)
+    assert with_bias is not None and with_bias.bias and not with_bias.added
+    assert with_whole is not None and with_whole.added == 5 and not with_whole.bias
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "added"),
+    [
+        (torch.ones(6, 4), torch.ones(4, 5), None),  # float32
+        (ones(6, 4), torch.ones(4, 5, dtype=torch.half), None),
+        (ones(6, 1), ones(1, 5), None),
+        (ones(1, 1).expand(6, 4), ones(4, 5), None),
+        (ones(12, 8)[::2, ::2], ones(4, 5), None),
+        (ones(6, 4), ones(4, 5), torch.ones(6, 5)),
+        (ones(6, 4), ones(4, 5), ones(5, 6).t()),
+        (ones(6, 4), ones(4, 5), ones(1, 5)),
+    ],
+)
+def test_what_is_left_to_torch(left: Any, right: Any, added: Any) -> None:
+    assert Problem.of(left, right, added) is None
+
+
+def test_the_same_question_has_the_same_name() -> None:
+    assert question().digest() == question().digest()
+    assert len({question(m, held).digest() for m in (64, 96) for held in (0, 8, 16)}) == 6
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    with (
+        mock.patch.object(_compat, "cache_folder", lambda: str(tmp_path)),
+        mock.patch.object(_compat, "caches_enabled", lambda: True),
+    ):
+        yield tmp_path
+
+
+CHOSEN = Choice(Algorithm(116, (1, 2**63, 3, 4, 5, 6, 7, 8), 4096), 90.5, 130.25)
+
+
+def test_a_choice_is_made_once_and_kept(folder: Path) -> None:
+    asked = []
+
+    def decide() -> Choice:
+        asked.append(1)
+        return CHOSEN
+
+    assert choose(question(), "", decide) == CHOSEN
+    assert choose(question(), "", decide) == CHOSEN
+    assert len(asked) == 1
+    assert choose(question(held=8), "", lambda: NOTHING) == NOTHING
+    for path in folder.rglob("product-*.json"):
+        path.write_text("not JSON")
+    assert choose(question(), "", decide) == CHOSEN
+    assert len(asked) == 2
+
+
+class Store:
+    """What ranks share."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, str] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.content[key] = value
+
+    def get(self, key: str) -> str:
+        return self.content[key]
+
+    def wait(self, keys: list[str], timeout: Any) -> None:
+        if any(key not in self.content for key in keys):
+            raise RuntimeError("timeout")
+
+
+def chosen_by(rank: int, store: Store, decide: Any) -> Choice:
+    """What a rank of a group chooses."""
+    with (
+        mock.patch.object(_compat, "shared_store", lambda group: (store, [0, 1], rank)),
+        mock.patch.object(choices.dist, "is_initialized", lambda: True),
+    ):
+        return choose(question(), "tp", decide)
+
+
+def never() -> Choice:
+    raise AssertionError("only the first rank decides")
+
+
+def test_the_first_rank_decides_for_all(folder: Path) -> None:
+    store = Store()
+    assert chosen_by(1, store, never) == NOTHING  # it never came: torch's own
+    assert chosen_by(0, store, lambda: CHOSEN) == CHOSEN
+    assert chosen_by(1, store, never) == CHOSEN
+
+
+def test_if_the_first_rank_fails_the_others_do_not_wait(folder: Path) -> None:
+    store = Store()
+
+    def fails() -> Choice:
+        raise LtError("nothing here")
+
+    with pytest.raises(LtError):
+        chosen_by(0, store, fails)
+    assert chosen_by(1, store, never) == NOTHING
+    assert json.loads(next(iter(store.content.values())))["algorithm"] is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_without_a_gpu_there_is_no_library() -> None:
+    library.cache_clear()
+    with pytest.raises(LtError, match="NVIDIA"):
+        library()
+
+
+@ON_GPU
+@pytest.mark.cuda
+@pytest.mark.parametrize("held", [0, 16])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("extra", ["none", "bias", "whole"])
+def test_on_a_gpu_they_are_as_exact_as_torch(held: int, transposed: bool, extra: str) -> None:
+    torch.manual_seed(0)
+    left = torch.randn(512, 256, device="cuda", dtype=BF16)
+    right = torch.randn(256, 384, device="cuda", dtype=BF16)
+    if transposed:
+        right = right.t().contiguous().t()
+    added = {
+        "none": None,
+        "bias": torch.randn(384, device="cuda", dtype=BF16),
+        "whole": torch.randn(512, 384, device="cuda", dtype=BF16),
+    }[extra]
+    exact = left.double() @ right.double() + (0 if added is None else added.double())
+    if added is None:
+        found, plain = mm_beside(left, right, held, ""), left @ right
+    else:
+        found, plain = addmm_beside(added, left, right, held, ""), torch.addmm(added, left, right)
+    off, plain_off = ((x.double() - exact).norm() / exact.norm() for x in (found, plain))
+    assert off <= 1.25 * plain_off
