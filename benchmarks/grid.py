@@ -23,6 +23,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -158,7 +159,7 @@ def machine(device: str, methods: Sequence[str]) -> tuple[Start, list[Gpu]]:
 def run(asked: argparse.Namespace, chosen: Sequence[Cell], kept: Sequence[Row]) -> list[Row]:
     """Do it; returns all rows, the kept ones too."""
     began = time.monotonic()
-    prepare_environment()
+    prepare_environment(asked)
     start, gpus = machine(asked.device, [asked.start] if asked.start else ["forkserver", "spawn"])
     host = len(os.sched_getaffinity(0))
     workers = asked.workers or max(1, min(MOST_WORKERS * len(gpus), host - 2))
@@ -193,8 +194,13 @@ def run(asked: argparse.Namespace, chosen: Sequence[Cell], kept: Sequence[Row]) 
     return results.sorted()
 
 
-def prepare_environment() -> None:
+def prepare_environment(asked: argparse.Namespace) -> None:
     """Set what processes started from here need."""
+    if asked.device == "cpu":  # a C++ compiler is slow where it cannot keep compiled headers
+        cache = asked.logs.resolve() / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "0")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

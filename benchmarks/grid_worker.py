@@ -19,9 +19,9 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,6 @@ import domino_compile
 from benchmarks.grid_cells import Cell
 from benchmarks.grid_lane import Settings
 from domino_compile import _compat, emulate
-from domino_compile.backend import domino
 from domino_compile.bench.result import BenchResult
 from domino_compile.bench.run import Bench, Plan, Runner
 from domino_compile.bench.variants import Variant
@@ -54,25 +53,6 @@ for _name in ("compile_fx", "lowering", "codegen.triton", "runtime.triton_heuris
 ROUNDS, STEPS = (10, 40), 3
 #: The device's clock is at most about this: how long it idles while the host gets ahead.
 CYCLES_A_MS = 2_000_000
-
-
-@dataclass(frozen=True)
-class Default(Variant):
-    """``domino`` as it is without options, but for the link that the planner is told of.
-
-    Attributes:
-        link: its table; ``None``: the planner is told of none.
-    """
-
-    link: str | None = None
-
-    def compile(self, model: Callable[..., Any], cuda_graphs: bool = False) -> Callable[..., Any]:
-        """``torch.compile``; the package need not be installed."""
-        inductor = {"triton.cudagraphs": True} if cuda_graphs else {}
-        options: dict[str, Any] = {"inductor": inductor}
-        if self.link is not None:
-            options["link"] = self.link
-        return torch.compile(model, backend=domino, options=options)
 
 
 class Ahead:
@@ -174,8 +154,8 @@ def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> No
         dropout=cell.dropout,
         dtype=cell.dtype,
     )
-    link = cell.link if settings.link_known else None
-    plan = Plan([Variant("inductor"), Default("domino", link=link)], steps=STEPS)
+    variants = [Variant("inductor"), Variant("domino")]
+    plan = Plan(variants, steps=STEPS, link_known=settings.link_known)
     began = time.perf_counter()
     bench = CellBench(workload, plan, world, lambda text, share: print(f"{share:4.0%} {text}"))
     result = bench.compile()

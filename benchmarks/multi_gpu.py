@@ -3,10 +3,12 @@
 Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
 ``--device cpu`` for a dry run of the same steps on gloo ranks with small models.
 
-1. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``);
+1. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``); beside
+   it all programs are compiled, side by side, into a cache for the steps that follow;
 2. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
-3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs;
-4. the same steps on the emulated link with the tables just measured, on one GPU.
+3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
+   and for other numbers of CTAs;
+4. the same steps on the emulated link with the tables just measured, each on one GPU.
 
 Writes ``nccl-<tp>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
 ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
@@ -17,14 +19,17 @@ the machine has it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +37,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}
 SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
-VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
+VARIANTS = {"cuda": "inductor,domino,free", "cpu": "inductor,domino"}
+LEAST = "inductor,domino"
+OVERLAP = "inductor,inductor-overlap"
 ROUNDS = {"cuda": "20", "cpu": "2"}
 SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
 #: NCCL_MAX_CTAS to try; None leaves NCCL its own choice.
@@ -41,6 +48,8 @@ TITLES = (
     *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
     *("emulated ms", "off"),
 )
+#: The emulated link with which programs are compiled beforehand.
+LINK = "h200-nvlink-8"
 #: What an emulated collective holds where NCCL chose for itself.
 ASSUMED_CTAS = 16
 
@@ -87,18 +96,48 @@ class Machine:
             except subprocess.TimeoutExpired:
                 problem = f"took more than {self.limit_s:.0f} s, see {name}.log"
             finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+                end(process)
         self.outcomes.append(Outcome(name, time.monotonic() - began, problem))
-        if problem:
-            print(f"  {problem}", flush=True)
+        print(f"  {name}: {problem or f'{time.monotonic() - began:.0f} s'}", flush=True)
         return not problem
 
     def torchrun(self, ranks: int) -> list[str]:
         """The beginning of a command that ``domino``'s arguments follow."""
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         return [*start, "-m", "domino_compile"]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started.
+
+    torchrun starts its ranks in sessions of their own: they outlive its process group, and a rank
+    that hangs in a collective keeps its GPU busy for whoever comes next.
+    """
+    if process.poll() is not None:
+        return
+    family = descendants(process.pid)
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            after_name = entry.read_text().rsplit(")", 1)[1].split()
+            parents.setdefault(int(after_name[1]), []).append(int(entry.parent.name))
+    found = list(parents.get(pid, ()))
+    for child in found:
+        found += parents.get(child, ())
+    return found
 
 
 def numerics(machine: Machine) -> None:
@@ -128,41 +167,119 @@ def tables(machine: Machine, sizes: Sequence[int]) -> dict[tuple[int, int | None
     return found
 
 
-def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]) -> list[Any]:
-    """Bench results on the real link and, beside each, on the emulated one."""
-    found = []
-    for number, model in enumerate(MODELS[machine.device]):
-        more = number == 0 and machine.device == "cuda"
-        for ctas in CTAS if more else (None,):
-            for graphs in (True, False) if more and ctas is None else (True,):
-                real = _bench(machine, model, ranks, ctas, graphs, None)
-                if real is None:
-                    continue
-                table = link.get((ranks, ctas))
-                emulated = table and _bench(machine, model, ranks, ctas, graphs, table)
-                found.append({"nccl_max_ctas": ctas, "measured": real, "predicted": emulated})
+@dataclass(frozen=True)
+class Run:
+    """One ``domino bench`` on the real link, and one like it on an emulated link.
+
+    Attributes:
+        model: of ``domino bench``.
+        variants: likewise.
+        ctas: NCCL_MAX_CTAS, if it is set.
+        graphs: whether CUDA graphs are recorded.
+        cached: whether programs may come from a cache. Inductor's own overlap scheduling exchanges
+            estimates between ranks while it compiles: a rank that compiles waits for ever for one
+            that does not.
+    """
+
+    model: str
+    variants: str
+    ctas: int | None = None
+    graphs: bool = True
+    cached: bool = True
+
+
+def runs(device: str) -> list[Run]:
+    """What is measured."""
+    models = MODELS[device]
+    found = [Run(model, VARIANTS[device]) for model in models]
+    if device == "cuda":
+        found += [Run(models[0], LEAST, ctas) for ctas in CTAS if ctas is not None]
+        found.append(Run(models[0], LEAST, graphs=False))
+        found += [Run(model, OVERLAP, cached=False) for model in models]
     return found
 
 
+def compile_all(machine: Machine, ranks: int) -> None:
+    """Compile every program once, side by side, on as many GPUs as there are; times do not count.
+
+    What products' algorithms were timed meanwhile is forgotten: others were at work.
+    """
+    distinct = [run for run in runs(machine.device) if run.ctas is None and run.cached]
+    with ThreadPoolExecutor(len(distinct) + 1) as pool:
+        jobs = [pool.submit(numerics, machine)]
+        if machine.device == "cuda":  # on the CPU every rank is a process: nothing is shared
+            jobs += [
+                pool.submit(_bench, machine, run, ranks, LINK, gpu % machine.ranks, "compile")
+                for gpu, run in enumerate(distinct)
+            ]
+        for job in jobs:
+            job.result()
+    for path in (machine.out / "cache" / "domino_compile").glob("product-*.json"):
+        path.unlink()
+
+
+def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]) -> list[Any]:
+    """Bench results on the real link and, beside each, on the emulated one."""
+    measured: list[tuple[Run, Any]] = []
+    for run in runs(machine.device):
+        measured.append((run, _bench(machine, run, ranks)))
+        write(
+            machine, [{"nccl_max_ctas": r.ctas, "measured": real} for r, real in measured if real]
+        )
+    places: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for gpu in range(machine.ranks if machine.device == "cuda" else 1):
+        places.put(gpu)
+
+    def emulated(run: Run) -> Any:
+        table = link.get((ranks, run.ctas))
+        if table is None:
+            return None
+        gpu = places.get()
+        try:
+            return _bench(machine, run, ranks, str(table), gpu, "emulated")
+        finally:
+            places.put(gpu)
+
+    done = [(run, real) for run, real in measured if real is not None]
+    with ThreadPoolExecutor(max(1, places.qsize())) as pool:
+        predicted = list(pool.map(emulated, [run for run, _ in done]))
+    return [
+        {"nccl_max_ctas": run.ctas, "measured": real, "predicted": other}
+        for (run, real), other in zip(done, predicted, strict=True)
+    ]
+
+
 def _bench(
-    machine: Machine, model: str, ranks: int, ctas: int | None, graphs: bool, table: Path | None
+    machine: Machine, run: Run, ranks: int, link: str = "", gpu: int = 0, what: str = ""
 ) -> Any:
-    """One ``domino bench``; on the real link, or as one rank of a group with a table's link."""
-    name = _name(f"{model}-tp{ranks}", ctas) + ("" if graphs else "-launches")
-    name += "-emulated" if table else ""
+    """One ``domino bench``; on the real link, or on one GPU as one rank with an emulated link."""
+    name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
+    name += ("" if run.cached else "-overlap") + (f"-{what}" if what else "")
     path = machine.out / f"{name}.json"
-    options = ["bench", "--device", machine.device, "--model", model, "--tp", str(ranks)]
+    options = ["bench", "--device", machine.device, "--model", run.model, "--tp", str(ranks)]
     options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
-    options += ["--variants", VARIANTS[machine.device], "--rounds", ROUNDS[machine.device]]
-    options += ["--json", str(path), *([] if graphs else ["--no-cuda-graphs"])]
+    options += ["--variants", run.variants, "--json", str(path)]
+    options += ["--rounds", "1" if what == "compile" else ROUNDS[machine.device]]
+    options += [] if run.graphs else ["--no-cuda-graphs"]
     command = [*machine.torchrun(ranks), *options]
-    if table:
-        command = ["-m", "domino_compile", *options, "--link", str(table)]
-    # With caches a program that was compiled before is not compiled again.
-    caches = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0"}
-    if not machine.run(f"bench-{name}", command, **_nccl(ctas), **caches):
+    environment = _nccl(run.ctas) | {
+        # With caches a program that was compiled before is not compiled again.
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0" if run.cached else "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(machine.out / "cache"),
+    }
+    if link:
+        command = ["-m", "domino_compile", *options, "--link", link]
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if not machine.run(f"bench-{name}", command, **environment):
         return None
     return json.loads(path.read_text())
+
+
+def write(machine: Machine, results: list[Any]) -> None:
+    """Keep what is known so far."""
+    kind = "nccl" if machine.device == "cuda" else "gloo"
+    path = machine.out / f"{kind}-{machine.ranks}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _name(begin: str, ctas: int | None) -> str:
@@ -205,12 +322,10 @@ def main() -> int:
     machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit)
     machine.out.mkdir(parents=True, exist_ok=True)
     sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
-    numerics(machine)
+    compile_all(machine, machine.ranks)
     link = tables(machine, sizes)
     results = steps(machine, machine.ranks, link)
-    kind = "nccl" if machine.device == "cuda" else "gloo"
-    path = machine.out / f"{kind}-{machine.ranks}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    write(machine, results)
     for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:
         print(f"| {' | '.join(row)} |")
     failed = [outcome for outcome in machine.outcomes if outcome.problem]

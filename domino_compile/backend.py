@@ -122,8 +122,16 @@ def _compile(
             return compile_eager(gm, example_inputs, pipeline), pipeline
     identity = pass_identity(options, hints, f"{rates} {slower}")
     key = plan_key(gm, example_inputs, identity) if _compat.caches_enabled() else None
-    products = not _compat.products_are_inductors(_user_settings(options))
-    pipeline = Pipeline(options, hints, pin=True, slower=slower, products=products, plan_key=key)
+    asked = _user_settings(options)
+    pipeline = Pipeline(
+        options,
+        hints,
+        pin=True,
+        slower=slower,
+        products=not _compat.products_are_inductors(asked),
+        copies=bool(asked.get("triton.cudagraphs")),
+        plan_key=key,
+    )
     settings = inductor_settings(pipeline, identity)
     with withdrawn_on_error(pipeline.report):
         compiled = _compat.compile_with_inductor(gm, example_inputs, settings)

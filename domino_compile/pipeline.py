@@ -22,7 +22,7 @@ from torch import fx
 
 from domino_compile import _compat, describe
 from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, cut_columns, infer_cut
-from domino_compile.collectives import Site, find_sites, is_launch, tensors_of
+from domino_compile.collectives import Site, find_sites, is_launch, tensor_bytes, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.faults import Backup, report_fault
 from domino_compile.inspect.dump import Dump, count_difference, op_counts
@@ -99,6 +99,7 @@ class Pipeline:
         hints: about the inputs.
         pin: whether the lowering needs the order pinned.
         products: whether the lowering takes products that know of the collective they fly under.
+        copies: whether the lowering copies inputs to where it wants them (CUDA graphs).
         slower: how many times their link table's time collectives take, as far as is known.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
         results: what the graph that was scheduled last returns.
@@ -113,6 +114,7 @@ class Pipeline:
     rows: GraphRows = field(default_factory=GraphRows)
     slower: float = 1.0
     products: bool = False
+    copies: bool = False
     plan_key: str | None = None
     cost: CostModel | None = None
     results: tuple[Result, ...] = ()
@@ -165,7 +167,7 @@ class Pipeline:
         self.report.status = "reordered"
         cost, backward = self._cost(graph), phases_of(graph)
         found = build_units(graph, cost, backward)
-        self.report.input_bytes = held_bytes(graph)
+        self.report.input_bytes = held_bytes(graph) + self._copied_bytes(graph)
         self.report.uncut = uncut(graph, found)
         if self.dump.wanted:
             self.rows.captured(graph)
@@ -271,6 +273,17 @@ class Pipeline:
 
     def _marks_products(self, graph: fx.Graph) -> bool:
         return self.products and self._enabled("products") and device_of(graph).type == "cuda"
+
+    def _copied_bytes(self, graph: fx.Graph) -> int:
+        """The bytes of the inputs that the lowering keeps a copy of: all but parameters."""
+        if not self.copies or device_of(graph).type == "cpu":
+            return 0
+        inputs = {n: _compat.input_position(n) for n in graph.find_nodes(op="placeholder")}
+        return sum(
+            tensor_bytes(n.meta["val"])
+            for n, position in inputs.items()
+            if position is not None and position not in self.hints.parameters
+        )
 
     def _step_peak_bytes(self, graph: fx.Graph, phase: str, result: ScheduleResult) -> int:
         """The memory of a step at its peak while a scheduled graph runs."""

@@ -225,7 +225,8 @@ class CompileReport:
             what is predicted without this package.
         candidates: what was compared to choose the cut; empty where the options force it.
         measured: of the option ``guard="measure"``, once it has been decided.
-        input_bytes: parameters and inputs, which the caller holds during the whole step.
+        input_bytes: parameters and inputs, which the caller holds during the whole step, and the
+            copies that CUDA graphs keep of those inputs that are no parameters.
     """
 
     graph: int

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ class Plan:
         cuda_graphs: record the steps as CUDA graphs (GPU).
         float64: also compare with float64, without dropout.
         traces: folder for the profiler's traces, if they are to be kept (GPU).
+        link_known: whether this package is told which link is emulated; else it plans with the one
+            that it assumes for the device.
     """
 
     variants: Sequence[Variant]
@@ -46,6 +49,7 @@ class Plan:
     cuda_graphs: bool = True
     float64: bool = False
     traces: Path | None = None
+    link_known: bool = True
 
 
 def run(
@@ -64,7 +68,14 @@ def run(
 class Runner:
     """One variant, compiled."""
 
-    def __init__(self, variant: Variant, workload: Workload, world: World, graphs: bool) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        workload: Workload,
+        world: World,
+        graphs: bool,
+        link: str | None = None,
+    ) -> None:
         self.variant, self.world = variant, world
         self.result = VariantResult(variant.label)
         before = _allocated()
@@ -73,7 +84,7 @@ class Runner:
             workload,
             world.group_for(variant.free),
             world.place.device,
-            lambda model: variant.compile(model, graphs),
+            partial(variant.compile, cuda_graphs=graphs, link=link),
         )
         known = len(domino_compile.reports())
         began = time.perf_counter()
@@ -123,6 +134,11 @@ class Bench:
         self._done = 0.0
         self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
 
+    @property
+    def _link(self) -> str | None:
+        """What this package is told of the link."""
+        return self.world.place.link if self.plan.link_known else None
+
     def _tell(self, text: str, share: float = 0.0) -> None:
         self._done += share
         self._progress(text, min(1.0, self._done / self._whole))
@@ -163,7 +179,7 @@ class Bench:
         for variant in self.plan.variants:
             self._tell(f"compiling {variant.label}")
             try:
-                runner = Runner(variant, self.workload, self.world, self.graphs)
+                runner = Runner(variant, self.workload, self.world, self.graphs, self._link)
             except Exception as error:
                 if not runners:
                     raise
@@ -264,5 +280,6 @@ class Bench:
             if variant.free:
                 continue
             self.world.choose(free=False)
-            step = Step(workload, self.world.group, device, variant.compile)
+            compiled = partial(variant.compile, link=self._link)
+            step = Step(workload, self.world.group, device, compiled)
             runner.result.grad_error_float64 = relative_error(step.results(), expected)

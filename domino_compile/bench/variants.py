@@ -52,14 +52,24 @@ class Variant:
         """Whether this package compiles it."""
         return self.name.startswith("domino")
 
-    def compile(self, model: Callable[..., Any], cuda_graphs: bool = False) -> Callable[..., Any]:
-        """``torch.compile`` with the variant's settings."""
+    def compile(
+        self, model: Callable[..., Any], cuda_graphs: bool = False, link: str | None = None
+    ) -> Callable[..., Any]:
+        """``torch.compile`` with the variant's settings.
+
+        Args:
+            model: what is compiled.
+            cuda_graphs: whether Inductor records CUDA graphs.
+            link: the link that this package plans with; ``None``: the one it assumes.
+        """
         settings: dict[str, Any] = {"triton.cudagraphs": True} if cuda_graphs else {}
         if not self.domino:
             if self.name == "inductor-overlap":
                 settings |= INDUCTOR_OVERLAP
             return torch.compile(model, backend="inductor", options=settings)
         options: dict[str, Any] = {"inductor": settings}
+        if link is not None:
+            options["link"] = link
         chosen = {"slices": self.slices, "columns": self.columns}
         options |= {name: parts for name, parts in chosen.items() if parts is not None}
         return torch.compile(model, backend=domino, options=options)

@@ -6,8 +6,9 @@ counted that is allocated while a step runs, as Inductor's generated code alloca
 * The caller holds parameters and inputs from beginning to end.
 * A view is in its base's buffer. An all-reduce works in the buffer that it is given, unless that is
   held or needed once more; any other collective keeps what it reads until it is waited for.
-* A fused group makes only what leaves it, and writes a result over what it reads for the last time
-  where sizes agree. Any other kernel has all that it reads and makes at once.
+* A fused group makes what leaves it, but for what other groups had better compute anew, and what
+  its own sums over rows read, which are kernels of their own. It writes a result over what it reads
+  for the last time where sizes agree. Any other kernel has all that it reads and makes at once.
 * A buffer is freed behind the last unit that uses it, also what backward got from forward. Results
   stay, and so do forward's while backward runs.
 
@@ -18,17 +19,32 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from domino_compile.collectives import kind_of, tensor_bytes
+from domino_compile.nodes import is_free
+from domino_compile.rules.registry import rule_of
 from domino_compile.scheduling.units import Unit, is_fusible, is_work
+
+aten = torch.ops.aten
 
 #: Who makes a buffer, and which of the values that it makes is in it.
 Buffer = tuple[fx.Node, int]
+#: Operations that write into a copy of their first input.
+SCATTERS = {
+    aten.index_put.default,
+    aten._unsafe_index_put.default,
+    aten._unsafe_masked_index_put_accumulate.default,
+    aten.scatter_add.default,
+}
+#: A pointwise value with several users is computed anew in each kernel that uses it, unless it is
+#: made of more (Inductor's ``realize_reads_threshold`` and ``realize_opcount_threshold``).
+MOST_READS, MOST_OPERATIONS = 4, 30
 #: Collectives whose result is in the buffer that they are given.
 IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
 
@@ -109,6 +125,7 @@ class _Walk:
         self.buffers: dict[fx.Node, tuple[Buffer, ...]] = {}
         self.size: dict[Buffer, int] = {}
         self.inside: dict[Buffer, Buffer] = {}
+        self.stored: set[Buffer] = set()
         self.readers: dict[Buffer, set[float]] = defaultdict(set)
 
     # -- which buffers there are -----------------------------------------------------------
@@ -179,16 +196,70 @@ class _Walk:
             for x in node.all_input_nodes:
                 for buffer in self.of(x):
                     self.readers[buffer].add(here)
+        self._inline()
         for here, unit in enumerate(self.units):
-            if unit.launch:
-                self._launch(here, unit.nodes[0])
+            only = unit.nodes[0]
+            if unit.launch and kind_of(only) not in IN_PLACE:
+                arrived = min((r for b in self.of(only) for r in self.readers[b]), default=here)
+                for buffer in self._given(only):
+                    self.readers[buffer].add(arrived)
+            elif unit.launch or only.target in SCATTERS:
+                self._in_place(here, only)
 
-    def _launch(self, here: int, launch: fx.Node) -> None:
-        given = [self.inside.get(b, b) for x in launch.all_input_nodes for b in self.of(x)]
-        for buffer, result in zip(given, self.of(launch), strict=False):
-            if kind_of(launch) not in IN_PLACE:
-                self.readers[buffer].add(min(self.readers[result], default=here))
-            elif buffer != result and self.size[buffer] and max(self.readers[buffer]) <= here:
+    def _inline(self) -> None:
+        """Let groups compute anew what is not stored: its readers read what it is made of."""
+        made_of: dict[Buffer, tuple[frozenset[Buffer], int]] = {}
+        for node, here in self.place.items():
+            if not _is_pointwise(node):
+                continue
+            parts = [b for x in node.all_input_nodes for b in self.of(x)]
+            known = [made_of.get(b, (frozenset((b,)), 0)) for b in parts]
+            reads = frozenset[Buffer]().union(*(r for r, _ in known))
+            count = 1 + sum(n for _, n in known)
+            (buffer,) = self.of(node)
+            if len(node.users) > 1 and (len(reads) > MOST_READS or count > MOST_OPERATIONS):
+                if self._in_two_kernels(node):
+                    self.stored.add(buffer)
+                continue
+            if not self._only_fused(buffer):
+                continue
+            made_of[buffer] = reads, count
+            for reader in self.readers[buffer] - {here}:
+                for read in reads:
+                    self.readers[read].add(reader)
+            self.readers[buffer] = {here}
+
+    def _only_fused(self, buffer: Buffer) -> bool:
+        """Whether fused groups alone read a buffer."""
+        return all(
+            math.isfinite(place) and is_fusible(self.units[int(place)].nodes[0])
+            for place in self.readers[buffer]
+        )
+
+    def _in_two_kernels(self, node: fx.Node) -> bool:
+        """Whether a value goes into a sum over rows and into something else of its group.
+
+        A gradient of a norm's weight is such a sum: its kernel is not the one of the rows.
+        """
+        unit = self.units[self.place[node]]
+        for total in unit.nodes:
+            if not _sums_rows(total):
+                continue
+            inside = {total}
+            for member in reversed(unit.nodes):
+                if any(user in inside for user in _users(member)):
+                    inside.add(member)
+            if node in inside and any(user not in inside for user in _users(node)):
+                return True
+        return False
+
+    def _given(self, node: fx.Node) -> list[Buffer]:
+        return [self.inside.get(b, b) for x in node.all_input_nodes for b in self.of(x)]
+
+    def _in_place(self, here: int, node: fx.Node) -> None:
+        """Put a node's results into the buffers that it is given, where nothing else needs them."""
+        for buffer, result in zip(self._given(node), self.of(node), strict=False):
+            if buffer != result and self.size[buffer] and max(self.readers[buffer]) <= here:
                 self.readers[buffer] |= self.readers.pop(result, set())
                 self.size[result] = 0
                 self.inside[result] = buffer
@@ -201,7 +272,7 @@ class _Walk:
         for buffer, size in self.size.items():
             place, readers = self.place.get(buffer[0], -1), self.readers[buffer]
             inside = place >= 0 and is_fusible(buffer[0]) and readers <= {place}
-            if size and not inside:
+            if size and (not inside or buffer in self.stored):
                 made[place].append(buffer)
                 freed[max(readers, default=place)].append(buffer)
         live = peak = held + sum(self.size[b] for b in made[-1])
@@ -233,6 +304,30 @@ class _Walk:
             size = self.size[buffers[0]] if buffers else 0
             found.append(Result(_bytes(node), number, size))
         return tuple(found)
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    rule = rule_of(node.target)
+    return is_fusible(node) and rule is not None and rule.family == "pointwise"
+
+
+def _sums_rows(node: fx.Node) -> bool:
+    """Whether a node sums over other dimensions than the last."""
+    if node.target is not aten.sum.dim_IntList:
+        return False
+    source: Any = node.args[0]
+    dims: Any = node.args[1]
+    rank = source.meta["val"].ndim
+    return bool(dims) and all(dim % rank != rank - 1 for dim in dims)
+
+
+def _users(node: fx.Node) -> Iterator[fx.Node]:
+    """The work that uses a value, itself or through views."""
+    for user in node.users:
+        if user.op != "output" and is_free(user):
+            yield from _users(user)
+        else:
+            yield user
 
 
 def _writes_in_place(node: fx.Node) -> bool:

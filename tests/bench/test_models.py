@@ -69,9 +69,10 @@ def test_float64_has_the_parameters_of_the_rounded_model() -> None:
 def test_settings_of_variants_are_taken(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
     monkeypatch.setattr(torch, "compile", lambda model, **settings: seen.update(settings))
-    variant.compile(torch.nn.Identity(), cuda_graphs=True)
+    variant.compile(torch.nn.Identity(), cuda_graphs=True, link="demo-2")
     options = seen["options"]
     assert isinstance(options, dict)
     inductor = options["inductor"] if variant.domino else options
     assert inductor == {"triton.cudagraphs": True}
     assert options.get("slices") == variant.slices
+    assert options.get("link") == ("demo-2" if variant.domino else None)

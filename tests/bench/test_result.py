@@ -18,7 +18,7 @@ KEYS = {
 VARIANT_KEYS = {
     *("variant", "slices", "step_ms", "spread_ms", "ratio_to_inductor", "fraction_of_free"),
     *("fraction_of_bound", "wire_ms", "hidden_fraction", "exposed_ms", "compute_ms", "peak_mib"),
-    *("compile_s", "grad_error"),
+    *("compile_s", "grad_error", "predicted_peak_mib"),
 }
 
 

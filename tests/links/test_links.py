@@ -50,6 +50,8 @@ def test_file_name_is_link_name_and_points_are_met(path: Path) -> None:
         time = table.time_us("all_reduce", mib * MIB)
         if "time_us" in curve:
             assert time == pytest.approx(curve["time_us"][i], rel=0.01)
+        if "busbw_gb_s" not in curve:  # measured here: time is all there is
+            continue
         busbw = mib * MIB / time / 1e3 * busbw_factor("all_reduce", table.ranks)
         assert busbw == pytest.approx(curve["busbw_gb_s"][i], rel=0.02)
 
