@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx
 
-from domino_compile import _compat
+from domino_compile.kept import keep, kept
 from domino_compile.report import CompileReport
 
 
@@ -33,25 +31,17 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} {value}"
 
 
-def _path(key: str) -> Path:
-    return Path(_compat.cache_folder()) / "domino_compile" / f"{key}.json"
-
-
 def save_plan(key: str, report: CompileReport) -> None:
-    """Keep a plan; a full or read-only disk is no reason to stop."""
-    path = _path(key)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(report.to_json())
-        partial.replace(path)
-    except OSError:
-        return
+    """Keep a plan."""
+    keep(f"{key}.json", report.to_json())
 
 
 def load_plan(key: str) -> CompileReport | None:
     """The plan that was kept, if it is there and readable."""
+    text = kept(f"{key}.json")
+    if text is None:
+        return None
     try:
-        return CompileReport.from_dict(json.loads(_path(key).read_text()))
-    except (OSError, ValueError, TypeError, KeyError):
+        return CompileReport.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError):
         return None

@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -22,6 +20,7 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
 from domino_compile.gemm.tune import Choice
+from domino_compile.kept import keep, kept
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +89,15 @@ NOTHING = Choice(None, 0.0, 0.0)
 
 
 def _known_or(question: Question, decide: Callable[[], Choice]) -> Choice:
-    path = Path(_compat.cache_folder()) / "domino_compile" / f"product-{question.digest()}.json"
-    if _compat.caches_enabled():
+    name = f"product-{question.digest()}.json"
+    text = kept(name) if _compat.caches_enabled() else None
+    if text is not None:
         try:
-            return _decoded(path.read_text())
-        except (OSError, ValueError, TypeError, KeyError):
-            pass
+            return _decoded(text)
+        except (ValueError, TypeError, KeyError):
+            log.info("%s cannot be read: chosen anew", name)
     choice = decide()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(_encoded(choice))
-        partial.replace(path)
-    except OSError:
-        pass  # a full or read-only disk is no reason to stop
+    keep(name, _encoded(choice))
     return choice
 
 
