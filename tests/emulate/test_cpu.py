@@ -12,6 +12,7 @@ from tests.emulate.ranks import CHECKS, SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 Results = list[dict[str, str]]
+pytestmark = pytest.mark.xdist_group("emulate")  # or each worker would start ranks of its own
 
 
 @pytest.fixture(scope="module")
