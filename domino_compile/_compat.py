@@ -247,8 +247,10 @@ def fuse_both_reductions() -> None:
         return
 
     def has_mix_reduction_orders(cls: Any, node1: Any, node2: Any) -> bool:
-        if original(node1, node2) or not triton_config.mix_order_reduction_non_strict_mode:
-            return bool(original(node1, node2))
+        if original(node1, node2):
+            return True
+        if not triton_config.mix_order_reduction_non_strict_mode:
+            return False
         extents = cls.get_numel_rnumel(node1), cls.get_numel_rnumel(node2)
         square = len({n for pair in extents for n in pair}) == 1
         return square and cls.is_contiguous_node(node1) != cls.is_contiguous_node(node2)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile.cost.rates import HALVES
 from domino_compile.gemm.op import addmm_beside, mm_beside
 from domino_compile.scheduling import Schedule, UnitGraph
 
@@ -26,7 +27,6 @@ aten = torch.ops.aten
 #: configured for fewer multiprocessors loses about 10 % where it is alone after all, and one that
 #: is not loses 40 % and more beside a collective.
 LEAST = 0.2
-HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)

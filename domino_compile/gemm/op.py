@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
-from domino_compile.rules.random_op import library
+from domino_compile.library import library
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-#: The namespace of all operations of this package.
-library = torch.library.Library("domino_compile", "DEF")
+from domino_compile.library import library
+
 library.define(
     "random_slice(SymInt[] size, Tensor seed, str mode, int dim, SymInt start, SymInt length)"
     " -> Tensor"
