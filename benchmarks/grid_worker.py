@@ -155,7 +155,8 @@ def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> No
         dtype=cell.dtype,
     )
     variants = [Variant("inductor"), Variant("domino")]
-    plan = Plan(variants, steps=STEPS, link_known=settings.link_known)
+    link = cell.link if settings.link_known else None
+    plan = Plan(variants, steps=STEPS, link=link)
     began = time.perf_counter()
     bench = CellBench(workload, plan, world, lambda text, share: print(f"{share:4.0%} {text}"))
     result = bench.compile()

@@ -3,9 +3,9 @@
 Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
 ``--device cpu`` for a dry run of the same steps on gloo ranks with small models.
 
-1. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``); beside
+1. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
+2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``); beside
    it all programs are compiled, side by side, into a cache for the steps that follow;
-2. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
 3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
    and for other numbers of CTAs;
 4. the same steps on the emulated link with the tables just measured, each on one GPU.
@@ -37,9 +37,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}
 SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
-VARIANTS = {"cuda": "inductor,domino,free", "cpu": "inductor,domino"}
+VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
 LEAST = "inductor,domino"
-OVERLAP = "inductor,inductor-overlap"
 ROUNDS = {"cuda": "20", "cpu": "2"}
 SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
 #: NCCL_MAX_CTAS to try; None leaves NCCL its own choice.
@@ -48,10 +47,10 @@ TITLES = (
     *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
     *("emulated ms", "off"),
 )
-#: The emulated link with which programs are compiled beforehand.
-LINK = "h200-nvlink-8"
-#: What an emulated collective holds where NCCL chose for itself.
-ASSUMED_CTAS = 16
+#: What Python takes to write where its threads stand.
+WRITING_S = 1.0
+#: Measured link tables by the size of the group and NCCL_MAX_CTAS.
+Links = dict[tuple[int, int | None], Path]
 
 
 @dataclass
@@ -86,7 +85,8 @@ class Machine:
         began, problem = time.monotonic(), ""
         with (self.out / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=os.environ | environment,
+                [sys.executable, *command], cwd=ROOT,
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"} | environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
@@ -108,7 +108,7 @@ class Machine:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started.
+    """End a process and all that it has started; it and its children write where they stand.
 
     torchrun starts its ranks in sessions of their own: they outlive its process group, and a rank
     that hangs in a collective keeps its GPU busy for whoever comes next.
@@ -116,6 +116,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     family = descendants(process.pid)
+    for pid in [*_children().get(process.pid, ()), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGABRT)
+    time.sleep(WRITING_S)
     process.terminate()
     try:
         process.wait(10)
@@ -129,15 +133,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def descendants(pid: int) -> list[int]:
     """The processes that a process has started, and those that they have."""
-    parents: dict[int, list[int]] = {}
+    children = _children()
+    found = list(children.get(pid, ()))
+    for child in found:
+        found += children.get(child, ())
+    return found
+
+
+def _children() -> dict[int, list[int]]:
+    """The processes that each process has started."""
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             after_name = entry.read_text().rsplit(")", 1)[1].split()
-            parents.setdefault(int(after_name[1]), []).append(int(entry.parent.name))
-    found = list(parents.get(pid, ()))
-    for child in found:
-        found += parents.get(child, ())
-    return found
+            children.setdefault(int(after_name[1]), []).append(int(entry.parent.name))
+    return children
 
 
 def numerics(machine: Machine) -> None:
@@ -150,7 +160,7 @@ def numerics(machine: Machine) -> None:
     )  # fmt: skip
 
 
-def tables(machine: Machine, sizes: Sequence[int]) -> dict[tuple[int, int | None], Path]:
+def tables(machine: Machine, sizes: Sequence[int]) -> Links:
     """Link tables by the size of the group and the number of CTAs."""
     found = {}
     for ctas in CTAS if machine.device == "cuda" else (None,):
@@ -159,7 +169,7 @@ def tables(machine: Machine, sizes: Sequence[int]) -> dict[tuple[int, int | None
             path = machine.out / f"{name}.json"
             options = ["calibrate", "--device", machine.device, "--name", name, "--out", str(path)]
             options += ["--rates-out", str(machine.out / "rates.json")]
-            options += ["--ctas", str(ctas or ASSUMED_CTAS), "--sizes", SIZES[machine.device]]
+            options += ["--sizes", SIZES[machine.device], "--round-ms", "5"]
             if machine.run(
                 f"calibrate-{name}", [*machine.torchrun(ranks), *options], **_nccl(ctas)
             ):
@@ -176,16 +186,12 @@ class Run:
         variants: likewise.
         ctas: NCCL_MAX_CTAS, if it is set.
         graphs: whether CUDA graphs are recorded.
-        cached: whether programs may come from a cache. Inductor's own overlap scheduling exchanges
-            estimates between ranks while it compiles: a rank that compiles waits for ever for one
-            that does not.
     """
 
     model: str
     variants: str
     ctas: int | None = None
     graphs: bool = True
-    cached: bool = True
 
 
 def runs(device: str) -> list[Run]:
@@ -195,22 +201,21 @@ def runs(device: str) -> list[Run]:
     if device == "cuda":
         found += [Run(models[0], LEAST, ctas) for ctas in CTAS if ctas is not None]
         found.append(Run(models[0], LEAST, graphs=False))
-        found += [Run(model, OVERLAP, cached=False) for model in models]
     return found
 
 
-def compile_all(machine: Machine, ranks: int) -> None:
+def compile_all(machine: Machine, ranks: int, link: Links) -> None:
     """Compile every program once, side by side, on as many GPUs as there are; times do not count.
 
     What products' algorithms were timed meanwhile is forgotten: others were at work.
     """
-    distinct = [run for run in runs(machine.device) if run.ctas is None and run.cached]
-    with ThreadPoolExecutor(len(distinct) + 1) as pool:
+    chosen = runs(machine.device)
+    with ThreadPoolExecutor(len(chosen) + 1) as pool:
         jobs = [pool.submit(numerics, machine)]
         if machine.device == "cuda":  # on the CPU every rank is a process: nothing is shared
             jobs += [
-                pool.submit(_bench, machine, run, ranks, LINK, gpu % machine.ranks, "compile")
-                for gpu, run in enumerate(distinct)
+                pool.submit(_bench, machine, run, ranks, link, number % machine.ranks, "compile")
+                for number, run in enumerate(chosen)
             ]
         for job in jobs:
             job.result()
@@ -218,11 +223,11 @@ def compile_all(machine: Machine, ranks: int) -> None:
         path.unlink()
 
 
-def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]) -> list[Any]:
+def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
     """Bench results on the real link and, beside each, on the emulated one."""
     measured: list[tuple[Run, Any]] = []
     for run in runs(machine.device):
-        measured.append((run, _bench(machine, run, ranks)))
+        measured.append((run, _bench(machine, run, ranks, link)))
         write(
             machine, [{"nccl_max_ctas": r.ctas, "measured": real} for r, real in measured if real]
         )
@@ -231,12 +236,9 @@ def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]
         places.put(gpu)
 
     def emulated(run: Run) -> Any:
-        table = link.get((ranks, run.ctas))
-        if table is None:
-            return None
         gpu = places.get()
         try:
-            return _bench(machine, run, ranks, str(table), gpu, "emulated")
+            return _bench(machine, run, ranks, link, gpu, "emulated")
         finally:
             places.put(gpu)
 
@@ -250,25 +252,38 @@ def steps(machine: Machine, ranks: int, link: dict[tuple[int, int | None], Path]
 
 
 def _bench(
-    machine: Machine, run: Run, ranks: int, link: str = "", gpu: int = 0, what: str = ""
+    machine: Machine, run: Run, ranks: int, link: Links, gpu: int = 0, what: str = ""
 ) -> Any:
-    """One ``domino bench``; on the real link, or on one GPU as one rank with an emulated link."""
+    """One ``domino bench``; ``None`` if it failed.
+
+    Args:
+        machine: where.
+        run: what.
+        ranks: of the tensor-parallel group.
+        link: the tables that were measured.
+        gpu: which one, where the link is emulated.
+        what: why the link is emulated: to ``compile``, or to be measured ``emulated``; empty on the
+            real link.
+    """
     name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
-    name += ("" if run.cached else "-overlap") + (f"-{what}" if what else "")
-    path = machine.out / f"{name}.json"
+    name += f"-{what}" if what else ""
+    path, table = machine.out / f"{name}.json", link.get((ranks, run.ctas))
     options = ["bench", "--device", machine.device, "--model", run.model, "--tp", str(ranks)]
     options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
     options += ["--variants", run.variants, "--json", str(path)]
     options += ["--rounds", "1" if what == "compile" else ROUNDS[machine.device]]
     options += [] if run.graphs else ["--no-cuda-graphs"]
-    command = [*machine.torchrun(ranks), *options]
     environment = _nccl(run.ctas) | {
-        # With caches a program that was compiled before is not compiled again.
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0" if run.cached else "1",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(machine.out / "cache"),
     }
-    if link:
-        command = ["-m", "domino_compile", *options, "--link", link]
+    if not what:
+        planned = [] if table is None else ["--planned-link", str(table)]
+        command = [*machine.torchrun(ranks), *options, *planned]
+    elif table is None:
+        return None  # calibrate failed, and says so
+    else:
+        command = ["-m", "domino_compile", *options, "--link", str(table)]
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if not machine.run(f"bench-{name}", command, **environment):
         return None
@@ -322,8 +337,8 @@ def main() -> int:
     machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit)
     machine.out.mkdir(parents=True, exist_ok=True)
     sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
-    compile_all(machine, machine.ranks)
     link = tables(machine, sizes)
+    compile_all(machine, machine.ranks, link)
     results = steps(machine, machine.ranks, link)
     write(machine, results)
     for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:

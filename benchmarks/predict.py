@@ -20,8 +20,6 @@ import domino_compile
 from benchmarks.gpu_step import Model
 from benchmarks.plan_only import PlannedOnly, plan_only
 from domino_compile.backend import make_hints
-from domino_compile.cost.rates import TABLE
-from domino_compile.cost.rates_file import OPTIONAL, USED, VARIABLE, RatesFile, save_rates
 from domino_compile.options import Options
 from domino_compile.pipeline import Pipeline
 from domino_compile.report import CompileReport
@@ -47,20 +45,11 @@ FREE = {
 }
 
 
-def use_rates(device: str, folder: Path) -> None:
-    """Predict graphs on the CPU with the rates that the table has for a GPU."""
-    (rates,) = (known for known in TABLE if known.name == device)
-    path = folder / "rates.json"
-    values = {name: float(getattr(rates, name)) for name in (*USED, *OPTIONAL)}
-    save_rates(RatesFile("cpu", device, "the table's", values), path)
-    os.environ[VARIABLE] = str(path)
-
-
 def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
     """The report of one training step, captured and planned."""
     torch._dynamo.reset()
     domino_compile.reset_reports()
-    chosen = Options(**options)
+    chosen = Options(device="H200", **options)
     with torch.device("meta"):
         model = Model(4096, 32, 8, layers).to(torch.bfloat16)
     model = model.to_empty(device="cpu")
@@ -89,7 +78,6 @@ def main() -> None:
     fake_world(8)
     measured = json.loads(RESULTS.read_text())
     folder = Path(tempfile.mkdtemp())
-    use_rates("H200", folder)
     (folder / "free.json").write_text(json.dumps(FREE))
     for link, found in (("h200-nvlink-8", measured), (str(folder / "free.json"), measured["free"])):
         report = planned(args.batch, args.seq, args.layers, slices=2, link=link)

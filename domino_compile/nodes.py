@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,15 @@ def _is_free_operation(target: Any) -> bool:
     returns = target._schema.returns
     alias = returns[0].alias_info if returns else None
     return alias is not None and not alias.is_write
+
+
+def users_of(node: fx.Node) -> Iterator[fx.Node]:
+    """Those that use a value, itself or through views; the graph's output is one of them."""
+    for user in node.users:
+        if user.op != "output" and is_free(user):
+            yield from users_of(user)
+        else:
+            yield user
 
 
 def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:

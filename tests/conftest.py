@@ -1,8 +1,9 @@
 """Settings and fixtures shared by all tests.
 
 The environment is set before torch is imported, and child processes inherit it: one thread per
-process (two workers share two cores), no Inductor caches (a test must compile what it tests), and
-a folder per worker for what Inductor writes.
+process (two workers share two cores), and one folder for what Inductor writes. Graphs do not come
+from a cache, since a test must compile what it tests; but a kernel that was built once in a run is
+not built again, in whatever process: building takes most of the time.
 """
 
 import difflib
@@ -13,9 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_SCRATCH = tempfile.mkdtemp(prefix="domino_compile_tests_")
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = _SCRATCH
-os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+#: The name of the folder, for the workers of the process that made it.
+_FOLDER = "DOMINO_TESTS_FOLDER"
+_made = None if _FOLDER in os.environ else tempfile.mkdtemp(prefix="domino_compile_tests_")
+if _made:
+    os.environ[_FOLDER] = _made
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ[_FOLDER]
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "0"
+os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
+os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in [name for name in os.environ if name.startswith("DOMINO_COMPILE_")]:
@@ -42,7 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(_SCRATCH, ignore_errors=True)
+    if _made:
+        shutil.rmtree(_made, ignore_errors=True)
 
 
 def leave_process_group() -> None:

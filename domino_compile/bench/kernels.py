@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import tempfile
@@ -36,6 +37,7 @@ class Kernel:
     Attributes:
         group: of a collective, the name of its process group, or the stream where torch does not
             say.
+        blocks: of a collective, the thread blocks that it holds; 0 where the trace does not say.
         collective: of a collective, what torch calls it; empty where it does not say.
     """
 
@@ -44,6 +46,7 @@ class Kernel:
     end: float
     group: str = ""
     collective: str = ""
+    blocks: int = 0
 
     @property
     def kind(self) -> str:
@@ -61,6 +64,7 @@ class Account:
         compute_ms: something other than a collective ran.
         parts_ms: summed kernel time by kind, collectives left out.
         kernels: how many, collectives left out.
+        blocks: the most that a collective held; 0 where the trace does not say.
     """
 
     wire_ms: float
@@ -68,6 +72,7 @@ class Account:
     compute_ms: float
     parts_ms: dict[str, float] = field(default_factory=dict)
     kernels: int = 0
+    blocks: int = 0
 
     @staticmethod
     def of(kernels: Sequence[Kernel]) -> Account:
@@ -79,7 +84,14 @@ class Account:
             if kernel.kind != "wire":
                 parts[kernel.kind] = parts.get(kernel.kind, 0.0) + (kernel.end - kernel.begin) / 1e3
         exposed = union_us(wire + work) - union_us(work)
-        return Account(union_us(wire) / 1e3, exposed / 1e3, union_us(work) / 1e3, parts, len(work))
+        return Account(
+            union_us(wire) / 1e3,
+            exposed / 1e3,
+            union_us(work) / 1e3,
+            parts,
+            len(work),
+            max((k.blocks for k in kernels), default=0),
+        )
 
     @staticmethod
     def median(accounts: Sequence[Account]) -> Account:
@@ -92,6 +104,7 @@ class Account:
             middle(a.compute_ms for a in accounts),
             {kind: middle(a.parts_ms.get(kind, 0.0) for a in accounts) for kind in kinds},
             int(middle(a.kernels for a in accounts)),
+            max(a.blocks for a in accounts),
         )
 
 
@@ -135,4 +148,9 @@ def _kernel(event: dict[str, Any]) -> Kernel:
         return plain
     said = event.get("args", {})
     group = said.get("Process Group Name") or f"stream {said.get('stream', '?')}"
-    return replace(plain, group=str(group), collective=str(said.get("Collective name", "")))
+    return replace(
+        plain,
+        group=str(group),
+        collective=str(said.get("Collective name", "")),
+        blocks=math.prod(said.get("grid", (0,))),
+    )

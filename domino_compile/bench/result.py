@@ -84,7 +84,8 @@ class BenchResult:
         link: the link table, or the backend of the real group.
         emulated: whether the link is emulated.
         device: its name as torch reports it.
-        wire_ctas: thread blocks an emulated collective held (GPU).
+        wire_ctas: thread blocks that a collective held (GPU): as emulated, or the most in a
+            trace of the real ones.
         high_priority: whether collectives ran on streams of high priority (GPU).
         rounds: measured rounds, in each of which every variant runs ``steps`` steps.
     """

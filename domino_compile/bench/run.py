@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +40,8 @@ class Plan:
         cuda_graphs: record the steps as CUDA graphs (GPU).
         float64: also compare with float64, without dropout.
         traces: folder for the profiler's traces, if they are to be kept (GPU).
-        link_known: whether this package is told which link is emulated; else it plans with the one
-            that it assumes for the device.
+        link: name or file of the link that this package plans with; ``None``: the one that it
+            assumes for the device.
     """
 
     variants: Sequence[Variant]
@@ -49,7 +50,7 @@ class Plan:
     cuda_graphs: bool = True
     float64: bool = False
     traces: Path | None = None
-    link_known: bool = True
+    link: str | None = None
 
 
 def run(
@@ -91,6 +92,7 @@ class Runner:
         self.first = self._step.results()
         self.result.compile_s = time.perf_counter() - began
         self._describe(known)
+        gc.collect()  # what compiling left must not count as the step's memory
         if world.place.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self()
@@ -134,11 +136,6 @@ class Bench:
         self._done = 0.0
         self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
 
-    @property
-    def _link(self) -> str | None:
-        """What this package is told of the link."""
-        return self.world.place.link if self.plan.link_known else None
-
     def _tell(self, text: str, share: float = 0.0) -> None:
         self._done += share
         self._progress(text, min(1.0, self._done / self._whole))
@@ -148,8 +145,9 @@ class Bench:
         result = self._empty(command)
         runners = self._compile(result)
         self._time(runners)
-        for runner in runners:
-            self._account(runner)
+        blocks = max(self._account(runner) for runner in runners)
+        if not result.emulated:
+            result.wire_ctas = blocks or None
         if self.plan.float64:
             self._compare_float64(runners)
         result.compare()
@@ -179,7 +177,7 @@ class Bench:
         for variant in self.plan.variants:
             self._tell(f"compiling {variant.label}")
             try:
-                runner = Runner(variant, self.workload, self.world, self.graphs, self._link)
+                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
             except Exception as error:
                 if not runners:
                     raise
@@ -224,8 +222,12 @@ class Bench:
         torch.cuda.synchronize()
         return float(begin.elapsed_time(end)) / self.plan.steps
 
-    def _account(self, runner: Runner) -> None:
-        """Wire, exposed and compute time: from kernel traces, or from the emulated link's trace."""
+    def _account(self, runner: Runner) -> int:
+        """Wire, exposed and compute time: from kernel traces, or from the emulated link's trace.
+
+        Returns:
+            The most thread blocks that a collective held; 0 where the trace does not say.
+        """
         self._tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
         self.world.line_up()
         runner()
@@ -233,10 +235,13 @@ class Bench:
             accounts = [
                 Account.of(record(runner, self._kept(runner, number))) for number in range(TRACED)
             ]
-            runner.result.take(Account.median(accounts))
+            account = Account.median(accounts)
+            runner.result.take(account)
             runner.result.host_ms = self._host_ms(runner)
-        elif self.world.table is not None:
+            return account.blocks
+        if self.world.table is not None:
             self._account_gloo(runner)
+        return 0
 
     def _kept(self, runner: Runner, number: int) -> Path | None:
         if self.plan.traces is None or number or self.world.rank:
@@ -280,6 +285,6 @@ class Bench:
             if variant.free:
                 continue
             self.world.choose(free=False)
-            compiled = partial(variant.compile, link=self._link)
+            compiled = partial(variant.compile, link=self.plan.link)
             step = Step(workload, self.world.group, device, compiled)
             runner.result.grad_error_float64 = relative_error(step.results(), expected)

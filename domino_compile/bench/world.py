@@ -13,6 +13,7 @@ real ranks        under torchrun: NCCL or RCCL on GPUs, gloo on the CPU         
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,7 +145,19 @@ def open_world(place: Place, ranks: int) -> Iterator[World]:
         yield _open(place, ranks)
     finally:
         if dist.is_initialized():
+            _release_graphs()
             dist.destroy_process_group()
+
+
+def _release_graphs() -> None:
+    """Let go of recorded CUDA graphs: NCCL waits for ever for those that hold its collectives.
+
+    https://github.com/pytorch/pytorch/issues/115388
+    """
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _open(place: Place, ranks: int) -> World:

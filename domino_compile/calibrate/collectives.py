@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from domino_compile.bench.kernels import record
 from domino_compile.calibrate.clock import Clock, Run, iterations_for
 from domino_compile.calibrate.ranks import Ranks
 from domino_compile.calibrate.settings import Settings
@@ -108,6 +109,21 @@ def measure(
         times.append(median_us(ranks, clock, settings, call_of(collective, payload, group)))
     floor, *curve = ranks.slowest(times)
     return monotone(sizes[1:], curve, floor)
+
+
+def blocks_held(ranks: Ranks, settings: Settings, group: Any, dtype: torch.dtype) -> int | None:
+    """The thread blocks of an all-reduce of the largest payload, from the profiler's trace.
+
+    Returns:
+        The most that any rank saw; ``None`` where the profiler does not tell (no GPU).
+    """
+    blocks = 0
+    if ranks.device.type == "cuda":
+        payload = _payload(settings.sizes[-1], group.size(), dtype, ranks.device)
+        kernels = record(call_of("all_reduce", payload, group))
+        blocks = max((kernel.blocks for kernel in kernels if kernel.kind == "wire"), default=0)
+    (most,) = ranks.slowest([float(blocks)])
+    return int(most) or None
 
 
 def median_us(ranks: Ranks, clock: Clock, settings: Settings, run: Run) -> float:

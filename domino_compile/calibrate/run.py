@@ -23,6 +23,8 @@ from domino_compile.calibrate.settings import (
 from domino_compile.cost.rates_file import RatesFile, save_rates
 from domino_compile.links import LinkTable, save_link
 
+#: What a collective holds where the profiler does not tell: NCCL's channels within a node.
+ASSUMED_CTAS = 16
 #: Told what is measured next, and how much of the whole is done (0 to 1).
 Progress = Callable[[str, float], None]
 
@@ -148,7 +150,9 @@ def _link(
             raised[collective] = found.raised
             at = ", ".join(map(str, found.raised))
             notes.append(f"{collective}: raised to the time of a smaller payload at {at} bytes")
-    notes.append("ctas not measured")
+    ctas = settings.ctas or collectives.blocks_held(ranks, settings, group, dtype)
+    if settings.ctas or ctas is None:
+        notes.append("ctas not measured")
     nodes = ranks.place.nodes(size)
     table = LinkTable(
         name=settings.table_name(name, size),
@@ -156,7 +160,7 @@ def _link(
         nodes=nodes,
         source=_source(ranks, f"{name}, {size} ranks on {nodes} node(s)"),
         curves=curves,
-        ctas=settings.ctas,
+        ctas=ctas or ASSUMED_CTAS,
         note="; ".join(notes),
         nccl=_nccl() if ranks.device.type == "cuda" else "",
     )

@@ -49,7 +49,8 @@ class Settings:
         name: of the link table; None: its file's, or made from the device and the group size.
         out: file of the link table; None: in the user's folder, by name.
         rates_out: file of the device's rates; None: in the user's folder, by device.
-        ctas: thread blocks that the collectives hold, for the table; it is not measured.
+        ctas: thread blocks that the collectives hold, for the table; None: measured on a GPU,
+            16 elsewhere.
         timeout_s: how long ranks wait for each other.
     """
 
@@ -61,7 +62,7 @@ class Settings:
     name: str | None = None
     out: Path | None = None
     rates_out: Path | None = None
-    ctas: int = 16
+    ctas: int | None = None
     timeout_s: float = 300.0
 
     def __post_init__(self) -> None:

@@ -47,6 +47,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--seq", type=int, help="Tokens a row.  [GPU: 1024, CPU: 128]")
 @click.option("--tp", type=int, help="Ranks that share a layer.  [GPU: 8, CPU: 2, torchrun: all]")
 @click.option("--link", metavar="NAME|FILE", help="Emulated link, see: domino links.")
+@click.option(
+    "--planned-link",
+    metavar="NAME|FILE",
+    help="Link that domino plans with.  [the emulated one; of real ranks the device's]",
+)
 @click.option("--style", default="megatron", show_default=True, help="megatron or dtensor.")
 @click.option("--forward-only", is_flag=True, help="No backward, no gradients (prefill).")
 @click.option("--head", is_flag=True, help="With embedding, head and cross entropy.")
@@ -162,7 +167,17 @@ def _plan(asked: dict[str, Any], place: Place) -> Plan:
         cuda_graphs=not asked["no_cuda_graphs"],
         float64=asked["float64"],
         traces=asked["traces"],
+        link=_planned_link(asked, place),
     )
+
+
+def _planned_link(asked: dict[str, Any], place: Place) -> str | None:
+    from domino_compile.links import load_link
+
+    link: str | None = asked["planned_link"] or place.link
+    if link is not None:
+        load_link(link)
+    return link
 
 
 def _default_variants(place: Place) -> str:

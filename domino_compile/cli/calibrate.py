@@ -76,9 +76,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--ctas",
     type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="For the table: thread blocks a collective holds (not measured).",
+    help="For the table: thread blocks a collective holds.  [GPU: measured, CPU: 16]",
 )
 @click.option(
     "--timeout",

@@ -37,7 +37,8 @@ class DeviceRates:
         half_tflops: matrix products in bf16 or fp16 that fill the device, 10^12 a second.
         single_tflops: matrix products in float32 (with TF32 off), likewise.
         memory_gb_s: bytes read plus written, 10^9 a second.
-        launch_us: the least time of any kernel.
+        launch_us: what a kernel takes beyond its work: the gap before it, its first and last
+            blocks.
         link: the link table that is assumed where none is named.
         attention_forward_tflops: fused attention in bf16 or fp16, causal operations counted.
         attention_backward_tflops: its backward, likewise.
@@ -48,6 +49,8 @@ class DeviceRates:
             left; 0 where they cannot be.
         fused_share: what fused kernels (norms, dropout, reductions) reach of ``memory_gb_s``, which
             is a copy's rate.
+        hard_g_s: elements of operations that memory does not hide (a random number, a sine), 10^9 a
+            second; 0 where they cost nothing.
     """
 
     name: str
@@ -60,7 +63,8 @@ class DeviceRates:
     attention_backward_tflops: float
     multiprocessors: int = 0
     configured: float = 0.0
-    fused_share: float = 0.75
+    fused_share: float = 0.82
+    hard_g_s: float = 0.0
 
     def matmul_us(
         self, product: Product, dtype: torch.dtype, held: int = 0, configured: bool = False
@@ -90,6 +94,11 @@ class DeviceRates:
         taken = self.multiprocessors / (self.multiprocessors - held) if held else 1.0
         return operations / (rate * share * 1e6) * taken
 
+    def fused_us(self, nbytes: float, hard: float) -> float:
+        """Time of a fused kernel that moves so many bytes and computes so many hard elements."""
+        moving = self.memory_us(nbytes) / self.fused_share
+        return moving + (hard / (self.hard_g_s * 1e3) if self.hard_g_s else 0.0)
+
     def held_by(self, ctas: int) -> int:
         """The multiprocessors that a collective of so many thread blocks holds: half at most."""
         return min(ctas, self.multiprocessors // 2)
@@ -106,18 +115,20 @@ class DeviceRates:
 
 #: Rates that large kernels reach, below the data sheets' peaks. H200: measured on one card, bf16
 #: 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3 TB/s, causal attention
-#: of 1024 tokens in forward and backward, fused kernels of a GPT's step. The others are their data
-#: sheets' numbers times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and
-#: 0.27 of products).
+#: of 1024 tokens in forward and backward. H100: a device copy; of the steps of a GPT and a Llama
+#: the fused kernels' share of it, random numbers and sines (220 us for a norm behind dropout, of
+#: which 100 are memory's), and what small kernels take. The others are their data sheets' numbers
+#: times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and 0.27 of
+#: products).
 TABLE = (
-    DeviceRates("H200", 810, 52, 4300, 2.0, "h200-nvlink-8", 300, 220, 132, 1.07),
-    DeviceRates("H100", 810, 52, 3000, 2.0, "h200-nvlink-8", 300, 220, 132, 1.07),
-    DeviceRates("A100", 250, 15.6, 1800, 2.0, "h200-nvlink-8", 92, 68, 108, 1.07),
-    DeviceRates("B200", 1800, 60, 7200, 2.0, "h200-nvlink-8", 670, 490, 148, 1.07),
-    DeviceRates("MI300", 1000, 130, 4700, 2.0, "h200-nvlink-8", 370, 270, 304),
+    DeviceRates("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07, hard_g_s=290),
+    DeviceRates("H100", 810, 52, 3000, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07, hard_g_s=290),
+    DeviceRates("A100", 250, 15.6, 1800, 3.5, "h200-nvlink-8", 92, 68, 108, 1.07, hard_g_s=190),
+    DeviceRates("B200", 1800, 60, 7200, 3.5, "h200-nvlink-8", 670, 490, 148, 1.07, hard_g_s=350),
+    DeviceRates("MI300", 1000, 130, 4700, 3.5, "h200-nvlink-8", 370, 270, 304),
 )
 #: An accelerator that the table does not know.
-OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 2.0, "h200-nvlink-8", 92, 68, 108)
+OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 3.5, "h200-nvlink-8", 92, 68, 108)
 #: A few CPU cores.
 CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0)
 

@@ -13,7 +13,7 @@ from domino_compile.inspect.origin import place_of
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.report import ScheduleReport, Step, WireReport
 from domino_compile.scheduling import Schedule, Span, Unit, UnitGraph, run_order
-from domino_compile.scheduling.units import is_anchor
+from domino_compile.scheduling.kinds import is_anchor
 from domino_compile.tags import origin_of
 
 

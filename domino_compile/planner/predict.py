@@ -37,7 +37,8 @@ from domino_compile.cost.model import Work, work_of
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
 from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units
-from domino_compile.scheduling.units import is_anchor, is_folded
+from domino_compile.scheduling.kinds import is_anchor
+from domino_compile.scheduling.traffic import elements_of
 
 #: For each axis that is cut, which of its parts.
 Place: TypeAlias = tuple[int, ...]
@@ -70,6 +71,7 @@ class _Extents:
         unit: the uncut unit.
         cut: along which axes it is cut.
         traffic: the bytes that it moves, by the axes along which they are cut.
+        hard: the elements of its hard operations, likewise.
         kept: the bytes that it leaves, likewise.
         work: of a product or attention.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
@@ -80,6 +82,7 @@ class _Extents:
     unit: Unit
     cut: Mask
     traffic: dict[Mask, int]
+    hard: dict[Mask, int]
     kept: dict[Mask, int]
     work: Work | None = None
     extents: tuple[str | None, ...] = ()
@@ -116,18 +119,16 @@ class Expansion:
     # -- what a cut leaves of each unit ----------------------------------------------------
 
     def _extents(self, unit: Unit) -> _Extents:
-        inside, first = set(unit.nodes), unit.nodes[0]
+        first = unit.nodes[0]
         cut = tuple(first in axis.cuts for axis in self.axes)
-        found = _Extents(unit, cut, defaultdict(int), defaultdict(int))
-        read = {x for node in unit.nodes for x in node.all_input_nodes if x not in inside}
-        for x in read:
-            if not is_folded(x):
-                found.traffic[self._mask(x, cut)] += tensor_bytes(x.meta.get("val"))
-        for node in unit.nodes:
-            if any(user not in inside for user in node.users):
-                size = tensor_bytes(node.meta.get("val"))
-                found.traffic[self._mask(node, cut)] += size
-                found.kept[self._mask(node, cut)] += size
+        found = _Extents(unit, cut, defaultdict(int), defaultdict(int), defaultdict(int))
+        for value, size in unit.traffic.reads.items():
+            found.traffic[self._mask(value, cut)] += size
+        for value, size in unit.traffic.writes.items():
+            found.traffic[self._mask(value, cut)] += size
+            found.kept[self._mask(value, cut)] += size
+        for value in unit.traffic.hard.values():
+            found.hard[self._mask(value, cut)] += elements_of(value)
         if len(unit.nodes) == 1 and not unit.launch:
             found.work = work_of(first)
             found.extents = tuple(_extent(axis, first) for axis in self.axes)
@@ -258,7 +259,8 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
-            return self.cost.fused_us(moved), self.cost.fused_slowdown, kept
+            hard = _scaled(work.hard, part)
+            return self.cost.fused_us(moved, hard), self.cost.fused_slowdown, kept
         alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
         return alone, beside / alone, kept
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,9 @@ import torch
 from torch import fx
 
 from domino_compile.collectives import kind_of, tensor_bytes
-from domino_compile.nodes import is_free
-from domino_compile.rules.registry import rule_of
-from domino_compile.scheduling.units import Unit, is_fusible, is_work
+from domino_compile.nodes import users_of
+from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work
+from domino_compile.scheduling.units import Unit
 
 aten = torch.ops.aten
 
@@ -210,7 +210,7 @@ class _Walk:
         """Let groups compute anew what is not stored: its readers read what it is made of."""
         made_of: dict[Buffer, tuple[frozenset[Buffer], int]] = {}
         for node, here in self.place.items():
-            if not _is_pointwise(node):
+            if not is_pointwise(node):
                 continue
             parts = [b for x in node.all_input_nodes for b in self.of(x)]
             known = [made_of.get(b, (frozenset((b,)), 0)) for b in parts]
@@ -247,9 +247,9 @@ class _Walk:
                 continue
             inside = {total}
             for member in reversed(unit.nodes):
-                if any(user in inside for user in _users(member)):
+                if any(user in inside for user in users_of(member)):
                     inside.add(member)
-            if node in inside and any(user not in inside for user in _users(node)):
+            if node in inside and any(user not in inside for user in users_of(node)):
                 return True
         return False
 
@@ -306,11 +306,6 @@ class _Walk:
         return tuple(found)
 
 
-def _is_pointwise(node: fx.Node) -> bool:
-    rule = rule_of(node.target)
-    return is_fusible(node) and rule is not None and rule.family == "pointwise"
-
-
 def _sums_rows(node: fx.Node) -> bool:
     """Whether a node sums over other dimensions than the last."""
     if node.target is not aten.sum.dim_IntList:
@@ -319,15 +314,6 @@ def _sums_rows(node: fx.Node) -> bool:
     dims: Any = node.args[1]
     rank = source.meta["val"].ndim
     return bool(dims) and all(dim % rank != rank - 1 for dim in dims)
-
-
-def _users(node: fx.Node) -> Iterator[fx.Node]:
-    """The work that uses a value, itself or through views."""
-    for user in node.users:
-        if user.op != "output" and is_free(user):
-            yield from _users(user)
-        else:
-            yield user
 
 
 def _writes_in_place(node: fx.Node) -> bool:

@@ -21,34 +21,24 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
 from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.cost import CostModel
-from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.nodes import is_free
+from domino_compile.cost.model import work_of
+from domino_compile.nodes import is_free, users_of
+from domino_compile.scheduling.kinds import (
+    draws,
+    is_anchor,
+    is_fusible,
+    is_work,
+    mutates,
+)
+from domino_compile.scheduling.traffic import Traffic, traffic_of
 from domino_compile.tags import slice_of
 
 aten = torch.ops.aten
 prims = torch.ops.prims
-
-#: Operations that Inductor runs as kernels of their own.
-NEVER_FUSED = {
-    aten.convolution.default,
-    aten.convolution_backward.default,
-    aten.cumsum.default,
-    aten.embedding_dense_backward.default,
-    aten.index_put.default,
-    aten._unsafe_index_put.default,
-    aten._unsafe_masked_index_put_accumulate.default,
-    aten.scatter_add.default,
-    aten.sort.default,
-    aten.sort.stable,
-    aten.topk.default,
-}
-#: What Inductor writes into the kernels that use it: constants, and members of the list of seeds.
-FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
 
 
 @dataclass
@@ -66,6 +56,7 @@ class Unit:
         after_wire: the launches whose collectives it needs completed.
         out_bytes: what it leaves in memory.
         slowdown: of compute, its predicted time while a collective is in flight over ``cost_us``.
+        traffic: what it reads and writes.
     """
 
     index: int
@@ -78,6 +69,7 @@ class Unit:
     after_wire: set[int] = field(default_factory=set)
     out_bytes: int = 0
     slowdown: float = 1.0
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def name(self) -> str:
@@ -100,26 +92,6 @@ class UnitGraph:
     units: list[Unit]
     input_uses: list[tuple[int, set[int]]]
     pinned: set[int]
-
-
-def is_anchor(node: fx.Node) -> bool:
-    """Whether the node is a kernel of its own: never part of a fused group."""
-    return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
-
-
-def is_work(node: fx.Node) -> bool:
-    """Whether the node belongs to a unit."""
-    return not is_free(node) and not is_wait(node) and not is_folded(node)
-
-
-def is_folded(node: fx.Node) -> bool:
-    """Whether the node is never computed by itself: only fusible operations use its value."""
-    return node.target in FOLDED and all(is_fusible(user) for user in node.users)
-
-
-def is_fusible(node: fx.Node) -> bool:
-    """Whether the node can be part of a fused kernel."""
-    return is_work(node) and not is_anchor(node) and not _mutates(node)
 
 
 def build_units(
@@ -179,6 +151,8 @@ def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
+    _sink(graph, level, kind)
+    for node in graph.nodes:
         if is_fusible(node) and not draws(node):
             parent[node] = node
             for x, waited in sources(node):
@@ -188,28 +162,14 @@ def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[
     return {node: find(node) for node in parent}
 
 
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is None or bool(schema.is_mutable)
-
-
-def draws(node: fx.Node) -> bool:
-    """Whether the node takes random numbers from a generator, so that its order matters."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    if torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    if not is_attention(node):
-        return True
-    names = [argument.name for argument in target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    return bool(given.get("dropout_p", 0.0) != 0.0)
-
-
 def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
     """Units of groups of nodes, with costs and dependencies."""
-    units = [_unit(index, nodes, cost) for index, nodes in enumerate(groups)]
+    chosen = list(groups)
+    traffic = traffic_of(chosen)
+    units = [
+        _unit(index, nodes, cost, moved)
+        for index, (nodes, moved) in enumerate(zip(chosen, traffic, strict=True))
+    ]
     of = {node: unit for unit in units for node in unit.nodes}
     for unit in units:
         for node in unit.nodes:
@@ -225,10 +185,29 @@ def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
     return units
 
 
+def _sink(graph: fx.Graph, level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable]) -> None:
+    """Put what is made of nothing (random numbers, constants) beside its first fusible user.
+
+    Inductor computes it there; where it stands says nothing of when it is computed.
+    """
+    floating: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        made_of = (x for x, _ in sources(node) if x.target is not prims.inductor_seeds.default)
+        if is_fusible(node) and not draws(node) and all(x in floating for x in made_of):
+            floating[node] = None
+    beside: dict[fx.Node, int] = {}
+    for node in reversed(floating):
+        users = [u for u in users_of(node) if is_fusible(u) and kind(u) == kind(node)]
+        levels = [beside.get(u) if u in floating else level[u] for u in users]
+        if known := [found for found in levels if found is not None]:
+            beside[node] = min(known)
+    level |= beside
+
+
 def _order_mutations(of: dict[fx.Node, Unit]) -> None:
     """A node that writes into its input runs after all other readers of it that precede it."""
     for node, unit in of.items():
-        if not _mutates(node) or is_launch(node) or not node.all_input_nodes:
+        if not mutates(node) or is_launch(node) or not node.all_input_nodes:
             continue
         base = node.all_input_nodes[0]
         seen, earlier = [base], True
@@ -243,28 +222,20 @@ def _order_mutations(of: dict[fx.Node, Unit]) -> None:
             second.after.add(first.index)
 
 
-def _unit(index: int, nodes: list[fx.Node], cost: CostModel) -> Unit:
+def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -> Unit:
     only = nodes[0]
-    if is_launch(only):
-        return Unit(index, nodes, True, cost.wire_us(only), group_of(only), slice_of(only))
-    times = cost.compute_us(only) if len(nodes) == 1 else None
-    if times is None:
-        time = cost.fused_us(_traffic(nodes))
-        slowdown = cost.fused_slowdown
-        return Unit(index, nodes, False, time, None, slice_of(only), slowdown=slowdown)
-    alone, beside = times
-    return Unit(index, nodes, False, alone, None, slice_of(only), slowdown=beside / alone)
-
-
-def _traffic(nodes: list[fx.Node]) -> int:
-    """Bytes a fused kernel moves: what comes from outside it and what is needed outside it."""
-    inside = set(nodes)
-    read = {x for node in nodes for x in node.all_input_nodes if x not in inside}
-    total = sum(tensor_bytes(x.meta.get("val")) for x in read if not is_folded(x))
-    for node in nodes:
-        if any(user not in inside for user in node.users):
-            total += tensor_bytes(node.meta.get("val"))
-    return total
+    work = work_of(only) if len(nodes) == 1 else None
+    unit = Unit(index, nodes, is_launch(only), 0.0, slice=slice_of(only), traffic=traffic)
+    unit.out_bytes = sum(traffic.writes.values())
+    if unit.launch:
+        unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
+    elif work is None:
+        unit.cost_us = cost.fused_us(traffic.bytes, traffic.hard_elements)
+        unit.slowdown = cost.fused_slowdown
+    else:
+        unit.cost_us, beside = cost.work_us(work, traffic.bytes)
+        unit.slowdown = beside / unit.cost_us
+    return unit
 
 
 def _topological(units: list[Unit]) -> list[int]:
@@ -300,18 +271,15 @@ def _renumber(units: list[Unit], order: list[int]) -> list[Unit]:
 
 
 def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int]]], set[int]]:
-    """What each unit leaves in memory; the inputs that are freed in the graph; the outputs."""
+    """The inputs that are freed in the graph, and who reads them; the outputs."""
     of = {node: unit for unit in units for node in unit.nodes}
     outputs = {x for x, _ in sources(graph.output_node())}
     pinned = {of[x].index for x in outputs if x in of}
     backward = any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
     inputs: dict[fx.Node, set[int]] = defaultdict(set)
     for unit in units:
-        inside = set(unit.nodes)
         for node in unit.nodes:
             for x, _ in sources(node):
                 if x.op == "placeholder" and backward and not str(x.target).startswith("primals"):
                     inputs[x].add(unit.index)
-            if any(user not in inside for user in node.users):
-                unit.out_bytes += tensor_bytes(node.meta.get("val"))
     return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], pinned

@@ -65,7 +65,18 @@ def test_reading_a_trace(tmp_path: Path) -> None:
         {"name": "launch", "cat": "cuda_runtime", "ts": 0, "dur": 1},
         {"name": "Memcpy DtoD", "cat": "gpu_memcpy", "ts": 1, "dur": 1},
         {"name": "no category"},
+        {
+            "name": "ncclDevKernel_AllReduce",
+            "cat": "kernel",
+            "ts": 8,
+            "dur": 1,
+            "args": {"grid": [24, 1, 1], "stream": 7},
+        },
     ]
     path = tmp_path / "trace.json"
     path.write_text(json.dumps({"traceEvents": events}))
-    assert kernels_of(path) == [Kernel("Memcpy DtoD", 1, 2), Kernel("b", 5, 7)]
+    assert kernels_of(path) == [
+        Kernel("Memcpy DtoD", 1, 2),
+        Kernel("b", 5, 7),
+        Kernel("ncclDevKernel_AllReduce", 8, 9, group="stream 7", blocks=24),
+    ]

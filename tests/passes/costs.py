@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.cost.model import Work
 
 
 class RoundCosts:
@@ -15,10 +15,10 @@ class RoundCosts:
     def wire_us(self, launch: fx.Node) -> float:
         return 150.0
 
-    def compute_us(self, node: fx.Node) -> tuple[float, float] | None:
-        return (100.0, 100.0) if is_matmul(node) or is_attention(node) else None
+    def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
+        return 100.0, 100.0
 
-    def fused_us(self, nbytes: float) -> float:
+    def fused_us(self, nbytes: float, hard: float = 0.0) -> float:
         return 10.0
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from domino_compile.cost import CostModel
+from domino_compile.cost.model import work_of
 from domino_compile.gemm.op import addmm_beside, mm_beside
 from domino_compile.links import load_link
 from domino_compile.passes import products
@@ -73,9 +74,10 @@ def test_beside_a_collective_a_configured_product_is_predicted_faster() -> None:
     graph = two_chains()
     (product, *_) = graph.find_nodes(op="call_function", target=aten.mm.default)
     plain = CostModel("H200", load_link("h200-nvlink-8"), lambda group: 8)
-    alone, beside = cost().compute_us(product) or (0.0, 0.0)
-    assert plain.compute_us(product) is not None
-    assert alone < beside < plain.compute_us(product)[1]  # type: ignore[index]
+    work = work_of(product)
+    assert work is not None
+    alone, beside = cost().work_us(work, 0)
+    assert alone < beside < plain.work_us(work, 0)[1]
     assert beside / alone == pytest.approx(132 / 116 * 1.07, rel=0.02)
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.predict import FREE, planned, use_rates
+from benchmarks.predict import FREE, planned
 from domino_compile import fake_ranks
-from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.report import CompileReport
 from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel
 from tests.emitted.test_uncut import report_of
@@ -25,9 +24,7 @@ def h200(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         dist.destroy_process_group()
     folder = tmp_path_factory.mktemp("rates")
     (folder / "free.json").write_text(json.dumps(FREE))
-    with pytest.MonkeyPatch.context() as patch, fake_ranks(8):
-        patch.setenv(VARIABLE, "")  # restored afterwards
-        use_rates("H200", folder)
+    with fake_ranks(8):
         yield folder
 
 
@@ -78,8 +75,12 @@ def test_a_batch_of_one_is_cut_along_its_tokens() -> None:
 
 def test_forced_columns_go_with_the_best_rows() -> None:
     report = step(columns=2)
-    assert len(report.columns) == 2 and report.slices
+    assert len(report.columns) == 2
     assert all("columns" in c.split for c in report.candidates[1:])
+    assert any(c.split == "rows and columns" for c in report.candidates)
+    (chosen,) = [c for c in report.candidates if c.chosen]
+    known = [c for c in report.candidates[1:] if not c.estimated]
+    assert chosen.predicted_us == min(c.predicted_us for c in known)
     assert not step(columns=1, slices=1).columns
 
 

@@ -12,9 +12,12 @@ from torch.distributed.tensor import DTensor
 
 import domino_compile
 from domino_compile import CompileReport
+from domino_compile.backend import domino
 from tests.ranks import models
 
 STEPS = 3
+#: The function itself, so that ranks also run where the package is not installed.
+BACKENDS = {"domino": domino}
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -82,7 +85,7 @@ def train(
     if backend == "none":
         return fit(model, model, data)
     given = {"options": dict(options)} if options else {}
-    return fit(model, torch.compile(model, backend=backend, **given), data)
+    return fit(model, torch.compile(model, backend=BACKENDS.get(backend, backend), **given), data)
 
 
 def prefill(rank: int, world: int, form: str, options: Mapping[str, object]) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def prefill(rank: int, world: int, form: str, options: Mapping[str, object]) -> 
     (batch,) = batches((5,))
     with torch.no_grad():
         uncut = model(*batch).item()
-        cut = torch.compile(model, backend="domino", options=dict(options))(*batch).item()
+        cut = torch.compile(model, backend=domino, options=dict(options))(*batch).item()
     return {"uncut": uncut, "cut": cut, "reports": domino_compile.reports()}
 
 
@@ -109,7 +112,7 @@ def regression_axis(rank: int, world: int) -> list[str]:
     torch.manual_seed(0)
     model = Regression()
     options = {"lowering": "eager", "slices": 2}
-    compiled = torch.compile(model, backend="domino", options=options)
+    compiled = torch.compile(model, backend=domino, options=options)
     fit(model, compiled, [(torch.randn(5, models.WIDTH), torch.randn(5, models.WIDTH))])
     return domino_compile.reports()[0].axis
 

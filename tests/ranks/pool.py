@@ -62,6 +62,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _context() -> Any:
+    """How ranks are started: from one process that has all imported, where CUDA allows forks."""
+    if os.environ.get("DOMINO_TEST_DEVICE") == "cuda":
+        os.environ.update(_ENVIRONMENT)
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOAD))
+    with _environment(_ENVIRONMENT):
+        forkserver.ensure_running()
+    return context
+
+
 class RankError(Exception):
     """What went wrong on each rank."""
 
@@ -109,10 +121,7 @@ class Pool:
             self._folder = None
 
     def _start(self) -> None:
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(list(_PRELOAD))
-        with _environment(_ENVIRONMENT):
-            forkserver.ensure_running()
+        context = _context()
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         for rank in range(self.size):

@@ -9,6 +9,7 @@ import torch
 
 import domino_compile
 from domino_compile import watch
+from domino_compile.backend import domino
 from tests.ranks.checks import Training, batches, fit
 from tests.ranks.conftest import Pools, Train
 from tests.ranks.models import build
@@ -31,7 +32,7 @@ def train_on_a_changing_link(rank: int, world: int, steps: int) -> Training:
     options = {"slices": 2, "watch": 1, "link": "demo-2"}
     before, watch.fastest_us = watch.fastest_us, fastest_us
     try:
-        compiled = torch.compile(model, backend="domino", options=options)
+        compiled = torch.compile(model, backend=domino, options=options)
         return fit(model, compiled, batches((5,) * steps))
     finally:
         watch.fastest_us = before

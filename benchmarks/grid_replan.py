@@ -1,0 +1,123 @@
+"""What today's cost model predicts for configurations that ``benchmarks.grid`` measured.
+
+Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device H100]``; needs no
+GPU. Each configuration's step is captured on the CPU and planned with the named device's rates; the
+measured times are those of the file. Says how far predictions are off and where another candidate
+would be chosen today than was measured: such configurations have to be measured again (``python -m
+benchmarks.grid --only ...``). With ``--out FILE`` the rows are written with today's predictions of
+what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid_cells import Cell, cells
+from benchmarks.grid_summary import Row, name, summary
+
+RESULTS = Path(__file__).parent / "results" / "grid.json"
+
+
+def replan(cell: Cell, measured: str, device: str) -> Row:
+    """Today's predictions for a configuration, in the names of its row.
+
+    Args:
+        cell: the configuration.
+        measured: the candidate that was measured, whose prediction is wanted.
+        device: a name of ``cost.rates.device_names``.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch import fx
+
+    import domino_compile
+    from benchmarks.plan_only import PlannedOnly, plan_only
+    from domino_compile import _compat, emulate
+    from domino_compile.backend import make_hints
+    from domino_compile.bench.workload import Step, Workload
+    from domino_compile.options import Options
+    from domino_compile.pipeline import Pipeline
+
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _compat.start_fake_group(cell.tp)
+    emulate.use_link(cell.link)
+    options = Options(link=cell.link, device=device)
+
+    def only(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
+        run(graph)
+        raise PlannedOnly  # the choice is made on the first graph: forward and backward together
+
+    def backend(gm: Any, inputs: list[Any]) -> Any:
+        passes = Pipeline(options, make_hints(gm, inputs, options), pin=True, products=True)
+        return plan_only(passes, gm, inputs, only)
+
+    workload = Workload(
+        *(cell.model, cell.layers, cell.batch, cell.seq, cell.tp, cell.style, cell.training),
+        dropout=cell.dropout,
+        dtype=cell.dtype,
+    )
+    assert dist.group.WORLD is not None
+    step = Step(workload, dist.group.WORLD, "cpu", lambda f: torch.compile(f, backend=backend))
+    try:
+        step()
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        if not isinstance(error.inner_exception, PlannedOnly):
+            raise
+    return _predictions(domino_compile.reports(), measured)
+
+
+def _predictions(reports: Sequence[Any], measured: str) -> Row:
+    graphs = [report for report in reports if report.candidates]
+    chosen = [next(c for c in report.candidates if c.chosen) for report in graphs]
+    same = [next((c for c in r.candidates if c.name == measured), None) for r in graphs]
+    known = bool(graphs) and all(same)
+    return {
+        "choice": "; ".join(c.name for c in chosen),
+        "predicted_ms": sum(c.predicted_us for c in same if c) / 1e3 if known else None,
+        "predicted_inductor_ms": sum(r.candidates[0].predicted_us for r in graphs) / 1e3,
+    }
+
+
+def _quietly(task: tuple[Cell, str, str]) -> Row:
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    found = replan(*task)
+    print(task[0], found, flush=True)
+    return found
+
+
+def main() -> None:
+    """Plan and compare."""
+    parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--device", default="H100")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    rows = [row for row in json.loads(asked.results.read_text()) if not row.get("error")]
+    table = {cell.number: cell for cell in cells()}
+    tasks = [(table[row["number"]], row["choice"], asked.device) for row in rows]
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(_quietly, tasks))
+    new = [row | today | {"choice": row["choice"]} for row, today in zip(rows, found, strict=True)]
+    print("\n".join(summary(new)))
+    for row, today in zip(rows, found, strict=True):
+        if row["choice"] != today["choice"]:
+            print(f"chosen otherwise: {name(row)}: {row['choice']} -> {today['choice']}")
+    if asked.out:
+        asked.out.write_text(json.dumps(new, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

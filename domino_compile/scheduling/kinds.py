@@ -1,0 +1,78 @@
+"""What Inductor makes of an operation: a kernel of its own, a part of a fused one, or none."""
+
+from __future__ import annotations
+
+import torch
+import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
+from torch import fx
+
+from domino_compile.collectives import is_launch, is_wait
+from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.nodes import is_free
+from domino_compile.rules.registry import rule_of
+
+aten = torch.ops.aten
+prims = torch.ops.prims
+
+#: Operations that Inductor runs as kernels of their own.
+NEVER_FUSED = {
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.cumsum.default,
+    aten.embedding_dense_backward.default,
+    aten.index_put.default,
+    aten._unsafe_index_put.default,
+    aten._unsafe_masked_index_put_accumulate.default,
+    aten.scatter_add.default,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.topk.default,
+}
+#: What Inductor writes into the kernels that use it: constants, and members of the list of seeds.
+FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
+
+
+def is_anchor(node: fx.Node) -> bool:
+    """Whether the node is a kernel of its own: never part of a fused group."""
+    return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
+
+
+def is_work(node: fx.Node) -> bool:
+    """Whether the node belongs to a unit."""
+    return not is_free(node) and not is_wait(node) and not is_folded(node)
+
+
+def is_folded(node: fx.Node) -> bool:
+    """Whether the node is never computed by itself: only fusible operations use its value."""
+    return node.target in FOLDED and all(is_fusible(user) for user in node.users)
+
+
+def is_fusible(node: fx.Node) -> bool:
+    """Whether the node can be part of a fused kernel."""
+    return is_work(node) and not is_anchor(node) and not mutates(node)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether each element of a fusible node's value is made of elements alone."""
+    rule = rule_of(node.target)
+    return is_fusible(node) and rule is not None and rule.family == "pointwise"
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether the node writes into what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or bool(schema.is_mutable)
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether the node takes random numbers from a generator, so that its order matters."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    if not is_attention(node):
+        return True
+    names = [argument.name for argument in target._schema.arguments]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return bool(given.get("dropout_p", 0.0) != 0.0)

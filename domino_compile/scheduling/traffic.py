@@ -1,0 +1,201 @@
+"""What the units of a graph read and write, and what is hard for them to compute.
+
+A unit reads what comes from outside it and writes what is needed outside it, once each. But a
+pointwise value that only fused groups use need not be written: each of them can compute it anew
+from what it is made of. Inductor does so with cheap values, and the partitioner with what forward
+would leave for backward. So of a norm in bf16 that computes in float32 only its bf16 input and the
+statistics go through memory::
+
+    forward     x (bf16) -> float32 -> statistics       reads x, writes the statistics
+    backward    x (bf16) -> float32 -> gradient         reads x and the statistics
+
+A value is taken to be computed anew where that moves fewer bytes than writing and reading it. A
+group of which all is computed anew elsewhere is no kernel at all.
+
+Memory bounds fused kernels, but for a few operations: random numbers, and sines, cosines and powers
+(of a rotary embedding) that are computed anew for every element they are multiplied with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch._inductor.inductor_prims  # registers prims.inductor_random
+from torch import fx
+
+from domino_compile.collectives import size_hint, tensor_bytes
+from domino_compile.nodes import is_free, users_of
+from domino_compile.rules.random_op import random_slice
+from domino_compile.scheduling.kinds import is_folded, is_fusible, is_pointwise
+
+aten = torch.ops.aten
+
+#: A value that is made by more operations is not computed anew (Inductor's
+#: ``realize_opcount_threshold``).
+MOST_OPERATIONS = 30
+#: Operations that take as long as moving several bytes, for each element.
+HARD = {
+    aten.cos.default,
+    aten.sin.default,
+    aten.pow.Scalar,
+    aten.pow.Tensor_Tensor,
+    torch.ops.prims.inductor_random.default,
+    random_slice,
+}
+
+
+@dataclass
+class Traffic:
+    """What one unit moves and computes.
+
+    Attributes:
+        reads: values that it reads, with the bytes of each that it needs.
+        writes: values that it writes, with their bytes.
+        hard: for each hard operation that it computes, the value of its own for whose elements it
+            does so.
+    """
+
+    reads: dict[fx.Node, int] = field(default_factory=dict)
+    writes: dict[fx.Node, int] = field(default_factory=dict)
+    hard: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """All that is moved."""
+        return sum(self.reads.values()) + sum(self.writes.values())
+
+    @property
+    def hard_elements(self) -> int:
+        """How many elements hard operations compute."""
+        return sum(map(elements_of, self.hard.values()))
+
+
+def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
+    """What each unit moves and computes.
+
+    Args:
+        units: the nodes of each, in the order of the graph; those of a unit that is no fused group
+            are one.
+    """
+    unit_of = {node: number for number, nodes in enumerate(units) for node in nodes}
+    anew = _Anew(unit_of)
+    found = [Traffic() for _ in units]
+    for number, traffic in enumerate(found):
+        if anew.is_kernel(units[number]):
+            _take(traffic, units[number], anew)
+    for traffic in found:
+        for value in traffic.reads:
+            if value in unit_of:
+                found[unit_of[value]].writes[value] = _bytes(value)
+    for node, number in unit_of.items():
+        if any(user.op == "output" for user in users_of(node)):
+            found[number].writes[node] = _bytes(node)
+    return found
+
+
+def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
+    """Note what a unit of these nodes reads and computes."""
+    inside = set(nodes)
+    for node in nodes:
+        for x in node.all_input_nodes:
+            source = base_of(x)
+            for value in anew.made_of.get(source, (source,)):
+                if value in inside or is_folded(value):
+                    continue
+                size = min(_bytes(x), _bytes(value)) if value is source else _bytes(value)
+                traffic.reads[value] = min(_bytes(value), traffic.reads.get(value, 0) + size)
+        for operation in anew.hard_for(node, inside):
+            known = traffic.hard.setdefault(operation, node)
+            if elements_of(node) > elements_of(known):
+                traffic.hard[operation] = node
+
+
+class _Anew:
+    """Which values are computed anew, and of what; found in one walk along the graph.
+
+    Attributes:
+        made_of: of each value of a fused group that is not in memory, the values that it is made of
+            and that are.
+    """
+
+    def __init__(self, unit_of: Mapping[fx.Node, int]) -> None:
+        self._unit_of = unit_of
+        self.made_of: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._operations: dict[fx.Node, int] = {}
+        self._hard: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._written: set[fx.Node] = set()
+        for node in sorted(unit_of):
+            if is_pointwise(node) or (is_fusible(node) and not node.all_input_nodes):
+                self._take(node)
+            elif self._used_outside(node):
+                self._written.add(node)
+
+    def is_kernel(self, nodes: Sequence[fx.Node]) -> bool:
+        """Whether a unit of these nodes leaves anything, but what is computed anew."""
+        return not is_fusible(nodes[0]) or any(node in self._written for node in nodes)
+
+    def hard_for(self, node: fx.Node, inside: set[fx.Node]) -> Iterator[fx.Node]:
+        """The hard operations that are computed for a node's elements, in a unit of such nodes."""
+        if node.target in HARD:
+            yield node
+        if is_pointwise(node):
+            for source in map(base_of, node.all_input_nodes):
+                if source in self.made_of or source in inside:
+                    yield from self._hard.get(source, ())
+
+    def _take(self, node: fx.Node) -> None:
+        sources = [base_of(x) for x in node.all_input_nodes]
+        parts = dict.fromkeys(p for x in sources for p in self.made_of.get(x, (x,)))
+        operations = 1 + sum(self._operations.get(x, 0) for x in sources if x in self.made_of)
+        hard = dict.fromkeys(h for x in sources for h in self._hard.get(x, ()))
+        if node.target in HARD:
+            hard[node] = None
+        if hard:
+            self._hard[node] = tuple(hard)
+        if self._used_outside(node) and not self._better_anew(node, parts, operations):
+            self._written.add(node)
+            self._hard.pop(node, None)
+            return
+        self.made_of[node] = tuple(parts)
+        self._operations[node] = operations
+
+    def _better_anew(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
+        if operations > MOST_OPERATIONS:
+            return False
+        if not all(user in self._unit_of and is_fusible(user) for user in users_of(node)):
+            return False
+        anew = sum(
+            _bytes(part) * (1 if self._in_memory(part) else 2)
+            for part in parts
+            if not is_folded(part)
+        )
+        return anew < 2 * _bytes(node)
+
+    def _in_memory(self, value: fx.Node) -> bool:
+        return value not in self._unit_of or value in self._written
+
+    def _used_outside(self, node: fx.Node) -> bool:
+        here = self._unit_of[node]
+        return any(self._unit_of.get(user) != here for user in users_of(node))
+
+
+def base_of(node: fx.Node) -> fx.Node:
+    """The value that a view shows; of a member of several results the member."""
+    while node.op == "call_function" and is_free(node) and _bytes(node):
+        inputs = node.all_input_nodes
+        if not inputs or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
+            break
+        node = inputs[0]
+    return node
+
+
+def elements_of(node: fx.Node) -> int:
+    """The elements of a node's value; 0 if it is no tensor."""
+    value = node.meta.get("val")
+    return size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
+
+
+def _bytes(node: fx.Node) -> int:
+    return tensor_bytes(node.meta.get("val"))
