@@ -2,11 +2,11 @@
 
 ::
 
-    uncut  = the faster of: Inductor alone, reordered
+    uncut  = reordered if that gains something, else Inductor alone
     cut    = the fastest cut whose memory is at most (1 + cap) times that of Inductor alone
     chosen = cut if cut <= (1 - margin) * uncut, else uncut
 
-Equally fast candidates: the one named first; reordered rather than left alone.
+Equally fast candidates: the one named first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domino_compile.planner.candidates import Candidate
+
+#: By what part of its time a graph must be faster for its order to be changed. Less than this is
+#: less than what predictions are worth, and a program of Inductor's own is never slower than it.
+LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ def choose(predictions: Sequence[Prediction], rules: Rules) -> Choice:
     alone = predictions[0]
     allowed = alone.peak_bytes * (1 + rules.memory_cap)
     whole = [p for p in predictions if not p.candidate.cut]
-    uncut = min(whole, key=lambda p: (p.us, not p.candidate.reorder))
+    uncut = min(whole, key=lambda p: p.us)
+    if uncut.us > (1 - LEAST_GAIN) * alone.us:
+        uncut = alone
     known = [p for p in predictions if p.candidate.cut and not p.estimated]
     fitting = [p for p in known if p.peak_bytes <= allowed]
     best = min(fitting, key=lambda p: p.us, default=None)
@@ -122,6 +128,8 @@ def _verdict(p: Prediction, chosen: Prediction, allowed: float, limit: float, ru
         return "estimated slower, even with everything hidden"
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
         return f"not the margin of {rules.margin:.1%} faster than uncut"
+    if p.us < chosen.us:
+        return f"less than {LEAST_GAIN:.1%} faster"
     return "slower" if p.us > chosen.us else "no faster"
 
 
