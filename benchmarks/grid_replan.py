@@ -5,7 +5,7 @@ GPU. Each configuration's step is captured on the CPU and planned with the named
 measured times are those of the file. Says how far predictions are off and where another candidate
 would be chosen today than was measured: such configurations have to be measured again (``python -m
 benchmarks.grid --only ...``). With ``--out FILE`` the rows are written with today's predictions of
-what was measured.
+what was measured, and as ``choice_now`` what would be chosen.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _predictions(reports: Sequence[Any], measured: str) -> Row:
     same = [next((c for c in r.candidates if c.name == measured), None) for r in graphs]
     known = bool(graphs) and all(same)
     return {
-        "choice": "; ".join(c.name for c in chosen),
+        "choice_now": "; ".join(c.name for c in chosen),
         "predicted_ms": sum(c.predicted_us for c in same if c) / 1e3 if known else None,
         "predicted_inductor_ms": sum(r.candidates[0].predicted_us for r in graphs) / 1e3,
     }
@@ -110,11 +110,11 @@ def main() -> None:
     tasks = [(table[row["number"]], row["choice"], asked.device) for row in rows]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(_quietly, tasks))
-    new = [row | today | {"choice": row["choice"]} for row, today in zip(rows, found, strict=True)]
+    new = [row | today for row, today in zip(rows, found, strict=True)]
     print("\n".join(summary(new)))
-    for row, today in zip(rows, found, strict=True):
-        if row["choice"] != today["choice"]:
-            print(f"chosen otherwise: {name(row)}: {row['choice']} -> {today['choice']}")
+    for row in new:
+        if row["choice"] != row["choice_now"]:
+            print(f"chosen otherwise: {name(row)}: {row['choice']} -> {row['choice_now']}")
     if asked.out:
         asked.out.write_text(json.dumps(new, indent=1) + "\n")
 

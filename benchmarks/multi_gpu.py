@@ -1,19 +1,23 @@
-"""Everything about real links on one machine with several GPUs, in one go of a few minutes.
+"""Everything about real links on one machine with several GPUs, in one go.
 
 Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
-``--device cpu`` for a dry run of the same steps on gloo ranks with small models.
+``--device cpu`` for a dry run of the same steps on gloo ranks with small models. It takes about a
+quarter of an hour, most of which is compiling; ``--resume`` goes on where results lack.
 
 1. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
-2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``); beside
-   it all programs are compiled, side by side, into a cache for the steps that follow;
+2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``);
 3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
    and for other numbers of CTAs;
 4. the same steps on the emulated link with the tables just measured, each on one GPU.
 
-Writes ``nccl-<tp>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
+Writes ``nccl-<ranks>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
 ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
 step that fails or takes too long is named in it, and the others go on. NVLink multicast stays as
 the machine has it.
+
+Graphs do not come from a cache. A graph that mentions ``cuda:1`` is another one than that of
+``cuda:0``, so that one rank might have its graph and another not; Inductor's own overlap scheduling
+exchanges estimates between ranks while it compiles, and would wait for ever.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "t
 SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
 VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
 LEAST = "inductor,domino"
+#: What is emulated of them.
+EMULATED = {"inductor", "domino", "free"}
 ROUNDS = {"cuda": "20", "cpu": "2"}
 SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
 #: NCCL_MAX_CTAS to try; None leaves NCCL its own choice.
@@ -71,12 +77,14 @@ class Machine:
         ranks: how many there are.
         out: where results go.
         limit_s: what one step may take.
+        resume: whether results that are there already stay.
     """
 
     device: str
     ranks: int
     out: Path
     limit_s: float
+    resume: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> bool:
@@ -151,11 +159,11 @@ def _children() -> dict[int, list[int]]:
 
 
 def numerics(machine: Machine) -> None:
-    """Training of every capture form."""
+    """Training of every capture form; what fails is in the log as it fails."""
     machine.run(
         "numerics",
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ranks/test_training.py", "-k",
-         "test_training and not 4-"],
+        ["-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "--maxfail=5",
+         "tests/ranks/test_training.py", "-k", "test_training and not 4-"],
         DOMINO_TEST_DEVICE=machine.device,
     )  # fmt: skip
 
@@ -170,7 +178,7 @@ def tables(machine: Machine, sizes: Sequence[int]) -> Links:
             options = ["calibrate", "--device", machine.device, "--name", name, "--out", str(path)]
             options += ["--rates-out", str(machine.out / "rates.json")]
             options += ["--sizes", SIZES[machine.device], "--round-ms", "5"]
-            if machine.run(
+            if (machine.resume and path.exists()) or machine.run(
                 f"calibrate-{name}", [*machine.torchrun(ranks), *options], **_nccl(ctas)
             ):
                 found[ranks, ctas] = path
@@ -204,25 +212,6 @@ def runs(device: str) -> list[Run]:
     return found
 
 
-def compile_all(machine: Machine, ranks: int, link: Links) -> None:
-    """Compile every program once, side by side, on as many GPUs as there are; times do not count.
-
-    What products' algorithms were timed meanwhile is forgotten: others were at work.
-    """
-    chosen = runs(machine.device)
-    with ThreadPoolExecutor(len(chosen) + 1) as pool:
-        jobs = [pool.submit(numerics, machine)]
-        if machine.device == "cuda":  # on the CPU every rank is a process: nothing is shared
-            jobs += [
-                pool.submit(_bench, machine, run, ranks, link, number % machine.ranks, "compile")
-                for number, run in enumerate(chosen)
-            ]
-        for job in jobs:
-            job.result()
-    for path in (machine.out / "cache" / "domino_compile").glob("product-*.json"):
-        path.unlink()
-
-
 def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
     """Bench results on the real link and, beside each, on the emulated one."""
     measured: list[tuple[Run, Any]] = []
@@ -238,7 +227,7 @@ def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
     def emulated(run: Run) -> Any:
         gpu = places.get()
         try:
-            return _bench(machine, run, ranks, link, gpu, "emulated")
+            return _bench(machine, run, ranks, link, gpu, emulated=True)
         finally:
             places.put(gpu)
 
@@ -252,7 +241,7 @@ def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
 
 
 def _bench(
-    machine: Machine, run: Run, ranks: int, link: Links, gpu: int = 0, what: str = ""
+    machine: Machine, run: Run, ranks: int, link: Links, gpu: int = 0, emulated: bool = False
 ) -> Any:
     """One ``domino bench``; ``None`` if it failed.
 
@@ -262,22 +251,26 @@ def _bench(
         ranks: of the tensor-parallel group.
         link: the tables that were measured.
         gpu: which one, where the link is emulated.
-        what: why the link is emulated: to ``compile``, or to be measured ``emulated``; empty on the
-            real link.
+        emulated: whether it is, with the table that was measured.
     """
     name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
-    name += f"-{what}" if what else ""
+    name += "-emulated" if emulated else ""
     path, table = machine.out / f"{name}.json", link.get((ranks, run.ctas))
     options = ["bench", "--device", machine.device, "--model", run.model, "--tp", str(ranks)]
     options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
-    options += ["--variants", run.variants, "--json", str(path)]
-    options += ["--rounds", "1" if what == "compile" else ROUNDS[machine.device]]
+    variants = [v for v in run.variants.split(",") if not emulated or v in EMULATED]
+    options += ["--variants", ",".join(variants), "--json", str(path)]
+    options += ["--rounds", ROUNDS[machine.device]]
     options += [] if run.graphs else ["--no-cuda-graphs"]
+    if machine.resume and path.exists():
+        return json.loads(path.read_text())
     environment = _nccl(run.ctas) | {
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+        "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
         "TORCHINDUCTOR_CACHE_DIR": str(machine.out / "cache"),
     }
-    if not what:
+    if not emulated:
         planned = [] if table is None else ["--planned-link", str(table)]
         command = [*machine.torchrun(ranks), *options, *planned]
     elif table is None:
@@ -334,11 +327,11 @@ def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 def main() -> int:
     """Run all steps; 1 if one failed."""
     asked = parse()
-    machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit)
+    machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit, asked.resume)
     machine.out.mkdir(parents=True, exist_ok=True)
     sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
     link = tables(machine, sizes)
-    compile_all(machine, machine.ranks, link)
+    numerics(machine)
     results = steps(machine, machine.ranks, link)
     write(machine, results)
     for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:
@@ -357,7 +350,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--ranks", type=int, help="default: all GPUs; 2 with --device cpu")
     parser.add_argument("--out", type=Path, default=Path("out/multi_gpu"))
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds a step may take")
+    parser.add_argument("--resume", action="store_true", help="keep the results that are there")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds a step may take")
     asked = parser.parse_args()
     if asked.ranks is None:
         asked.ranks = 2 if asked.device == "cpu" else _gpus()

@@ -108,23 +108,30 @@ class Account:
         )
 
 
-def record(step: Callable[[], object], keep: Path | None = None) -> list[Kernel]:
+def record(
+    step: Callable[[], object], keep: Path | None = None, lead: bool = False
+) -> list[Kernel]:
     """The kernels of one step on the current CUDA device, in the order of their beginnings.
 
     Args:
         step: what to run; warmed up by the caller.
         keep: where to leave the Chrome trace, if anywhere.
+        lead: whether another step runs first, which the trace holds as well. Starting the profiler
+            takes each rank another time, and in the first step behind it collectives wait for the
+            slowest rank.
     """
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        step()
+        for _ in range(2 if lead else 1):
+            step()
         torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as folder:
         path = keep or Path(folder) / "trace.json"
         recorded.export_chrome_trace(str(path))
-        return kernels_of(path)
+        kernels = kernels_of(path)
+    return kernels[len(kernels) // 2 :] if lead else kernels
 
 
 def kernels_of(path: Path) -> list[Kernel]:

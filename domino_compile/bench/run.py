@@ -233,7 +233,10 @@ class Bench:
         runner()
         if self.on_gpu:
             accounts = [
-                Account.of(record(runner, self._kept(runner, number))) for number in range(TRACED)
+                Account.of(
+                    record(runner, self._kept(runner, number), lead=not self.world.place.alone)
+                )
+                for number in range(TRACED)
             ]
             account = Account.median(accounts)
             runner.result.take(account)

@@ -8,16 +8,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
-from benchmarks.grid import Results
+from benchmarks.grid import ROOT, Results
 from benchmarks.grid_cells import (
     BATCHES,
     COUNT,
@@ -33,7 +34,8 @@ from benchmarks.grid_cells import (
     rounds_of,
 )
 from benchmarks.grid_lane import Lane, Queue, Row, Settings
-from benchmarks.grid_summary import line, summary
+from benchmarks.grid_replan import replan
+from benchmarks.grid_summary import SLOWER, line, summary
 from domino_compile.links import load_link
 
 # -- the table and its rounds ----------------------------------------------------------------------
@@ -233,3 +235,24 @@ def test_dry_cells_are_small() -> None:
     assert {(c.model, c.style) for c in dry_cells()} == {
         (model, style) for model in ("tiny-gpt", "tiny-llama") for style in ("megatron", "dtensor")
     }
+
+
+# -- predictions of today --------------------------------------------------------------------------
+
+
+def test_what_was_measured_is_predicted_anew() -> None:
+    cell = replace(cells()[24], model="tiny-llama", batch=4, seq=64, tp=2)
+    found = replan(cell, "uncut, reordered", "H100")
+    assert 0 < found["predicted_ms"] <= found["predicted_inductor_ms"]
+    assert found["choice_now"]
+    assert replan(cell, "rows 1+1+1+1+1", "H100")["predicted_ms"] is None
+
+
+def test_the_published_grid_is_whole_and_keeps_its_promises() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/grid.json").read_text())
+    assert [row["number"] for row in rows] == list(range(COUNT))
+    assert not any(row.get("error") for row in rows)
+    slower = [row for row in rows if row["ratio"] > SLOWER]
+    assert all(row["choice_now"] != row["choice"] for row in slower), "the default is still slower"
+    off = [abs(row["predicted_ms"] / row["domino_ms"] - 1) for row in rows]
+    assert median(off) < 0.05 and max(off) < 0.15
