@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 MINUTES ?= 5
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -14,15 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.caches import CACHES
+
 #: The name of the folder, for the workers of the process that made it.
 _FOLDER = "DOMINO_TESTS_FOLDER"
 _made = None if _FOLDER in os.environ else tempfile.mkdtemp(prefix="domino_compile_tests_")
 if _made:
     os.environ[_FOLDER] = _made
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ[_FOLDER]
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "0"
-os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
-os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+os.environ |= CACHES
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in [name for name in os.environ if name.startswith("DOMINO_COMPILE_")]:

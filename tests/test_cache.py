@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.caches import CACHES
+
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.xdist_group("cache")
 
@@ -75,7 +77,7 @@ def first(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def run(package: Path, cache: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Compile and run one step in a process of its own."""
-    env = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_FORCE_DISABLE_CACHES"}
+    env = {k: v for k, v in os.environ.items() if k not in CACHES}
     env |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(package)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(options)],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from domino_compile.report import CompileReport
+from tests.caches import CACHES
 
 UNSET = "unset"
 PROGRAM = Path(__file__).parent / "program.py"
@@ -134,10 +135,7 @@ def test_the_plan_reads_back(runs: tuple[Run, str, Run, str]) -> None:
 
 @pytest.mark.xdist_group("inspect")
 def test_a_dump_is_complete_also_where_a_cache_could_have_answered(tmp_path: Path) -> None:
-    caches = {
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": UNSET,
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
-    }
+    caches = dict.fromkeys(CACHES, UNSET) | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     dumps = []
     for name in ("one", "two"):
         run = start(tmp_path / name, {"dump_dir": "dump"}, **caches)

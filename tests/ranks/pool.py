@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.caches import CACHES
+
 # A rank waits this much longer for the ranks that are behind it than for itself.
 _GRACE_S = 5.0
 _START_S = 240.0
@@ -40,10 +42,7 @@ _PRELOAD = (
 )
 #: A test must compile the graphs it tests, so graphs are not cached; but the ranks share the
 #: kernels that Inductor makes of them. A fault of ours is an error.
-_ENVIRONMENT = {
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
-    "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
-    "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+_ENVIRONMENT = CACHES | {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "DOMINO_COMPILE_STRICT": "1",
