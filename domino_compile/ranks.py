@@ -18,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.describe import DATA_PARALLEL
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CompileReport
 
@@ -48,14 +49,16 @@ def checked(
 
 
 def compare_ranks(report: CompileReport, timeout_s: float) -> None:
-    """Compare a plan with the plans of the other ranks of each of its groups.
+    """Compare a plan with the plans of the other ranks of each of its tensor-parallel groups.
+
+    Also where the graph is left alone: another rank may have thought otherwise.
 
     Raises:
         RankMismatchError: a rank has another plan, or does not come within the time.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    for group in sorted({c.group for c in report.collectives if c.action != "left alone"}):
+    for group in sorted({c.group for c in report.collectives if c.reason != DATA_PARALLEL}):
         shared = _compat.shared_store(group)
         if shared is not None:
             _compare(report, group, *shared, timeout_s)

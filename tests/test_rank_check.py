@@ -84,12 +84,18 @@ def test_different_plans_are_refused_on_every_rank(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
-    outcomes, _ = run(tmp_path, [{"check_timeout_s": 2}, {"absent": True}])
+    outcomes, _ = run(tmp_path, [{"check_timeout_s": 2, "slices": 2}, {"absent": True}])
     assert outcomes[0].startswith("REFUSED")
     assert "rank 1 has not compiled" in outcomes[0]
     assert "check_timeout_s" in outcomes[0]
 
 
 def test_the_check_can_be_left_out(tmp_path: Path) -> None:
-    outcomes, _ = run(tmp_path, [{"check_ranks": False}, {"check_ranks": False}])
+    outcomes, _ = run(tmp_path, [{"check_ranks": False, "slices": 2}] * 2)
     assert outcomes == ["RAN", "RAN"]
+
+
+def test_a_graph_that_only_one_rank_leaves_alone_is_refused(tmp_path: Path) -> None:
+    outcomes, took = run(tmp_path, [{}, {"slices": 2}])
+    assert all(outcome.startswith("REFUSED") for outcome in outcomes), outcomes
+    assert took < 60
