@@ -90,7 +90,7 @@ def _predictions(reports: Sequence[Any], measured: str) -> Row:
     }
 
 
-def _quietly(task: tuple[Cell, str, str]) -> Row:
+def _replanned(task: tuple[Cell, str, str]) -> Row:
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     found = replan(*task)
     print(task[0], found, flush=True)
@@ -109,7 +109,7 @@ def main() -> None:
     table = {cell.number: cell for cell in cells()}
     tasks = [(table[row["number"]], row["choice"], asked.device) for row in rows]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(_quietly, tasks))
+        found = list(pool.map(_replanned, tasks))
     new = [row | today for row, today in zip(rows, found, strict=True)]
     print("\n".join(summary(new)))
     for row in new:

@@ -1,7 +1,7 @@
 """Settings and fixtures shared by all tests.
 
 The environment is set before torch is imported, and child processes inherit it: one thread per
-process (two workers share two cores), and one folder for what Inductor writes. Graphs do not come
+process (workers share the cores), and one folder for what Inductor writes. Graphs do not come
 from a cache, since a test must compile what it tests; but a kernel that was built once in a run is
 not built again, in whatever process: building takes most of the time.
 """

@@ -29,6 +29,7 @@ from torch import fx
 from domino_compile.collectives import kind_of, tensor_bytes
 from domino_compile.nodes import users_of
 from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work
+from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
 from domino_compile.scheduling.units import Unit
 
 aten = torch.ops.aten
@@ -43,8 +44,8 @@ SCATTERS = {
     aten.scatter_add.default,
 }
 #: A pointwise value with several users is computed anew in each kernel that uses it, unless it is
-#: made of more (Inductor's ``realize_reads_threshold`` and ``realize_opcount_threshold``).
-MOST_READS, MOST_OPERATIONS = 4, 30
+#: made of more values (Inductor's ``realize_reads_threshold``) or by more operations.
+MOST_READS = 4
 #: Collectives whose result is in the buffer that they are given.
 IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
 
@@ -79,7 +80,7 @@ class StepMemory:
 
 def held_bytes(graph: fx.Graph) -> int:
     """The bytes of parameters and inputs of a joint, forward or inference graph."""
-    return sum(_bytes(n) for n in _tensor_inputs(graph) if not _is_tangent(n))
+    return sum(bytes_of(n) for n in _tensor_inputs(graph) if not _is_tangent(n))
 
 
 def step_memory(
@@ -104,15 +105,11 @@ def step_memory(
 
 
 def _tensor_inputs(graph: fx.Graph) -> list[fx.Node]:
-    return [n for n in graph.find_nodes(op="placeholder") if _bytes(n)]
+    return [n for n in graph.find_nodes(op="placeholder") if bytes_of(n)]
 
 
 def _is_tangent(node: fx.Node) -> bool:
     return str(node.target).startswith("tangents")
-
-
-def _bytes(node: fx.Node) -> int:
-    return tensor_bytes(node.meta.get("val"))
 
 
 class _Walk:
@@ -136,7 +133,7 @@ class _Walk:
             self.buffers[node] = ((node, 0),)
             self.size[node, 0] = 0
         for node in owned:
-            self.size[node, 0] = _bytes(node)
+            self.size[node, 0] = bytes_of(node)
 
     def take_results(
         self, inputs: Sequence[fx.Node], owned: Sequence[fx.Node], forward: Sequence[Result]
@@ -150,7 +147,7 @@ class _Walk:
         """
         count = len(forward) - len(inputs)
         kept = forward[max(0, count) :]
-        if count < 0 or any(_bytes(n) != r.bytes for n, r in zip(inputs, kept, strict=True)):
+        if count < 0 or any(bytes_of(n) != r.bytes for n, r in zip(inputs, kept, strict=True)):
             return 0
         free, first = set(owned), dict[int, Buffer]()
         for node, result in zip(inputs, kept, strict=True):
@@ -179,7 +176,7 @@ class _Walk:
             sizes = {(node, i): n for i, x in enumerate(members) if (n := tensor_bytes(x))}
             self.size |= sizes
             return tuple(sizes)
-        if not node.all_input_nodes or (node not in self.place and not _bytes(node)):
+        if not node.all_input_nodes or (node not in self.place and not bytes_of(node)):
             return ()
         source = node.all_input_nodes[0]
         found = self.of(source)
@@ -297,12 +294,12 @@ class _Walk:
         arguments: Any = self.output.args[0]
         members = arguments if isinstance(arguments, (list, tuple)) else (arguments,)
         for node in members:
-            if not isinstance(node, fx.Node) or not _bytes(node):
+            if not isinstance(node, fx.Node) or not bytes_of(node):
                 continue
             buffers = [b for x in self.of(node) if self.size[b := self.inside.get(x, x)]]
             number = numbers.setdefault(buffers[0], len(numbers)) if buffers else None
             size = self.size[buffers[0]] if buffers else 0
-            found.append(Result(_bytes(node), number, size))
+            found.append(Result(bytes_of(node), number, size))
         return tuple(found)
 
 

@@ -88,10 +88,10 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
     for traffic in found:
         for value in traffic.reads:
             if value in unit_of:
-                found[unit_of[value]].writes[value] = _bytes(value)
+                found[unit_of[value]].writes[value] = bytes_of(value)
     for node, number in unit_of.items():
         if any(user.op == "output" for user in users_of(node)):
-            found[number].writes[node] = _bytes(node)
+            found[number].writes[node] = bytes_of(node)
     return found
 
 
@@ -104,8 +104,8 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             for value in anew.made_of.get(source, (source,)):
                 if value in inside or is_folded(value):
                     continue
-                size = min(_bytes(x), _bytes(value)) if value is source else _bytes(value)
-                traffic.reads[value] = min(_bytes(value), traffic.reads.get(value, 0) + size)
+                size = min(bytes_of(x), bytes_of(value)) if value is source else bytes_of(value)
+                traffic.reads[value] = min(bytes_of(value), traffic.reads.get(value, 0) + size)
         for operation in anew.hard_for(node, inside):
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
@@ -167,11 +167,11 @@ class _Anew:
         if not all(user in self._unit_of and is_fusible(user) for user in users_of(node)):
             return False
         anew = sum(
-            _bytes(part) * (1 if self._in_memory(part) else 2)
+            bytes_of(part) * (1 if self._in_memory(part) else 2)
             for part in parts
             if not is_folded(part)
         )
-        return anew < 2 * _bytes(node)
+        return anew < 2 * bytes_of(node)
 
     def _in_memory(self, value: fx.Node) -> bool:
         return value not in self._unit_of or value in self._written
@@ -183,7 +183,7 @@ class _Anew:
 
 def base_of(node: fx.Node) -> fx.Node:
     """The value that a view shows; of a member of several results the member."""
-    while node.op == "call_function" and is_free(node) and _bytes(node):
+    while node.op == "call_function" and is_free(node) and bytes_of(node):
         inputs = node.all_input_nodes
         if not inputs or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
             break
@@ -197,5 +197,6 @@ def elements_of(node: fx.Node) -> int:
     return size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
 
 
-def _bytes(node: fx.Node) -> int:
+def bytes_of(node: fx.Node) -> int:
+    """The bytes of a node's value, of all its members together."""
     return tensor_bytes(node.meta.get("val"))
