@@ -535,6 +535,12 @@ def caches_enabled() -> bool:
     return not config.force_disable_caches and bool(config.fx_graph_cache)
 
 
+#: Inductor's settings under which it compiles every graph anew, and AOTAutograd as well, which
+#: caches nothing that Inductor does not. Kernels that were built before are not built again, as
+#: they would be with ``force_disable_caches``: that makes a new folder for every compile.
+NO_GRAPH_CACHES = {"fx_graph_cache": False, "fx_graph_remote_cache": False}
+
+
 def forget_names(graph: fx.Graph) -> None:
     """Free the names of erased nodes, so that the same nodes made again have the same names."""
     namespace = type(graph._graph_namespace)()

@@ -181,8 +181,8 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     options = pipeline.options
     if options.dump_dir is not None or options.guard == "measure" or options.watch:
         # A compile from a cache has no graphs to show, and may not know whether there is something
-        # to be measured or watched, which all ranks must agree on.
-        settings["force_disable_caches"] = True
+        # to be measured or watched, which all ranks must agree on. Kernels may come from theirs.
+        settings |= _compat.NO_GRAPH_CACHES
     both = _compat.BOTH_REDUCTIONS
     if _compat.inductor_has_option(both):
         settings[both] = False  # as by default, until a graph is cut

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.caches import CACHES
+from tests.environment import CACHES, quick_builds
 
 #: The name of the folder, for the workers of the process that made it.
 _FOLDER = "DOMINO_TESTS_FOLDER"
 _made = None if _FOLDER in os.environ else tempfile.mkdtemp(prefix="domino_compile_tests_")
 if _made:
     os.environ[_FOLDER] = _made
+    os.environ |= quick_builds(Path(_made) / "linker")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ[_FOLDER]
 os.environ |= CACHES
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -33,6 +34,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+import domino_compile  # noqa: E402
 from tests import profiles  # noqa: E402, F401  (registers the profiles)
 
 settings.load_profile("default")  # before the plugin applies --hypothesis-profile
@@ -53,18 +55,19 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(_made, ignore_errors=True)
 
 
-def leave_process_group() -> None:
-    """Destroy the default process group, if a module before made one."""
+def leave() -> None:
+    """Destroy the default process group and forget the reports, if a module before made some."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    domino_compile.reset_reports()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def process_group_of_its_own() -> Iterator[None]:
-    """Modules that share a worker make process groups of their own, of different kinds."""
-    leave_process_group()
+    """Modules that share a worker make process groups of their own, and count their own graphs."""
+    leave()
     yield
-    leave_process_group()
+    leave()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.caches import CACHES
+from tests.environment import CACHES
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.xdist_group("cache")
@@ -114,6 +114,19 @@ def test_another_option_misses(package: Path, first: tuple[Path, dict[str, Any]]
     result = run(package, first[0], {"slices": 3})
     assert (result["hit"], result["miss"]) == (0, 2)
     assert result["slices"] == ["2", "2", "2"]
+
+
+def test_what_shows_graphs_is_compiled_anew(
+    package: Path, first: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A dump has graphs to show, also the second time; kernels come from the cache."""
+    cache, before = first
+    kernels = set(cache.rglob("*.so"))
+    for folder in ("one", "two"):
+        result = run(package, cache, {"slices": 2, "dump_dir": str(tmp_path / folder)})
+        assert (result["hit"], result["loss"]) == (0, before["loss"])
+        assert (tmp_path / folder / "graph_0" / "joint" / "02.slice.after.py").is_file()
+    assert kernels == set(cache.rglob("*.so"))
 
 
 def test_a_changed_pass_misses(package: Path, first: tuple[Path, dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from domino_compile import emulate
 from domino_compile.profiling.account import (
@@ -157,11 +158,10 @@ def _number(value: torch.Tensor | None) -> float | None:
 
 
 def emulated_link() -> str:
-    """The name of the table that this process's collectives take their time from, if one."""
-    try:
-        table = emulate.settings.current().link
-    except emulate.EmulateError:
+    """The name of the table that the default group's collectives take their time from, if one."""
+    if not dist.is_initialized() or emulate.BACKEND not in dist.get_backend_config():
         return ""
+    table = emulate.settings.current().link
     return "free" if table is None else table.name
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile._option_checks import OWNED_INDUCTOR_OPTIONS
@@ -169,8 +168,7 @@ def run(
         rank, ranks = _place(request)
         title = VARIANTS[request.variant]
         compiled = reports()[known:]
-        link = emulated_link() if request.link or dist.is_initialized() else ""
-        result = measured(session, title, rank, ranks, link, compiled, steps.kind)
+        result = measured(session, title, rank, ranks, emulated_link(), compiled, steps.kind)
         result.precision = precision.coarsest
         return result
 

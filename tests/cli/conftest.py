@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+import domino_compile
 from domino_compile.cli.main import run
 
 
@@ -41,6 +42,7 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def domino(capsys: pytest.CaptureFixture[str]) -> Domino:
     def call(*arguments: str) -> Said:
+        domino_compile.reset_reports()  # as in a process of its own
         code = run(arguments)
         captured = capsys.readouterr()
         return Said(code, captured.out, captured.err)

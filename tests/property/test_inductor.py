@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import domino_compile
+from tests.emitted.harness import kernels_unbuilt
 from tests.property import models
 from tests.property.models import Style
 from tests.property.programs import Program, parse, run
@@ -59,13 +60,13 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any], limit: float) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype", "batch", "slices"),
-    [("gpt", torch.float32, 5, 3), ("llama", torch.float64, 4, 2)],
+    ("kind", "dtype", "batch", "slices", "checkpointed"),
+    [("gpt", torch.float32, 5, 3, True), ("llama", torch.float64, 4, 2, False)],
 )
 def test_dropout_masks_are_those_of_inductor_alone_and_gradients_accumulate(
-    kind: str, dtype: torch.dtype, batch: int, slices: int
+    kind: str, dtype: torch.dtype, batch: int, slices: int, checkpointed: bool
 ) -> None:
-    model = models.make(kind, dtype, style=Style(dropout=0.3))
+    model = models.make(kind, dtype, style=Style(dropout=0.3, checkpointed=checkpointed))
     limit = FLOAT_LIMIT[dtype]
 
     def two_micro_steps(compiled: Compiled) -> list[dict[str, Any]]:
@@ -128,17 +129,11 @@ def test_checkpointed_layers_are_recomputed_in_slices() -> None:
     bytes_kept = {}
     for name, compile_ in {"inductor": inductor, "domino": domino}.items():
         for checkpointed in (False, True):
-            style = Style(layers=1, dropout=0.2, checkpointed=checkpointed)
+            style = Style(dropout=0.2, checkpointed=checkpointed)
             model = models.make("gpt", torch.float32, style=style)
             torch._dynamo.reset()
-            compiled = compile_(model)
-            bytes_kept[name, checkpointed] = saved_bytes(model, compiled, batch=4)
-            if checkpointed:
-                found = step(model, compiled, batch=4)
-                if name == "inductor":
-                    expected = found
-                else:
-                    assert_close(found, expected, 2e-5)
+            with kernels_unbuilt():  # numbers are compared above
+                bytes_kept[name, checkpointed] = saved_bytes(model, compile_(model), batch=4)
     assert statuses() == ["sliced", "sliced"]
     for checkpointed in (False, True):
         ours, theirs = bytes_kept["domino", checkpointed], bytes_kept["inductor", checkpointed]

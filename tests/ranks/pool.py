@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.caches import CACHES
+from tests.environment import CACHES
 
 # A rank waits this much longer for the ranks that are behind it than for itself.
 _GRACE_S = 5.0

@@ -1,0 +1,30 @@
+"""The environment in which tests compile: shared by all processes of a run."""
+
+import os
+import shutil
+from pathlib import Path
+
+#: Graphs do not come from a cache, since a test must compile what it tests; kernels do.
+CACHES = {
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "0",
+    "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+    "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+}
+
+
+def quick_builds(folder: Path) -> dict[str, str]:
+    """Variables that make building a kernel quicker: a third of it is ld reading torch's libraries.
+
+    Args:
+        folder: where a link to a quicker linker may be put.
+    """
+    # Otherwise every new cache folder begins with building a probe, which takes ten seconds.
+    found = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
+    if (gold := shutil.which("ld.gold")) is not None:
+        folder.mkdir(exist_ok=True)
+        (folder / "ld").symlink_to(gold)
+        # Here gcc looks for its parts first.
+        found["COMPILER_PATH"] = os.pathsep.join(
+            filter(None, [str(folder), os.environ.get("COMPILER_PATH")])
+        )
+    return found
