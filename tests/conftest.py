@@ -7,6 +7,7 @@ not built again, in whatever process: building takes most of the time.
 """
 
 import difflib
+import logging
 import os
 import re
 import shutil
@@ -36,6 +37,10 @@ from hypothesis import settings  # noqa: E402
 
 import domino_compile  # noqa: E402
 from tests import profiles  # noqa: E402, F401  (registers the profiles)
+
+# pytest 9.1 listens to loggers that do not propagate, and torch writes out every graph of every
+# compile for whoever listens to this one.
+logging.getLogger("torch.__trace").propagate = True
 
 settings.load_profile("default")  # before the plugin applies --hypothesis-profile
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from domino_compile import _compat
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -34,3 +36,8 @@ def test_tests_of_a_group_share_a_worker(request: pytest.FixtureRequest) -> None
     if "PYTEST_XDIST_WORKER" not in os.environ or not request.config.getoption("loadgroup"):
         pytest.skip("no groups are asked for")
     assert request.node.nodeid.endswith("@packaging"), "constraints.txt says what goes together"
+
+
+def test_nobody_listens_to_the_structured_trace() -> None:
+    """Else torch writes out every graph that any test compiles."""
+    assert not _compat.tracing_is_on(), "tests/conftest.py says who"
