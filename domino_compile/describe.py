@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from torch import fx
 
@@ -130,8 +130,17 @@ def column_outcome(
     graph: fx.Graph,
     plan: CutPlan | NoCut,
     name_of: Callable[[fx.Node], str],
+    at: Container[str] = (),
 ) -> None:
-    """Write what became of the columns; the rows' outcome is in the report already."""
+    """Write what became of the columns; the rows' outcome is in the report already.
+
+    Args:
+        report: of the compile.
+        graph: that was cut.
+        plan: how.
+        name_of: gives the user's name of an input.
+        at: the collectives in front of which columns are cut, by name; empty for all.
+    """
     if isinstance(plan, NoCut):
         report.reason = "; ".join(filter(None, (report.reason, no_cut(graph, plan, name_of))))
         return
@@ -141,6 +150,8 @@ def column_outcome(
     for entry in report.collectives:
         if entry.name in cut:
             entry.action, entry.reason = "sliced", ""
+        elif entry.action == "reordered" and at and entry.name not in at:
+            entry.reason = "hidden without a cut"
         elif entry.action == "reordered":
             entry.reason = "no product in front of it whose columns could be cut"
     report.joins += joins(plan.analysis)
@@ -154,6 +165,7 @@ def candidates(choice: Choice, predictions: Sequence[Prediction]) -> list[Candid
             name=str(found.candidate),
             slices=list(found.candidate.rows),
             columns=found.candidate.columns,
+            at=sorted(found.candidate.at),
             predicted_us=round(found.us, 3),
             exposed_us=round(found.exposed_us, 3),
             peak_bytes=found.peak_bytes,

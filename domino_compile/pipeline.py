@@ -37,6 +37,8 @@ from domino_compile.passes.products import mark_products
 from domino_compile.passes.schedule import ScheduleResult, schedule_graph
 from domino_compile.passes.slice import slice_graph
 from domino_compile.planner import (
+    REORDERED,
+    Candidate,
     Planner,
     Prediction,
     Rules,
@@ -174,40 +176,41 @@ class Pipeline:
         alone, merged = predict_as_found(found, backward), 0
         if self._enabled("normalise"):
             merged = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
-        rows, columns = self._plan(graph, cost, alone, None if merged else found)
+        rows, chosen = self._plan(graph, cost, alone, None if merged else found)
         describe.outcome(self.report, graph, rows, self.dump.name_of)
         if isinstance(rows, CutPlan):
             if rows.chunks.dynamic:
                 _guard_rows(rows)
             self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, rows))
-        if columns > 1:
-            self._columns(graph, columns)
+        if chosen.columns > 1:
+            self._columns(graph, chosen)
         if self.report.status == "inductor":
             self.overlap = False
         self._finish()
 
-    def _columns(self, graph: fx.Graph, parts: int) -> None:
-        plan = cut_columns(graph, parts, _alone(graph))
-        describe.column_outcome(self.report, graph, plan, self.dump.name_of)
+    def _columns(self, graph: fx.Graph, chosen: Candidate) -> None:
+        plan = cut_columns(graph, chosen.columns, _alone(graph), chosen.at or None)
+        describe.column_outcome(self.report, graph, plan, self.dump.name_of, chosen.at)
         if isinstance(plan, CutPlan):
             self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))
 
     def _plan(
         self, graph: fx.Graph, cost: CostModel, alone: Prediction, units: UnitGraph | None
-    ) -> tuple[CutPlan | NoCut, int]:
-        """How rows are cut, or why not, and into how many parts columns are."""
+    ) -> tuple[CutPlan | NoCut, Candidate]:
+        """How rows are cut, or why not, and what was chosen: where columns are cut, and how."""
         slices, columns = self.options.slices, self.options.columns
         if not self._enabled("slice"):
-            return describe.disabled("slice"), 1
+            return describe.disabled("slice"), REORDERED
         if slices != "auto":
-            return self._rows(graph, slices), 1 if columns == "auto" else columns
+            parts = 1 if columns == "auto" else columns
+            return self._rows(graph, slices), Candidate(columns=parts)
         rows = self._rows(graph, 2)
         planner = Planner(
             graph=graph,
             cost=cost,
             alone=alone,
             rows=rows,
-            columns=lambda: cut_columns(graph, 2, _alone(graph)),
+            columns=lambda at: cut_columns(graph, 2, _alone(graph), at),
             rules=self._rules(),
             parts=None if columns == "auto" else columns,
             units=units,
@@ -218,10 +221,10 @@ class Pipeline:
         if not chosen.reorder:
             describe.left_alone(self.report)
         if chosen.rows and isinstance(rows, CutPlan):
-            return rows_cut(rows, chosen), chosen.columns
+            return rows_cut(rows, chosen), chosen
         if isinstance(rows, NoCut):
-            return replace(rows, reason=f"{rows.reason}; {choice.reason}"), chosen.columns
-        return NoCut(choice.reason), chosen.columns
+            return replace(rows, reason=f"{rows.reason}; {choice.reason}"), chosen
+        return NoCut(choice.reason), chosen
 
     def _rules(self) -> Rules:
         """What a cut must keep to; where it is timed as well, a small loss may be predicted."""

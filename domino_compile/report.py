@@ -166,6 +166,7 @@ class CandidateReport:
         name: what is cut into how much, in words.
         slices: rows of each slice; empty where rows are not cut.
         columns: parts of the columns; 1 where they are not cut.
+        at: the collectives in front of which columns are cut, by name; empty for all.
         predicted_us: time of a step, forward and backward together.
         exposed_us: of that, while nothing computes; 0 where ``estimated``.
         peak_bytes: estimated peak of live memory, before it is decided what backward computes anew;
@@ -182,6 +183,7 @@ class CandidateReport:
     predicted_us: float
     exposed_us: float
     peak_bytes: int
+    at: list[str] = field(default_factory=list)
     estimated: bool = False
     chosen: bool = False
     reason: str = ""

@@ -125,7 +125,7 @@ def test_what_shows_graphs_is_compiled_anew(
     for folder in ("one", "two"):
         result = run(package, cache, {"slices": 2, "dump_dir": str(tmp_path / folder)})
         assert (result["hit"], result["loss"]) == (0, before["loss"])
-        assert (tmp_path / folder / "graph_0" / "joint" / "02.slice.after.py").is_file()
+        assert (tmp_path / folder / "rank_0" / "graph_0" / "joint" / "02.slice.after.py").is_file()
     assert kernels == set(cache.rglob("*.so"))
 
 

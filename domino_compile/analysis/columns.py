@@ -13,7 +13,7 @@ are joined, and the value is whole for everything behind: the next cut begins at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
 from torch import fx
@@ -24,6 +24,7 @@ from domino_compile.axes import WHOLE, Chunks, Sliced
 from domino_compile.collectives import Site, is_launch, is_wait
 from domino_compile.nodes import is_free
 from domino_compile.rules.registry import rule_of
+from domino_compile.tags import origin_of
 
 aten = torch.ops.aten
 
@@ -37,7 +38,10 @@ _MADE = ("random", "constant", "iota")
 
 
 def cut_columns(
-    graph: fx.Graph, parts: int, alone: frozenset[fx.Node] = frozenset()
+    graph: fx.Graph,
+    parts: int,
+    alone: frozenset[fx.Node] = frozenset(),
+    at: Container[str] | None = None,
 ) -> CutPlan | NoCut:
     """Cut the products in front of collectives by columns, and analyse the graph.
 
@@ -45,10 +49,14 @@ def cut_columns(
         graph: a functional joint or inference graph.
         parts: how many parts are wanted.
         alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
+        at: the collectives to cut in front of, by their names in the graph before anything was
+            cut; ``None`` for all.
     """
     sites = sites_to_cut(graph, parts, alone)
     if isinstance(sites, NoCut):
         return sites
+    if at is not None:
+        sites = [s for s in sites if (origin_of(s.launch) or s.launch.name) in at]
     extent, seeds = _seeds(sites)
     if not seeds:
         reason = "no matrix product feeds a collective: there are no columns to cut"

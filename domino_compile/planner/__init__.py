@@ -1,11 +1,12 @@
 """Which split a graph gets: candidates, what they are predicted to take, and the choice."""
 
-from domino_compile.planner.candidates import Candidate
+from domino_compile.planner.candidates import REORDERED, Candidate
 from domino_compile.planner.choose import Choice, Prediction, Rules, choose
 from domino_compile.planner.plan import Planner, rows_cut
 from domino_compile.planner.predict import Expansion, phases_of, predict_as_found
 
 __all__ = [
+    "REORDERED",
     "Candidate",
     "Choice",
     "Expansion",

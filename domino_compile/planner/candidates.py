@@ -22,12 +22,14 @@ class Candidate:
     Attributes:
         rows: rows of each slice; empty where rows are not cut.
         columns: parts of the columns; 1 where they are not cut.
+        at: the collectives in front of which columns are cut, by name; empty for all.
         reorder: whether collectives are merged and everything is put in a new order; else
             Inductor is left alone.
     """
 
     rows: tuple[int, ...] = ()
     columns: int = 1
+    at: frozenset[str] = frozenset()
     reorder: bool = True
 
     @property
@@ -47,7 +49,8 @@ class Candidate:
             return "uncut, reordered" if self.reorder else "uncut"
         rows = [f"rows {'+'.join(map(str, self.rows))}"] if self.rows else []
         columns = [f"columns in {self.columns}"] if self.columns > 1 else []
-        return " and ".join(rows + columns)
+        where = f" at {len(self.at)} collectives" if self.at else ""
+        return " and ".join(rows + columns) + where
 
 
 INDUCTOR = Candidate(reorder=False)
@@ -72,13 +75,13 @@ def row_candidates(rows: int, most: int, uneven: bool, columns: int = 1) -> Iter
             yield Candidate((even[0] + moved, even[1] - moved), columns)
 
 
-def column_candidates() -> Iterator[Candidate]:
-    """Cuts of the columns alone."""
+def column_candidates(at: frozenset[str]) -> Iterator[Candidate]:
+    """Cuts of the columns alone, in front of some collectives."""
     for parts in COLUMNS:
-        yield Candidate(columns=parts)
+        yield Candidate((), parts, at)
 
 
-def hybrids(best: Candidate) -> Iterator[Candidate]:
-    """The best cut of the rows, with the columns cut as well."""
+def hybrids(best: Candidate, at: frozenset[str]) -> Iterator[Candidate]:
+    """The best cut of the rows, with columns cut as well, in front of some collectives."""
     for parts in HYBRID_COLUMNS:
-        yield Candidate(best.rows, parts)
+        yield Candidate(best.rows, parts, at)

@@ -31,6 +31,7 @@ class Prediction:
         us: time of a step, forward and backward; microseconds.
         peak_bytes: the largest estimate of what lives at once.
         exposed_us: of that, while nothing computes.
+        waited: the collectives that are not hidden, by name.
         estimated: whether ``us`` is only an estimate: the candidate was not put in order, since
             better ones were known already.
     """
@@ -39,6 +40,7 @@ class Prediction:
     us: float
     peak_bytes: int
     exposed_us: float = 0.0
+    waited: frozenset[str] = frozenset()
     estimated: bool = False
 
 
@@ -54,6 +56,10 @@ class Rules:
 
     margin: float
     memory_cap: float
+
+    def allowed_bytes(self, alone: Prediction) -> float:
+        """The memory that a cut may need, given what Inductor alone needs."""
+        return alone.peak_bytes * (1 + self.memory_cap)
 
     @property
     def always(self) -> bool:
@@ -84,7 +90,7 @@ def choose(predictions: Sequence[Prediction], rules: Rules) -> Choice:
         rules: margin and memory.
     """
     alone = predictions[0]
-    allowed = alone.peak_bytes * (1 + rules.memory_cap)
+    allowed = rules.allowed_bytes(alone)
     whole = [p for p in predictions if not p.candidate.cut]
     uncut = min(whole, key=lambda p: p.us)
     if uncut.us > (1 - LEAST_GAIN) * alone.us:

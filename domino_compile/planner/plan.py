@@ -46,7 +46,8 @@ class Planner:
         cost: predicts times.
         alone: what Inductor alone takes, for the graph as it was found.
         rows: how rows can be cut, or why not.
-        columns: analyses how columns can be cut, when first needed.
+        columns: analyses how columns can be cut in front of the named collectives (``None``: of
+            all of them), when needed.
         rules: margin and memory.
         parts: the parts of the columns that the user asks for; ``None`` to choose.
         units: those of the graph, if they are at hand.
@@ -56,7 +57,7 @@ class Planner:
     cost: CostModel
     alone: Prediction
     rows: CutPlan | NoCut
-    columns: Callable[[], CutPlan | NoCut]
+    columns: Callable[[frozenset[str] | None], CutPlan | NoCut]
     rules: Rules
     parts: int | None = None
     units: UnitGraph | None = None
@@ -71,10 +72,12 @@ class Planner:
             return choose(self.predictions, replace(self.rules, memory_cap=math.inf))
         reordered = Expansion(self.graph, self.cost, units=self.units)
         whole = reordered.expanded(())
-        self.predictions.append(reordered.predict(REORDERED, whole, self.rules.memory_cap))
+        uncut = reordered.predict(REORDERED, whole, self.rules.memory_cap)
+        self.predictions.append(uncut)
         self._rows()
-        if self.parts is None and self._columns_may_pay(reordered.estimate_us(whole, COLUMNS[0])):
-            self._columns()
+        estimate_us = reordered.estimate_us(whole, COLUMNS[0], uncut.waited)
+        if self.parts is None and self._columns_may_pay(estimate_us):
+            self._columns(uncut)
         return choose(self.predictions, self.rules)
 
     def _columns_may_pay(self, estimate_us: float) -> bool:
@@ -87,7 +90,11 @@ class Planner:
     @property
     def _best_us(self) -> float:
         """The best time that is known."""
-        return min(p.us for p in self.predictions if not p.estimated)
+        return min(p.us for p in self.predictions if not p.estimated and self._fits(p))
+
+    def _fits(self, found: Prediction) -> bool:
+        """Whether its memory is within what is allowed."""
+        return found.peak_bytes <= self.rules.allowed_bytes(self.alone)
 
     def _rows(self) -> None:
         if isinstance(self.rows, CutPlan):
@@ -96,23 +103,27 @@ class Planner:
 
     def _best_rows(self) -> Prediction | None:
         cuts = [p for p in self.predictions if p.candidate.rows and not p.estimated]
-        return min(cuts, key=lambda p: p.us, default=None)
+        return min(filter(self._fits, cuts), key=lambda p: p.us, default=None)
 
-    def _columns(self) -> None:
-        plan = self.columns()
-        if isinstance(plan, NoCut):
-            return
-        alone = Expansion(self.graph, self.cost, [plan.analysis])
-        self._try((c, alone, [_even(c.columns)]) for c in column_candidates())
+    def _columns(self, uncut: Prediction) -> None:
+        """Columns where compute waits: in front of a hidden collective they would only cost."""
+        plan = self._columns_at(uncut)
+        if isinstance(plan, CutPlan):
+            alone = Expansion(self.graph, self.cost, [plan.analysis])
+            candidates = column_candidates(uncut.waited)
+            self._try((c, alone, [_even(c.columns)]) for c in candidates)
         best = self._best_rows()
-        if best is not None and isinstance(self.rows, CutPlan):
+        plan = self._columns_at(best)
+        if best is not None and isinstance(plan, CutPlan) and isinstance(self.rows, CutPlan):
             both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
-            self._try(
-                (c, both, [_shares(c.rows), _even(c.columns)]) for c in hybrids(best.candidate)
-            )
+            mixed = hybrids(best.candidate, best.waited)
+            self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
+
+    def _columns_at(self, found: Prediction | None) -> CutPlan | NoCut | None:
+        return self.columns(found.waited) if found is not None and found.waited else None
 
     def _forced_columns(self, parts: int) -> None:
-        plan = self.columns()
+        plan = self.columns(None)
         if isinstance(plan, NoCut):
             self._rows()
             return

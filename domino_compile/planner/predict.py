@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -39,6 +39,9 @@ from domino_compile.planner.choose import Prediction
 from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units
 from domino_compile.scheduling.kinds import is_anchor
 from domino_compile.scheduling.traffic import elements_of
+
+#: A collective counts as not hidden where nothing computes for more than this part of its time.
+WAITED = 0.25
 
 #: For each axis that is cut, which of its parts.
 Place: TypeAlias = tuple[int, ...]
@@ -273,12 +276,15 @@ class Expansion:
 
     # -- predicting ------------------------------------------------------------------------
 
-    def estimate_us(self, phases: Sequence[UnitGraph], parts: int = 1) -> float:
+    def estimate_us(
+        self, phases: Sequence[UnitGraph], parts: int = 1, at: Container[str] = ()
+    ) -> float:
         """About what the best order takes: everything hidden, at the price that hiding has.
 
         Args:
             phases: the units.
-            parts: of uncut units, into how many parts the collectives are thought to be cut.
+            parts: of uncut units, into how many parts collectives are thought to be cut.
+            at: which of them, by name.
         """
         total = 0.0
         for graph in phases:
@@ -286,10 +292,10 @@ class Expansion:
             beside = sum(u.cost_us * u.slowdown for u in graph.units if not u.launch)
             wires: dict[str | None, float] = defaultdict(float)
             for unit in graph.units:
-                if unit.launch and parts == 1:
-                    wires[unit.group] += unit.cost_us
-                elif unit.launch:
+                if unit.launch and unit.nodes[0].name in at:
                     wires[unit.group] += parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
+                elif unit.launch:
+                    wires[unit.group] += unit.cost_us
             wire = max(wires.values(), default=0.0)
             price = min(wire, beside) * (1 - compute / beside) if beside else 0.0
             total += max(wire, compute + price)
@@ -303,12 +309,17 @@ class Expansion:
             phases: its units.
             cap: extra live memory that the order may use, as a fraction.
         """
-        us, exposed, peak = 0.0, 0.0, 0
+        us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
             found = schedule_units(graph, run_order(graph).peak_bytes * (1 + cap))
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)
-        return Prediction(candidate, us, peak, exposed)
+            waited |= {
+                graph.units[span.unit].nodes[0].name
+                for span in found.spans
+                if span.wire and found.exposed_us(span) > WAITED * (span.end_us - span.start_us)
+            }
+        return Prediction(candidate, us, peak, exposed, frozenset(waited))
 
 
 def _scaled(sizes: Mapping[Mask, int], part: Sequence[float]) -> float:

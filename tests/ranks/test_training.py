@@ -16,10 +16,11 @@ pytestmark = pytest.mark.xdist_group("ranks")
 TOLERANCE = {"float64": 1e-10, "float32": 2e-4}
 #: Compiled in-place all-reduces have a gradient that eager ones lack.
 REFERENCE = {"in_place": "aot_eager"}
+#: Every form on two ranks and on four, but for the one that needs four.
 CASES = [
     (world, form, slices)
-    for world, form, slices in itertools.product((2, 4), FORMS, (2, 3))
-    if (world == 4) == (form == "two_groups") or (world == 4 and slices == 2)
+    for (world, slices), form in itertools.product(((2, 3), (4, 2)), FORMS)
+    if world == 4 or form != "two_groups"
 ]
 
 
@@ -69,8 +70,9 @@ def test_training(train: Train, world: int, form: str, slices: int) -> None:
     assert_replicas_equal(cut, reference)
 
 
-@pytest.mark.parametrize("slices", [1, 2])
-@pytest.mark.parametrize("form", sorted({form for _, form, _ in CASES}))
+@pytest.mark.parametrize(
+    ("form", "slices"), zip(sorted(FORMS), itertools.cycle([1, 2]), strict=False)
+)
 def test_training_cut_by_columns(train: Train, form: str, slices: int) -> None:
     options = {"lowering": "eager", "slices": slices, "columns": 2}
     cut = train(2, form, "float64", "domino", options)
@@ -89,17 +91,17 @@ def test_training_cut_by_columns(train: Train, form: str, slices: int) -> None:
 )
 def test_training_through_inductor(train: Train, form: str, slices: int) -> None:
     cut = train(2, form, "float32", "domino", {"slices": slices})
-    for backend in ("inductor", "none"):
-        for mine, other in zip(cut, train(2, form, "float32", backend), strict=True):
-            assert_same(mine, other, "float32")
+    uncut = train(2, form, "float32", "none")
+    for mine, other in zip(cut, uncut, strict=True):
+        assert_same(mine, other, "float32")
     assert_ranks_agree(cut)
-    assert_replicas_equal(cut, train(2, form, "float32", "none"))
+    assert_replicas_equal(cut, uncut)
 
 
 ROWS = (6, 7, 9, 8)
 
 
-@pytest.mark.parametrize(("lowering", "slices"), [("eager", 2), ("eager", 3), ("inductor", 2)])
+@pytest.mark.parametrize(("lowering", "slices"), [("eager", 3), ("inductor", 2)])
 def test_one_program_serves_every_batch_size(train: Train, lowering: str, slices: int) -> None:
     options = {"lowering": lowering, "slices": slices}
     cut = train(2, "megatron", "float64", "domino", options, ROWS, {})
