@@ -134,6 +134,8 @@ def _verdict(p: Prediction, chosen: Prediction, allowed: float, limit: float, ru
         return "estimated slower, even with everything hidden"
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
         return f"not the margin of {rules.margin:.1%} faster than uncut"
+    if p.us < chosen.us and chosen.candidate.cut:
+        return "faster, but a cut is wanted" + ("" if rules.always else ", to be measured")
     if p.us < chosen.us:
         return f"less than {LEAST_GAIN:.1%} faster"
     return "slower" if p.us > chosen.us else "no faster"

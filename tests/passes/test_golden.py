@@ -1,5 +1,6 @@
 """Each pass on small graphs: what changed, as text (``make golden``), and that it is right."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.schedule import schedule_graph
 from domino_compile.passes.slice import slice_graph
-from domino_compile.tags import slice_of
+from domino_compile.tags import origin_of, slice_of
 from tests.passes import graphs
 from tests.passes.costs import COSTS
 
@@ -67,6 +68,27 @@ def test_columns(name: str, golden: Golden) -> None:
     events = [n for n in graph.nodes if is_launch(n) or is_wait(n) or n.target == aten.mm.default]
     first = next(i for i, n in enumerate(events) if is_launch(n))
     assert events[first + 1].target == aten.mm.default and events[first + 1].name.endswith("_c1")
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("which", [0, 1])
+def test_columns_in_front_of_one_collective(which: int, rows: bool) -> None:
+    """The others stay as they are, also where the rows were cut before."""
+    make, batch = GRAPHS["mlp.joint"]
+    graph = make()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    forward, backward = [n.name for n in graph.nodes if is_launch(n)]
+    if rows:
+        cut(graph, batch)
+    name = (forward, backward)[which]
+    plan = cut_columns(graph, 2, at={name})
+    assert isinstance(plan, CutPlan)
+    slice_graph(graph, plan)
+    launches = Counter(origin_of(n) or n.name for n in graph.nodes if is_launch(n))
+    parts = 2 if rows else 1
+    assert launches == {forward: parts, backward: parts} | {name: 2 * parts}
+    assert graphs.same(graphs.run(graph, inputs), expected)
 
 
 @pytest.mark.parametrize("name", ["mlp.forward", "mlp.backward", "attention.forward"])

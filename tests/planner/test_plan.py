@@ -73,6 +73,25 @@ def test_a_batch_of_one_is_cut_along_its_tokens() -> None:
     assert sum(int(rows) for rows in report.slices) == 8192
 
 
+def test_columns_are_cut_only_where_compute_would_wait() -> None:
+    """Backward's collectives hide under weight gradients: cutting products there would only cost.
+
+    (Rows are not cut here because their slices need more memory than is allowed.)
+    """
+    report = step(batch=1, seq=2048, guard="off")
+    (chosen,) = [c for c in report.candidates if c.chosen]
+    forward = [c.name for c in report.collectives if c.phase == "forward"]
+    assert chosen.split == "columns" and chosen.at == sorted(forward)
+    assert report.columns == ["2048", "2048"]
+    assert {(c.phase, c.action, c.reason) for c in report.collectives} == {
+        ("forward", "sliced", ""),
+        ("backward", "reordered", "hidden without a cut"),
+    }
+    assert [c.reason for c in report.candidates if c.split == "reordered"] == [
+        "faster, but a cut is wanted"
+    ]
+
+
 def test_forced_columns_go_with_the_best_rows() -> None:
     report = step(columns=2)
     assert len(report.columns) == 2

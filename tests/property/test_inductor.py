@@ -61,7 +61,7 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any], limit: float) 
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "batch", "slices", "checkpointed"),
-    [("gpt", torch.float32, 5, 3, True), ("llama", torch.float64, 4, 2, False)],
+    [("gpt", torch.float32, 5, 2, True), ("llama", torch.float64, 4, 2, False)],
 )
 def test_dropout_masks_are_those_of_inductor_alone_and_gradients_accumulate(
     kind: str, dtype: torch.dtype, batch: int, slices: int, checkpointed: bool
@@ -89,7 +89,7 @@ def test_dropout_masks_are_those_of_inductor_alone_and_gradients_accumulate(
 @pytest.mark.parametrize("marked", [False, True], ids=["dynamic=True", "mark_dynamic"])
 def test_one_compile_serves_all_batch_sizes(marked: bool) -> None:
     model = models.make("gpt" if marked else "llama", torch.float64)
-    compiled = domino(model, slices=3) if marked else domino(model, slices=2, dynamic=True)
+    compiled = domino(model) if marked else domino(model, dynamic=True)
 
     def call(*inputs: torch.Tensor) -> Any:
         if marked:
@@ -98,7 +98,7 @@ def test_one_compile_serves_all_batch_sizes(marked: bool) -> None:
         return compiled(*inputs)
 
     # The first is not the sequence's length: sizes alike are one. A slice has two rows or more.
-    for batch in (7, 9, 6) if marked else (5, 7, 4):
+    for batch in (5, 7, 4):
         model.zero_grad()
         expected = step(model, model, batch)
         model.zero_grad()
