@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from torch import fx
 
@@ -130,7 +130,7 @@ def column_outcome(
     graph: fx.Graph,
     plan: CutPlan | NoCut,
     name_of: Callable[[fx.Node], str],
-    at: Container[str] = (),
+    at: Collection[str],
 ) -> None:
     """Write what became of the columns; the rows' outcome is in the report already.
 
@@ -150,10 +150,10 @@ def column_outcome(
     for entry in report.collectives:
         if entry.name in cut:
             entry.action, entry.reason = "sliced", ""
-        elif entry.action == "reordered" and at and entry.name not in at:
-            entry.reason = "hidden without a cut"
         elif entry.action == "reordered":
-            entry.reason = "no product in front of it whose columns could be cut"
+            wanted = not at or entry.name in at
+            impossible = "no product in front of it whose columns could be cut"
+            entry.reason = impossible if wanted else "hidden without a cut"
     report.joins += joins(plan.analysis)
 
 

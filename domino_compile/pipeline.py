@@ -189,7 +189,7 @@ class Pipeline:
         self._finish()
 
     def _columns(self, graph: fx.Graph, chosen: Candidate) -> None:
-        plan = cut_columns(graph, chosen.columns, _alone(graph), chosen.at or None)
+        plan = cut_columns(graph, chosen.columns, _alone(graph), chosen.at)
         describe.column_outcome(self.report, graph, plan, self.dump.name_of, chosen.at)
         if isinstance(plan, CutPlan):
             self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))

@@ -13,7 +13,7 @@ are joined, and the value is whole for everything behind: the next cut begins at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import fx
@@ -41,7 +41,7 @@ def cut_columns(
     graph: fx.Graph,
     parts: int,
     alone: frozenset[fx.Node] = frozenset(),
-    at: Container[str] | None = None,
+    at: Collection[str] = (),
 ) -> CutPlan | NoCut:
     """Cut the products in front of collectives by columns, and analyse the graph.
 
@@ -50,12 +50,12 @@ def cut_columns(
         parts: how many parts are wanted.
         alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
         at: the collectives to cut in front of, by their names in the graph before anything was
-            cut; ``None`` for all.
+            cut; empty for all.
     """
     sites = sites_to_cut(graph, parts, alone)
     if isinstance(sites, NoCut):
         return sites
-    if at is not None:
+    if at:
         sites = [s for s in sites if (origin_of(s.launch) or s.launch.name) in at]
     extent, seeds = _seeds(sites)
     if not seeds:

@@ -46,8 +46,8 @@ class Planner:
         cost: predicts times.
         alone: what Inductor alone takes, for the graph as it was found.
         rows: how rows can be cut, or why not.
-        columns: analyses how columns can be cut in front of the named collectives (``None``: of
-            all of them), when needed.
+        columns: analyses how columns can be cut in front of the named collectives (empty: of all
+            of them), when needed.
         rules: margin and memory.
         parts: the parts of the columns that the user asks for; ``None`` to choose.
         units: those of the graph, if they are at hand.
@@ -57,7 +57,7 @@ class Planner:
     cost: CostModel
     alone: Prediction
     rows: CutPlan | NoCut
-    columns: Callable[[frozenset[str] | None], CutPlan | NoCut]
+    columns: Callable[[frozenset[str]], CutPlan | NoCut]
     rules: Rules
     parts: int | None = None
     units: UnitGraph | None = None
@@ -75,9 +75,10 @@ class Planner:
         uncut = reordered.predict(REORDERED, whole, self.rules.memory_cap)
         self.predictions.append(uncut)
         self._rows()
-        estimate_us = reordered.estimate_us(whole, COLUMNS[0], uncut.waited)
-        if self.parts is None and self._columns_may_pay(estimate_us):
-            self._columns(uncut)
+        if self.parts is None:
+            estimate_us = reordered.estimate_us(whole, COLUMNS[0], uncut.waited)
+            if self._columns_may_pay(estimate_us):
+                self._columns(uncut)
         return choose(self.predictions, self.rules)
 
     def _columns_may_pay(self, estimate_us: float) -> bool:
@@ -107,23 +108,25 @@ class Planner:
 
     def _columns(self, uncut: Prediction) -> None:
         """Columns where compute waits: in front of a hidden collective they would only cost."""
-        plan = self._columns_at(uncut)
-        if isinstance(plan, CutPlan):
+        if (plan := self._columns_at(uncut)) is not None:
             alone = Expansion(self.graph, self.cost, [plan.analysis])
             candidates = column_candidates(uncut.waited)
             self._try((c, alone, [_even(c.columns)]) for c in candidates)
         best = self._best_rows()
-        plan = self._columns_at(best)
-        if best is not None and isinstance(plan, CutPlan) and isinstance(self.rows, CutPlan):
+        if best is None or not isinstance(self.rows, CutPlan):
+            return
+        if (plan := self._columns_at(best)) is not None:
             both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
             mixed = hybrids(best.candidate, best.waited)
             self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
 
-    def _columns_at(self, found: Prediction | None) -> CutPlan | NoCut | None:
-        return self.columns(found.waited) if found is not None and found.waited else None
+    def _columns_at(self, found: Prediction) -> CutPlan | None:
+        """How columns are cut where a candidate leaves collectives exposed, if that can be."""
+        plan = self.columns(found.waited) if found.waited else None
+        return plan if isinstance(plan, CutPlan) else None
 
     def _forced_columns(self, parts: int) -> None:
-        plan = self.columns(None)
+        plan = self.columns(frozenset())
         if isinstance(plan, NoCut):
             self._rows()
             return

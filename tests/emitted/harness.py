@@ -153,7 +153,7 @@ def compile_step(
     layers: int = 2,
     built: bool = False,
 ) -> Compiled:
-    """Compile one step of the model, and run it if its kernels are ``built``."""
+    """Compile one step of the model; its numbers mean something if its kernels are ``built``."""
     fake_world()
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -40,8 +40,7 @@ _PRELOAD = (
     "torch.distributed.tensor.parallel",
     "domino_compile.backend",
 )
-#: A test must compile the graphs it tests, so graphs are not cached; but the ranks share the
-#: kernels that Inductor makes of them. A fault of ours is an error.
+#: As in all tests, also where pytest did not start the ranks. A fault of ours is an error.
 _ENVIRONMENT = CACHES | {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "OMP_NUM_THREADS": "1",
