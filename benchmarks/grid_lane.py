@@ -48,6 +48,7 @@ class Settings:
         threads: of the host, for each process.
         link_known: whether the planner is told which link is emulated; else it takes the one that
             it assumes for the device.
+        slices: rows are cut into so many, whatever the planner thinks of it; ``None``: its choice.
     """
 
     device: str
@@ -56,6 +57,7 @@ class Settings:
     limit_s: float = 150.0
     threads: int = 1
     link_known: bool = True
+    slices: int | None = None
 
     def log_of(self, cell: Cell) -> Path:
         """Where the output of a configuration's process goes."""

@@ -1,5 +1,7 @@
 """A process of ``benchmarks.grid``: compiles one configuration, waits, and then measures it.
 
+``benchmarks.targets`` lives the same life with other variants.
+
 What it says to the process that started it::
 
     ("compiled", seconds)   waits for an answer; nothing of it runs on the GPU from here on
@@ -19,7 +21,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
@@ -33,7 +35,7 @@ import torch.distributed as dist
 
 import domino_compile
 from benchmarks.grid_cells import Cell
-from benchmarks.grid_lane import Settings
+from benchmarks.grid_lane import Row, Settings
 from domino_compile import _compat, emulate
 from domino_compile.bench.result import BenchResult
 from domino_compile.bench.run import Bench, Plan, Runner
@@ -76,8 +78,11 @@ class Ahead:
 class CellBench(Bench):
     """The bench's measurement in two parts, between which others may have the GPU."""
 
+    #: How long the device idles while the host gets ahead.
+    pause_ms = 0.0
+
     def compile(self) -> BenchResult:
-        """Compile and warm up both variants.
+        """Compile and warm up the variants.
 
         Raises:
             RuntimeError: one of them failed.
@@ -89,7 +94,6 @@ class CellBench(Bench):
                 raise RuntimeError(f"{found.variant}: {found.error}")
         for runner in self.runners:
             runner.first = {}  # float64 copies of all gradients
-        self._pause_ms = 0.0
         return result
 
     def measure(self, seconds: float) -> None:
@@ -98,7 +102,7 @@ class CellBench(Bench):
             for runner in self.runners:
                 runner.result.host_ms = self._host_ms(runner)
             slowest = max(runner.result.host_ms or 0.0 for runner in self.runners)
-            self._pause_ms = 1.5 * (self.plan.steps + 1) * slowest
+            self.pause_ms = 1.5 * (self.plan.steps + 1) * slowest
         began = time.perf_counter()
         for runner in self.runners:
             self._timed(runner)
@@ -107,20 +111,52 @@ class CellBench(Bench):
         self.plan = replace(self.plan, rounds=min(high, max(low, int(seconds / took) - 1)))
         self._time(self.runners)
 
+    def account(self, result: BenchResult, rounds: int, traces: Path) -> None:
+        """All that ``domino bench`` measures, and one trace of kernels of each variant."""
+        self.plan = replace(self.plan, rounds=rounds, traces=traces)
+        self._measure(result, self.runners)
+
     def _timed(self, runner: Any) -> float:
         if not self.on_gpu:
             return super()._timed(runner)
-        return super()._timed(Ahead(runner, self._pause_ms))  # type: ignore[arg-type]
+        return super()._timed(Ahead(runner, self.pause_ms))  # type: ignore[arg-type]
 
 
 def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
-    """The whole life of the process.
+    """The whole life of a process of the grid.
 
     Args:
         cell: the configuration.
         settings: of the whole grid.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         pipe: to the process that started this one.
+    """
+    variants = [Variant("inductor"), Variant("domino", settings.slices)]
+
+    def measure(bench: CellBench, result: BenchResult) -> Row:
+        bench.measure(settings.measure_s)
+        return _row(cell, settings, result) | {"rounds": bench.plan.rounds}
+
+    live(cell, settings, gpu, pipe, variants, measure)
+
+
+def live(
+    cell: Cell,
+    settings: Settings,
+    gpu: str,
+    pipe: Connection,
+    variants: Sequence[Variant],
+    measure: Callable[[CellBench, BenchResult], Row],
+) -> None:
+    """The whole life of a process: it ends in here.
+
+    Args:
+        cell: the configuration.
+        settings: of all.
+        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
+        pipe: to the process that started this one.
+        variants: what is compiled of the configuration.
+        measure: makes the configuration's row, while nobody else uses the GPU.
     """
     _log_to(settings.log_of(cell))
     faulthandler.enable()
@@ -130,7 +166,11 @@ def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
     torch.set_num_threads(settings.threads)
     try:
         with _open(cell, settings) as world, tuning_alone(settings.logs / f"gpu-{gpu}.lock"):
-            _serve(cell, settings, world, pipe)
+            plan = Plan(variants, steps=STEPS, link=cell.link if settings.link_known else None)
+            bench = CellBench(
+                workload(cell), plan, world, lambda text, share: print(f"{share:4.0%} {text}")
+            )
+            _serve(bench, pipe, measure)
     except Exception as error:
         import traceback
 
@@ -142,8 +182,9 @@ def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
         os._exit(0)  # no teardown that could hang
 
 
-def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> None:
-    workload = Workload(
+def workload(cell: Cell) -> Workload:
+    """What the bench calls a configuration."""
+    return Workload(
         model=cell.model,
         layers=cell.layers,
         batch=cell.batch,
@@ -154,13 +195,14 @@ def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> No
         dropout=cell.dropout,
         dtype=cell.dtype,
     )
-    variants = [Variant("inductor"), Variant("domino")]
-    link = cell.link if settings.link_known else None
-    plan = Plan(variants, steps=STEPS, link=link)
+
+
+def _serve(
+    bench: CellBench, pipe: Connection, measure: Callable[[CellBench, BenchResult], Row]
+) -> None:
     began = time.perf_counter()
-    bench = CellBench(workload, plan, world, lambda text, share: print(f"{share:4.0%} {text}"))
     result = bench.compile()
-    if settings.device == "cuda":
+    if bench.on_gpu:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
     compile_s = time.perf_counter() - began
@@ -168,9 +210,8 @@ def _serve(cell: Cell, settings: Settings, world: World, pipe: Connection) -> No
     pipe.send(("compiled", compile_s))
     if pipe.recv() != "measure":
         return
-    bench.measure(settings.measure_s)
-    row = _row(cell, settings, result) | {"compile_s": round(compile_s, 1)}
-    pipe.send(("measured", row | {"rounds": bench.plan.rounds}))
+    row = measure(bench, result)
+    pipe.send(("measured", row | {"compile_s": round(compile_s, 1)}))
     pipe.recv()  # until this process is ended
 
 
@@ -213,7 +254,7 @@ def _fake_world(cell: Cell) -> Iterator[World]:
 
 def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
     found = {variant.variant: variant for variant in result.variants}
-    alone, ours = found["inductor"], found["domino"]
+    alone, ours = found["inductor"], found[Variant("domino", settings.slices).label]
     assert alone.step_ms is not None and ours.step_ms is not None
     row: dict[str, Any] = {
         **asdict(cell),
@@ -228,6 +269,7 @@ def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
         "host_ms": {"inductor": alone.host_ms, "domino": ours.host_ms},
         "grad_error": ours.grad_error,
         "link_known": settings.link_known,
+        "slices_asked": settings.slices,
         "cuda_graphs": result.cuda_graphs,
         "device": result.device,
         "torch": result.torch,

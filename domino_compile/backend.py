@@ -191,7 +191,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     def run_graph(graph: fx.Graph) -> None:
         pipeline.run_graph(graph)
         if pipeline.overlap:
-            _compat.keep_slices_apart()
+            _compat.compile_for_slices(pipeline.rows_a_block)
         if _has_large_slices(pipeline.report) and both not in pipeline.options.inductor:
             _compat.fuse_both_reductions()
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import sympy
@@ -24,6 +25,7 @@ from domino_compile import _compat, describe
 from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, cut_columns, infer_cut
 from domino_compile.collectives import Site, find_sites, is_launch, tensor_bytes, tensors_of
 from domino_compile.cost import CostModel
+from domino_compile.cost.waves import rows_a_block
 from domino_compile.faults import Backup, report_fault
 from domino_compile.inspect.dump import Dump, count_difference, op_counts
 from domino_compile.inspect.graph_rows import GraphRows
@@ -300,6 +302,13 @@ class Pipeline:
         """The link table's time of an all-reduce of so many bytes in a group."""
         assert self.cost is not None
         return self.cost.table(group).time_us("all_reduce", nbytes)
+
+    @property
+    def rows_a_block(self) -> Callable[[int], int] | None:
+        """Rows for each thread block of a norm's gradients, of a slice's; ``None``: not known."""
+        if self.cost is None or not self.cost.rates.multiprocessors:
+            return None
+        return partial(rows_a_block, multiprocessors=self.cost.free)
 
     def _cost(self, graph: fx.Graph) -> CostModel:
         if self.cost is None:

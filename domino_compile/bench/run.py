@@ -143,7 +143,10 @@ class Bench:
     def run(self, command: str) -> BenchResult:
         """All of it."""
         result = self._empty(command)
-        runners = self._compile(result)
+        self._measure(result, self._compile(result))
+        return result
+
+    def _measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
         self._time(runners)
         blocks = max(self._account(runner) for runner in runners)
         if not result.emulated:
@@ -152,7 +155,6 @@ class Bench:
             self._compare_float64(runners)
         result.compare()
         self._tell("done", self._whole)
-        return result
 
     def _empty(self, command: str) -> BenchResult:
         world, place = self.world, self.world.place

@@ -84,8 +84,9 @@ class CostModel:
         self.slower = slower
         self.group_size = group_size
         self.link: LinkTable = load_link(self.rates.link if link is None else link)
-        #: The multiprocessors that a collective in flight takes from compute.
+        #: The multiprocessors that a collective in flight takes from compute, and what it leaves.
         self.held = self.rates.held_by(self.link.ctas)
+        self.free = self.rates.multiprocessors - self.held
         self._tables: dict[str, LinkTable] = {}
 
     def table(self, group: str) -> LinkTable:
@@ -112,7 +113,7 @@ class CostModel:
         rates = self.rates
         if not (self.held and rates.multiprocessors):
             return 1.0
-        return FUSED_BESIDE * rates.multiprocessors / (rates.multiprocessors - self.held)
+        return FUSED_BESIDE * rates.multiprocessors / self.free
 
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         """How long work takes that moves so many bytes, alone and while a collective is in flight.

@@ -1,4 +1,4 @@
-"""How full a matrix product keeps a GPU: its tiles run in waves over the multiprocessors.
+"""How full a kernel keeps a GPU: its tiles or blocks run in waves over the multiprocessors.
 
 A product of ``m x n`` results is computed in tiles, one a multiprocessor at a time, so that its
 time grows by whole waves. Beside a collective, whose thread blocks hold multiprocessors of their
@@ -24,6 +24,9 @@ STRANDED_WAVES = 1
 #: No product is predicted slower than this times its full rate: of what does not fill one wave,
 #: libraries take smaller tiles or divide the contracted extent.
 MOST = 2.0
+#: Rows that a thread block of a norm's gradients takes, least and most, and how many such blocks a
+#: multiprocessor runs at once.
+BLOCK_ROWS, BLOCKS_AT_ONCE = (16, 64), 2
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,23 @@ def _waves_beside(tiles: int, free: int) -> int:
     free = max(free, 1)
     waves = math.ceil(tiles / free)
     return waves if waves == 1 else waves + STRANDED_WAVES
+
+
+@cache
+def rows_a_block(rows: int, multiprocessors: int) -> int:
+    """Rows for each thread block of a norm's gradients: as few as go in whole waves.
+
+    Inductor reckons with the whole device. 4096 rows by 16 are 256 blocks, one wave of 132
+    multiprocessors but two of the 116 that a collective leaves; by 18 they are 228.
+
+    Args:
+        rows: of the value that is reduced along both of its dimensions.
+        multiprocessors: that there are for it.
+    """
+    at_once = BLOCKS_AT_ONCE * multiprocessors
+
+    def cost(each: int) -> tuple[int, int]:
+        return math.ceil(math.ceil(rows / each) / at_once) * each, each
+
+    least, most = BLOCK_ROWS
+    return min(range(least, most + 1), key=cost)

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.grid import ROOT, Results
 from benchmarks.grid_cells import (
     BATCHES,
     COUNT,
@@ -36,6 +35,7 @@ from benchmarks.grid_cells import (
 from benchmarks.grid_lane import Lane, Queue, Row, Settings
 from benchmarks.grid_replan import replan
 from benchmarks.grid_summary import SLOWER, line, summary
+from benchmarks.side_by_side import ROOT, Results
 from domino_compile.links import load_link
 
 # -- the table and its rounds ----------------------------------------------------------------------
@@ -222,7 +222,9 @@ def test_summary_of_failures_only() -> None:
 
 def test_results_are_whole_after_every_row(tmp_path: Path) -> None:
     path = tmp_path / "new" / "grid.json"
-    results = Results(path, [{**row(5, 1.0, 1.0, "rows"), "kept": True}], {"command": "it"}, 2)
+    results = Results(
+        path, [{**row(5, 1.0, 1.0, "rows"), "kept": True}], {"command": "it"}, 2, line
+    )
     results([row(1, 10.0, 8.0, "rows")])
     results([])
     found = json.loads(path.read_text())

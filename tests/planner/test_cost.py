@@ -1,10 +1,12 @@
 """The cost model's waves and contention, held to what was measured on one H200."""
 
+import math
+
 import pytest
 import torch
 
 from domino_compile.cost.rates import CPU, TABLE
-from domino_compile.cost.waves import MOST, Product, time_factor
+from domino_compile.cost.waves import MOST, Product, rows_a_block, time_factor
 from domino_compile.scheduling import Unit, UnitGraph, run_order
 
 H200 = TABLE[0]
@@ -57,3 +59,14 @@ def units(*costs: float, slowdown: float = 1.5) -> UnitGraph:
 def test_compute_beside_a_collective_is_slower(costs: tuple[float, ...], expected: float) -> None:
     assert run_order(units(*costs)).total_us == pytest.approx(expected)
     assert run_order(units(*costs, slowdown=1.0)).total_us == max(100.0, sum(costs))
+
+
+@pytest.mark.parametrize("multiprocessors", [116, 132])
+@pytest.mark.parametrize("rows", [100, 2048, 4096, 5000, 8192, 60000])
+def test_thread_blocks_of_a_norm_go_in_whole_waves(rows: int, multiprocessors: int) -> None:
+    def time(each: int) -> int:
+        return math.ceil(math.ceil(rows / each) / (2 * multiprocessors)) * each
+
+    chosen = rows_a_block(rows, multiprocessors)
+    assert all(time(chosen) <= time(each) for each in range(16, 65))
+    assert rows_a_block(4096, 116) == 18 and rows_a_block(4096, 132) == 16

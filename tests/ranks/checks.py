@@ -48,7 +48,7 @@ def batches(rows: tuple[int, ...], rank: int = 0) -> list[Batch]:
 def fit(model: nn.Module, step: Callable[..., torch.Tensor], data: list[Batch]) -> Training:
     """Adam steps on the batches; `step` is the model, compiled or not."""
     # A key's bias has no gradient but rounding, which Adam would blow up without this epsilon.
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-6)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-6, foreach=False)
     losses = []
     for batch in data:
         optimiser.zero_grad()

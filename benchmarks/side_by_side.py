@@ -1,0 +1,263 @@
+"""What ``benchmarks.grid`` and ``benchmarks.targets`` share: many compile, one measures at a time.
+
+Compiling takes much longer than measuring and needs the host: many configurations compile side by
+side, each in a process of its own, and measure one at a time (``grid_lane``). Results are written
+as they come: a list with one object for each configuration, with ``error`` where it failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid_cells import Cell, rounds_of
+from benchmarks.grid_lane import Lane, Queue, Row, Settings, Start, probe
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Processes on a GPU; more do not fit into its memory.
+MOST_WORKERS = 12
+#: What of a GPU's memory a round may take, and what it is where that is not known (CPU).
+ROOM, DRY_GIB = 0.85, 64.0
+#: How long the probe may take, which loads torch.
+PROBE_S = 90.0
+#: Names and values of environment variables that are set unless they are set already. Processes
+#: that are forked must not have looked for GPUs through CUDA, nor share a pool of compilers.
+ENVIRONMENT = {
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU.
+
+    Attributes:
+        place: as in ``CUDA_VISIBLE_DEVICES``; empty: the CPU.
+        gib: its memory.
+    """
+
+    place: str
+    gib: float
+
+
+class Results:
+    """The rows, by configuration, in a file that always is a whole one.
+
+    Args:
+        path: the file.
+        kept: rows that are there already.
+        common: what each new row says as well.
+        total: how many are to come.
+        describe: a row in one line.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kept: Sequence[Row],
+        common: dict[str, str],
+        total: int,
+        describe: Callable[[Row], str],
+    ) -> None:
+        self.path, self.common, self.total, self.describe = path, common, total, describe
+        self.rows: dict[int, Row] = {row["number"]: row for row in kept}
+        self._new: set[int] = set()
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        """Take rows, print a line for each and write the file."""
+        for row in rows:
+            self.rows[row["number"]] = row | self.common
+            self._new.add(row["number"])
+            print(f"{len(self._new):3}/{self.total} {self.describe(row)}", flush=True)
+        if rows:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.sorted(), indent=1) + "\n")
+            partial.replace(self.path)
+
+    def sorted(self) -> list[Row]:
+        """The rows in the order of the configurations."""
+        return [self.rows[number] for number in sorted(self.rows)]
+
+
+def starter(method: str) -> Start:
+    """Makes processes by one of ``multiprocessing``'s methods."""
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["benchmarks.grid_worker"])
+
+    def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
+        process: BaseProcess = context.Process(target=target, args=arguments, daemon=True)
+        process.start()
+        return process
+
+    return start
+
+
+def probed(start: Start) -> tuple[list[tuple[str, float]], str]:
+    """What a new process finds: names and GiB of the GPUs, or why it cannot use any."""
+    ours, theirs = Pipe()
+    try:
+        process = start(probe, (theirs,))
+    except (OSError, EOFError) as error:
+        return [], f"no process: {error!r}"
+    theirs.close()
+    try:
+        if not ours.poll(PROBE_S):
+            return [], f"no answer in {PROBE_S:.0f} s"
+        kind, content = ours.recv()
+    except (OSError, EOFError):
+        return [], "it ended without a word"
+    finally:
+        process.kill()
+        process.join()
+    return (content, "") if kind == "gpus" else ([], content)
+
+
+def machine(device: str, methods: Sequence[str]) -> tuple[Start, list[Gpu]]:
+    """How processes are started here, and the GPUs.
+
+    Raises:
+        SystemExit: there is no GPU that a process can use.
+    """
+    if device == "cpu":
+        return starter(methods[0]), [Gpu("", DRY_GIB)]
+    for method in methods:
+        start = starter(method)
+        found, problem = probed(start)
+        if found:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            places = visible.split(",") if visible else [str(n) for n in range(len(found))]
+            for place, (name, gib) in zip(places, found, strict=False):
+                print(f"GPU {place}: {name}, {gib:.0f} GiB ({method})", flush=True)
+            return start, [Gpu(place, gib) for place, (_, gib) in zip(places, found, strict=False)]
+        print(f"{method}: {problem}", flush=True)
+    raise SystemExit("no GPU here; --device cpu is a dry run")
+
+
+def run(
+    asked: argparse.Namespace,
+    chosen: Sequence[Cell],
+    kept: Sequence[Row],
+    target: Callable[..., None],
+    describe: Callable[[Row], str],
+    programs: int = 2,
+    **others: Any,
+) -> list[Row]:
+    """Compile and measure configurations.
+
+    Args:
+        asked: the command line.
+        chosen: the configurations.
+        kept: rows of others.
+        target: what a process does.
+        describe: a row in one line.
+        programs: how many are compiled of each configuration.
+        others: of ``Settings``.
+
+    Returns:
+        All rows, the kept ones too.
+    """
+    began = time.monotonic()
+    prepare_environment(asked)
+    start, gpus = machine(asked.device, [asked.start] if asked.start else ["forkserver", "spawn"])
+    host = len(os.sched_getaffinity(0))
+    workers = asked.workers or max(1, min(MOST_WORKERS * len(gpus), host - 2))
+    each = max(1, workers // len(gpus))
+    settings = Settings(
+        device=asked.device,
+        logs=asked.logs.resolve(),
+        limit_s=asked.timeout,
+        threads=max(1, host // workers),
+        **others,
+    )
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    room = ROOM * min(gpu.gib for gpu in gpus) * 2 / programs  # `process_gib` is that of two
+    rounds = rounds_of(chosen, each, room)
+    print(
+        f"{len(chosen)} configurations in {len(rounds)} rounds of up to {each} on each of "
+        f"{len(gpus)} {'GPU(s)' if asked.device == 'cuda' else 'CPU'}; emulated links",
+        flush=True,
+    )
+    module = Path(sys.argv[0]).stem
+    command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    results = Results(asked.out, kept, {"command": command}, len(chosen), describe)
+    queue = Queue(rounds, results, began + asked.seconds)
+    lanes = [Lane(gpu.place, start, target, settings, queue) for gpu in gpus]
+    threads = [threading.Thread(target=lane.run, daemon=True) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if left := [cell.number for cells_ in queue.rounds for cell in cells_]:
+        print(f"no time for {len(left)}: --only {','.join(map(str, sorted(left)))}")
+    print(f"took {time.monotonic() - began:.0f} s; results: {asked.out}; logs: {settings.logs}")
+    return results.sorted()
+
+
+def prepare_environment(asked: argparse.Namespace) -> None:
+    """Set what processes started from here need."""
+    if asked.device == "cpu":  # a C++ compiler is slow where it cannot keep compiled headers
+        cache = asked.logs.resolve() / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "0")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # also for the server that forks
+
+
+def select(asked: argparse.Namespace, table: Sequence[Cell]) -> tuple[list[Cell], list[Row]]:
+    """The configurations that are asked for, and the rows of others that stay."""
+    chosen = [cell for cell in table if asked.only is None or cell.number in asked.only]
+    kept: list[Row] = []
+    if (asked.resume or asked.only) and asked.out.exists():
+        kept = json.loads(asked.out.read_text())
+    if asked.resume:
+        known = {row["number"] for row in kept if not row.get("error")}
+        chosen = [cell for cell in chosen if cell.number not in known]
+    return chosen[: asked.limit], kept
+
+
+def complete(rows: Sequence[Row], chosen: Sequence[Cell]) -> bool:
+    """Whether there is a good row for each configuration."""
+    found = {row["number"] for row in rows if not row.get("error")}
+    return found.issuperset(cell.number for cell in chosen)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Arguments of whatever compiles side by side."""
+    add = parser.add_argument
+    add("--device", choices=["cuda", "cpu"], default="cuda")
+    add("--out", type=Path, help="default: in benchmarks/results; in out/ on the CPU")
+    add("--logs", type=Path, default=ROOT / "out/logs", help="folder of the processes' output")
+    add("--seconds", type=float, default=480.0, help="no round is started that would end later")
+    add("--timeout", type=float, default=150.0, help="seconds a configuration may compile")
+    add("--workers", type=int, help="processes in all; default: 12 a GPU, cores - 2 at most")
+    add("--start", choices=["forkserver", "spawn"], help="default: the first that works")
+    add("--only", type=_numbers, metavar="N,M", help="these configurations")
+    add("--limit", type=int, metavar="N", help="the first N")
+    add("--resume", action="store_true", help="those that the results lack or have failed")
+    add("--list", action="store_true", help="show the configurations")
+
+
+def _numbers(text: str) -> set[int]:
+    return {int(part) for part in text.split(",")}
