@@ -385,9 +385,10 @@ def input_position(placeholder: fx.Node) -> int | None:
 #: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
 #: Inductor goes over rows of more than 1024 elements twice, with a running variance that is costly
 #: to update: beside random numbers, which are costly too, it is what a norm's kernel waits for.
-#: (bf16, 4096 x 5120, dropout, residual and norm on one H100: 126 us against 102, with 16
-#: multiprocessors held 144 against 120; without dropout 62 against 60.)
-WIDEST_ROW = 8192
+#: (Norms behind dropout in a GPT's step, bf16, 4096 rows, 16 of an H100's multiprocessors held:
+#: rows of 4096 took 118 to 125 us in two passes and take 86 to 90 in one. Rows of 5120 are padded
+#: to 8192: 240 us, where two passes take 150.)
+WIDEST_ROW = 4096
 #: Fewer columns than these, and blocks of Inductor's take several rows at a time.
 NARROWEST_NORM = 1024
 

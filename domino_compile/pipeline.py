@@ -258,7 +258,7 @@ class Pipeline:
                 lambda: schedule_graph(graph, cost, self.options.memory_cap),
             )
             entry = schedule(phase, graph, result)
-            entry.step_peak_bytes = self._step_peak_bytes(graph, phase, result)
+            entry.step_peak_bytes = self._step_peak_bytes(graph, phase, result, cost)
             others = [s for s in self.report.schedules if s.phase != phase]
             self.report.schedules = [*others, entry]
             if self.dump.wanted:
@@ -290,13 +290,15 @@ class Pipeline:
             if position is not None and position not in self.hints.parameters
         )
 
-    def _step_peak_bytes(self, graph: fx.Graph, phase: str, result: ScheduleResult) -> int:
+    def _step_peak_bytes(
+        self, graph: fx.Graph, phase: str, result: ScheduleResult, cost: CostModel
+    ) -> int:
         """The memory of a step at its peak while a scheduled graph runs."""
         units = [result.units.units[index] for index in result.after.order]
         forward = self.results if phase == "backward" else ()
         found = step_memory(graph, units, self.report.input_bytes, forward)
         self.results = found.results
-        return found.peak_bytes
+        return found.peak_bytes + round(cost.rates.library_mib * 2**20)
 
     def table_us(self, group: str, nbytes: int) -> float:
         """The link table's time of an all-reduce of so many bytes in a group."""

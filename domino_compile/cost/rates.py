@@ -51,6 +51,7 @@ class DeviceRates:
             is a copy's rate.
         hard_g_s: elements of operations that memory does not hide (a random number, a sine), 10^9 a
             second; 0 where they cost nothing.
+        library_mib: what torch allocates for its library of matrix products to work in.
     """
 
     name: str
@@ -65,6 +66,7 @@ class DeviceRates:
     configured: float = 0.0
     fused_share: float = 0.82
     hard_g_s: float = 0.0
+    library_mib: float = 8.0
 
     def matmul_us(
         self, product: Product, dtype: torch.dtype, held: int = 0, configured: bool = False
@@ -121,16 +123,25 @@ class DeviceRates:
 #: times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and 0.27 of
 #: products).
 TABLE = (
-    DeviceRates("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07, hard_g_s=290),
-    DeviceRates("H100", 810, 52, 3000, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07, hard_g_s=290),
+    DeviceRates(
+        *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07),
+        hard_g_s=290, library_mib=32,
+    ),
+    DeviceRates(
+        *("H100", 810, 52, 3000, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07),
+        hard_g_s=290, library_mib=32,
+    ),
     DeviceRates("A100", 250, 15.6, 1800, 3.5, "h200-nvlink-8", 92, 68, 108, 1.07, hard_g_s=190),
-    DeviceRates("B200", 1800, 60, 7200, 3.5, "h200-nvlink-8", 670, 490, 148, 1.07, hard_g_s=350),
+    DeviceRates(
+        *("B200", 1800, 60, 7200, 3.5, "h200-nvlink-8", 670, 490, 148, 1.07),
+        hard_g_s=350, library_mib=32,
+    ),
     DeviceRates("MI300", 1000, 130, 4700, 3.5, "h200-nvlink-8", 370, 270, 304),
-)
+)  # fmt: skip
 #: An accelerator that the table does not know.
 OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 3.5, "h200-nvlink-8", 92, 68, 108)
 #: A few CPU cores.
-CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0)
+CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0, library_mib=0)
 
 
 def device_names() -> tuple[str, ...]:

@@ -155,7 +155,10 @@ class Planner:
         for rank, (estimate, place, candidate, expansion, phases) in enumerate(sorted(estimates)):
             promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.rules.always)
             if rank < MOST_ORDERED and promising:
-                found[place] = expansion.predict(candidate, phases, self.rules.memory_cap)
+                found[place] = expansion.predict(
+                    *(candidate, phases, self.rules.memory_cap),
+                    self.rules.allowed_bytes(self.alone),
+                )
                 best_us = min(best_us, found[place].us)
             else:
                 found[place] = Prediction(candidate, estimate, 0, estimated=True)

@@ -202,7 +202,7 @@ class Expansion:
         pinned: set[int] = set()
         for number, work in enumerate(self.works):
             places[number] = {}
-            last: int | None = None
+            last = -1
             for place in self._places(work.cut, shares):
                 unit = self._piece(work, place, shares, len(result))
                 for needed in work.unit.after:
@@ -210,12 +210,12 @@ class Expansion:
                 for needed in work.unit.after_wire:
                     unit.after_wire |= self._needed(needed, number, place, places)
                 unit.after |= joined[number]
-                if work.chained and last is not None:
+                if work.chained and last >= 0:
                     unit.after.add(last)
                 last = places[number][place] = unit.index
                 result.append(unit)
-            if number in self.uncut.pinned:
-                pinned.update(places[number].values())
+            if number in self.uncut.pinned:  # of a chain of sums only the last is what stays
+                pinned.update([last] if work.chained else places[number].values())
             for size, needing in copies[number]:
                 result.append(self._copy(size, work.unit, set(places[number].values()), result))
                 for taker in needing:
@@ -301,17 +301,25 @@ class Expansion:
             total += max(wire, compute + price)
         return total
 
-    def predict(self, candidate: Candidate, phases: Sequence[UnitGraph], cap: float) -> Prediction:
+    def predict(
+        self,
+        candidate: Candidate,
+        phases: Sequence[UnitGraph],
+        cap: float,
+        most_bytes: float = math.inf,
+    ) -> Prediction:
         """What a candidate takes, each phase in the best order that list scheduling finds.
 
         Args:
             candidate: what it is.
             phases: its units.
             cap: extra live memory that the order may use, as a fraction.
+            most_bytes: what it should not exceed if it can be helped.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            found = schedule_units(graph, run_order(graph).peak_bytes * (1 + cap))
+            room = min(most_bytes, run_order(graph).peak_bytes * (1 + cap))
+            found = schedule_units(graph, room)
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)
             waited |= {

@@ -43,7 +43,7 @@ def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
     (chosen,) = [c for c in report.candidates if c.chosen]
     alone = report.candidates[0]
     assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
-    assert chosen.predicted_us < 0.94 * alone.predicted_us
+    assert chosen.predicted_us < 0.97 * alone.predicted_us
     assert f"predicted {chosen.predicted_us / 1e3:.3g} ms against" in report.summary()
     assert all(c.chosen != bool(c.reason) for c in report.candidates)
     again = step()
@@ -62,7 +62,7 @@ def test_candidates_are_predicted_as_the_real_passes_come_out(slices: int) -> No
 def test_a_free_link_is_not_worth_a_cut(h200: Path) -> None:
     report = step(link=str(h200 / "free.json"))
     assert report.status == "inductor" and not report.slices
-    assert "not the margin of 6.0% faster" in report.reason
+    assert "not the margin of 3.0% faster" in report.reason
     anyway = step(link=str(h200 / "free.json"), guard="off")
     assert anyway.status == "sliced"
 
@@ -78,7 +78,7 @@ def test_columns_are_cut_only_where_compute_would_wait() -> None:
 
     (Rows are not cut here because their slices need more memory than is allowed.)
     """
-    report = step(batch=1, seq=2048, guard="off")
+    report = step(batch=1, seq=2048, guard="off", memory_cap=0.0)
     (chosen,) = [c for c in report.candidates if c.chosen]
     forward = [c.name for c in report.collectives if c.phase == "forward"]
     assert chosen.split == "columns" and chosen.at == sorted(forward)
@@ -103,8 +103,16 @@ def test_forced_columns_go_with_the_best_rows() -> None:
     assert not step(columns=1, slices=1).columns
 
 
+def test_sums_of_weight_gradients_do_not_pile_up() -> None:
+    """Each slice adds to what the slice before has left, so that one of them lives at a time."""
+    report = step(seq=128, guard="off", columns=1)
+    peaks = {c.split: c.peak_bytes for c in report.candidates if not c.estimated}
+    weights = sum(c.bytes for c in report.collectives)
+    assert weights and peaks["rows"] < 1.05 * peaks["inductor"]
+
+
 def test_no_memory_no_cut() -> None:
-    """Slices of small products: their weight gradients' summands need more than is allowed."""
+    """Slices of small products: what is summed to a weight's gradient needs more than is allowed."""
     little = {"seq": 128, "guard": "off"}
     assert step(**little, columns=1, memory_cap=1.0).status == "sliced"
     report = step(**little, columns=1, memory_cap=0.0)

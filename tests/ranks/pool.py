@@ -46,6 +46,9 @@ _ENVIRONMENT = CACHES | {
     "OMP_NUM_THREADS": "1",
     "DOMINO_COMPILE_STRICT": "1",
 }
+#: Ranks are compared bit for bit: on a GPU a gradient may otherwise be summed in any order, and
+#: each rank times for itself in how many parts a kernel sums.
+_ON_GPUS = {"TORCHINDUCTOR_DETERMINISTIC": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 @contextlib.contextmanager
@@ -63,7 +66,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _context() -> Any:
     """How ranks are started: from one process that has all imported, where CUDA allows forks."""
     if os.environ.get("DOMINO_TEST_DEVICE") == "cuda":
-        os.environ.update(_ENVIRONMENT)
+        os.environ.update(_ENVIRONMENT | _ON_GPUS)
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOAD))
@@ -205,6 +208,7 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
         on_gpus = os.environ.get("DOMINO_TEST_DEVICE") == "cuda"
         if on_gpus:
             torch.cuda.set_device(rank)
+            torch.use_deterministic_algorithms(True, warn_only=True)
         dist.init_process_group(
             "nccl" if on_gpus else "gloo",
             init_method=f"file://{rendezvous}",
