@@ -37,11 +37,13 @@ from hypothesis import settings  # noqa: E402
 
 import domino_compile  # noqa: E402
 from tests import profiles  # noqa: E402, F401  (registers the profiles)
+from tests.kernels import build_together  # noqa: E402
 
 # pytest 9.1 listens to loggers that do not propagate, and torch writes out every graph of every
 # compile for whoever listens to this one.
 logging.getLogger("torch.__trace").propagate = True
 
+build_together()
 settings.load_profile("default")  # before the plugin applies --hypothesis-profile
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

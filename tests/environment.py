@@ -18,8 +18,11 @@ def quick_builds(folder: Path) -> dict[str, str]:
     Args:
         folder: where a link to a quicker linker may be put.
     """
-    # Otherwise every new cache folder begins with building a probe, which takes ten seconds.
-    found = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
+    found = {
+        # Otherwise every new cache folder begins with building a probe, which takes ten seconds.
+        "TORCHINDUCTOR_VEC_ISA_OK": "1",
+        "AOT_INDUCTOR_ENABLE_LINE_TABLES": "0",  # nobody debugs these kernels
+    }
     if (gold := shutil.which("ld.gold")) is not None:
         folder.mkdir(exist_ok=True)
         (folder / "ld").symlink_to(gold)

@@ -199,6 +199,9 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
     import torch
     import torch.distributed as dist
 
+    from tests.kernels import build_together
+
+    build_together()
     with open(stuck, "w") as file:
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
         torch.set_num_threads(1)
