@@ -1,9 +1,13 @@
-"""Kernels are built together: one run of the compiler for all kernels of a graph.
+"""What makes Inductor quicker on the CPU; nothing that it decides about graphs changes.
 
-Inductor gives every kernel to the C++ compiler by itself. Nine tenths of such a run are the same
-whatever the kernel is (the templates of the header that all of them include), and for small graphs
-they are most of a compile. Here the sources are put behind each other, each in a namespace of its
-own, and built with the flags and by the functions of Inductor.
+`build_together`: one run of the C++ compiler for all kernels of a graph. Inductor gives it every
+kernel by itself, and nine tenths of such a run are the same whatever the kernel is (the templates
+of the header that all of them include). Here the sources are put behind each other, each in a
+namespace of its own, and built with the flags and by the functions of Inductor.
+
+`write_scalar_kernels`: each kernel is generated once, and not also in vectorised variants of which
+one is chosen. These tests are about our rewriting of graphs. The demo, commands and whatever else a
+user would start compute with vectors, as they do for the user.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.codecache import CppPythonBindingsCodeCache
+from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
 from torch._inductor.exc import CppCompileError
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -27,10 +33,36 @@ _wait = AsyncCompile.wait
 _waiting: list[_Part] = []
 
 
+def quicken_inductor() -> None:
+    """All that this module is for, from now on and in this process."""
+    build_together()
+    write_scalar_kernels()
+    initialise_once()
+
+
 def build_together() -> None:
-    """From now on, in this process."""
+    """See the module's docstring."""
     AsyncCompile.cpp_pybinding = _cpp_pybinding  # type: ignore[method-assign]
     AsyncCompile.wait = _wait_for_kernels  # type: ignore[method-assign]
+
+
+def write_scalar_kernels() -> None:
+    """See the module's docstring."""
+    config.cpp.simdlen = 1  # the width of no instruction set
+
+
+def initialise_once() -> None:
+    """A table of torch 2.13, of which there is one, is filled anew for every use of it.
+
+    That is for every operation in every kernel, a tenth of the time that Inductor takes.
+    """
+    fill = DtypePropagationOpsHandler.__init__
+
+    def once(self: DtypePropagationOpsHandler) -> None:
+        if not vars(self):
+            fill(self)
+
+    DtypePropagationOpsHandler.__init__ = once  # type: ignore[method-assign]
 
 
 class _Part:
