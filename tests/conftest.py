@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.environment import CACHES, quick_builds
+from tests.environment import CACHES, quick_builds, quick_processes
 
 #: The name of the folder, for the workers of the process that made it.
 _FOLDER = "DOMINO_TESTS_FOLDER"
 _made = None if _FOLDER in os.environ else tempfile.mkdtemp(prefix="domino_compile_tests_")
 if _made:
     os.environ[_FOLDER] = _made
-    os.environ |= quick_builds(Path(_made) / "linker")
+    os.environ |= quick_builds(Path(_made) / "linker") | quick_processes()
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ[_FOLDER]
 os.environ |= CACHES
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -37,11 +37,13 @@ from hypothesis import settings  # noqa: E402
 
 import domino_compile  # noqa: E402
 from tests import profiles  # noqa: E402, F401  (registers the profiles)
+from tests.kernels import quicken_inductor  # noqa: E402
 
 # pytest 9.1 listens to loggers that do not propagate, and torch writes out every graph of every
 # compile for whoever listens to this one.
 logging.getLogger("torch.__trace").propagate = True
 
+quicken_inductor()
 settings.load_profile("default")  # before the plugin applies --hypothesis-profile
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -78,7 +78,8 @@ def first(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def run(package: Path, cache: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Compile and run one step in a process of its own."""
     env = {k: v for k, v in os.environ.items() if k not in CACHES}
-    env |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(package)}
+    path = os.pathsep.join([str(package), env["PYTHONPATH"]])
+    env |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(options)],
         env=env,

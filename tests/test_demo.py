@@ -1,6 +1,7 @@
 """The demo as a user runs it: what it leaves behind, and how it ends when something is wrong."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -124,22 +125,42 @@ def test_the_report_is_a_page(run: tuple[Path, subprocess.CompletedProcess[str]]
     assert "The link is emulated" in text and str(out / "report.html") in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (["--link", "demo-3"], "unknown link 'demo-3'; did you mean 'demo-2'"),
-        (["--steps", "0"], "--steps must be at least 1, not 0"),
-        (["--heads", "3"], "--heads must be divisible by the 2 ranks, not 3"),
-        (["--dim", "30"], "--dim must be divisible by --heads: 30 and 4"),
-        (["--out", str(DEMO)], "--out: "),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path: Path, wrong: list[str], message: str) -> None:
+WRONG = [
+    (["--link", "demo-3"], "unknown link 'demo-3'; did you mean 'demo-2'"),
+    (["--steps", "0"], "--steps must be at least 1, not 0"),
+    (["--heads", "3"], "--heads must be divisible by the 2 ranks, not 3"),
+    (["--dim", "30"], "--dim must be divisible by --heads: 30 and 4"),
+    (["--out", str(DEMO)], "--out: "),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: list[str],
+    message: str,
+) -> None:
+    monkeypatch.syspath_prepend(str(DEMO.parent))
+    demo = importlib.import_module("demo")
+    options = demo.parse(arguments(tmp_path, *wrong)[2:])
+    with pytest.raises(SystemExit) as ended:
+        demo.prepare(options, Path(options.out))
+    assert ended.value.code == 2
+    assert_is_one_line(capsys.readouterr().err, message)
+
+
+def test_bad_input_ends_the_demo(tmp_path: Path) -> None:
+    wrong, message = WRONG[0]
     command = arguments(tmp_path, *wrong)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and message in done.stderr
-    assert done.stderr.count("\n") == 1 and "starting" not in done.stdout
+    assert done.returncode == 2 and "starting" not in done.stdout
+    assert_is_one_line(done.stderr, message)
+
+
+def assert_is_one_line(error: str, message: str) -> None:
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
 @contextlib.contextmanager

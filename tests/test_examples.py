@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "examples"
 # `demo` measures time and has a test of its own.
 EXAMPLES = sorted(p.stem for p in FOLDER.glob("[a-z]*.py") if p.stem != "demo")
 
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = pytest.mark.xdist_group("examples")  # pools of their own, beside those of tests/ranks
 
 
 def ranks_of(name: str) -> int:

@@ -116,7 +116,6 @@ def test_the_command(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
         timeout=300,
     )
     assert done.returncode == 1, done.stderr

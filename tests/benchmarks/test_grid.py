@@ -122,9 +122,10 @@ def ran(folder: Path, rounds: Sequence[Sequence[str]], seconds: float = 60.0) ->
         for round_ in rounds
     ]
     found: list[Row] = []
+    others = set(multiprocessing.active_children())  # ranks of other tests on this worker
     queue = Queue(queued, found.extend, time.monotonic() + seconds)
     Lane("", fork, stand_in, Settings("cpu", folder, limit_s=3.0), queue).run()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
     return {row["model"]: row for row in found}
 
 

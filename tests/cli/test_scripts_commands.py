@@ -30,7 +30,7 @@ pytestmark = [
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "domino_compile", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | environment,
+        env=os.environ | {"COLUMNS": "80"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,7 +66,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         check=False,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+        env=os.environ | {"COLUMNS": "80"},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

@@ -39,6 +39,7 @@ _PRELOAD = (
     "torch._inductor.compile_fx",
     "torch.distributed.tensor.parallel",
     "domino_compile.backend",
+    "tests.ranks.preload",
 )
 #: As in all tests, also where pytest did not start the ranks. A fault of ours is an error.
 _ENVIRONMENT = CACHES | {
@@ -202,6 +203,9 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
     import torch
     import torch.distributed as dist
 
+    from tests.kernels import quicken_inductor
+
+    quicken_inductor()
     with open(stuck, "w") as file:
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
         torch.set_num_threads(1)
