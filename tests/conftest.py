@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.environment import CACHES, quick_builds, quick_processes
+from tests.environment import CACHES, quick_builds, quick_processes, quicken_inductor
 
 #: The name of the folder, for the workers of the process that made it.
 _FOLDER = "DOMINO_TESTS_FOLDER"
@@ -37,7 +37,6 @@ from hypothesis import settings  # noqa: E402
 
 import domino_compile  # noqa: E402
 from tests import profiles  # noqa: E402, F401  (registers the profiles)
-from tests.kernels import quicken_inductor  # noqa: E402
 
 # pytest 9.1 listens to loggers that do not propagate, and torch writes out every graph of every
 # compile for whoever listens to this one.

@@ -13,6 +13,26 @@ CACHES = {
 
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The torch that `tests.kernels` reaches into; with any other, Inductor is as slow as it is.
+TORCH = "2.13."
+
+
+def quicken_inductor(scalar: bool = True) -> None:
+    """Let Inductor build the kernels of a graph together, in this process and from now on.
+
+    Args:
+        scalar: whether kernels are also written without vectors.
+    """
+    import torch
+
+    if not torch.__version__.startswith(TORCH):
+        return
+    from tests import kernels
+
+    kernels.build_together()
+    kernels.initialise_once()
+    if scalar:
+        kernels.write_scalar_kernels()
 
 
 def quick_processes() -> dict[str, str]:

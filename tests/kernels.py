@@ -1,5 +1,7 @@
 """What makes Inductor quicker on the CPU; nothing that it decides about graphs changes.
 
+Called by `tests.environment.quicken_inductor`, with the torch that it was written for.
+
 `build_together`: one run of the C++ compiler for all kernels of a graph. Inductor gives it every
 kernel by itself, and nine tenths of such a run are the same whatever the kernel is (the templates
 of the header that all of them include). Here the sources are put behind each other, each in a
@@ -31,13 +33,6 @@ _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 
 _wait = AsyncCompile.wait
 _waiting: list[_Part] = []
-
-
-def quicken_inductor() -> None:
-    """All that this module is for, from now on and in this process."""
-    build_together()
-    write_scalar_kernels()
-    initialise_once()
 
 
 def build_together() -> None:

@@ -112,7 +112,7 @@ def test_sums_of_weight_gradients_do_not_pile_up() -> None:
 
 
 def test_no_memory_no_cut() -> None:
-    """Slices of small products: what is summed to a weight's gradient needs more than is allowed."""
+    """Slices of small products: a weight's gradient is summed up out of place."""
     little = {"seq": 128, "guard": "off"}
     assert step(**little, columns=1, memory_cap=1.0).status == "sliced"
     report = step(**little, columns=1, memory_cap=0.0)

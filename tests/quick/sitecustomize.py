@@ -25,10 +25,9 @@ class _Finder(MetaPathFinder):
 
         def execute_and_change(module: ModuleType) -> None:
             execute(module)
-            from tests.kernels import build_together, initialise_once
+            from tests.environment import quicken_inductor
 
-            build_together()
-            initialise_once()
+            quicken_inductor(scalar=False)
 
         spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
         return spec

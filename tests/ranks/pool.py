@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.environment import CACHES
+from tests.environment import CACHES, quicken_inductor
 
 # A rank waits this much longer for the ranks that are behind it than for itself.
 _GRACE_S = 5.0
@@ -202,8 +202,6 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
     """A rank's life: answer questions until the pipe closes."""
     import torch
     import torch.distributed as dist
-
-    from tests.kernels import quicken_inductor
 
     quicken_inductor()
     with open(stuck, "w") as file:

@@ -6,7 +6,7 @@ here, since autograd refuses to work in a process that was forked after one.
 
 import torch
 
-from tests.kernels import quicken_inductor
+from tests.environment import quicken_inductor
 
 quicken_inductor()
 torch.set_num_threads(1)
