@@ -1,5 +1,6 @@
 """The environment in which tests compile: shared by all processes of a run."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -10,21 +11,25 @@ CACHES = {
     "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
     "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
 }
-
-
 ROOT = Path(__file__).resolve().parent.parent
 #: The torch that `tests.kernels` reaches into; with any other, Inductor is as slow as it is.
 TORCH = "2.13."
+#: New objects from one search for garbage to the next; compiling makes few that are.
+COLLECT_EVERY = 20_000
 
 
 def quicken_inductor(scalar: bool = True) -> None:
     """Let Inductor build the kernels of a graph together, in this process and from now on.
+
+    Also Python looks for garbage less often, and not in what was imported.
 
     Args:
         scalar: whether kernels are also written without vectors.
     """
     import torch
 
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
     if not torch.__version__.startswith(TORCH):
         return
     from tests import kernels
