@@ -26,7 +26,6 @@ def work(
     """
 
     def measure(bench: CellBench, result: BenchResult) -> Row:
-        result.rounds = rounds
         bench.account(result, rounds, settings.logs / str(cell.number))
         return {"number": cell.number} | result.rounded()
 

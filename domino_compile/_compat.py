@@ -389,6 +389,8 @@ def input_position(placeholder: fx.Node) -> int | None:
 #: rows of 4096 took 118 to 125 us in two passes and take 86 to 90 in one. Rows of 5120 are padded
 #: to 8192: 240 us, where two passes take 150.)
 WIDEST_ROW = 4096
+#: Inductor's setting of the rows that each thread block of a norm's gradients takes.
+ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
 #: Fewer columns than these, and blocks of Inductor's take several rows at a time.
 NARROWEST_NORM = 1024
 
@@ -469,11 +471,11 @@ def _reduces_drawn_rows(features: Any) -> bool:
 
 def _ask_for_rows_a_block() -> None:
     """Make Inductor ask its heuristics for the rows of a block that reduces in both directions."""
-    try:
-        from torch._inductor.codegen.simd import SIMDScheduling
-        from torch._inductor.scheduler import MixOrderReduction
-    except ImportError:
+    if not inductor_has_option(ROWS_A_BLOCK):
         return
+    from torch._inductor.codegen.simd import SIMDScheduling
+    from torch._inductor.scheduler import MixOrderReduction
+
     name = "_codegen_mix_order_reduction"
     original: Any = getattr(SIMDScheduling, name, None)
     if original is None or getattr(original, "asks", False):
@@ -486,7 +488,7 @@ def _ask_for_rows_a_block() -> None:
         each = _rows_a_block(rows, columns, node1, node2)
         if each is None or config.triton.mix_order_reduction_split_size is not None:
             return original(self, node1, node2)
-        with config.patch({"triton.mix_order_reduction_split_size": each}):
+        with config.patch({ROWS_A_BLOCK: each}):
             return original(self, node1, node2)
 
     codegen.asks = True  # type: ignore[attr-defined]

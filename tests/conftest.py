@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.environment import CACHES, quick_builds, quick_processes, quicken_inductor
+from tests.environment import CACHES, ROOT, quick_builds, quick_processes, quicken_inductor
 
 #: The name of the folder, for the workers of the process that made it.
 _FOLDER = "DOMINO_TESTS_FOLDER"
@@ -46,7 +46,6 @@ quicken_inductor()
 settings.load_profile("default")  # before the plugin applies --hypothesis-profile
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 # Texts that name an address, a checkout or a home differ from run to run.
 UNSTABLE = re.compile(r"\b0x[0-9a-f]{8,}|/tmp/|/home/|" + re.escape(str(ROOT)))

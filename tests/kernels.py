@@ -31,7 +31,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 
-_wait = AsyncCompile.wait
+_wait, _fill = AsyncCompile.wait, DtypePropagationOpsHandler.__init__
 _waiting: list[_Part] = []
 
 
@@ -51,11 +51,10 @@ def initialise_once() -> None:
 
     That is for every operation in every kernel, a tenth of the time that Inductor takes.
     """
-    fill = DtypePropagationOpsHandler.__init__
 
     def once(self: DtypePropagationOpsHandler) -> None:
         if not vars(self):
-            fill(self)
+            _fill(self)
 
     DtypePropagationOpsHandler.__init__ = once  # type: ignore[method-assign]
 

@@ -337,7 +337,7 @@ def test_rows_a_block_of_a_slices_norm(
     from torch._inductor.codegen.simd import SIMDScheduling
     from torch._inductor.scheduler import MixOrderReduction
 
-    name, option = "_codegen_mix_order_reduction", "triton.mix_order_reduction_split_size"
+    name = "_codegen_mix_order_reduction"
     config, found = _compat.inductor_config(), []
 
     def generate(self: Any, node1: Any, node2: Any) -> None:
@@ -345,7 +345,7 @@ def test_rows_a_block_of_a_slices_norm(
 
     def compiled() -> None:
         with (
-            config.patch({option: users}),
+            config.patch({_compat.ROWS_A_BLOCK: users}),
             mock.patch.object(SIMDScheduling, name, generate),
             mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (rows, columns)),
         ):

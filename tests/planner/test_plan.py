@@ -43,7 +43,7 @@ def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
     (chosen,) = [c for c in report.candidates if c.chosen]
     alone = report.candidates[0]
     assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
-    assert chosen.predicted_us < 0.97 * alone.predicted_us
+    assert chosen.predicted_us < 0.94 * alone.predicted_us
     assert f"predicted {chosen.predicted_us / 1e3:.3g} ms against" in report.summary()
     assert all(c.chosen != bool(c.reason) for c in report.candidates)
     again = step()
@@ -107,8 +107,7 @@ def test_sums_of_weight_gradients_do_not_pile_up() -> None:
     """Each slice adds to what the slice before has left, so that one of them lives at a time."""
     report = step(seq=128, guard="off", columns=1)
     peaks = {c.split: c.peak_bytes for c in report.candidates if not c.estimated}
-    weights = sum(c.bytes for c in report.collectives)
-    assert weights and peaks["rows"] < 1.05 * peaks["inductor"]
+    assert report.collectives and peaks["rows"] < 1.05 * peaks["inductor"]
 
 
 def test_no_memory_no_cut() -> None:

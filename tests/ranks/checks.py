@@ -48,6 +48,7 @@ def batches(rows: tuple[int, ...], rank: int = 0) -> list[Batch]:
 def fit(model: nn.Module, step: Callable[..., torch.Tensor], data: list[Batch]) -> Training:
     """Adam steps on the batches; `step` is the model, compiled or not."""
     # A key's bias has no gradient but rounding, which Adam would blow up without this epsilon.
+    # Adam for many tensors at once, the default on a GPU, refuses models that are DTensors in part.
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-6, foreach=False)
     losses = []
     for batch in data:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.environment import CACHES, quicken_inductor
+from tests.environment import CACHES
 
 # A rank waits this much longer for the ranks that are behind it than for itself.
 _GRACE_S = 5.0
@@ -203,7 +203,6 @@ def _serve(rank: int, world: int, rendezvous: str, stuck: str, pipe: Connection)
     import torch
     import torch.distributed as dist
 
-    quicken_inductor()
     with open(stuck, "w") as file:
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
         torch.set_num_threads(1)
