@@ -87,6 +87,19 @@ def register_random_slice_lowering(op: Any) -> None:
         return result
 
 
+def register_materialise_lowering(op: Any) -> None:
+    """Lower ``materialise`` to its argument, in a buffer of its own."""
+    from torch._inductor import lowering
+
+    if op in lowering.lowerings:
+        return
+
+    @lowering.register_lowering(op, type_promotion_kind=None)
+    def materialise(value: Any) -> Any:
+        value.realize()
+        return value
+
+
 def register_product_lowerings(
     mm: Any, addmm: Any, run_mm: Callable[..., Any], run_addmm: Callable[..., Any]
 ) -> None:

@@ -30,6 +30,7 @@ from domino_compile.pipeline import Hints, Pipeline
 from domino_compile.plans import plan_key
 from domino_compile.ranks import checked
 from domino_compile.report import CompileReport, withdrawn_on_error
+from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
 from domino_compile.watch import Watching
 
@@ -175,6 +176,7 @@ def make_hints(gm: fx.GraphModule, example_inputs: list[Any], options: Options) 
 def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     """Inductor's options for a pipeline whose passes have an identity for the caches."""
     _compat.register_random_slice_lowering(random_slice)
+    _compat.register_materialise_lowering(materialise)
     _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}

@@ -14,6 +14,9 @@ from domino_compile.rules.registry import rule_of
 
 aten = torch.ops.aten
 
+#: Operations that give the same elements another shape.
+VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+
 
 def is_free(node: fx.Node) -> bool:
     """Whether the node costs nothing: views, tuple members, sizes."""

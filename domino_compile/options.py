@@ -23,7 +23,7 @@ Lowering = Literal["inductor", "eager"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 # The passes that `disable_passes` can name, in the order in which they run.
-PASS_NAMES = ("normalise", "slice", "schedule", "products", "pin")
+PASS_NAMES = ("normalise", "accumulate", "materialise", "slice", "schedule", "products", "pin")
 
 # For deployed scripts that cannot be edited, and for what belongs to the machine.
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(

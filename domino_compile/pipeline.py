@@ -33,6 +33,8 @@ from domino_compile.inspect.report_text import report_text
 from domino_compile.inspect.schedule_text import schedule_text
 from domino_compile.inspect.timeline import schedule, uncut
 from domino_compile.options import Options
+from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.passes.materialise import materialise_values
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.products import mark_products
@@ -101,7 +103,7 @@ class Pipeline:
     Attributes:
         options: the user's.
         hints: about the inputs.
-        pin: whether the lowering needs the order pinned.
+        pin: whether the lowering fuses, so that it needs the order pinned.
         products: whether the lowering takes products that know of the collective they fly under.
         copies: whether the lowering copies inputs to where it wants them (CUDA graphs).
         slower: how many times their link table's time collectives take, as far as is known.
@@ -175,15 +177,23 @@ class Pipeline:
         self.report.uncut = uncut(graph, found)
         if self.dump.wanted:
             self.rows.captured(graph)
-        alone, merged = predict_as_found(found, backward), 0
+        alone, changed = predict_as_found(found, backward), 0
         if self._enabled("normalise"):
-            merged = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
-        rows, chosen = self._plan(graph, cost, alone, None if merged else found)
+            changed = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
+        if self._marks_products(graph) and self._enabled("accumulate"):
+            changed += self._pass(
+                *(graph, "joint", "02.accumulate"), lambda: accumulate_products(graph)
+            )
+        if self.pin and self._enabled("materialise"):
+            changed += self._pass(
+                *(graph, "joint", "03.materialise"), lambda: materialise_values(graph)
+            )
+        rows, chosen = self._plan(graph, cost, alone, None if changed else found)
         describe.outcome(self.report, graph, rows, self.dump.name_of)
         if isinstance(rows, CutPlan):
             if rows.chunks.dynamic:
                 _guard_rows(rows)
-            self._pass(graph, "joint", "02.slice", lambda: slice_graph(graph, rows))
+            self._pass(graph, "joint", "04.slice", lambda: slice_graph(graph, rows))
         if chosen.columns > 1:
             self._columns(graph, chosen)
         if self.report.status == "inductor":
@@ -194,7 +204,7 @@ class Pipeline:
         plan = cut_columns(graph, chosen.columns, _alone(graph), chosen.at)
         describe.column_outcome(self.report, graph, plan, self.dump.name_of, chosen.at)
         if isinstance(plan, CutPlan):
-            self._pass(graph, "joint", "03.columns", lambda: slice_graph(graph, plan))
+            self._pass(graph, "joint", "05.columns", lambda: slice_graph(graph, plan))
 
     def _plan(
         self, graph: fx.Graph, cost: CostModel, alone: Prediction, units: UnitGraph | None
@@ -254,7 +264,7 @@ class Pipeline:
             result = self._pass(
                 graph,
                 phase,
-                "03.schedule",
+                "06.schedule",
                 lambda: schedule_graph(graph, cost, self.options.memory_cap),
             )
             entry = schedule(phase, graph, result)
@@ -262,16 +272,16 @@ class Pipeline:
             others = [s for s in self.report.schedules if s.phase != phase]
             self.report.schedules = [*others, entry]
             if self.dump.wanted:
-                self.dump.write(f"{phase}/03.schedule.txt", schedule_text(entry))
+                self.dump.write(f"{phase}/06.schedule.txt", schedule_text(entry))
                 self.rows.scheduled(phase, graph)
             if self._marks_products(graph):
                 marked = self._pass(
-                    *(graph, phase, "04.products"),
+                    *(graph, phase, "07.products"),
                     lambda: mark_products(graph, result.units, result.after, cost.held),
                 )
                 entry.configured = marked.beside
         if self.pin and self._enabled("pin"):
-            pinned = self._pass(graph, phase, "05.pin", lambda: pin_order(graph))
+            pinned = self._pass(graph, phase, "08.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
                 self.report.schedules[-1].pinned = pinned
         self._finish()

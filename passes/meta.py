@@ -24,3 +24,11 @@ def run_fake(node: fx.Node, fake_mode: Any = None) -> None:
     kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
     with fake_mode or _compat.fake_mode_of(node.graph):
         node.meta["val"] = target(*args, **kwargs)
+
+
+def new_node(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    """A call where the graph inserts, with its value, that comes from where another node does."""
+    node = graph.call_function(target, args)
+    inherit(node, like)
+    run_fake(node)
+    return node

@@ -16,11 +16,11 @@ import torch
 from torch import fx
 
 from domino_compile.collectives import WAIT, c10d, is_wait
-from domino_compile.passes.meta import inherit, run_fake
+from domino_compile.nodes import VIEWS
+from domino_compile.passes.meta import new_node
 
 aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default
-VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 
 def normalise_graph(graph: fx.Graph) -> int:
@@ -44,9 +44,9 @@ def _merge(graph: fx.Graph, add: fx.Node) -> int:
         return 0
     with graph.inserting_before(add):
         inputs = [_viewed_alike(graph, x, term) for x, term in zip((a, b), add.args, strict=True)]
-        total = _new(graph, add, aten.add.Tensor, tuple(inputs))
-        launch = _new(graph, left, ALL_REDUCE, (total, *left.args[1:]))
-        wait = _new(graph, left, WAIT, (launch,))
+        total = new_node(graph, add, aten.add.Tensor, tuple(inputs))
+        launch = new_node(graph, left, ALL_REDUCE, (total, *left.args[1:]))
+        wait = new_node(graph, left, WAIT, (launch,))
     add.replace_all_uses_with(wait)
     terms = add.args
     graph.erase_node(add)
@@ -90,12 +90,5 @@ def _viewed_alike(graph: fx.Graph, value: fx.Node, term: Any) -> fx.Node:
         views.append(term)
         term = term.args[0]
     for view in reversed(views):
-        value = _new(graph, view, view.target, (value, view.args[1]))
+        value = new_node(graph, view, view.target, (value, view.args[1]))
     return value
-
-
-def _new(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    node = graph.call_function(target, args)
-    inherit(node, like)
-    run_fake(node)
-    return node

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from domino_compile import _compat
 from domino_compile.cost.waves import rows_a_block
 from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
+from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
 from domino_compile.tags import tag_slice
 from tests.emitted.harness import fake_world
@@ -111,6 +112,14 @@ def test_register_random_slice_lowering() -> None:
     _compat.register_random_slice_lowering(random_slice)
     _compat.register_random_slice_lowering(random_slice)  # twice is once
     assert random_slice in lowering.lowerings
+
+
+def test_register_materialise_lowering() -> None:
+    from torch._inductor import lowering
+
+    _compat.register_materialise_lowering(materialise)
+    _compat.register_materialise_lowering(materialise)  # twice is once
+    assert materialise in lowering.lowerings
 
 
 def test_strictly_bounded_sizes_of_a_static_graph(mode: FakeTensorMode) -> None:

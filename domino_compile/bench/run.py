@@ -102,6 +102,8 @@ class Runner:
             self.result.peak_mib = (peak - before) / 2**20
         for _ in range(WARM_UP - 1):
             self()
+        # In the pool of CUDA graphs gradients that live on would count as the next one's memory.
+        self._step.forget()
 
     def _describe(self, known: int) -> None:
         """What the compile said it did."""

@@ -129,11 +129,15 @@ class Step:
             with torch.no_grad():
                 forward: torch.Tensor = self.program(*self.inputs)
             return forward
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        self.forget()
         loss: torch.Tensor = self.program(*self.inputs)
         loss.backward()
         return loss.detach()
+
+    def forget(self) -> None:
+        """Let go of the gradients."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     def results(self) -> dict[str, torch.Tensor]:
         """The loss and this rank's gradients of one step with a fixed seed, on the CPU."""

@@ -7,9 +7,9 @@
         plan.json                     the same for programs (``report.CompileReport``)
         graphs.json                   the operations before and after, as rows (``graph_rows``)
         joint/01.normalise.before.py  ... the graph before and after each pass
-        joint/02.slice.after.py
-        joint/02.slice.ops.txt        how the counts of operations changed
-        forward/03.schedule.txt       the schedule: launches, waits, what hides what
+        joint/04.slice.after.py
+        joint/04.slice.ops.txt        how the counts of operations changed
+        forward/06.schedule.txt       the schedule: launches, waits, what hides what
         joint/fault.*                 only if one of our passes failed
 """
 

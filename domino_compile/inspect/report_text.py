@@ -92,7 +92,7 @@ def _candidates(found: list[CandidateReport]) -> list[str]:
 
 
 def _schedules(entries: list[ScheduleReport]) -> list[str]:
-    lines = ["Predicted times (cost model, not measured; see */03.schedule.txt):"]
+    lines = ["Predicted times (cost model, not measured; see */06.schedule.txt):"]
     header = ("", "step", "compute", "wire", "exposed", "exposed in the order found")
     rows = [header] + [
         (

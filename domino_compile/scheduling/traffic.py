@@ -27,6 +27,7 @@ from torch import fx
 
 from domino_compile.collectives import size_hint, tensor_bytes
 from domino_compile.nodes import is_free, users_of
+from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
 from domino_compile.scheduling.kinds import is_folded, is_fusible, is_pointwise
 
@@ -36,14 +37,13 @@ aten = torch.ops.aten
 #: ``realize_opcount_threshold``).
 MOST_OPERATIONS = 30
 #: Operations that take as long as moving several bytes, for each element.
-HARD = {
+HARD_FUNCTIONS = {
     aten.cos.default,
     aten.sin.default,
     aten.pow.Scalar,
     aten.pow.Tensor_Tensor,
-    torch.ops.prims.inductor_random.default,
-    random_slice,
 }
+HARD = HARD_FUNCTIONS | {torch.ops.prims.inductor_random.default, random_slice}
 
 
 @dataclass
@@ -154,12 +154,17 @@ class _Anew:
             hard[node] = None
         if hard:
             self._hard[node] = tuple(hard)
-        if self._used_outside(node) and not self._better_anew(node, parts, operations):
+        if self._is_in_memory(node, parts, operations):
             self._written.add(node)
             self._hard.pop(node, None)
             return
         self.made_of[node] = tuple(parts)
         self._operations[node] = operations
+
+    def _is_in_memory(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
+        if node.target is materialise:
+            return True
+        return self._used_outside(node) and not self._better_anew(node, parts, operations)
 
     def _better_anew(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
         if operations > MOST_OPERATIONS:

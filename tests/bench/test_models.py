@@ -43,6 +43,8 @@ def test_a_step_runs_and_communicates(model: str, style: str, head: bool) -> Non
     # Two all-reduces a layer in forward, two or more in backward (one for each of DTensor's
     # inputs of a column-parallel layer).
     assert counted.get_total_counts() >= (2 + 2) * 2
+    step.forget()
+    assert all(p.grad is None for p in step.model.parameters())
 
 
 def test_forward_only_makes_no_gradients() -> None:

@@ -18,9 +18,12 @@ FILES = {
     "joint/01.normalise.after.py",
     "joint/01.normalise.before.py",
     "joint/01.normalise.ops.txt",
-    "joint/02.slice.after.py",
-    "joint/02.slice.before.py",
-    "joint/02.slice.ops.txt",
+    "joint/03.materialise.after.py",
+    "joint/03.materialise.before.py",
+    "joint/03.materialise.ops.txt",
+    "joint/04.slice.after.py",
+    "joint/04.slice.before.py",
+    "joint/04.slice.ops.txt",
     "plan.json",
     "graphs.json",
     "report.txt",
@@ -28,13 +31,13 @@ FILES = {
     f"{phase}/{name}"
     for phase in ("forward", "backward")
     for name in (
-        "03.schedule.after.py",
-        "03.schedule.before.py",
-        "03.schedule.ops.txt",
-        "03.schedule.txt",
-        "05.pin.after.py",
-        "05.pin.before.py",
-        "05.pin.ops.txt",
+        "06.schedule.after.py",
+        "06.schedule.before.py",
+        "06.schedule.ops.txt",
+        "06.schedule.txt",
+        "08.pin.after.py",
+        "08.pin.before.py",
+        "08.pin.ops.txt",
     )
 }
 
@@ -115,7 +118,7 @@ def test_torch_logs_tells_what_was_done_and_why(runs: tuple[Run, str, Run, str])
         "sliced into rows 2+2; collectives: 4 sliced",
         "left to Inductor alone (no collective in this graph); collectives: none",
     ]
-    for stage in ("joint: 02.slice", "forward: 03.schedule", "backward: 05.pin"):
+    for stage in ("joint: 04.slice", "forward: 06.schedule", "backward: 08.pin"):
         assert re.search(rf"graph 0 {stage} took [\d.]+ ms, \d+ -> \d+ nodes", log)
 
 

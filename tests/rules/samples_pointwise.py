@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from domino_compile.rules.materialise_op import materialise
 from tests.rules.harness import Sample
 
 aten = torch.ops.aten
@@ -56,6 +57,7 @@ SAMPLES = [
     Sample(aten.mish_backward.default, (real(4, 6), real(4, 6)), exact=False),
     Sample(aten.softplus_backward.default, (real(4, 6), real(4, 6), 1, 20), exact=False),
     Sample(aten.alias.default, (real(4, 6),)),
+    Sample(materialise, (real(4, 6),)),
     Sample(aten.clone.default, (real(4, 6).t(),), {"memory_format": torch.contiguous_format}),
     Sample(aten.complex.default, (real(4, 6), real(6))),
     Sample(aten.conj.default, (complex_(4, 6),)),

@@ -1,0 +1,84 @@
+"""``accumulate``: products that are summed in front of a collective add up inside of products.
+
+The gradient of what q, k and v (gate and up) are computed of is a sum of as many products, which
+the collective waits for: ``a @ b + c @ d`` becomes ``addmm(a @ b, c, d)``. A sum by itself reads
+all summands and writes the result; an addition inside of a product reads one. It is rounded once
+less.
+
+Contract: takes a functional joint or inference graph; afterwards no collective's payload is a sum
+of two products (half precision, same shape and type, also through views) that nothing else needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.collectives import is_launch
+from domino_compile.cost.rates import HALVES
+from domino_compile.nodes import VIEWS
+from domino_compile.passes.meta import new_node
+
+aten = torch.ops.aten
+MM, ADDMM = aten.mm.default, aten.addmm.default
+
+
+def accumulate_products(graph: fx.Graph) -> int:
+    """Put sums into products in place; returns how many sums are gone."""
+    launches = [node for node in graph.nodes if is_launch(node)]
+    payloads = dict.fromkeys(x for node in launches for x in node.all_input_nodes)
+    return sum(_accumulate(graph, payload) for payload in payloads)
+
+
+def _accumulate(graph: fx.Graph, value: Any) -> int:
+    """Put the sum that a value is, perhaps viewed, into its products, innermost first."""
+    add = _behind_views(value)
+    if add is None or add.target is not aten.add.Tensor or len(add.args) != 2 or add.kwargs:
+        return 0
+    done = sum(_accumulate(graph, term) for term in add.args)
+    products = [_behind_views(term) for term in add.args]
+    first, last = products if _is_plain(products[1]) else products[::-1]
+    if not (_is_product(first) and _is_plain(last) and first is not last):
+        return done
+    assert first is not None and last is not None
+    outcome, sums = add.meta["val"], (first.meta["val"], last.meta["val"])
+    if sums[0].shape != sums[1].shape or {x.dtype for x in sums} != {outcome.dtype}:
+        return done
+    if outcome.dtype not in HALVES or outcome.numel() != sums[0].numel():
+        return done
+    with graph.inserting_before(add):
+        total = new_node(graph, last, ADDMM, (first, *last.args))
+        viewed = new_node(graph, add, aten.view.default, (total, list(outcome.shape)))
+    terms = add.args
+    add.replace_all_uses_with(viewed)
+    graph.erase_node(add)
+    for term in terms:
+        _erase_unused(graph, term)
+    return done + 1
+
+
+def _behind_views(value: Any) -> fx.Node | None:
+    """What a value is a view of, if nothing else needs it."""
+    while isinstance(value, fx.Node) and len(value.users) == 1:
+        if value.target not in VIEWS:
+            return value
+        value = value.args[0]
+    return None
+
+
+def _is_plain(node: fx.Node | None) -> bool:
+    """Whether it is a product to which nothing is added yet."""
+    return node is not None and node.target is MM
+
+
+def _is_product(node: fx.Node | None) -> bool:
+    return node is not None and node.target in (MM, ADDMM) and not node.kwargs
+
+
+def _erase_unused(graph: fx.Graph, node: Any) -> None:
+    while isinstance(node, fx.Node) and not node.users and node.op == "call_function":
+        value = node.args[0] if node.target in VIEWS else None
+        graph.erase_node(node)
+        node = value

@@ -1,0 +1,27 @@
+"""On a GPU: what is measured of a variant does not depend on those before it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from domino_compile.bench.run import Plan, run
+from domino_compile.bench.variants import Variant
+from domino_compile.bench.workload import Workload
+from domino_compile.bench.world import Place
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def test_memory_is_that_of_the_variant_alone() -> None:
+    # Large weights and few tokens: gradients are most of it.
+    workload = Workload("llama2-7b", 1, 1, 128, 2)
+    variants = [Variant("inductor"), Variant("free"), Variant("domino", 1)]
+    place = Place("cuda", "h200-nvlink-8")
+    result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
+    first, *others = (variant.peak_mib for variant in result.variants)
+    assert first is not None
+    assert others == pytest.approx([first] * 2, rel=0.1)

@@ -1,0 +1,142 @@
+"""``materialise``: hard functions of small values are computed once, and the same comes out."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import fx
+from torch._inductor.utils import run_and_get_code
+
+from domino_compile.backend import domino
+from domino_compile.bench.workload import Step, Workload
+from domino_compile.passes import materialise as under_test
+from domino_compile.passes.materialise import materialise_values
+from domino_compile.rules.materialise_op import materialise
+from tests.emitted.harness import fake_world
+from tests.passes.graphs import Builder, aten, random_inputs, run
+
+ROWS, PLACES, HEADS, HALF = 16, 128, 16, 32
+
+
+def angles(b: Builder) -> fx.Node:
+    """``(PLACES, 1, HALF)``: of frequencies that are powers themselves."""
+    places, steps = b.input("places", PLACES, 1, 1), b.input("steps", 1, 1, HALF)
+    return b.call(aten.mul.Tensor, places, b.call(aten.pow.Scalar, 10000.0, steps))
+
+
+def heads(b: Builder, name: str = "query", rows: int = ROWS) -> fx.Node:
+    return b.input(name, rows, PLACES, HEADS, HALF)
+
+
+def rotary(b: Builder, rows: int = ROWS) -> list[fx.Node]:
+    """Queries and keys times cosines and sines of half precision."""
+    found, angle = [], angles(b)
+    halves = [
+        b.call(
+            torch.ops.prims.convert_element_type.default, b.call(function, angle), torch.bfloat16
+        )
+        for function in (aten.cos.default, aten.sin.default)
+    ]
+    for name in ("query", "key"):
+        for half in halves:
+            seen = b.call(aten.unsqueeze.default, half, 0)
+            found.append(b.call(aten.mul.Tensor, heads(b, f"{name}_{half.name}", rows), seen))
+    return found
+
+
+def of_each_row(b: Builder) -> list[fx.Node]:
+    """Cosines of positions that differ between rows."""
+    cosines = b.call(aten.cos.default, b.input("angles", ROWS, PLACES, 1, HALF))
+    return [b.call(aten.mul.Tensor, heads(b), cosines)]
+
+
+FOUND: dict[str, tuple[Callable[[Builder], list[fx.Node]], set[str]]] = {
+    "rotary": (rotary, {"cos", "sin"}),  # but not the power behind both
+    "of each row": (of_each_row, {"cos"}),
+}
+
+
+def used_for_its_own_elements(b: Builder) -> list[fx.Node]:
+    return [b.call(aten.mul.Tensor, heads(b), b.call(aten.cos.default, heads(b, "key")))]
+
+
+def used_by_a_product(b: Builder) -> list[fx.Node]:
+    table = b.call(aten.cos.default, b.input("angles", HALF, HALF))
+    flat = b.call(aten.view.default, heads(b), [-1, HALF])
+    return [b.call(aten.mm.default, flat, table)]
+
+
+def random(b: Builder) -> list[fx.Node]:
+    seed = b.call(torch.ops.prims.inductor_seeds.default, 1, torch.device("cpu"))
+    drawn = b.call(
+        torch.ops.prims.inductor_random.default,
+        *([PLACES, 1, HALF], b.call(torch.ops.prims.inductor_lookup_seed.default, seed, 0), "rand"),
+    )
+    return [b.call(aten.mul.Tensor, heads(b), drawn)]
+
+
+LEFT: dict[str, Callable[[Builder], list[fx.Node]]] = {
+    "few elements": partial(rotary, rows=1),
+    "as many elements": used_for_its_own_elements,
+    "a product": used_by_a_product,
+    "random": random,
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_hard_functions_of_small_values_are_marked(name: str) -> None:
+    make, expected = FOUND[name]
+    b = Builder()
+    graph = b.output(*make(b))
+    inputs = random_inputs(graph)
+    before = run(graph, inputs)
+    assert materialise_values(graph) == len(expected)
+    graph.lint()
+    marked = graph.find_nodes(op="call_function", target=materialise)
+    sources = [node.args[0] for node in marked]
+    assert {source.name for source in sources} == expected
+    assert all(list(source.users) == [node] for source, node in zip(sources, marked, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(run(graph, inputs), before, strict=True))
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_others_are_left_alone(name: str) -> None:
+    b = Builder()
+    graph = b.output(*LEFT[name](b))
+    before = str(graph)
+    assert materialise_values(graph) == 0
+    assert str(graph) == before
+
+
+def results(slices: int, **options: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Loss and gradients of a step of a small Llama, and the code of its graphs."""
+    torch._dynamo.reset()
+    workload = Workload("tiny-llama", 2, 4, 64, 2, dtype="fp32")
+    options |= {"slices": slices, "check_ranks": False}
+    compiled = partial(torch.compile, backend=domino, options=options)
+    found: dict[str, torch.Tensor]
+    found, codes = run_and_get_code(
+        lambda: Step(workload, dist.group.WORLD, "cpu", compiled).results()
+    )
+    return found, codes
+
+
+def functions(codes: list[str]) -> list[int]:
+    """How often the graphs' kernels call each function."""
+    return [len(re.findall(rf"\b{name}\(", "".join(codes))) for name in ("cos", "sin")]
+
+
+def test_through_inductor_they_are_computed_once() -> None:
+    fake_world()
+    plain, many = results(2, disable_passes=("materialise",))
+    with mock.patch.object(under_test, "LEAST", 0):
+        found, once = results(2)
+    assert all(torch.equal(found[name], value) for name, value in plain.items())
+    # With vectors, and for what is left over; kernels of the same text are there once.
+    assert all(1 <= count <= 2 for count in functions(once))
+    assert all(count > 2 for count in functions(many))
