@@ -180,7 +180,7 @@ class Pipeline:
         alone, changed = predict_as_found(found, backward), 0
         if self._enabled("normalise"):
             changed = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
-        if self._marks_products(graph) and self._enabled("accumulate"):
+        if self._accumulates(cost):
             changed += self._pass(
                 *(graph, "joint", "02.accumulate"), lambda: accumulate_products(graph)
             )
@@ -285,6 +285,11 @@ class Pipeline:
             if self.report.schedules and self.report.schedules[-1].phase == phase:
                 self.report.schedules[-1].pinned = pinned
         self._finish()
+
+    def _accumulates(self, cost: CostModel) -> bool:
+        """Whether sums go into products: torch alone would copy what is added to one."""
+        on_gpu = cost.rates.multiprocessors > 0
+        return cost.configured and on_gpu and self._enabled("accumulate")
 
     def _marks_products(self, graph: fx.Graph) -> bool:
         return self.products and self._enabled("products") and device_of(graph).type == "cuda"

@@ -16,12 +16,13 @@ pytestmark = [
 ]
 
 
-def test_memory_is_that_of_the_variant_alone() -> None:
+def test_memory_is_not_that_of_variants_before() -> None:
     # Large weights and few tokens: gradients are most of it.
     workload = Workload("llama2-7b", 1, 1, 128, 2)
     variants = [Variant("inductor"), Variant("free"), Variant("domino", 1)]
     place = Place("cuda", "h200-nvlink-8")
     result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
     first, *others = (variant.peak_mib for variant in result.variants)
-    assert first is not None
-    assert others == pytest.approx([first] * 2, rel=0.1)
+    assert first is not None and None not in others
+    # The first also pays for what libraries keep.
+    assert max(other or 0.0 for other in others) < 1.05 * first

@@ -137,6 +137,6 @@ def test_through_inductor_they_are_computed_once() -> None:
     with mock.patch.object(under_test, "LEAST", 0):
         found, once = results(2)
     assert all(torch.equal(found[name], value) for name, value in plain.items())
-    # With vectors, and for what is left over; kernels of the same text are there once.
-    assert all(1 <= count <= 2 for count in functions(once))
-    assert all(count > 2 for count in functions(many))
+    # How often a kernel says it depends on the processor's vectors; equal kernels are there once.
+    for few, all_ in zip(functions(once), functions(many), strict=True):
+        assert 1 <= few <= all_ / 2
