@@ -50,9 +50,10 @@ def _accumulate(graph: fx.Graph, value: Any) -> int:
         return done
     with graph.inserting_before(add):
         total = new_node(graph, last, ADDMM, (first, *last.args))
-        viewed = new_node(graph, add, aten.view.default, (total, list(outcome.shape)))
+        if outcome.shape != sums[0].shape:
+            total = new_node(graph, add, aten.view.default, (total, list(outcome.shape)))
     terms = add.args
-    add.replace_all_uses_with(viewed)
+    add.replace_all_uses_with(total)
     graph.erase_node(add)
     for term in terms:
         _erase_unused(graph, term)

@@ -136,11 +136,11 @@ def attention_forward() -> fx.Graph:
     return b.output(b.call(aten.add.Tensor, x, shaped, line="10: return x + y"))
 
 
-def three_inputs_reduced() -> fx.Graph:
+def three_inputs_reduced(dtype: torch.dtype = torch.float32) -> fx.Graph:
     """What DTensor makes of the backward of q, k and v: three all-reduces, then their sum."""
     b = Builder()
-    grads = [b.input(f"tangents_{i}", 6, 4) for i in range(3)]
-    weights = [b.input(name, 4, 8) for name in ("query", "key", "value")]
+    grads = [b.input(f"tangents_{i}", 6, 4, dtype=dtype) for i in range(3)]
+    weights = [b.input(name, 4, 8, dtype=dtype) for name in ("query", "key", "value")]
     parts = [
         b.call(aten.mm.default, grad, weight, line=f"{i + 3}: {weight.name}(x)")
         for i, (grad, weight) in enumerate(zip(grads, weights, strict=True))
@@ -148,6 +148,16 @@ def three_inputs_reduced() -> fx.Graph:
     first, second, third = (b.all_reduce(part) for part in parts)
     both = b.call(aten.add.Tensor, first, second)
     return b.output(b.call(aten.add.Tensor, both, third))
+
+
+def rotary() -> fx.Graph:
+    """One half of a rotary embedding: queries times the cosines of positions times steps."""
+    b = Builder()
+    query, places = b.input("query", 32, 256, 8, 64), b.input("places", 256, 1, 1)
+    steps = b.call(aten.pow.Scalar, 10000.0, b.input("steps", 64), line="3: f = 10000 ** steps")
+    angles = b.call(aten.mul.Tensor, places, steps, line="4: a = places * f")
+    cosines = b.call(aten.cos.default, angles, line="5: c = a.cos()")
+    return b.output(b.call(aten.mul.Tensor, query, cosines, line="6: return query * c"))
 
 
 class OneProcess(fx.Interpreter):

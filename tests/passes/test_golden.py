@@ -12,6 +12,8 @@ from domino_compile.collectives import is_launch, is_wait
 from domino_compile.inspect.graph_text import readable
 from domino_compile.inspect.schedule_text import schedule_text
 from domino_compile.inspect.timeline import schedule
+from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.passes.materialise import materialise_values
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.schedule import schedule_graph
@@ -133,4 +135,23 @@ def test_normalise(golden: Golden) -> None:
     golden("passes/qkv.backward.captured.py", readable(graph))
     assert normalise_graph(graph) == 2
     golden("passes/qkv.backward.normalised.py", readable(graph))
+    assert graphs.same(graphs.run(graph, inputs), expected)
+
+
+def test_accumulate(golden: Golden) -> None:
+    graph = graphs.three_inputs_reduced(torch.bfloat16)
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    assert normalise_graph(graph) == 2 and accumulate_products(graph) == 2
+    golden("passes/qkv.backward.accumulated.py", readable(graph))
+    assert graphs.same(graphs.run(graph, inputs), expected)
+
+
+def test_materialise(golden: Golden) -> None:
+    graph = graphs.rotary()
+    inputs = graphs.random_inputs(graph)
+    expected = graphs.run(graph, inputs)
+    golden("passes/rotary.captured.py", readable(graph))
+    assert materialise_values(graph) == 1
+    golden("passes/rotary.materialised.py", readable(graph))
     assert graphs.same(graphs.run(graph, inputs), expected)
