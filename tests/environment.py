@@ -36,6 +36,7 @@ def quicken_inductor(scalar: bool = True) -> None:
 
     kernels.build_together()
     kernels.initialise_once()
+    kernels.time_no_guards()
     if scalar:
         kernels.write_scalar_kernels()
 
