@@ -13,7 +13,6 @@ from typing import Any
 from _demo_config import VARIANTS
 from _demo_display import TITLES
 
-from domino_compile.explanation import explanation_of
 from domino_compile.report import CompileReport
 from domino_compile.timelines import Span, Timeline
 
@@ -91,6 +90,8 @@ def write_page(
     found: Sequence[Timeline], rank: dict[str, Any], result: dict[str, Any], dumps: Path, path: Path
 ) -> None:
     """The report as a page: timelines, losses, collectives, graphs."""
+    # Here, since it loads torch: ranks are to start at once, and wrong options are said at once.
+    from domino_compile.explanation import explanation_of
     from domino_compile.html import Curve, ReportData, page, read_dump
 
     reports = [CompileReport.from_dict(report) for report in rank["reports"]]

@@ -24,7 +24,7 @@ def quicken_inductor(scalar: bool = True) -> None:
     Also Python looks for garbage less often, and not in what was imported.
 
     Args:
-        scalar: whether kernels are also written without vectors.
+        scalar: whether kernels are also written without vectors and not optimised.
     """
     import torch
 
@@ -36,6 +36,7 @@ def quicken_inductor(scalar: bool = True) -> None:
 
     kernels.build_together()
     kernels.initialise_once()
+    kernels.time_no_guards()
     if scalar:
         kernels.write_scalar_kernels()
 

@@ -8,8 +8,9 @@ of the header that all of them include). Here the sources are put behind each ot
 namespace of its own, and built with the flags and by the functions of Inductor.
 
 `write_scalar_kernels`: each kernel is generated once, and not also in vectorised variants of which
-one is chosen. These tests are about our rewriting of graphs. The demo, commands and whatever else a
-user would start compute with vectors, as they do for the user.
+one is chosen; nor does the C++ compiler optimise it, which takes most of its time and is nothing to
+kernels this small. These tests are about our rewriting of graphs. The demo, commands and whatever
+else a user would start compute with vectors and at full speed, as they do for the user.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from torch._inductor import config
+from torch._dynamo import guards
+from torch._inductor import config, cpp_builder
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
@@ -32,6 +34,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 
 _wait, _fill = AsyncCompile.wait, DtypePropagationOpsHandler.__init__
+_optimisation = cpp_builder._get_optimization_cflags
 _waiting: list[_Part] = []
 
 
@@ -44,6 +47,13 @@ def build_together() -> None:
 def write_scalar_kernels() -> None:
     """See the module's docstring."""
     config.cpp.simdlen = 1  # the width of no instruction set
+    cpp_builder._get_optimization_cflags = _no_optimisation
+
+
+def _no_optimisation(*arguments: Any, **named: Any) -> tuple[list[str], list[str]]:
+    """Flags of the compiler and of the linker; none of the former reorders arithmetic."""
+    compiler, linker = _optimisation(*arguments, **named)
+    return ["O0" if flag == "O3" else flag for flag in compiler], linker
 
 
 def initialise_once() -> None:
@@ -59,12 +69,26 @@ def initialise_once() -> None:
     DtypePropagationOpsHandler.__init__ = once  # type: ignore[method-assign]
 
 
+def time_no_guards() -> None:
+    """Dynamo times the guards of each program that it compiles, for a line in its log.
+
+    Before that it empties the processor's caches: a twentieth of the time that capturing takes.
+    """
+    guards.profile_guard_manager = _no_time
+
+
+def _no_time(*_: Any) -> float:
+    return 0.0
+
+
 class _Part:
     """The source of one kernel with its Python binding."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.key = hashlib.sha256(source.encode()).hexdigest()[:32]
+        # Kernels that do not differ in their source may do so in their speed.
+        built = f"{source}\n{config.cpp.simdlen}"
+        self.key = hashlib.sha256(built.encode()).hexdigest()[:32]
         self._module: ModuleType | None = None
 
     @property

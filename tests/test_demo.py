@@ -164,8 +164,10 @@ def assert_is_one_line(error: str, message: str) -> None:
 
 
 @contextlib.contextmanager
-def compiling(out: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A demo that has begun to compile, and its ranks (each leads a process group)."""
+def started(
+    out: Path, until: str = "compiling"
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A demo that has said ``until``, and its ranks (each leads a process group)."""
     demo = subprocess.Popen(
         arguments(out),
         stdout=subprocess.PIPE,
@@ -177,7 +179,7 @@ def compiling(out: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     ranks: list[int] = []
     try:
         assert demo.stdout is not None
-        assert any("compiling" in line for line in demo.stdout)
+        assert any(until in line for line in demo.stdout)
         ranks = [
             int(x) for x in Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
         ]
@@ -213,7 +215,7 @@ def alive(group: int) -> bool:
 
 @linux
 def test_a_dead_rank_ends_the_demo(tmp_path: Path) -> None:
-    with compiling(tmp_path) as (demo, ranks):
+    with started(tmp_path) as (demo, ranks):
         os.kill(ranks[1], signal.SIGKILL)
         error = demo.communicate(timeout=60)[1]
         assert demo.returncode == 1
@@ -221,10 +223,15 @@ def test_a_dead_rank_ends_the_demo(tmp_path: Path) -> None:
         assert gone(ranks, 5)
 
 
+# The demo handles both signals alike: one comes while ranks compile, the other while they start.
 @linux
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, sent: signal.Signals) -> None:
-    with compiling(tmp_path) as (demo, ranks):
+@pytest.mark.parametrize(
+    ("sent", "until"), [(signal.SIGINT, "compiling"), (signal.SIGTERM, "loading torch")]
+)
+def test_an_interrupted_demo_leaves_no_process(
+    tmp_path: Path, sent: signal.Signals, until: str
+) -> None:
+    with started(tmp_path, until) as (demo, ranks):
         demo.send_signal(sent)
         error = demo.communicate(timeout=60)[1]
         assert demo.returncode == 130
@@ -234,7 +241,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, sent: signal.Sign
 
 @linux
 def test_ranks_end_when_the_demo_is_killed(tmp_path: Path) -> None:
-    with compiling(tmp_path) as (demo, ranks):
+    with started(tmp_path) as (demo, ranks):
         demo.kill()
         demo.wait()
         assert gone(ranks, 20)

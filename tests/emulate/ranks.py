@@ -1,15 +1,9 @@
-"""What each of two real gloo ranks checks; run by test_cpu.py as ``python -m tests.emulate.ranks``.
+"""What each of two real gloo ranks checks, in the processes of a pool that test_cpu.py starts."""
 
-Usage: ``ranks RANK RENDEZVOUS_FILE RESULT_FILE``. The result is JSON: check -> "ok" or traceback.
-"""
-
-import json
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -353,9 +347,10 @@ def waits_from_other_threads(rank: int) -> None:
     assert all(tensor.eq(2).all() for tensor in tensors)
 
 
-def main(rank: int, rendezvous: str, result: Path) -> None:
-    torch.set_num_threads(1)
-    emulate.init("demo-2", rank=rank, world_size=SIZE, init_method=f"file://{rendezvous}")
+def run_checks(rank: int, world: int, rendezvous: str) -> dict[str, str]:
+    """What each check said on this rank, up to the first that failed."""
+    dist.destroy_process_group()  # of the pool, which is not used for anything else
+    emulate.init("demo-2", rank=rank, world_size=world, init_method=f"file://{rendezvous}")
     results = {}
     for name, function in CHECKS.items():
         try:
@@ -364,10 +359,4 @@ def main(rank: int, rendezvous: str, result: Path) -> None:
         except Exception:
             results[name] = traceback.format_exc()
             break  # the ranks are out of step now
-        finally:
-            result.write_text(json.dumps(results))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    return results

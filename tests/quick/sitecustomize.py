@@ -1,15 +1,18 @@
-"""Python imports this first of all where its folder is on PYTHONPATH: Inductor is quicker then.
+"""Python imports this first of all where its folder is on PYTHONPATH: torch is quicker then.
 
 It is there for the processes that tests start, which are commands as a user starts them; their
 kernels are those that the user's are. See `tests/kernels.py`.
 """
 
+import gc
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+gc.set_threshold(20_000)  # as `tests.environment` sets it later; a program is imported before that
 
 _LAST = "torch._inductor.compile_fx"  # with it everything is imported that is to be changed
 
