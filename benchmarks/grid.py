@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.grid_cells import cells, dry_cells
-from benchmarks.grid_lane import work
 from benchmarks.grid_summary import line, summary
+from benchmarks.lane import work
 from benchmarks.side_by_side import ROOT, add_common, complete, run, select
 
 

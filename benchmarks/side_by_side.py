@@ -1,7 +1,7 @@
 """What ``benchmarks.grid`` and ``benchmarks.targets`` share: many compile, one measures at a time.
 
 Compiling takes much longer than measuring and needs the host: many configurations compile side by
-side, each in a process of its own, and measure one at a time (``grid_lane``). Results are written
+side, each in a process of its own, and measure one at a time (``lane``). Results are written
 as they come: a list with one object for each configuration, with ``error`` where it failed.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid_cells import Cell, rounds_of
-from benchmarks.grid_lane import Lane, Queue, Row, Settings, Start, probe
+from benchmarks.lane import Lane, Queue, Row, Settings, Start, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Processes on a GPU; more do not fit into its memory.
@@ -101,7 +101,7 @@ def starter(method: str) -> Start:
     """Makes processes by one of ``multiprocessing``'s methods."""
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["benchmarks.grid_worker"])
+        context.set_forkserver_preload(["benchmarks.lane_worker"])
 
     def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
         process: BaseProcess = context.Process(target=target, args=arguments, daemon=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid_cells import Cell
-from benchmarks.grid_lane import Row
+from benchmarks.lane import Row
 from benchmarks.side_by_side import ROOT, add_common, complete, run, select
 from domino_compile.bench.shapes import shape_of
 

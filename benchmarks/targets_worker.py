@@ -5,8 +5,8 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 
 from benchmarks.grid_cells import Cell
-from benchmarks.grid_lane import Row, Settings
-from benchmarks.grid_worker import CellBench, live
+from benchmarks.lane import Row, Settings
+from benchmarks.lane_worker import CellBench, live
 from domino_compile.bench.result import BenchResult
 from domino_compile.bench.variants import parse_variants
 

@@ -32,9 +32,9 @@ from benchmarks.grid_cells import (
     dry_cells,
     rounds_of,
 )
-from benchmarks.grid_lane import Lane, Queue, Row, Settings
 from benchmarks.grid_replan import replan
 from benchmarks.grid_summary import SLOWER, line, summary
+from benchmarks.lane import Lane, Queue, Row, Settings
 from benchmarks.side_by_side import ROOT, Results
 from domino_compile.links import load_link
 

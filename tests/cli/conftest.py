@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -42,7 +43,9 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def domino(capsys: pytest.CaptureFixture[str]) -> Domino:
     def call(*arguments: str) -> Said:
-        domino_compile.reset_reports()  # as in a process of its own
+        # As in a process of its own: neither reports nor sizes of batches are known from before.
+        domino_compile.reset_reports()
+        torch._dynamo.reset()
         code = run(arguments)
         captured = capsys.readouterr()
         return Said(code, captured.out, captured.err)

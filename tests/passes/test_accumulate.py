@@ -165,8 +165,7 @@ def results(step: Callable[..., Step], **options: Any) -> dict[str, torch.Tensor
     return found
 
 
-@pytest.mark.parametrize("slices", [1, 3])
-@pytest.mark.parametrize("style", ["megatron", "dtensor"])
+@pytest.mark.parametrize(("style", "slices"), [("megatron", 1), ("dtensor", 3)])
 def test_gradients_of_a_step_are_the_same(style: str, slices: int) -> None:
     fake_world()
     workload = Workload("tiny-llama", 1, 3, 16, 2, style=style, dtype="fp32")

@@ -116,7 +116,7 @@ def test_others_are_left_alone(name: str) -> None:
 def results(slices: int, **options: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Loss and gradients of a step of a small Llama, and the code of its graphs."""
     torch._dynamo.reset()
-    workload = Workload("tiny-llama", 2, 4, 64, 2, dtype="fp32")
+    workload = Workload("tiny-llama", 1, 4, 16, 2, dtype="fp32")
     options |= {"slices": slices, "check_ranks": False}
     compiled = partial(torch.compile, backend=domino, options=options)
     found: dict[str, torch.Tensor]

@@ -1,6 +1,6 @@
-"""A process of ``benchmarks.grid``: compiles one configuration, waits, and then measures it.
+"""A process of a lane: compiles one configuration, waits, and then measures it.
 
-``benchmarks.targets`` lives the same life with other variants.
+Here are those of ``benchmarks.grid``; ``targets_worker`` lives the same life with other variants.
 
 What it says to the process that started it::
 
@@ -35,7 +35,7 @@ import torch.distributed as dist
 
 import domino_compile
 from benchmarks.grid_cells import Cell
-from benchmarks.grid_lane import Row, Settings
+from benchmarks.lane import Row, Settings
 from domino_compile import _compat, emulate
 from domino_compile.bench.result import BenchResult
 from domino_compile.bench.run import Bench, Plan, Runner

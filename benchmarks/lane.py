@@ -1,4 +1,4 @@
-"""The rounds of one GPU in ``benchmarks.grid``: all compile side by side, then measure in turn.
+"""The rounds of one GPU of ``side_by_side``: all compile at once, then measure in turn.
 
 ::
 
@@ -65,17 +65,17 @@ class Settings:
 
 
 def work(cell: Cell, settings: Settings, gpu: str, pipe: connection.Connection) -> None:
-    """``grid_worker.work``, for a process that has not loaded torch to name it."""
-    from benchmarks import grid_worker
+    """``lane_worker.work``, for a process that has not loaded torch to name it."""
+    from benchmarks import lane_worker
 
-    grid_worker.work(cell, settings, gpu, pipe)
+    lane_worker.work(cell, settings, gpu, pipe)
 
 
 def probe(pipe: connection.Connection) -> None:
-    """``grid_worker.probe``, likewise."""
-    from benchmarks import grid_worker
+    """``lane_worker.probe``, likewise."""
+    from benchmarks import lane_worker
 
-    grid_worker.probe(pipe)
+    lane_worker.probe(pipe)
 
 
 @dataclass
