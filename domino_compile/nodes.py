@@ -34,6 +34,15 @@ def _is_free_operation(target: Any) -> bool:
     return alias is not None and not alias.is_write
 
 
+def behind_views(value: Any) -> fx.Node | None:
+    """What a value is, or is a view of (``VIEWS``), if nothing else needs it or a view between."""
+    while isinstance(value, fx.Node) and len(value.users) == 1:
+        if value.target not in VIEWS:
+            return value
+        value = value.args[0]
+    return None
+
+
 def users_of(node: fx.Node) -> Iterator[fx.Node]:
     """Those that use a value, itself or through views; the graph's output is one of them."""
     for user in node.users:

@@ -18,8 +18,8 @@ from torch import fx
 
 from domino_compile.collectives import is_launch
 from domino_compile.cost.rates import HALVES
-from domino_compile.nodes import VIEWS
-from domino_compile.passes.meta import new_node
+from domino_compile.nodes import behind_views
+from domino_compile.passes.meta import erase_unused, new_node
 
 aten = torch.ops.aten
 MM, ADDMM = aten.mm.default, aten.addmm.default
@@ -34,11 +34,11 @@ def accumulate_products(graph: fx.Graph) -> int:
 
 def _accumulate(graph: fx.Graph, value: Any) -> int:
     """Put the sum that a value is, perhaps viewed, into its products, innermost first."""
-    add = _behind_views(value)
+    add = behind_views(value)
     if add is None or add.target is not aten.add.Tensor or len(add.args) != 2 or add.kwargs:
         return 0
     done = sum(_accumulate(graph, term) for term in add.args)
-    products = [_behind_views(term) for term in add.args]
+    products = [behind_views(term) for term in add.args]
     first, last = products if _is_plain(products[1]) else products[::-1]
     if not (_is_product(first) and _is_plain(last) and first is not last):
         return done
@@ -56,17 +56,8 @@ def _accumulate(graph: fx.Graph, value: Any) -> int:
     add.replace_all_uses_with(total)
     graph.erase_node(add)
     for term in terms:
-        _erase_unused(graph, term)
+        erase_unused(graph, term)
     return done + 1
-
-
-def _behind_views(value: Any) -> fx.Node | None:
-    """What a value is a view of, if nothing else needs it."""
-    while isinstance(value, fx.Node) and len(value.users) == 1:
-        if value.target not in VIEWS:
-            return value
-        value = value.args[0]
-    return None
 
 
 def _is_plain(node: fx.Node | None) -> bool:
@@ -76,10 +67,3 @@ def _is_plain(node: fx.Node | None) -> bool:
 
 def _is_product(node: fx.Node | None) -> bool:
     return node is not None and node.target in (MM, ADDMM) and not node.kwargs
-
-
-def _erase_unused(graph: fx.Graph, node: Any) -> None:
-    while isinstance(node, fx.Node) and not node.users and node.op == "call_function":
-        value = node.args[0] if node.target in VIEWS else None
-        graph.erase_node(node)
-        node = value

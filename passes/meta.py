@@ -1,4 +1,4 @@
-"""Metadata of the nodes that passes make."""
+"""The nodes that passes make, with their metadata, and those that they leave without a use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.collectives import is_wait
+from domino_compile.nodes import VIEWS
 
 #: What describes a node's own value or how it was to be treated, not where it comes from.
 _OWN = ("val", "tensor_meta", "eager_input_vals")
@@ -32,3 +34,14 @@ def new_node(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...])
     inherit(node, like)
     run_fake(node)
     return node
+
+
+def erase_unused(graph: fx.Graph, node: Any) -> None:
+    """Erase a replaced value that nothing needs, back to what it is a view or the wait of.
+
+    Dead-code removal keeps waits.
+    """
+    while isinstance(node, fx.Node) and not node.users:
+        source = node.args[0] if node.target in VIEWS or is_wait(node) else None
+        graph.erase_node(node)
+        node = source

@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from domino_compile.collectives import WAIT, c10d, is_wait
-from domino_compile.nodes import VIEWS
-from domino_compile.passes.meta import new_node
+from domino_compile.nodes import VIEWS, behind_views
+from domino_compile.passes.meta import erase_unused, new_node
 
 aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default
@@ -51,33 +51,18 @@ def _merge(graph: fx.Graph, add: fx.Node) -> int:
     terms = add.args
     graph.erase_node(add)
     for term in terms:
-        _erase_unused(graph, term)
+        erase_unused(graph, term)
     return 1
-
-
-def _erase_unused(graph: fx.Graph, node: Any) -> None:
-    """Erase a replaced term back to its all-reduce (dead-code removal keeps waits)."""
-    while isinstance(node, fx.Node) and not node.users:
-        value = node.args[0]
-        graph.erase_node(node)
-        if node.target is ALL_REDUCE:
-            return
-        node = value
 
 
 def _all_reduce_behind(value: Any) -> fx.Node | None:
     """The all-reduce whose result ``value`` is (perhaps viewed), if nothing else needs it."""
-    while isinstance(value, fx.Node) and len(value.users) == 1:
-        if is_wait(value):
-            launch = value.args[0]
-            assert isinstance(launch, fx.Node)
-            if launch.target is ALL_REDUCE and len(launch.users) == 1:
-                return launch
-            return None
-        if value.target not in VIEWS:
-            return None
-        value = value.args[0]
-    return None
+    wait = behind_views(value)
+    if wait is None or not is_wait(wait):
+        return None
+    launch = wait.args[0]
+    assert isinstance(launch, fx.Node)
+    return launch if launch.target is ALL_REDUCE and len(launch.users) == 1 else None
 
 
 def _viewed_alike(graph: fx.Graph, value: fx.Node, term: Any) -> fx.Node:
