@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import importlib
 import os
 import sys
@@ -26,9 +25,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -76,27 +73,25 @@ class Ahead:
 
 
 class CellBench(Bench):
-    """The bench's measurement in two parts, between which others may have the GPU."""
+    """A bench whose host is ahead of the device whenever a clock begins."""
 
     #: How long the device idles while the host gets ahead.
     pause_ms = 0.0
 
-    def compile(self) -> BenchResult:
+    def prepare(self) -> BenchResult:
         """Compile and warm up the variants.
 
         Raises:
             RuntimeError: one of them failed.
         """
-        result = self._empty("")
-        self.runners = self._compile(result)
+        result = self.empty("")
+        self.runners = self.compile(result)
         for found in result.variants:
             if found.error:
                 raise RuntimeError(f"{found.variant}: {found.error}")
-        for runner in self.runners:
-            runner.first = {}  # float64 copies of all gradients
         return result
 
-    def measure(self, seconds: float) -> None:
+    def time_for(self, seconds: float) -> None:
         """Time the variants in turn for about so long."""
         if self.on_gpu:
             for runner in self.runners:
@@ -114,7 +109,7 @@ class CellBench(Bench):
     def account(self, result: BenchResult, rounds: int, traces: Path) -> None:
         """All that ``domino bench`` measures, and one trace of kernels of each variant."""
         self.plan, result.rounds = replace(self.plan, rounds=rounds, traces=traces), rounds
-        self._measure(result, self.runners)
+        self.measure(result, self.runners)
 
     def _timed(self, runner: Any) -> float:
         if not self.on_gpu:
@@ -134,7 +129,7 @@ def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
     variants = [Variant("inductor"), Variant("domino", settings.slices)]
 
     def measure(bench: CellBench, result: BenchResult) -> Row:
-        bench.measure(settings.measure_s)
+        bench.time_for(settings.measure_s)
         return _row(cell, settings, result) | {"rounds": bench.plan.rounds}
 
     live(cell, settings, gpu, pipe, variants, measure)
@@ -165,7 +160,7 @@ def live(
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(settings.threads)
     try:
-        with _open(cell, settings) as world, tuning_alone(settings.logs / f"gpu-{gpu}.lock"):
+        with _open(cell, settings) as world:
             plan = Plan(variants, steps=STEPS, link=cell.link if settings.link_known else None)
             bench = CellBench(
                 workload(cell), plan, world, lambda text, share: print(f"{share:4.0%} {text}")
@@ -201,7 +196,7 @@ def _serve(
     bench: CellBench, pipe: Connection, measure: Callable[[CellBench, BenchResult], Row]
 ) -> None:
     began = time.perf_counter()
-    result = bench.compile()
+    result = bench.prepare()
     if bench.on_gpu:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -311,49 +306,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rounded(member) for member in value]
     return value
-
-
-# -- the GPU, shared while compiling ---------------------------------------------------------------
-
-
-class Turn:
-    """A lock between processes, on a file: whoever holds it and dies gives it back."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-
-@contextmanager
-def tuning_alone(lock: Path) -> Iterator[None]:
-    """While this lasts, products are tuned one process at a time.
-
-    Tuning is timing; the processes that compile side by side on a GPU would disturb each other's.
-    """
-    try:
-        from domino_compile.gemm import tune
-    except ImportError:
-        yield
-        return
-    alone = tune.tune
-
-    def in_turn(*args: Any, **kwargs: Any) -> Any:
-        with Turn(lock):
-            return alone(*args, **kwargs)
-
-    with mock.patch.object(tune, "tune", in_turn):
-        yield
 
 
 def probe(pipe: Connection) -> None:

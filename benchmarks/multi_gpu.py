@@ -1,11 +1,13 @@
 """Everything about real links on one machine with several GPUs, in one go.
 
 Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
-``--device cpu`` for a dry run of the same steps on gloo ranks with small models. It takes about a
-quarter of an hour, most of which is compiling; ``--resume`` goes on where results lack.
+``--device cpu`` for a dry run of the same steps on gloo ranks with small models. What compiles
+does so side by side, what is measured has the machine for itself; ``--resume`` goes on where
+results lack.
 
 1. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
-2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``);
+2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``), while
+   the first steps compile;
 3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
    and for other numbers of CTAs;
 4. the same steps on the emulated link with the tables just measured, each on one GPU.
@@ -26,7 +28,6 @@ import argparse
 import contextlib
 import json
 import os
-import queue
 import re
 import signal
 import subprocess
@@ -37,6 +38,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from domino_compile.turns import Turn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}
@@ -53,6 +56,8 @@ TITLES = (
     *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
     *("emulated ms", "off"),
 )
+#: Benches that compile side by side: as many as a GPU has memory for.
+BESIDE = 3
 #: What Python takes to write where its threads stand.
 WRITING_S = 1.0
 #: Measured link tables by the size of the group and NCCL_MAX_CTAS.
@@ -89,7 +94,7 @@ class Machine:
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> bool:
         """Run a step; its output goes to ``<name>.log``. False: it failed."""
-        print(f"{name} ...", flush=True)
+        print(f"{name} ...\n", end="", flush=True)  # in one piece, beside other threads
         began, problem = time.monotonic(), ""
         with (self.out / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
@@ -106,7 +111,8 @@ class Machine:
             finally:
                 end(process)
         self.outcomes.append(Outcome(name, time.monotonic() - began, problem))
-        print(f"  {name}: {problem or f'{time.monotonic() - began:.0f} s'}", flush=True)
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"  {name}: {problem or took}\n", end="", flush=True)
         return not problem
 
     def torchrun(self, ranks: int) -> list[str]:
@@ -214,35 +220,35 @@ def runs(device: str) -> list[Run]:
 
 def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
     """Bench results on the real link and, beside each, on the emulated one."""
-    measured: list[tuple[Run, Any]] = []
-    for run in runs(machine.device):
-        measured.append((run, _bench(machine, run, ranks, link)))
-        write(
-            machine, [{"nccl_max_ctas": r.ctas, "measured": real} for r, real in measured if real]
-        )
-    places: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for gpu in range(machine.ranks if machine.device == "cuda" else 1):
-        places.put(gpu)
+    found: dict[Run, dict[str, Any]] = {}
 
-    def emulated(run: Run) -> Any:
-        gpu = places.get()
-        try:
-            return _bench(machine, run, ranks, link, gpu, emulated=True)
-        finally:
-            places.put(gpu)
+    def bench(run: Run, kind: str, gpu: int | None) -> None:
+        result = _bench(machine, run, ranks, link, gpu)
+        if result is not None:
+            found.setdefault(run, {"nccl_max_ctas": run.ctas})[kind] = result
+            write(machine, [found[run] for run in asked if run in found])
 
-    done = [(run, real) for run, real in measured if real is not None]
-    with ThreadPoolExecutor(max(1, places.qsize())) as pool:
-        predicted = list(pool.map(emulated, [run for run, _ in done]))
-    return [
-        {"nccl_max_ctas": run.ctas, "measured": real, "predicted": other}
-        for (run, real), other in zip(done, predicted, strict=True)
-    ]
+    asked = runs(machine.device)
+    with ThreadPoolExecutor(BESIDE) as pool, Turn(_turn(machine, None)) as turn:
+        turn.share()  # none of the steps measures while numerics are checked
+        real = [pool.submit(bench, run, "measured", None) for run in asked]
+        numerics(machine)
+        turn.release()
+        for step in real:
+            step.result()
+    gpus = machine.ranks if machine.device == "cuda" else 1
+    with ThreadPoolExecutor(BESIDE * gpus) as pool:
+        for number, run in enumerate(found):
+            pool.submit(bench, run, "predicted", number % gpus)
+    return [found[run] for run in asked if run in found]
 
 
-def _bench(
-    machine: Machine, run: Run, ranks: int, link: Links, gpu: int = 0, emulated: bool = False
-) -> Any:
+def _turn(machine: Machine, gpu: int | None) -> Path:
+    """The file by which benches take turns: on all GPUs together, or on one."""
+    return machine.out / ("gpus.lock" if gpu is None else f"gpu-{gpu}.lock")
+
+
+def _bench(machine: Machine, run: Run, ranks: int, link: Links, gpu: int | None) -> Any:
     """One ``domino bench``; ``None`` if it failed.
 
     Args:
@@ -250,9 +256,10 @@ def _bench(
         run: what.
         ranks: of the tensor-parallel group.
         link: the tables that were measured.
-        gpu: which one, where the link is emulated.
-        emulated: whether it is, with the table that was measured.
+        gpu: the one on which the link is emulated, with the table that was measured; ``None``: all
+            GPUs, and the real link.
     """
+    emulated = gpu is not None
     name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
     name += "-emulated" if emulated else ""
     path, table = machine.out / f"{name}.json", link.get((ranks, run.ctas))
@@ -260,7 +267,7 @@ def _bench(
     options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
     variants = [v for v in run.variants.split(",") if not emulated or v in EMULATED]
     options += ["--variants", ",".join(variants), "--json", str(path)]
-    options += ["--rounds", ROUNDS[machine.device]]
+    options += ["--rounds", ROUNDS[machine.device], "--turn", str(_turn(machine, gpu))]
     options += [] if run.graphs else ["--no-cuda-graphs"]
     if machine.resume and path.exists():
         return json.loads(path.read_text())
@@ -302,8 +309,8 @@ def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A row for every variant that was measured."""
     rows = []
     for result in results:
-        measured, predicted = result["measured"], result["predicted"] or {"variants": []}
-        forecast = {v["variant"]: v for v in predicted["variants"]}
+        measured = result["measured"]
+        forecast = {v["variant"]: v for v in result.get("predicted", {}).get("variants", ())}
         for variant in measured["variants"]:
             if not variant["step_ms"]:
                 continue
@@ -329,17 +336,16 @@ def main() -> int:
     asked = parse()
     machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit, asked.resume)
     machine.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
     link = tables(machine, sizes)
-    numerics(machine)
     results = steps(machine, machine.ranks, link)
-    write(machine, results)
     for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:
         print(f"| {' | '.join(row)} |")
     failed = [outcome for outcome in machine.outcomes if outcome.problem]
     for outcome in failed:
         print(f"failed: {outcome.name}: {outcome.problem}")
-    took = sum(outcome.seconds for outcome in machine.outcomes)
+    took = time.monotonic() - began
     print(f"{len(machine.outcomes)} steps in {took:.0f} s; results and logs: {machine.out}")
     return 1 if failed else 0
 
@@ -351,7 +357,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, help="default: all GPUs; 2 with --device cpu")
     parser.add_argument("--out", type=Path, default=Path("out/multi_gpu"))
     parser.add_argument("--resume", action="store_true", help="keep the results that are there")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds a step may take")
+    parser.add_argument("--limit", type=float, default=480.0, help="seconds a step may take")
     asked = parser.parse_args()
     if asked.ranks is None:
         asked.ranks = 2 if asked.device == "cpu" else _gpus()

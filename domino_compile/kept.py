@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from domino_compile import _compat
+from domino_compile.turns import Turn
 
 
 def _path(name: str) -> Path:
@@ -30,3 +33,21 @@ def kept(name: str) -> str | None:
         return _path(name).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """While this lasts, no other process of this machine does what has this name.
+
+    Where the folder takes no locks they may; whoever holds one and dies gives it back.
+    """
+    path = _path(f"{name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        turn = Turn(path)
+        turn.take()
+    except OSError:
+        yield
+        return
+    with turn:
+        yield

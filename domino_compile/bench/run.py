@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Step, Workload, relative_error
 from domino_compile.bench.world import Place, World, open_world
 from domino_compile.errors import first_line
+from domino_compile.turns import Turn
 
 #: Told what happens, as a line for a person and how far the whole is (0 to 1).
 Progress = Callable[[str, float], None]
@@ -42,6 +44,8 @@ class Plan:
         traces: folder for the profiler's traces, if they are to be kept (GPU).
         link: name or file of the link that this package plans with; ``None``: the one that it
             assumes for the device.
+        turn: file by which benchmarks on the same machine, run at the same time, let each other
+            measure: all compile side by side, then one measures while the others wait.
     """
 
     variants: Sequence[Variant]
@@ -51,6 +55,7 @@ class Plan:
     float64: bool = False
     traces: Path | None = None
     link: str | None = None
+    turn: Path | None = None
 
 
 def run(
@@ -62,8 +67,27 @@ def run(
         BenchError: something cannot be done here.
         LinkError: unknown or malformed link.
     """
-    with open_world(place, workload.tp) as world:
-        return Bench(workload, plan, world, progress).run(command)
+    with _turn(plan) as turn, open_world(place, workload.tp) as world:
+        bench = Bench(workload, plan, world, progress)
+        result = bench.empty(command)
+        runners = bench.compile(result)
+        if turn is not None:
+            bench.tell("compiled, waiting for the turn to measure")
+            turn.release()
+            world.first_alone(turn.take)
+        bench.measure(result, runners)
+        return result
+
+
+@contextmanager
+def _turn(plan: Plan) -> Iterator[Turn | None]:
+    """A share of the machine, given up when nothing of this benchmark runs any more."""
+    if plan.turn is None:
+        yield None
+        return
+    with Turn(plan.turn) as turn:
+        turn.share()
+        yield turn
 
 
 class Runner:
@@ -138,17 +162,13 @@ class Bench:
         self._done = 0.0
         self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
 
-    def _tell(self, text: str, share: float = 0.0) -> None:
+    def tell(self, text: str, share: float = 0.0) -> None:
+        """Say what happens, and by how much the whole has advanced."""
         self._done += share
         self._progress(text, min(1.0, self._done / self._whole))
 
-    def run(self, command: str) -> BenchResult:
-        """All of it."""
-        result = self._empty(command)
-        self._measure(result, self._compile(result))
-        return result
-
-    def _measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
+    def measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
+        """Time the variants and account for their time, in the result."""
         self._time(runners)
         blocks = max(self._account(runner) for runner in runners)
         if not result.emulated:
@@ -156,9 +176,10 @@ class Bench:
         if self.plan.float64:
             self._compare_float64(runners)
         result.compare()
-        self._tell("done", self._whole)
+        self.tell("done", self._whole)
 
-    def _empty(self, command: str) -> BenchResult:
+    def empty(self, command: str) -> BenchResult:
+        """A result without variants."""
         world, place = self.world, self.world.place
         backend = "NCCL" if self.on_gpu else "gloo"
         return BenchResult(
@@ -175,11 +196,11 @@ class Bench:
             high_priority=self.on_gpu and place.high_priority,
         )
 
-    def _compile(self, result: BenchResult) -> list[Runner]:
+    def compile(self, result: BenchResult) -> list[Runner]:
         """Compile all variants; one that fails is listed with its error, unless it is the base."""
         runners: list[Runner] = []
         for variant in self.plan.variants:
-            self._tell(f"compiling {variant.label}")
+            self.tell(f"compiling {variant.label}")
             try:
                 runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
             except Exception as error:
@@ -190,17 +211,22 @@ class Bench:
             else:
                 base = runners[0] if runners else runner
                 if not variant.free or self.world.table is not None:
-                    runner.result.grad_error = relative_error(runner.first, base.first)
+                    runner.result.grad_error = relative_error(
+                        runner.first, base.first, self.world.place.device
+                    )
+                if runner is not base:
+                    runner.first = {}
                 runners.append(runner)
                 result.variants.append(runner.result)
-            self._tell(f"compiled {variant.label}", 10)
+            self.tell(f"compiled {variant.label}", 10)
+        runners[0].first = {}
         return runners
 
     def _time(self, runners: Sequence[Runner]) -> None:
         """The variants in turn, round after round; the first round is not counted."""
         times: list[list[float]] = [[] for _ in runners]
         for number in range(self.plan.rounds + 1):
-            self._tell(f"measuring, round {number} of {self.plan.rounds}", 1)
+            self.tell(f"measuring, round {number} of {self.plan.rounds}", 1)
             for runner, found in zip(runners, times, strict=True):
                 found.append(self._timed(runner))
         for runner, found in zip(runners, times, strict=True):
@@ -232,7 +258,7 @@ class Bench:
         Returns:
             The most thread blocks that a collective held; 0 where the trace does not say.
         """
-        self._tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
+        self.tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
         self.world.line_up()
         runner()
         if self.on_gpu:
@@ -283,15 +309,15 @@ class Bench:
     def _compare_float64(self, runners: Sequence[Runner]) -> None:
         """Each program compiled again without dropout, against the same in float64, uncompiled."""
         workload, device = self.workload.without_dropout(), self.world.place.device
-        self._tell("computing in float64")
+        self.tell("computing in float64")
         self.world.choose(free=False)
         expected = Step(workload, self.world.group, device, exact=True).results()
         for runner in runners:
             variant = runner.variant
-            self._tell(f"comparing {variant.label} with float64", 10)
+            self.tell(f"comparing {variant.label} with float64", 10)
             if variant.free:
                 continue
             self.world.choose(free=False)
             compiled = partial(variant.compile, link=self.plan.link)
             step = Step(workload, self.world.group, device, compiled)
-            runner.result.grad_error_float64 = relative_error(step.results(), expected)
+            runner.result.grad_error_float64 = relative_error(step.results(), expected, device)

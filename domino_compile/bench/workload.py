@@ -148,7 +148,7 @@ class Step:
             if grad is not None:
                 local = grad.to_local() if hasattr(grad, "to_local") else grad
                 found[name] = local.detach()
-        return {name: value.double().cpu() for name, value in found.items()}
+        return {name: value.cpu() for name, value in found.items()}
 
 
 def _own_code(model: Model) -> Callable[..., Any]:
@@ -166,8 +166,13 @@ def _own_code(model: Model) -> Callable[..., Any]:
     return FunctionType(own, call.__globals__, closure=call.__closure__)
 
 
-def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """The difference of all values together, over their norm."""
-    off = sum(float((found[n] - x).square().sum()) for n, x in expected.items())
-    norm = sum(float(x.square().sum()) for x in expected.values())
+def relative_error(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], device: str
+) -> float:
+    """The difference of all values together, over their norm; computed on a device in float64."""
+    off = norm = 0.0
+    for name, value in expected.items():
+        exact = value.to(device).double()
+        off += float((found[name].to(device).double() - exact).square().sum())
+        norm += float(exact.square().sum())
     return float((off / norm) ** 0.5)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +29,8 @@ from domino_compile.bench.shapes import BenchError
 from domino_compile.links import LinkTable, load_link
 
 TIMEOUT = timedelta(minutes=10)
+#: For benchmarks that have the machine before this one.
+TURN_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class World:
         group: the tensor-parallel group.
         free_group: one whose collectives take no time; None where there can be none.
         table: the emulated link, scaled to ``ranks``; None if it is real.
+        host_group: one on which ranks wait without keeping a GPU busy; None if they are alone.
     """
 
     place: Place
@@ -87,6 +90,7 @@ class World:
     group: dist.ProcessGroup
     free_group: dist.ProcessGroup | None
     table: LinkTable | None
+    host_group: dist.ProcessGroup | None = None
 
     def choose(self, free: bool) -> None:
         """Set what the emulated collectives of the next step take."""
@@ -125,6 +129,16 @@ class World:
             torch.cuda.synchronize()
         if not self.place.alone:
             dist.barrier(group=self.group)
+
+    def first_alone(self, action: Callable[[], None]) -> None:
+        """Let the first rank do something while the others wait, all GPUs being idle."""
+        if self.place.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # whoever is waited for may need it
+        if self.rank == 0:
+            action()
+        if self.host_group is not None:
+            dist.barrier(group=self.host_group)
 
 
 @contextmanager
@@ -204,4 +218,5 @@ def _world(
     if group.size() != ranks:
         raise BenchError(f"--tp {ranks} needs {ranks} ranks, {group.size()} were started")
     table = None if place.link is None else load_link(place.link).scaled_to(ranks)
-    return World(place, ranks, rank, group, free, table)
+    host = None if place.alone else dist.new_group(backend="gloo", timeout=TURN_TIMEOUT)
+    return World(place, ranks, rank, group, free, table, host)

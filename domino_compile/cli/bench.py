@@ -79,6 +79,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--float64", is_flag=True, help="Also compare gradients with float64 (no dropout).")
 @click.option("--traces", type=_FOLDER, help="Folder for the profiler's traces (GPU).")
 @click.option(
+    "--turn",
+    metavar="FILE",
+    type=_FILE,
+    help="Of benchmarks run at the same time with the same FILE one measures at a time, the others "
+    "waiting.",
+)
+@click.option(
     "--json",
     "json_",
     metavar="[FILE]",
@@ -168,6 +175,7 @@ def _plan(asked: dict[str, Any], place: Place) -> Plan:
         float64=asked["float64"],
         traces=asked["traces"],
         link=_planned_link(asked, place),
+        turn=asked["turn"],
     )
 
 
@@ -199,7 +207,7 @@ def _link(asked: dict[str, Any], device: str, under_torchrun: bool) -> str | Non
 
 def _check_writable(asked: dict[str, Any]) -> None:
     """Better now than after minutes of measuring."""
-    for name in ("json_", "html"):
+    for name in ("json_", "html", "turn"):
         path = asked[name]
         if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
             raise BenchError(f"--{name.strip('_')} {path}: no such folder")

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
 from domino_compile.gemm.tune import Choice
-from domino_compile.kept import keep, kept
+from domino_compile.kept import alone, keep, kept
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +90,24 @@ NOTHING = Choice(None, 0.0, 0.0)
 
 def _known_or(question: Question, decide: Callable[[], Choice]) -> Choice:
     name = f"product-{question.digest()}.json"
-    text = kept(name) if _compat.caches_enabled() else None
-    if text is not None:
-        try:
-            return _decoded(text)
-        except (ValueError, TypeError, KeyError):
-            log.info("%s cannot be read: chosen anew", name)
-    choice = decide()
-    keep(name, _encoded(choice))
+    if (choice := _known(name)) is not None:
+        return choice
+    with alone("products"):  # to decide is to time, which others that do so would disturb
+        if (choice := _known(name)) is None:
+            choice = decide()
+            keep(name, _encoded(choice))
     return choice
+
+
+def _known(name: str) -> Choice | None:
+    text = kept(name) if _compat.caches_enabled() else None
+    if text is None:
+        return None
+    try:
+        return _decoded(text)
+    except (ValueError, TypeError, KeyError):
+        log.info("%s cannot be read: chosen anew", name)
+        return None
 
 
 def _encoded(choice: Choice) -> str:
