@@ -10,7 +10,8 @@ results lack.
    the first steps compile;
 3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
    and for other numbers of CTAs;
-4. the same steps on the emulated link with the tables just measured, each on one GPU.
+4. the same steps on the emulated link with the tables just measured, on each GPU by itself: no two
+   are equally fast, and a real step is as slow as the slowest.
 
 Writes ``nccl-<ranks>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
 ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
@@ -219,27 +220,32 @@ def runs(device: str) -> list[Run]:
 
 
 def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
-    """Bench results on the real link and, beside each, on the emulated one."""
+    """Bench results on the real link and, beside each, those on the emulated one, by GPU."""
     found: dict[Run, dict[str, Any]] = {}
 
-    def bench(run: Run, kind: str, gpu: int | None) -> None:
+    def bench(run: Run, gpu: int | None = None) -> None:
         result = _bench(machine, run, ranks, link, gpu)
-        if result is not None:
-            found.setdefault(run, {"nccl_max_ctas": run.ctas})[kind] = result
-            write(machine, [found[run] for run in asked if run in found])
+        if result is None:
+            return
+        if gpu is None:
+            found[run] = {"nccl_max_ctas": run.ctas, "measured": result, "predicted": []}
+        else:
+            found[run]["predicted"].append(result)
+        write(machine, [found[run] for run in asked if run in found])
 
     asked = runs(machine.device)
     with ThreadPoolExecutor(BESIDE) as pool, Turn(_turn(machine, None)) as turn:
         turn.share()  # none of the steps measures while numerics are checked
-        real = [pool.submit(bench, run, "measured", None) for run in asked]
+        real = [pool.submit(bench, run) for run in asked]
         numerics(machine)
         turn.release()
         for step in real:
             step.result()
     gpus = machine.ranks if machine.device == "cuda" else 1
     with ThreadPoolExecutor(BESIDE * gpus) as pool:
-        for number, run in enumerate(found):
-            pool.submit(bench, run, "predicted", number % gpus)
+        emulated = [pool.submit(bench, run, gpu) for run in found for gpu in range(gpus)]
+    for step in emulated:
+        step.result()
     return [found[run] for run in asked if run in found]
 
 
@@ -261,7 +267,7 @@ def _bench(machine: Machine, run: Run, ranks: int, link: Links, gpu: int | None)
     """
     emulated = gpu is not None
     name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
-    name += "-emulated" if emulated else ""
+    name += f"-emulated-{gpu}" if emulated else ""
     path, table = machine.out / f"{name}.json", link.get((ranks, run.ctas))
     options = ["bench", "--device", machine.device, "--model", run.model, "--tp", str(ranks)]
     options += ["--layers", "4" if machine.device == "cuda" else "1", *SHAPE[machine.device]]
@@ -310,11 +316,15 @@ def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for result in results:
         measured = result["measured"]
-        forecast = {v["variant"]: v for v in result.get("predicted", {}).get("variants", ())}
+        forecast: dict[str, float] = {}
+        for one in result["predicted"]:
+            for variant in one["variants"]:
+                ms = variant["step_ms"] or 0.0
+                forecast[variant["variant"]] = max(ms, forecast.get(variant["variant"], ms))
         for variant in measured["variants"]:
             if not variant["step_ms"]:
                 continue
-            other = forecast.get(variant["variant"], {}).get("step_ms")
+            other = forecast.get(variant["variant"])
             off = f"{other / variant['step_ms'] - 1:+.1%}" if other else ""
             hidden = variant["hidden_fraction"]
             rows.append([

@@ -41,7 +41,7 @@ class Plan:
         steps: steps of a variant in a round, timed together.
         cuda_graphs: record the steps as CUDA graphs (GPU).
         float64: also compare with float64, without dropout.
-        traces: folder for the profiler's traces, if they are to be kept (GPU).
+        traces: folder for the profiler's traces of every rank, if they are to be kept (GPU).
         link: name or file of the link that this package plans with; ``None``: the one that it
             assumes for the device.
         turn: file by which benchmarks on the same machine, run at the same time, let each other
@@ -277,10 +277,13 @@ class Bench:
         return 0
 
     def _kept(self, runner: Runner, number: int) -> Path | None:
-        if self.plan.traces is None or number or self.world.rank:
+        if self.plan.traces is None or number:
             return None
         self.plan.traces.mkdir(parents=True, exist_ok=True)
-        return self.plan.traces / f"{runner.variant.label.replace(':', '-')}.trace.json"
+        name = runner.variant.label.replace(":", "-")
+        if self.world.rank:
+            name += f".rank{self.world.rank}"
+        return self.plan.traces / f"{name}.trace.json"
 
     def _host_ms(self, runner: Runner) -> float:
         times = []

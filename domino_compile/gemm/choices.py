@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
@@ -92,11 +93,18 @@ def _known_or(question: Question, decide: Callable[[], Choice]) -> Choice:
     name = f"product-{question.digest()}.json"
     if (choice := _known(name)) is not None:
         return choice
-    with alone("products"):  # to decide is to time, which others that do so would disturb
+    with alone(f"products-{_gpu()}"):  # to decide is to time: others would disturb it
         if (choice := _known(name)) is None:
             choice = decide()
             keep(name, _encoded(choice))
     return choice
+
+
+def _gpu() -> str:
+    """A name for this process's GPU that is another for each of a machine's."""
+    if not torch.cuda.is_available():
+        return "none"
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def _known(name: str) -> Choice | None:
