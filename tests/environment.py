@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 #: Graphs do not come from a cache, since a test must compile what it tests; kernels do.
@@ -63,7 +64,21 @@ def quick_builds(folder: Path) -> dict[str, str]:
         folder.mkdir(exist_ok=True)
         (folder / "ld").symlink_to(gold)
         # Here gcc looks for its parts first.
-        found["COMPILER_PATH"] = os.pathsep.join(
-            filter(None, [str(folder), os.environ.get("COMPILER_PATH")])
-        )
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("COMPILER_PATH")]))
+        if _links(folder, path):
+            found["COMPILER_PATH"] = path
     return found
+
+
+def _links(folder: Path, compiler_path: str) -> bool:
+    """Whether the compiler can make a library with the linker in a folder."""
+    compiler = os.environ.get("CXX") or shutil.which("g++")
+    if compiler is None:
+        return False
+    made = subprocess.run(
+        [compiler, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", folder / "probe.so"],
+        env=os.environ | {"COMPILER_PATH": compiler_path},
+        capture_output=True,
+        check=False,
+    )
+    return made.returncode == 0

@@ -167,7 +167,7 @@ def _own_code(model: Model) -> Callable[..., Any]:
 
 
 def relative_error(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], device: str
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], device: str = "cpu"
 ) -> float:
     """The difference of all values together, over their norm; computed on a device in float64."""
     off = norm = 0.0
