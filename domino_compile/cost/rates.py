@@ -118,11 +118,11 @@ class DeviceRates:
 #: Rates that large kernels reach, below the data sheets' peaks. H200: measured on one card, bf16
 #: 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3 TB/s, causal attention
 #: of 1024 tokens in forward and backward, the fused kernels of a Llama's step (1.29 times as fast
-#: as on an H100, where a copy is 1.43 times as fast). H100: a device copy; of the steps of a GPT and a Llama
-#: the fused kernels' share of it, random numbers and sines (220 us for a norm behind dropout, of
-#: which 100 are memory's), and what small kernels take. The others are their data sheets' numbers
-#: times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and 0.27 of
-#: products).
+#: as on an H100, where a copy is 1.43 times as fast). H100: a device copy; of the steps of a GPT
+#: and a Llama the fused kernels' share of it, random numbers and sines (220 us for a norm behind
+#: dropout, of which 100 are memory's), and what small kernels take. The others are their data
+#: sheets' numbers times the same fractions (0.8 for products, 0.9 for memory, attention at 0.37 and
+#: 0.27 of products).
 TABLE = (
     DeviceRates(
         *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 300, 220, 132, 1.07),
