@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from domino_compile.bench.variants import Variant
@@ -35,6 +36,10 @@ def group() -> dist.ProcessGroup:
 @pytest.mark.parametrize("model", ["tiny-gpt", "tiny-llama"])
 def test_a_step_runs_and_communicates(model: str, style: str, head: bool) -> None:
     step = Step(workload(model, style=style, head=head), group(), "cpu")
+    with torch.no_grad():  # DTensor's parameters are what the imagined first rank has sent
+        for parameter in step.model.parameters():
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            local.normal_(std=0.02)
     with CommDebugMode() as counted:
         loss = step()
     assert loss.ndim == 0 and torch.isfinite(loss)
