@@ -33,6 +33,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -227,13 +228,14 @@ def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
         result = _bench(machine, run, ranks, link, gpu)
         if result is None:
             return
-        if gpu is None:
-            found[run] = {"nccl_max_ctas": run.ctas, "measured": result, "predicted": []}
-        else:
-            found[run]["predicted"].append(result)
-        write(machine, [found[run] for run in asked if run in found])
+        with one_writes:
+            if gpu is None:
+                found[run] = {"nccl_max_ctas": run.ctas, "measured": result, "predicted": []}
+            else:
+                found[run]["predicted"].append(result)
+            write(machine, [found[run] for run in asked if run in found])
 
-    asked = runs(machine.device)
+    asked, one_writes = runs(machine.device), threading.Lock()
     with ThreadPoolExecutor(BESIDE) as pool, Turn(_turn(machine, None)) as turn:
         turn.share()  # none of the steps measures while numerics are checked
         real = [pool.submit(bench, run) for run in asked]

@@ -1,8 +1,9 @@
-"""Compile the variants of a step, run them in turn, and account for their time."""
+"""Compile the variants of a step, run them by turns, and account for their time."""
 
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -223,11 +224,17 @@ class Bench:
         return runners
 
     def _time(self, runners: Sequence[Runner]) -> None:
-        """The variants in turn, round after round; the first round is not counted."""
+        """All variants once in each round; the first round is not counted.
+
+        Their order is drawn anew in each, the same on all ranks. One that always came behind a
+        variant that leaves the device idle, at the power limit, would seem faster for it.
+        """
         times: list[list[float]] = [[] for _ in runners]
+        turns, draw = list(zip(runners, times, strict=True)), random.Random(0)
         for number in range(self.plan.rounds + 1):
             self.tell(f"measuring, round {number} of {self.plan.rounds}", 1)
-            for runner, found in zip(runners, times, strict=True):
+            draw.shuffle(turns)
+            for runner, found in turns:
                 found.append(self._timed(runner))
         for runner, found in zip(runners, times, strict=True):
             rounds = self.world.agreed(found[1:])

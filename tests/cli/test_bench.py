@@ -17,9 +17,10 @@ CPU = ("bench", "--device", "cpu")
 
 
 def test_a_run_on_two_ranks(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
+    page, turn = tmp_path / "page.html", tmp_path / "turn"
     sizes = ["--layers", "1", "--batch", "2", "--seq", "8", "--rounds", "2", "--steps", "1"]
     asked = [*sizes, "--variants", "domino:1x2", "--html", str(page), "--json"]
+    asked[:0] = ["--turn", str(turn)]
     done = subprocess.run(
         [sys.executable, "-m", "domino_compile", *CPU, *asked],
         check=False,
@@ -37,6 +38,7 @@ def test_a_run_on_two_ranks(tmp_path: Path) -> None:
     assert domino["grad_error"] < 1e-5
     assert all(v["step_ms"] > 0 and v["wire_ms"] > 0 for v in (inductor, domino))
     assert "Emulated link" in page.read_text(encoding="utf-8")
+    assert turn.exists()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_a_run_on_two_ranks(tmp_path: Path) -> None:
         (["--variants", "dominos"], "did you mean 'domino'"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--json", "/missing/x.json"], "no such folder"),
+        (["--turn", "/missing/turn"], "no such folder"),
     ],
 )
 def test_bad_input_is_refused_at_once(domino: Domino, arguments: list[str], message: str) -> None:
