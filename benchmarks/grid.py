@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.grid_cells import cells, dry_cells
 from benchmarks.grid_summary import line, summary
 from benchmarks.lane import work
-from benchmarks.side_by_side import ROOT, add_common, complete, run, select
+from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
         return 0
     chosen, kept = select(asked, cells() if asked.device == "cuda" else dry_cells())
     if asked.list:
-        print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in chosen))
+        show(chosen)
         return 0
     rows = run(
         asked, chosen, kept, work, line,
@@ -55,12 +55,7 @@ def parse() -> argparse.Namespace:
     add("--no-link", action="store_true", help="do not tell the planner the link")
     add("--slices", type=int, metavar="N", help="cut rows into N, whatever is predicted of that")
     add("--summary", type=Path, metavar="FILE", help="sum up results, measure nothing")
-    asked = parser.parse_args()
-    if asked.out is None:
-        asked.out = ROOT / "benchmarks/results/grid.json"
-        if asked.device == "cpu":
-            asked.out = ROOT / "out/grid/grid.json"
-    return asked
+    return parse_common(parser, "grid.json")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     from torch import fx
 
     import domino_compile
-    from benchmarks.plan_only import PlannedOnly, plan_only
+    from benchmarks.plan_only import PlannedOnly, plan_only, planned_only
     from domino_compile import _compat, emulate
     from domino_compile.backend import make_hints
     from domino_compile.bench.workload import Step, Workload
@@ -70,11 +70,8 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     )
     assert dist.group.WORLD is not None
     step = Step(workload, dist.group.WORLD, "cpu", lambda f: torch.compile(f, backend=backend))
-    try:
+    with planned_only():
         step()
-    except torch._dynamo.exc.BackendCompilerFailed as error:
-        if not isinstance(error.inner_exception, PlannedOnly):
-            raise
     return _predictions(domino_compile.reports(), measured)
 
 

@@ -1,9 +1,11 @@
 """Capture and plan a training step as under Inductor, but compile and run nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import torch
 from functorch.compile import min_cut_rematerialization_partition
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
@@ -15,6 +17,16 @@ from domino_compile.pipeline import Pipeline
 
 class PlannedOnly(Exception):
     """The plan is made, and nothing is compiled."""
+
+
+@contextmanager
+def planned_only() -> Iterator[None]:
+    """Around the call of a program whose backend is ``plan_only``: it ends with the plan."""
+    try:
+        yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        if not isinstance(error.inner_exception, PlannedOnly):
+            raise
 
 
 def plan_only(

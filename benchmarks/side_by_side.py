@@ -259,5 +259,18 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--list", action="store_true", help="show the configurations")
 
 
+def parse_common(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
+    """The command line; results go to a file of this name unless it says otherwise."""
+    asked = parser.parse_args()
+    if asked.out is None:
+        asked.out = ROOT / ("benchmarks/results" if asked.device == "cuda" else "out") / name
+    return asked
+
+
+def show(cells: Sequence[Cell]) -> None:
+    """Print configurations and what each takes of a GPU's memory."""
+    print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in cells))
+
+
 def _numbers(text: str) -> set[int]:
     return {int(part) for part in text.split(",")}

@@ -15,12 +15,11 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.grid_cells import Cell
 from benchmarks.lane import Row
-from benchmarks.side_by_side import ROOT, add_common, complete, run, select
+from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
 from domino_compile.bench.shapes import shape_of
 
 #: Blocks of each model.
@@ -123,7 +122,7 @@ def main() -> int:
     asked = parse()
     chosen, kept = select(asked, workloads() if asked.device == "cuda" else dry_workloads())
     if asked.list:
-        print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in chosen))
+        show(chosen)
         return 0
     target = partial(work, variants=asked.variants, rounds=asked.rounds)
     programs = len(asked.variants.split(","))
@@ -138,11 +137,7 @@ def parse() -> argparse.Namespace:
     add_common(parser)
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20)
-    asked = parser.parse_args()
-    if asked.out is None:
-        folder = "benchmarks/results" if asked.device == "cuda" else "out"
-        asked.out = Path(ROOT, folder, "targets.json")
-    return asked
+    return parse_common(parser, "targets.json")
 
 
 if __name__ == "__main__":
