@@ -49,7 +49,8 @@ class Candidate:
             return "uncut, reordered" if self.reorder else "uncut"
         rows = [f"rows {'+'.join(map(str, self.rows))}"] if self.rows else []
         columns = [f"columns in {self.columns}"] if self.columns > 1 else []
-        where = f" at {len(self.at)} collectives" if self.at else ""
+        many = "s" * (len(self.at) != 1)
+        where = f" at {len(self.at)} collective{many}" if self.at else ""
         return " and ".join(rows + columns) + where
 
 

@@ -108,22 +108,30 @@ class Planner:
 
     def _columns(self, uncut: Prediction) -> None:
         """Columns where compute waits: in front of a hidden collective they would only cost."""
-        if (plan := self._columns_at(uncut)) is not None:
+        if (cut := self._columns_at(uncut)) is not None:
+            plan, at = cut
             alone = Expansion(self.graph, self.cost, [plan.analysis])
-            candidates = column_candidates(uncut.waited)
-            self._try((c, alone, [_even(c.columns)]) for c in candidates)
+            self._try((c, alone, [_even(c.columns)]) for c in column_candidates(at))
         best = self._best_rows()
         if best is None or not isinstance(self.rows, CutPlan):
             return
-        if (plan := self._columns_at(best)) is not None:
+        if (cut := self._columns_at(best)) is not None:
+            plan, at = cut
             both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
-            mixed = hybrids(best.candidate, best.waited)
+            mixed = hybrids(best.candidate, at)
             self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
 
-    def _columns_at(self, found: Prediction) -> CutPlan | None:
-        """How columns are cut where a candidate leaves collectives exposed, if that can be."""
+    def _columns_at(self, found: Prediction) -> tuple[CutPlan, frozenset[str]] | None:
+        """How columns are cut where a candidate leaves collectives exposed, if that can be.
+
+        Also by name those of the exposed collectives that are: some have no product in front, or
+        are of data-parallel ranks.
+        """
         plan = self.columns(found.waited) if found.waited else None
-        return plan if isinstance(plan, CutPlan) else None
+        if not isinstance(plan, CutPlan):
+            return None
+        cut = {launch.name for launch in plan.analysis.sliced_collectives()}
+        return plan, found.waited & cut
 
     def _forced_columns(self, parts: int) -> None:
         plan = self.columns(frozenset())
