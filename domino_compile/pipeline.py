@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import sympy
@@ -222,7 +222,7 @@ class Pipeline:
             cost=cost,
             alone=alone,
             rows=rows,
-            columns=lambda at: cut_columns(graph, 2, _alone(graph), at),
+            columns=cache(lambda at: cut_columns(graph, 2, _alone(graph), at)),
             rules=self._rules(),
             parts=None if columns == "auto" else columns,
             units=units,
@@ -259,32 +259,33 @@ class Pipeline:
         return plan
 
     def _graph(self, graph: fx.Graph, phase: str) -> None:
-        cost = self._cost(graph)
         if self._enabled("schedule"):
-            result = self._pass(
-                graph,
-                phase,
-                "06.schedule",
-                lambda: schedule_graph(graph, cost, self.options.memory_cap),
-            )
-            entry = schedule(phase, graph, result)
-            entry.step_peak_bytes = self._step_peak_bytes(graph, phase, result, cost)
-            others = [s for s in self.report.schedules if s.phase != phase]
-            self.report.schedules = [*others, entry]
-            if self.dump.wanted:
-                self.dump.write(f"{phase}/06.schedule.txt", schedule_text(entry))
-                self.rows.scheduled(phase, graph)
-            if self._marks_products(graph):
-                marked = self._pass(
-                    *(graph, phase, "07.products"),
-                    lambda: mark_products(graph, result.units, result.after, cost.held),
-                )
-                entry.configured = marked.beside
+            self._schedule(graph, phase, self._cost(graph))
         if self.pin and self._enabled("pin"):
             pinned = self._pass(graph, phase, "08.pin", lambda: pin_order(graph))
             if self.report.schedules and self.report.schedules[-1].phase == phase:
                 self.report.schedules[-1].pinned = pinned
         self._finish()
+
+    def _schedule(self, graph: fx.Graph, phase: str, cost: CostModel) -> None:
+        """Order the graph, report the order, and mark the products that it puts beside wires."""
+        result = self._pass(
+            *(graph, phase, "06.schedule"),
+            lambda: schedule_graph(graph, cost, self.options.memory_cap),
+        )
+        entry = schedule(phase, graph, result)
+        entry.step_peak_bytes = self._step_peak_bytes(graph, phase, result, cost)
+        others = [s for s in self.report.schedules if s.phase != phase]
+        self.report.schedules = [*others, entry]
+        if self.dump.wanted:
+            self.dump.write(f"{phase}/06.schedule.txt", schedule_text(entry))
+            self.rows.scheduled(phase, graph)
+        if self._marks_products(graph):
+            marked = self._pass(
+                *(graph, phase, "07.products"),
+                lambda: mark_products(graph, result.units, result.after, cost.held),
+            )
+            entry.configured = marked.beside
 
     def _accumulates(self, cost: CostModel) -> bool:
         """Whether sums go into products: torch alone would copy what is added to one."""
