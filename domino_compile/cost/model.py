@@ -35,6 +35,8 @@ MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.d
 
 #: Attention's kernels are made for heads of 64, 128, ... elements.
 HEAD_STEP = 64
+#: Rows of a head that a thread block of the attention kernels computes (cuDNN's on Hopper).
+BLOCK_ROWS = 128
 #: Measured on one H100 beside collectives of 16 thread blocks: norms with dropout take 1.2 times as
 #: long in forward and 1.4 times in backward, of which 1.14 are the multiprocessors.
 FUSED_BESIDE = 1.15
@@ -129,7 +131,7 @@ class CostModel:
     def _busy_us(self, work: Work, held: int) -> float:
         if work.product is not None:
             return self.rates.matmul_us(work.product, work.dtype, held, self.configured)
-        return self.rates.attention_us(work.attention, work.dtype, work.backward, held)
+        return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
 
     def fused_us(self, nbytes: float, hard: float = 0.0) -> float:
         """How long one fused kernel takes; nothing, if it does nothing.
@@ -151,12 +153,14 @@ class Work:
         dtype: of its result.
         product: the product's extents.
         attention: the operations of an attention.
+        block: those of one of its thread blocks, of whatever share of the batch.
         backward: whether that is a backward one.
     """
 
     dtype: torch.dtype
     product: Product | None = None
     attention: float = 0.0
+    block: float = 0.0
     backward: bool = False
 
     def share(self, parts: Sequence[float], extents: Sequence[str | None]) -> Work:
@@ -183,8 +187,9 @@ def work_of(node: fx.Node) -> Work | None:
         return Work(value.dtype, product=_product(node, value))
     if is_attention(node):
         dtype = next(tensors_of(node.meta.get("val"))).dtype
+        operations, block = _attention_operations(node)
         backward = "backward" in str(node.target)
-        return Work(dtype, attention=_attention_operations(node), backward=backward)
+        return Work(dtype, attention=operations, block=block, backward=backward)
     return None
 
 
@@ -199,10 +204,12 @@ def _product(node: fx.Node, value: torch.Tensor) -> Product:
     return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 
 
-def _attention_operations(node: fx.Node) -> float:
+def _attention_operations(node: fx.Node) -> tuple[float, float]:
     """Two products ``S x S x d`` a head (half of it if causal), 2.5 times that in backward.
 
-    A head's width ``d`` is filled up to the tiles of the kernels.
+    A head's width ``d`` is filled up to the tiles of the kernels. Also the operations of one thread
+    block: some rows of one head, and all keys, which the last ones see also if it is causal. What
+    is filled up does not count there: alone on its multiprocessor it waits for more than products.
     """
     backward = "backward" in str(node.target)
     query, key = (
@@ -212,10 +219,11 @@ def _attention_operations(node: fx.Node) -> float:
     )
     width = size_hint(query.shape[-1])
     filled = -(-width // HEAD_STEP) * HEAD_STEP / max(width, 1)
-    operations = 4.0 * _elements(query) * size_hint(key.shape[-2]) * filled
-    if any(arg is True for arg in (*node.args, *node.kwargs.values())):
-        operations /= 2
-    return operations * (2.5 if backward else 1.0)
+    row = 4.0 * width * filled * size_hint(key.shape[-2]) * (2.5 if backward else 1.0)
+    rows = _elements(query) / max(width, 1)
+    causal = any(arg is True for arg in (*node.args, *node.kwargs.values()))
+    block = row / filled * min(BLOCK_ROWS, size_hint(query.shape[-2]))
+    return row * rows / (2 if causal else 1), block
 
 
 def _elements(tensor: torch.Tensor) -> int:

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
+from domino_compile.cost.model import work_of
 from domino_compile.cost.rates import CPU, TABLE
 from domino_compile.cost.waves import MOST, Product, rows_a_block, time_factor
 from domino_compile.scheduling import Unit, UnitGraph, run_order
 
 H200 = TABLE[0]
+ATTEND = torch.ops.aten._scaled_dot_product_cudnn_attention.default
 #: Rows, contracted extent, columns; microseconds alone, and while 8 to 24 SMs are held. One H200,
 #: bf16, cuBLAS as it comes.
 MEASURED = [
@@ -29,6 +32,39 @@ def test_products_take_what_was_measured(
     product = Product(1, rows, columns, inner)
     assert H200.matmul_us(product, torch.bfloat16) == pytest.approx(alone, rel=0.08)
     assert H200.matmul_us(product, torch.bfloat16, held=16) == pytest.approx(beside, rel=0.08)
+
+
+#: Heads of all rows of the batch, tokens; microseconds forward and backward. One H200, causal, 128
+#: wide, bf16, cuDNN's kernels.
+ATTENTION = [
+    (32, 1024, 32.9, 78.0),
+    (16, 1024, 18.4, 45.9),
+    (8, 1024, 16.9, 43.5),
+    (4, 1024, 16.7, 42.2),
+    (64, 512, 22.9, 52.1),
+    (32, 512, 12.3, 28.7),
+    (128, 2048, 269.7, 868.4),
+]
+
+
+@pytest.mark.parametrize(("heads", "tokens", "forward", "backward"), ATTENTION)
+def test_attention_takes_about_what_was_measured(
+    heads: int, tokens: int, forward: float, backward: float
+) -> None:
+    shape = (1, heads, tokens, 128)
+    with FakeTensorMode():
+        q = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    graph = torch.fx.Graph()
+    inputs = [graph.placeholder(name) for name in "qkv"]
+    node = graph.call_function(ATTEND, (*inputs, None, True, 0.0, True))
+    for x in (*inputs, node):
+        x.meta["val"] = q
+    work = work_of(node)
+    assert work is not None
+    for scale, back, measured in ((1.0, False, forward), (2.5, True, backward)):
+        sizes = (work.attention * scale, work.block * scale)
+        found = H200.attention_us(*sizes, torch.bfloat16, back) + H200.launch_us
+        assert found == pytest.approx(measured, rel=0.3)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 1000, 4096, 100_000])
