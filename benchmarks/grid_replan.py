@@ -1,6 +1,6 @@
 """What today's cost model predicts for configurations that ``benchmarks.grid`` measured.
 
-Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device H100]``; needs no
+Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device H200]``; needs no
 GPU. Each configuration's step is captured on the CPU and planned with the named device's rates; the
 measured times are those of the file. Says how far predictions are off and where another candidate
 would be chosen today than was measured: such configurations have to be measured again (``python -m
@@ -98,7 +98,7 @@ def main() -> None:
     """Plan and compare."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
-    parser.add_argument("--device", default="H100")
+    parser.add_argument("--device", default="H200")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

@@ -255,7 +255,6 @@ def test_the_published_grid_is_whole_and_keeps_its_promises() -> None:
     rows = json.loads((ROOT / "benchmarks/results/grid.json").read_text())
     assert [row["number"] for row in rows] == list(range(COUNT))
     assert not any(row.get("error") for row in rows)
-    slower = [row for row in rows if row["ratio"] > SLOWER]
-    assert all(row["choice_now"] != row["choice"] for row in slower), "the default is still slower"
+    assert not [row for row in rows if row["ratio"] > SLOWER], "the default is slower"
     off = [abs(row["predicted_ms"] / row["domino_ms"] - 1) for row in rows]
     assert median(off) < 0.05 and max(off) < 0.15
