@@ -1,11 +1,12 @@
 """What today's cost model predicts for configurations that ``benchmarks.grid`` measured.
 
-Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device H200]``; needs no
-GPU. Each configuration's step is captured on the CPU and planned with the named device's rates; the
-measured times are those of the file. Says how far predictions are off and where another candidate
-would be chosen today than was measured: such configurations have to be measured again (``python -m
-benchmarks.grid --only ...``). With ``--out FILE`` the rows are written with today's predictions of
-what was measured, and as ``choice_now`` what would be chosen.
+Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device A100]``; needs no
+GPU. Each configuration's step is captured on the CPU and planned with the rates of the device that
+it was measured on, or of the one that is named; the measured times are those of the file. Says how
+far predictions are off and where another candidate would be chosen today than was measured: such
+configurations have to be measured again (``python -m benchmarks.grid --only ...``). With ``--out
+FILE`` the rows are written with today's predictions of what was measured, and as ``choice_now``
+what would be chosen.
 """
 
 from __future__ import annotations
@@ -87,6 +88,21 @@ def _predictions(reports: Sequence[Any], measured: str) -> Row:
     }
 
 
+def device_of(row: Row) -> str:
+    """The device that a row was measured on, as in ``cost.rates.device_names``.
+
+    Raises:
+        SystemExit: there are no rates for it.
+    """
+    from domino_compile.cost.rates import device_names
+
+    known = next((known for known in device_names() if known in row["device"]), None)
+    if known is None:
+        names = ", ".join(device_names())
+        raise SystemExit(f"no rates for {row['device']!r}: name a --device out of {names}")
+    return known
+
+
 def _replanned(task: tuple[Cell, str, str]) -> Row:
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     found = replan(*task)
@@ -98,13 +114,13 @@ def main() -> None:
     """Plan and compare."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
-    parser.add_argument("--device", default="H200")
+    parser.add_argument("--device", help="plan with its rates, not those of the row's device")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     rows = [row for row in json.loads(asked.results.read_text()) if not row.get("error")]
     table = {cell.number: cell for cell in cells()}
-    tasks = [(table[row["number"]], row["choice"], asked.device) for row in rows]
+    tasks = [(table[row["number"]], row["choice"], asked.device or device_of(row)) for row in rows]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(_replanned, tasks))
     new = [row | today for row, today in zip(rows, found, strict=True)]

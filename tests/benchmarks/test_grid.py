@@ -32,7 +32,7 @@ from benchmarks.grid_cells import (
     dry_cells,
     rounds_of,
 )
-from benchmarks.grid_replan import replan
+from benchmarks.grid_replan import device_of, replan
 from benchmarks.grid_summary import SLOWER, line, summary
 from benchmarks.lane import Lane, Queue, Row, Settings
 from benchmarks.side_by_side import ROOT, Results
@@ -249,6 +249,12 @@ def test_what_was_measured_is_predicted_anew() -> None:
     assert 0 < found["predicted_ms"] <= found["predicted_inductor_ms"]
     assert found["choice_now"]
     assert replan(cell, "rows 1+1+1+1+1", "H100")["predicted_ms"] is None
+
+
+def test_results_are_planned_anew_for_the_device_they_are_of() -> None:
+    assert device_of({"device": "NVIDIA H100 80GB HBM3"}) == "H100"
+    with pytest.raises(SystemExit, match="no rates for 'Other GPU': name a --device out of H200"):
+        device_of({"device": "Other GPU"})
 
 
 def test_the_published_grid_is_whole_and_keeps_its_promises() -> None:
