@@ -1,6 +1,7 @@
 """Every private or version-dependent part of torch that we use, in one place.
 
-Works on torch 2.11 and newer. Each function here has a test in ``tests/test_compat.py``.
+Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. What concerns the
+kernels that Inductor generates for slices is in ``slice_kernels``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from domino_compile.tags import slice_of
+from domino_compile._compat.config import inductor_config as inductor_config
+from domino_compile._compat.config import inductor_has_option as inductor_has_option
+from domino_compile._compat.slice_kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
+from domino_compile._compat.slice_kernels import compile_for_slices as compile_for_slices
+from domino_compile._compat.slice_kernels import fuse_both_reductions as fuse_both_reductions
 
 
 def fake_mode_of(graph: fx.Graph) -> Any:
@@ -219,61 +224,6 @@ def preserve_order(graph: fx.Graph, after: dict[fx.Node, fx.Node]) -> None:
     preserve_node_ordering(graph, {node: OrderedSet([first]) for node, first in after.items()})
 
 
-def inductor_config() -> Any:
-    """Inductor's configuration module."""
-    from torch._inductor import config
-
-    return config
-
-
-def inductor_has_option(name: str) -> bool:
-    """Whether this torch's Inductor has a (dotted) option."""
-    value: Any = inductor_config()
-    for part in name.split("."):
-        if not hasattr(value, part):
-            return False
-        value = getattr(value, part)
-    return True
-
-
-#: Inductor's setting that makes it compute reductions along both dimensions of a value (a norm's
-#: gradients) in one kernel whatever its shape; by default it does so only where there are twice as
-#: many rows as columns.
-BOTH_REDUCTIONS = "triton.mix_order_reduction_non_strict_mode"
-
-
-def fuse_both_reductions() -> None:
-    """Switch ``BOTH_REDUCTIONS`` on, within a compile that has it among its options.
-
-    Inductor tells the two reductions apart by their extents, which it cannot do where there are as
-    many rows as columns, as in a slice of 4096 tokens of width 4096. There it is told by which of
-    them reads its values in the order in which they lie in memory.
-    """
-    if not inductor_has_option(BOTH_REDUCTIONS):
-        return
-    from torch._inductor.scheduler import MixOrderReduction
-
-    triton_config = inductor_config().triton
-    triton_config.mix_order_reduction_non_strict_mode = True
-    original: Any = MixOrderReduction.has_mix_reduction_orders
-    if getattr(original, "squares", False):
-        return
-
-    def has_mix_reduction_orders(cls: Any, node1: Any, node2: Any) -> bool:
-        if original(node1, node2):
-            return True
-        if not triton_config.mix_order_reduction_non_strict_mode:
-            return False
-        extents = cls.get_numel_rnumel(node1), cls.get_numel_rnumel(node2)
-        square = len({n for pair in extents for n in pair}) == 1
-        return square and cls.is_contiguous_node(node1) != cls.is_contiguous_node(node2)
-
-    has_mix_reduction_orders.squares = True  # type: ignore[attr-defined]
-    MixOrderReduction.has_mix_reduction_orders = classmethod(  # type: ignore[method-assign,assignment]
-        has_mix_reduction_orders
-    )
-
-
 def mode_options(mode: str) -> dict[str, Any]:
     """The Inductor options that a ``torch.compile`` mode stands for."""
     from torch._inductor import list_mode_options
@@ -393,153 +343,6 @@ def input_position(placeholder: fx.Node) -> int | None:
             return int(index)
         description = getattr(description, "base", None)
     return None
-
-
-#: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
-#: Inductor goes over rows of more than 1024 elements twice, with a running variance that is costly
-#: to update: beside random numbers, which are costly too, it is what a norm's kernel waits for.
-#: (Norms behind dropout in a GPT's step, bf16, 4096 rows, 16 of an H100's multiprocessors held:
-#: rows of 4096 took 118 to 125 us in two passes and take 86 to 90 in one. Rows of 5120 are padded
-#: to 8192: 240 us, where two passes take 150.)
-WIDEST_ROW = 4096
-#: Inductor's setting of the rows that each thread block of a norm's gradients takes.
-ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
-#: Fewer columns than these, and blocks of Inductor's take several rows at a time.
-NARROWEST_NORM = 1024
-
-
-def compile_for_slices(rows_a_block: Callable[[int], int] | None = None) -> None:
-    """Make Inductor, in this thread and from now on, compile slices by rules of their own.
-
-    * No work of different slices is fused: a kernel of two slices has to wait for the collectives
-      of both. Whole work (joins) fuses with either slice, as with anything.
-    * Kernels of slices that draw random numbers and reduce rows of up to ``WIDEST_ROW`` go over
-      them once.
-    * Kernels that compute a norm's gradients in slices give thread blocks as many rows as they are
-      told.
-
-    What is of no slice compiles as before. Inductor asks for its heuristics
-    (``inductor_choices_class``) once a thread, when it compiles for the first time: an option of a
-    later compile is silently ignored. So those in force, the user's own ones perhaps, are replaced
-    by the same ones with these rules.
-
-    Args:
-        rows_a_block: from a slice's rows; ``None``: as Inductor chooses.
-    """
-    from torch._inductor.virtualized import V
-
-    _ask_for_rows_a_block()
-    current = V.choices
-    kind: Any = type(current)
-    if not getattr(kind, "for_slices", False):
-        current = copy.copy(current)
-        current.__class__ = _slice_choices(kind)
-        V.set_choices_handler(current)
-    current.rows_a_block = rows_a_block  # type: ignore[attr-defined]
-
-
-def _slice_choices(kind: Any) -> Any:
-    """A class of heuristics with the rules for slices."""
-
-    class SliceChoices(kind):  # type: ignore[misc]
-        for_slices = True
-
-        @staticmethod
-        def can_fuse_horizontal(
-            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
-        ) -> bool:
-            return not _of_different_slices(node1, node2) and bool(
-                kind.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
-            )
-
-        @staticmethod
-        def can_fuse_vertical(
-            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
-        ) -> bool:
-            return not _of_different_slices(node1, node2) and bool(
-                kind.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
-            )
-
-        @staticmethod
-        def should_use_persistent_reduction(features: Any, cooperative_reduction: bool) -> bool:
-            return bool(kind.should_use_persistent_reduction(features, cooperative_reduction)) or (
-                not cooperative_reduction and _reduces_drawn_rows(features)
-            )
-
-    return SliceChoices
-
-
-def _reduces_drawn_rows(features: Any) -> bool:
-    """Whether a kernel of one slice draws random numbers and reduces rows that fit a block."""
-    from torch._inductor.virtualized import V
-
-    return (
-        inductor_config().triton.persistent_reductions
-        and features.contains_op("rand")
-        and features.get_reduction_hint().name == "INNER"
-        and V.graph.sizevars.statically_known_leq(features.reduction_numel, WIDEST_ROW)
-        and len(_slices_of(*features.scheduler_nodes())) == 1
-    )
-
-
-def _ask_for_rows_a_block() -> None:
-    """Make Inductor ask its heuristics for the rows of a block that reduces in both directions."""
-    if not inductor_has_option(ROWS_A_BLOCK):
-        return
-    from torch._inductor.codegen.simd import SIMDScheduling
-    from torch._inductor.scheduler import MixOrderReduction
-
-    name = "_codegen_mix_order_reduction"
-    original: Any = getattr(SIMDScheduling, name, None)
-    if original is None or getattr(original, "asks", False):
-        return
-
-    @functools.wraps(original)
-    def codegen(self: Any, node1: Any, node2: Any) -> Any:
-        config = inductor_config()
-        rows, columns = MixOrderReduction.get_numel_rnumel(node1)
-        each = _rows_a_block(rows, columns, node1, node2)
-        if each is None or config.triton.mix_order_reduction_split_size is not None:
-            return original(self, node1, node2)
-        with config.patch({ROWS_A_BLOCK: each}):
-            return original(self, node1, node2)
-
-    codegen.asks = True  # type: ignore[attr-defined]
-    setattr(SIMDScheduling, name, codegen)
-
-
-def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
-    """What the heuristics in force say; ``None``: nothing."""
-    from torch._inductor.virtualized import V
-
-    rule: Callable[[int], int] | None = getattr(V.choices, "rows_a_block", None)
-    try:
-        known, wide = int(rows), int(columns) >= NARROWEST_NORM
-    except TypeError:  # a symbol
-        return None
-    if rule is None or not wide or len(_slices_of(*nodes)) != 1:
-        return None
-    return rule(known)
-
-
-def _of_different_slices(node1: Any, node2: Any) -> bool:
-    """Whether two scheduler nodes together compute more than one slice."""
-    return len(_slices_of(node1, node2)) > 1
-
-
-def _slices_of(*scheduler_nodes: Any) -> set[int]:
-    """The slices that scheduler nodes compute."""
-    origins = {origin for node in scheduler_nodes for origin in _origins(node)}
-    return {index for origin in origins if (index := slice_of(origin)) is not None}
-
-
-def _origins(scheduler_node: Any) -> set[fx.Node]:
-    """The graph nodes that a (fused) scheduler node computes."""
-    found: set[fx.Node] = set()
-    for part in scheduler_node.get_nodes():
-        if part.node is not None:
-            found |= set(part.node.get_origins())
-    return found
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -1,27 +1,19 @@
 """Each use of torch's private parts does what we rely on, on whatever torch is installed."""
 
 import inspect
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
-import sympy
 import torch
 import torch.distributed as dist
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from domino_compile import _compat
-from domino_compile.cost.waves import rows_a_block
 from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
-from domino_compile.tags import tag_slice
 from tests.emitted.harness import fake_world
 
 aten = torch.ops.aten
@@ -249,141 +241,6 @@ def test_input_position() -> None:
     hook = _compat.graph_pass(joint, "positions")
     _compat.compile_with_inductor(gm, inputs, {"joint_custom_post_pass": hook})
     assert positions == [0, 1]
-
-
-def in_a_new_thread(run: Callable[[], Any]) -> Any:
-    """Inductor keeps its heuristics for each thread."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
-
-
-def test_slices_are_kept_apart_also_where_inductor_has_compiled_before() -> None:
-    from torch._inductor.virtualized import V
-
-    def chosen() -> tuple[Any, Any]:
-        before = V.choices  # asked for once a thread
-        _compat.compile_for_slices()
-        _compat.compile_for_slices()
-        return before, V.choices
-
-    before, after = in_a_new_thread(chosen)
-    assert type(after).__mro__[1] is type(before)
-
-
-def scheduler_node(*slices: int | None) -> Any:
-    """What stands for a node of Inductor's scheduler that computes parts of these slices."""
-    graph = fx.Graph()
-    origins = [graph.placeholder(f"x{at}") for at in range(len(slices))]
-    for origin, index in zip(origins, slices, strict=True):
-        if index is not None:
-            tag_slice(origin, index, "x")
-    part = SimpleNamespace(node=SimpleNamespace(get_origins=lambda: origins))
-    return SimpleNamespace(get_nodes=lambda: [part])
-
-
-@pytest.mark.parametrize(
-    ("slices", "width", "hint", "drawn", "once"),
-    [
-        ((1, 1, None), 4096, "INNER", True, True),
-        ((0,), _compat.WIDEST_ROW, "INNER", True, True),
-        ((0,), _compat.WIDEST_ROW + 1, "INNER", True, False),
-        ((0,), 4096, "OUTER", True, False),
-        ((0,), 4096, "INNER", False, False),
-        ((None,), 4096, "INNER", True, False),
-        ((0, 1), 4096, "INNER", True, False),
-    ],
-)
-def test_rows_of_a_slice_with_random_numbers_are_gone_over_once(
-    slices: tuple[int | None, ...], width: int, hint: str, drawn: bool, once: bool
-) -> None:
-    from torch._inductor.choices import InductorChoices
-    from torch._inductor.codegen.simd_kernel_features import SIMDKernelFeatures
-    from torch._inductor.runtime.hints import ReductionHint
-    from torch._inductor.virtualized import V
-
-    assert ReductionHint.INNER.name == "INNER"
-    for used in ("contains_op", "get_reduction_hint", "scheduler_nodes"):
-        assert callable(getattr(SIMDKernelFeatures, used))
-    sizes = SimpleNamespace(statically_known_leq=lambda left, right: left <= right)
-    features = SimpleNamespace(
-        contains_op=lambda name: drawn and name == "rand",
-        get_reduction_hint=lambda: SimpleNamespace(name=hint),
-        reduction_numel=width,
-        scheduler_nodes=lambda: [scheduler_node(*slices)],
-    )
-
-    def asked(inductors: bool, cooperative: bool) -> bool:
-        with (
-            mock.patch.object(
-                InductorChoices,
-                "should_use_persistent_reduction",
-                staticmethod(lambda features, cooperative: inductors),
-            ),
-            V.set_graph_handler(SimpleNamespace(sizevars=sizes)),  # type: ignore[arg-type]
-        ):
-            _compat.compile_for_slices()
-            return bool(V.choices.should_use_persistent_reduction(features, cooperative))  # type: ignore[arg-type]
-
-    assert in_a_new_thread(lambda: asked(False, False)) == once
-    assert in_a_new_thread(lambda: asked(True, False))  # what Inductor says anyway
-    assert not in_a_new_thread(lambda: asked(False, True))
-
-
-@pytest.mark.parametrize(
-    ("slices", "rows", "columns", "users", "used"),
-    [
-        ((1, None), 4096, 4096, None, 18),
-        ((1,), 4096, 4096, 32, 32),
-        ((1,), 4096, 256, None, None),
-        ((1,), sympy.Symbol("s0"), 4096, None, None),
-        ((None,), 4096, 4096, None, None),
-        ((0, 1), 4096, 4096, None, None),
-    ],
-)
-def test_rows_a_block_of_a_slices_norm(
-    slices: tuple[int | None, ...], rows: Any, columns: int, users: int | None, used: int | None
-) -> None:
-    from torch._inductor.codegen.simd import SIMDScheduling
-    from torch._inductor.scheduler import MixOrderReduction
-
-    name = "_codegen_mix_order_reduction"
-    config, found = _compat.inductor_config(), []
-
-    def generate(self: Any, node1: Any, node2: Any) -> None:
-        found.append(config.triton.mix_order_reduction_split_size)
-
-    def compiled() -> None:
-        with (
-            config.patch({_compat.ROWS_A_BLOCK: users}),
-            mock.patch.object(SIMDScheduling, name, generate),
-            mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (rows, columns)),
-        ):
-            _compat.compile_for_slices(partial(rows_a_block, multiprocessors=116))
-            _compat.compile_for_slices(partial(rows_a_block, multiprocessors=116))
-            getattr(SIMDScheduling, name)(None, scheduler_node(*slices), scheduler_node(*slices))
-            assert config.triton.mix_order_reduction_split_size == users
-
-    in_a_new_thread(compiled)
-    assert found == [used]
-
-
-def test_both_reductions_of_a_square_are_told_apart() -> None:
-    from torch._inductor.scheduler import MixOrderReduction
-
-    config = _compat.inductor_config()
-    rows, columns = "rows", "columns"
-    contiguous = {rows: True, columns: False}
-    with (
-        config.patch({_compat.BOTH_REDUCTIONS: False}),
-        mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (64, 64)),
-        mock.patch.object(MixOrderReduction, "is_contiguous_node", contiguous.__getitem__),
-    ):
-        both = MixOrderReduction.has_mix_reduction_orders
-        assert not both(rows, columns)
-        _compat.fuse_both_reductions()
-        both = MixOrderReduction.has_mix_reduction_orders
-        assert both(rows, columns) and both(columns, rows)
-        assert not both(rows, rows) and not both(columns, columns)
 
 
 def test_products_are_lowered_to_calls_of_ours() -> None:

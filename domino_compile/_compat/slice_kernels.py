@@ -1,0 +1,351 @@
+"""How Inductor generates the kernels of slices: what it fuses, and how they go over their rows.
+
+Beside a collective a norm's kernel has fewer multiprocessors, and as a slice's it has fewer rows to
+fill them with. What Inductor's choices leave unused there is much of what slicing costs.
+
+Times below are of bf16, 4096 rows, 16 of an H200's multiprocessors held, torch 2.11.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile._compat.config import inductor_config, inductor_has_option
+from domino_compile.tags import slice_of
+
+#: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
+#: Inductor does so up to 1024 elements, and goes over others two or three times. (Norms of 4096
+#: behind dropout: 82 us for 124; without dropout 34 for 44.)
+WIDEST_ROW = 4096
+#: How many elements of a row a thread block takes at a time where it does not keep them, the best
+#: first, and how many of these each thread. Inductor takes 2048, 4 a thread, and so draws 6144
+#: numbers for a row of 5120: 179 us, 117 in fives of 1024, 165 in registers, padded to 8192.
+PIECES_OF_A_ROW, ELEMENTS_A_THREAD = (1024, 512), 8
+#: Rows wider than so are faster in larger pieces. (12288: 323 us, 276 in pieces of 1024 and 291 of
+#: 2048; but without random numbers 107, 111 and 107.)
+WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, 1024, 512)
+#: What was measured: from so many rows on, and up to so wide ones.
+LEAST_ROWS, WIDEST_IN_PIECES = 512, 16384
+#: Inductor's setting of the rows that each thread block of a norm's gradients takes.
+ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
+#: Fewer columns than these, and blocks of Inductor's take several rows at a time.
+NARROWEST_NORM = 1024
+#: From so many columns on such a thread block has 16 warps. Inductor's 8 leave each thread 16 to 32
+#: columns, and two sums of each. (84 us before and 71 with 4096 columns, 108 and 101 with 5120, 138
+#: and 128 with 8192; but 2560, padded to 4096, 47 and 74.)
+MANY_COLUMNS, WARPS_OF_MANY = 4096, 16
+#: Where Inductor has this option, it computes variances in two steps by itself.
+TWO_STEPS = "triton.use_two_step_variance_threshold"
+#: The narrowest and the widest rows of which it does so.
+ROWS_IN_TWO_STEPS = 1024, 32768
+#: Inductor's setting that makes it compute reductions along both dimensions of a value (a norm's
+#: gradients) in one kernel whatever its shape; by default it does so only where there are twice as
+#: many rows as columns.
+BOTH_REDUCTIONS = "triton.mix_order_reduction_non_strict_mode"
+
+
+def fuse_both_reductions() -> None:
+    """Switch ``BOTH_REDUCTIONS`` on, within a compile that has it among its options.
+
+    Inductor tells the two reductions apart by their extents, which it cannot do where there are as
+    many rows as columns, as in a slice of 4096 tokens of width 4096. There it is told by which of
+    them reads its values in the order in which they lie in memory.
+    """
+    if not inductor_has_option(BOTH_REDUCTIONS):
+        return
+    from torch._inductor.scheduler import MixOrderReduction
+
+    triton_config = inductor_config().triton
+    triton_config.mix_order_reduction_non_strict_mode = True
+    original: Any = MixOrderReduction.has_mix_reduction_orders
+    if getattr(original, "squares", False):
+        return
+
+    def has_mix_reduction_orders(cls: Any, node1: Any, node2: Any) -> bool:
+        if original(node1, node2):
+            return True
+        if not triton_config.mix_order_reduction_non_strict_mode:
+            return False
+        extents = cls.get_numel_rnumel(node1), cls.get_numel_rnumel(node2)
+        square = len({n for pair in extents for n in pair}) == 1
+        return square and cls.is_contiguous_node(node1) != cls.is_contiguous_node(node2)
+
+    has_mix_reduction_orders.squares = True  # type: ignore[attr-defined]
+    MixOrderReduction.has_mix_reduction_orders = classmethod(  # type: ignore[method-assign,assignment]
+        has_mix_reduction_orders
+    )
+
+
+def compile_for_slices(rows_a_block: Callable[[int], int] | None = None) -> None:
+    """Make Inductor, in this thread and from now on, compile slices by rules of their own.
+
+    * No work of different slices is fused: a kernel of two slices has to wait for the collectives
+      of both. Whole work (joins) fuses with either slice, as with anything.
+    * Kernels of slices that reduce rows go over them once, or in pieces that fill them.
+    * Variances of slices are computed in two steps, as newer versions of Inductor do everywhere: a
+      running variance costs a division for every element.
+    * Kernels that compute a norm's gradients in slices give thread blocks as many rows as they are
+      told, and more warps to wide ones.
+
+    What is of no slice compiles as before. Inductor asks for its heuristics
+    (``inductor_choices_class``) once a thread, when it compiles for the first time: an option of a
+    later compile is silently ignored. So those in force, the user's own ones perhaps, are replaced
+    by the same ones with these rules.
+
+    Args:
+        rows_a_block: from a slice's rows; ``None``: as Inductor chooses.
+    """
+    from torch._inductor.virtualized import V
+
+    _ask_for_rows_a_block()
+    _ask_for_warps()
+    _ask_for_two_steps()
+    current = V.choices
+    kind: Any = type(current)
+    if not getattr(kind, "for_slices", False):
+        current = copy.copy(current)
+        current.__class__ = _slice_choices(kind)
+        V.set_choices_handler(current)
+    current.rows_a_block = rows_a_block  # type: ignore[attr-defined]
+
+
+def _slice_choices(kind: Any) -> Any:
+    """A class of heuristics with the rules for slices."""
+
+    class SliceChoices(kind):  # type: ignore[misc]
+        for_slices = True
+
+        @staticmethod
+        def can_fuse_horizontal(
+            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
+        ) -> bool:
+            return not _of_different_slices(node1, node2) and bool(
+                kind.can_fuse_horizontal(scheduler, node1, node2, shared_data_score)
+            )
+
+        @staticmethod
+        def can_fuse_vertical(
+            scheduler: Any, node1: Any, node2: Any, shared_data_score: int
+        ) -> bool:
+            return not _of_different_slices(node1, node2) and bool(
+                kind.can_fuse_vertical(scheduler, node1, node2, shared_data_score)
+            )
+
+        @staticmethod
+        def should_use_persistent_reduction(features: Any, cooperative_reduction: bool) -> bool:
+            return bool(kind.should_use_persistent_reduction(features, cooperative_reduction)) or (
+                not cooperative_reduction
+                and inductor_config().triton.persistent_reductions
+                and _fits_a_block(_row_of_a_slice(features))
+            )
+
+        def triton_kernel_kwargs(
+            self, kernel_cls: Any, features: Any, groups: Any, kernel_kwargs: dict[str, Any]
+        ) -> dict[str, Any]:
+            kwargs: dict[str, Any] = super().triton_kernel_kwargs(
+                kernel_cls, features, groups, kernel_kwargs
+            )
+            if not self._goes_in_pieces(features, groups, kwargs):
+                return kwargs
+            piece = _piece(int(features.reduction_numel))
+            warps = piece // (32 * ELEMENTS_A_THREAD)
+            return kwargs | {"fixed_config": _fixed(warps, XBLOCK=1, R0_BLOCK=piece)}
+
+        def _goes_in_pieces(self, features: Any, groups: Any, kwargs: dict[str, Any]) -> bool:
+            """Whether a kernel goes over its rows piece by piece, and nobody has said how."""
+            config, width = inductor_config(), _row_of_a_slice(features)
+            return (
+                width is not None
+                and PIECES_OF_A_ROW[0] < width <= WIDEST_IN_PIECES
+                and set(groups[0]) == {"x", "r0_"}
+                and (_known(groups[0]["x"]) or 0) >= LEAST_ROWS
+                and not {"fixed_config", "mix_order_reduction"} & kwargs.keys()
+                and not any(name.startswith("override_") for name in kwargs)
+                and not _is_tuned_by_inductor(config)
+                and not config.triton.multi_kernel
+                and not config.triton.force_cooperative_reductions  # else only of few rows
+                and not self.should_use_persistent_reduction(features, False)
+            )
+
+    return SliceChoices
+
+
+def _row_of_a_slice(features: Any) -> int | None:
+    """How wide the rows are that a kernel of one slice reduces; ``None``: none, or not known."""
+    reduces_rows = features.is_reduction() and features.get_reduction_hint().name == "INNER"
+    if not reduces_rows or len(_slices_of(*features.scheduler_nodes())) != 1:
+        return None
+    return _known(features.reduction_numel)
+
+
+def _piece(width: int) -> int:
+    """How much of a row a thread block takes at a time: nothing in vain, if that is possible."""
+    pieces = PIECES_OF_A_ROW if width <= WIDE_ROW else PIECES_OF_A_WIDE_ROW
+    return next((piece for piece in pieces if not width % piece), PIECES_OF_A_ROW[0])
+
+
+def _fits_a_block(width: int | None) -> bool:
+    """Whether rows are gone over once: a block, a power of two, is no more than the pieces are."""
+    if width is None or width > WIDEST_ROW:
+        return False
+    block = 1 << (width - 1).bit_length()
+    return block <= -(-width // _piece(width)) * _piece(width)
+
+
+def _ask_for_rows_a_block() -> None:
+    """Make Inductor ask its heuristics for the rows of a block that reduces in both directions."""
+    if not inductor_has_option(ROWS_A_BLOCK):
+        return
+    from torch._inductor.codegen.simd import SIMDScheduling
+    from torch._inductor.scheduler import MixOrderReduction
+
+    name = "_codegen_mix_order_reduction"
+    original: Any = getattr(SIMDScheduling, name, None)
+    if original is None or getattr(original, "asks", False):
+        return
+
+    @functools.wraps(original)
+    def codegen(self: Any, node1: Any, node2: Any) -> Any:
+        config = inductor_config()
+        rows, columns = MixOrderReduction.get_numel_rnumel(node1)
+        each = _rows_a_block(rows, columns, node1, node2)
+        if each is None or config.triton.mix_order_reduction_split_size is not None:
+            return original(self, node1, node2)
+        with config.patch({ROWS_A_BLOCK: each}):
+            return original(self, node1, node2)
+
+    codegen.asks = True  # type: ignore[attr-defined]
+    setattr(SIMDScheduling, name, codegen)
+
+
+def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
+    """What the heuristics in force say; ``None``: nothing."""
+    from torch._inductor.virtualized import V
+
+    rule: Callable[[int], int] | None = getattr(V.choices, "rows_a_block", None)
+    known, wide = _known(rows), (_known(columns) or 0) >= NARROWEST_NORM
+    if rule is None or known is None or not wide or len(_slices_of(*nodes)) != 1:
+        return None
+    return rule(known)
+
+
+def _ask_for_warps() -> None:
+    """Give thread blocks that reduce a slice in both directions ``WARPS_OF_MANY``.
+
+    The configuration is fixed behind the kernel's construction: before, one of ``XBLOCK`` 1 would
+    take away the dimension along which the kernel goes.
+    """
+    if not inductor_has_option(ROWS_A_BLOCK):
+        return
+    from torch._inductor.codegen.triton import TritonScheduling
+
+    name = "create_kernel_choices"
+    original: Any = getattr(TritonScheduling, name)
+    if getattr(original, "asks", False):
+        return
+
+    @functools.wraps(original)
+    def create_kernel_choices(self: Any, features: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        kernels = original(self, features, args, kwargs)
+        config = inductor_config()
+        rows = config.triton.mix_order_reduction_split_size
+        if (
+            kwargs.get("mix_order_reduction")
+            and rows is not None
+            and rows < 64  # more, and Inductor's blocks take several at a time
+            and (_row_of_a_slice(features) or 0) >= MANY_COLUMNS
+            and not _is_tuned_by_inductor(config)
+        ):
+            for kernel in kernels:
+                kernel.fixed_config = _fixed(
+                    WARPS_OF_MANY, XBLOCK=1, RSPLIT_SIZE=rows, NUM_STAGES=1
+                )
+        return kernels
+
+    create_kernel_choices.asks = True  # type: ignore[attr-defined]
+    setattr(TritonScheduling, name, create_kernel_choices)
+
+
+def _ask_for_two_steps() -> None:
+    """Make Inductor compute the variances of a slice's rows as newer versions do."""
+    if inductor_has_option(TWO_STEPS):
+        return
+    from torch._inductor import lowering
+    from torch._inductor.virtualized import V
+
+    name = "use_two_step_variance"
+    original: Any = getattr(lowering, name)
+    if getattr(original, "asks", False):
+        return
+
+    @functools.wraps(original)
+    def use_two_step_variance(x: Any, axis: Any, keepdim: bool) -> bool:
+        return bool(original(x, axis, keepdim)) or (
+            _varies_in_two_steps(x, axis) and slice_of(V.graph.current_node) is not None
+        )
+
+    use_two_step_variance.asks = True  # type: ignore[attr-defined]
+    setattr(lowering, name, use_two_step_variance)
+
+
+def _varies_in_two_steps(x: Any, axis: Any) -> bool:
+    """Whether these are many wide rows on a GPU, so that no kernel reduces parts of a row."""
+    size, axes = x.get_size(), [axis] if isinstance(axis, int) else list(axis or ())
+    if x.get_device().type != "cuda" or [at % len(size) for at in axes] != [len(size) - 1]:
+        return False
+    known = [n for n in map(_known, size) if n is not None]
+    least, most = ROWS_IN_TWO_STEPS
+    is_known = len(known) == len(size)
+    return is_known and least <= known[-1] <= most and math.prod(known[:-1]) >= LEAST_ROWS
+
+
+def _fixed(warps: int, **blocks: int) -> Any:
+    """A kernel's configuration that is not to be searched for."""
+    from torch._inductor.codegen.triton import FixedTritonConfig
+
+    return FixedTritonConfig({**blocks, "num_warps": warps, "num_stages": 1})
+
+
+def _is_tuned_by_inductor(config: Any) -> bool:
+    """Whether Inductor times configurations, or they are of a GPU whose warps are others."""
+    return bool(
+        config.max_autotune
+        or config.max_autotune_pointwise
+        or config.coordinate_descent_tuning
+        or torch.version.hip
+    )
+
+
+def _known(size: Any) -> int | None:
+    """A size; ``None``: it is not known before the program runs."""
+    try:
+        return int(size)
+    except TypeError:  # a symbol
+        return None
+
+
+def _of_different_slices(node1: Any, node2: Any) -> bool:
+    """Whether two scheduler nodes together compute more than one slice."""
+    return len(_slices_of(node1, node2)) > 1
+
+
+def _slices_of(*scheduler_nodes: Any) -> set[int]:
+    """The slices that scheduler nodes compute."""
+    origins = {origin for node in scheduler_nodes for origin in _origins(node)}
+    return {index for origin in origins if (index := slice_of(origin)) is not None}
+
+
+def _origins(scheduler_node: Any) -> set[fx.Node]:
+    """The graph nodes that a (fused) scheduler node computes."""
+    found: set[fx.Node] = set()
+    for part in scheduler_node.get_nodes():
+        if part.node is not None:
+            found |= set(part.node.get_origins())
+    return found
