@@ -32,6 +32,7 @@ from domino_compile.ranks import checked
 from domino_compile.report import CompileReport, withdrawn_on_error
 from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
+from domino_compile.tags import mark_overlapped
 from domino_compile.watch import Watching
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,8 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     def run_graph(graph: fx.Graph) -> None:
         pipeline.run_graph(graph)
         if pipeline.overlap:
-            _compat.compile_for_slices(pipeline.rows_a_block)
+            mark_overlapped(graph)
+            _compat.compile_for_overlap(pipeline.rows_a_block)
         if _has_large_slices(pipeline.report) and both not in pipeline.options.inductor:
             _compat.fuse_both_reductions()
 

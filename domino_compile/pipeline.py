@@ -323,7 +323,7 @@ class Pipeline:
 
     @property
     def rows_a_block(self) -> Callable[[int], int] | None:
-        """Rows for each thread block of a norm's gradients, of a slice's; ``None``: not known."""
+        """Rows for each thread block of a norm's gradients; ``None``: not known."""
         if self.cost is None or not self.cost.rates.multiprocessors:
             return None
         return partial(rows_a_block, multiprocessors=self.cost.free)

@@ -1,6 +1,6 @@
-"""The one mark that our passes leave on nodes: which slice, of which node.
+"""The marks that our passes leave on nodes: which slice, of which node, and that they are ours.
 
-It travels through partitioning and Inductor's own passes because those copy node metadata.
+They travel through partitioning and Inductor's own passes because those copy node metadata.
 Read and written here only; every other result of an analysis is data, not a mark.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import fx
 
 _KEY = "domino_compile_slice"
+_OVERLAPPED = "domino_compile_overlapped"
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,14 @@ def origin_of(node: fx.Node) -> str | None:
     """The node of the uncut graph it is a slice of."""
     tag = node.meta.get(_KEY)
     return tag.origin if isinstance(tag, SliceTag) else None
+
+
+def mark_overlapped(graph: fx.Graph) -> None:
+    """Mark a graph's nodes as of a program that was ordered to hide communication."""
+    for node in graph.nodes:
+        node.meta[_OVERLAPPED] = True
+
+
+def is_overlapped(node: fx.Node) -> bool:
+    """Whether it is of such a program."""
+    return bool(node.meta.get(_OVERLAPPED, False))

@@ -1,7 +1,7 @@
 """Every private or version-dependent part of torch that we use, in one place.
 
 Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. What concerns the
-kernels that Inductor generates for slices is in ``slice_kernels``.
+kernels that Inductor generates for slices is in ``kernels``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import fx
 
 from domino_compile._compat.config import inductor_config as inductor_config
 from domino_compile._compat.config import inductor_has_option as inductor_has_option
-from domino_compile._compat.slice_kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
-from domino_compile._compat.slice_kernels import compile_for_slices as compile_for_slices
-from domino_compile._compat.slice_kernels import fuse_both_reductions as fuse_both_reductions
+from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
+from domino_compile._compat.kernels import compile_for_overlap as compile_for_overlap
+from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions
 
 
 def fake_mode_of(graph: fx.Graph) -> Any:

@@ -1,4 +1,4 @@
-"""What Inductor is told of the kernels of slices, on whatever torch is installed."""
+"""What Inductor is told of the kernels of ordered programs, on whatever torch is installed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile._compat import slice_kernels
+from domino_compile._compat import kernels
 from domino_compile.cost.waves import rows_a_block
-from domino_compile.tags import tag_slice
+from domino_compile.tags import mark_overlapped, tag_slice
 
 pytestmark = pytest.mark.xdist_group("compat")
 
@@ -37,18 +37,20 @@ def test_slices_are_kept_apart_also_where_inductor_has_compiled_before() -> None
 
     def chosen() -> tuple[Any, Any]:
         before = V.choices  # asked for once a thread
-        _compat.compile_for_slices()
-        _compat.compile_for_slices()
+        _compat.compile_for_overlap()
+        _compat.compile_for_overlap()
         return before, V.choices
 
     before, after = in_a_new_thread(chosen)
     assert type(after).__mro__[1] is type(before)
 
 
-def scheduler_node(*slices: int | None) -> Any:
+def scheduler_node(*slices: int | None, ours: bool = True) -> Any:
     """What stands for a node of Inductor's scheduler that computes parts of these slices."""
     graph = fx.Graph()
     origins = [graph.placeholder(f"x{at}") for at in range(len(slices))]
+    if ours:
+        mark_overlapped(graph)
     for origin, index in zip(origins, slices, strict=True):
         if index is not None:
             tag_slice(origin, index, "x")
@@ -57,7 +59,11 @@ def scheduler_node(*slices: int | None) -> Any:
 
 
 def kernel_features(
-    width: Any, slices: tuple[int | None, ...] = (0,), hint: str = "INNER", reduces: bool = True
+    width: Any,
+    slices: tuple[int | None, ...] = (0,),
+    hint: str = "INNER",
+    reduces: bool = True,
+    ours: bool = True,
 ) -> Any:
     """What stands for what Inductor knows of a kernel that reduces rows."""
     from torch._inductor.codegen.simd_kernel_features import SIMDKernelFeatures
@@ -70,7 +76,7 @@ def kernel_features(
         is_reduction=lambda: reduces,
         get_reduction_hint=lambda: SimpleNamespace(name=hint),
         reduction_numel=width,
-        scheduler_nodes=lambda: [scheduler_node(*slices)],
+        scheduler_nodes=lambda: [scheduler_node(*slices, ours=ours)],
     )
 
 
@@ -79,19 +85,20 @@ def kernel_features(
     [
         (4096, {"slices": (1, 1, None)}, True),
         (2048, {}, True),
-        (sympy.Integer(slice_kernels.WIDEST_ROW), {}, True),
-        (2 * slice_kernels.WIDEST_ROW, {}, False),
+        (sympy.Integer(kernels.WIDEST_ROW), {}, True),
+        (2 * kernels.WIDEST_ROW, {}, False),
         (2560, {}, False),  # padded to 4096, but five pieces of 512
         (3500, {}, True),  # four pieces of 1024 are no less than 4096 either
         (1536, {}, False),
         (4096, {"hint": "OUTER"}, False),
         (4096, {"reduces": False}, False),
-        (4096, {"slices": (None,)}, False),
+        (4096, {"slices": (None,)}, True),
         (4096, {"slices": (0, 1)}, False),
+        (4096, {"slices": (None,), "ours": False}, False),
         (sympy.Symbol("s0"), {}, False),
     ],
 )
-def test_rows_of_a_slice_are_gone_over_once(width: Any, others: dict[str, Any], once: bool) -> None:
+def test_narrow_rows_are_gone_over_once(width: Any, others: dict[str, Any], once: bool) -> None:
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
@@ -107,7 +114,7 @@ def test_rows_of_a_slice_are_gone_over_once(width: Any, others: dict[str, Any], 
                 staticmethod(lambda features, cooperative: inductors),
             ),
         ):
-            _compat.compile_for_slices()
+            _compat.compile_for_overlap()
             return bool(V.choices.should_use_persistent_reduction(features, cooperative))
 
     assert in_a_new_thread(lambda: asked(False, False)) == once
@@ -127,12 +134,13 @@ def test_rows_of_a_slice_are_gone_over_once(width: Any, others: dict[str, Any], 
         (9216, 4096, {}, (1024, 4)),
         (12288, 4096, {}, (2048, 8)),
         (4096, 4096, {}, AS_INDUCTOR),  # at once
-        (5120, slice_kernels.LEAST_ROWS - 1, {}, AS_INDUCTOR),
+        (5120, kernels.LEAST_ROWS - 1, {}, AS_INDUCTOR),
         (5120, sympy.Symbol("s0"), {}, AS_INDUCTOR),
-        (slice_kernels.WIDEST_IN_PIECES + 1024, 4096, {}, AS_INDUCTOR),
+        (kernels.WIDEST_IN_PIECES + 1024, 4096, {}, AS_INDUCTOR),
         (512, 4096, {}, AS_INDUCTOR),
         (5120, 4096, {"hint": "OUTER"}, AS_INDUCTOR),
-        (5120, 4096, {"slices": (None,)}, AS_INDUCTOR),
+        (5120, 4096, {"slices": (None,)}, (1024, 4)),
+        (5120, 4096, {"slices": (None,), "ours": False}, AS_INDUCTOR),
         (5120, 4096, {"slices": (0, 1)}, AS_INDUCTOR),
         (5120, 4096, {"settings": {"max_autotune": True}}, AS_INDUCTOR),
         (5120, 4096, {"settings": {"coordinate_descent_tuning": True}}, AS_INDUCTOR),
@@ -144,13 +152,13 @@ def test_rows_of_a_slice_are_gone_over_once(width: Any, others: dict[str, Any], 
         (5120, 4096, {"hip": "6.4"}, AS_INDUCTOR),
     ],
 )
-def test_wide_rows_of_a_slice_are_gone_over_in_pieces(
+def test_wide_rows_are_gone_over_in_pieces(
     width: Any, rows: Any, others: dict[str, Any], expected: Any
 ) -> None:
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
-    about = {name: others[name] for name in ("hint", "slices") if name in others}
+    about = {name: others[name] for name in ("hint", "slices", "ours") if name in others}
     features, config = kernel_features(width, **about), _compat.inductor_config()
     groups = {"x": rows, "r0_": width, **others.get("groups", {})}
     given = {"features": features, **others.get("kwargs", {})}
@@ -162,7 +170,7 @@ def test_wide_rows_of_a_slice_are_gone_over_in_pieces(
             mock.patch.object(torch.version, "hip", others.get("hip")),
             mock.patch.object(InductorChoices, "should_use_persistent_reduction", wide),
         ):
-            _compat.compile_for_slices()
+            _compat.compile_for_overlap()
             return V.choices.triton_kernel_kwargs(Any, features, [groups], dict(given))  # type: ignore[arg-type,list-item]
 
     found = in_a_new_thread(asked)
@@ -183,11 +191,12 @@ def test_wide_rows_of_a_slice_are_gone_over_in_pieces(
         ((1,), 4096, 4096, 32, 32),
         ((1,), 4096, 256, None, None),
         ((1,), sympy.Symbol("s0"), 4096, None, None),
-        ((None,), 4096, 4096, None, None),
+        ((None,), 4096, 4096, None, 18),
+        ((), 4096, 4096, None, None),  # not ours
         ((0, 1), 4096, 4096, None, None),
     ],
 )
-def test_rows_a_block_of_a_slices_norm(
+def test_rows_a_block_of_a_norm(
     slices: tuple[int | None, ...], rows: Any, columns: int, users: int | None, used: int | None
 ) -> None:
     from torch._inductor.codegen.simd import SIMDScheduling
@@ -201,12 +210,12 @@ def test_rows_a_block_of_a_slices_norm(
 
     def compiled() -> None:
         with (
-            config.patch({slice_kernels.ROWS_A_BLOCK: users}),
+            config.patch({kernels.ROWS_A_BLOCK: users}),
             mock.patch.object(SIMDScheduling, name, generate),
             mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (rows, columns)),
         ):
-            _compat.compile_for_slices(partial(rows_a_block, multiprocessors=116))
-            _compat.compile_for_slices(partial(rows_a_block, multiprocessors=116))
+            _compat.compile_for_overlap(partial(rows_a_block, multiprocessors=116))
+            _compat.compile_for_overlap(partial(rows_a_block, multiprocessors=116))
             getattr(SIMDScheduling, name)(None, scheduler_node(*slices), scheduler_node(*slices))
             assert config.triton.mix_order_reduction_split_size == users
 
@@ -221,24 +230,25 @@ def test_rows_a_block_of_a_slices_norm(
         (5120, {"rows": 36}, True),
         (2560, {}, False),
         (sympy.Symbol("s0"), {}, False),
-        (4096, {"slices": (None,)}, False),
+        (4096, {"slices": (None,)}, True),
         (4096, {"slices": (0, 1)}, False),
+        (4096, {"ours": False}, False),
         (4096, {"rows": None}, False),  # not what a block of ours takes
         (4096, {"rows": 64}, False),
         (4096, {"both": False}, False),
         (4096, {"max_autotune": True}, False),
     ],
 )
-def test_blocks_of_a_slices_norm_have_more_warps(
+def test_blocks_of_a_wide_norm_have_more_warps(
     width: Any, others: dict[str, Any], more: bool
 ) -> None:
     from torch._inductor.codegen.triton import TritonScheduling
 
     rows = others.get("rows", 18)
-    features = kernel_features(width, others.get("slices", (0,)))
+    features = kernel_features(width, others.get("slices", (0,)), ours=others.get("ours", True))
     kernel = SimpleNamespace(fixed_config=None)
     settings = {
-        slice_kernels.ROWS_A_BLOCK: rows,
+        kernels.ROWS_A_BLOCK: rows,
         "max_autotune": others.get("max_autotune", False),
     }
 
@@ -248,8 +258,8 @@ def test_blocks_of_a_slices_norm_have_more_warps(
             _compat.inductor_config().patch(settings),
             mock.patch.object(TritonScheduling, name, lambda self, *args: [kernel]),
         ):
-            _compat.compile_for_slices()
-            _compat.compile_for_slices()
+            _compat.compile_for_overlap()
+            _compat.compile_for_overlap()
             kwargs = {"mix_order_reduction": others.get("both", True)}
             return getattr(TritonScheduling, name)(None, features, [], kwargs)
 
@@ -280,20 +290,21 @@ def test_blocks_of_a_slices_norm_have_more_warps(
         ((4, 1024, 4096), None, {}, False),
         ((sympy.Symbol("s0"), 1024, 4096), [2], {}, False),
         ((4, 1024, 4096), [2], {"device": "cpu"}, False),
-        ((4, 1024, 4096), [2], {"slice": None}, False),
-        ((4, 1024, 4096), [2], {"slice": None, "inductors": True}, True),
+        ((4, 1024, 4096), [2], {"ours": False}, False),
+        ((4, 1024, 4096), [2], {"ours": False, "inductors": True}, True),
     ],
 )
-def test_variances_of_a_slice_are_computed_in_two_steps(
+def test_variances_of_rows_are_computed_in_two_steps(
     size: tuple[Any, ...], axis: Any, others: dict[str, Any], two: bool
 ) -> None:
     from torch._inductor import lowering
     from torch._inductor.virtualized import V
 
     name = "use_two_step_variance"
-    node = fx.Graph().placeholder("x")
-    if (index := others.get("slice", 0)) is not None:
-        tag_slice(node, index, "x")
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    if others.get("ours", True):
+        mark_overlapped(graph)
     value = SimpleNamespace(
         get_size=lambda: list(size), get_device=lambda: torch.device(others.get("device", "cuda"))
     )
@@ -303,19 +314,19 @@ def test_variances_of_a_slice_are_computed_in_two_steps(
             return bool(others.get("inductors", False))
 
         with ExitStack() as stack:
-            has = mock.patch.object(slice_kernels, "inductor_has_option", lambda name: has_option)
+            has = mock.patch.object(kernels, "inductor_has_option", lambda name: has_option)
             if not has_option:
                 stack.enter_context(has)
-                stack.enter_context(mock.patch.object(slice_kernels, "_ask_for_rows_a_block"))
-                stack.enter_context(mock.patch.object(slice_kernels, "_ask_for_warps"))
+                stack.enter_context(mock.patch.object(kernels, "_ask_for_rows_a_block"))
+                stack.enter_context(mock.patch.object(kernels, "_ask_for_warps"))
             stack.enter_context(mock.patch.object(lowering, name, inductors))
             stack.enter_context(V.set_graph_handler(SimpleNamespace(current_node=node)))  # type: ignore[arg-type]
-            _compat.compile_for_slices()
-            _compat.compile_for_slices()
+            _compat.compile_for_overlap()
+            _compat.compile_for_overlap()
             return bool(getattr(lowering, name)(value, axis, True))
 
     assert in_a_new_thread(lambda: asked(False)) == two
-    if _compat.inductor_has_option(slice_kernels.TWO_STEPS):  # newer torch does it by itself
+    if _compat.inductor_has_option(kernels.TWO_STEPS):  # newer torch does it by itself
         assert in_a_new_thread(lambda: asked(True)) == bool(others.get("inductors", False))
 
 
@@ -326,7 +337,7 @@ def test_both_reductions_of_a_square_are_told_apart() -> None:
     rows, columns = "rows", "columns"
     contiguous = {rows: True, columns: False}
     with (
-        config.patch({slice_kernels.BOTH_REDUCTIONS: False}),
+        config.patch({kernels.BOTH_REDUCTIONS: False}),
         mock.patch.object(MixOrderReduction, "get_numel_rnumel", lambda node: (64, 64)),
         mock.patch.object(MixOrderReduction, "is_contiguous_node", contiguous.__getitem__),
     ):

@@ -1,7 +1,9 @@
-"""How Inductor generates the kernels of slices: what it fuses, and how they go over their rows.
+"""How Inductor generates the kernels of a program that hides communication.
 
-Beside a collective a norm's kernel has fewer multiprocessors, and as a slice's it has fewer rows to
-fill them with. What Inductor's choices leave unused there is much of what slicing costs.
+Beside a collective a kernel has fewer multiprocessors, and as a slice's it has fewer rows to fill
+them with: what Inductor's choices leave unused there is much of what slicing costs. Two things are
+of slices only, that they are not fused with each other and in how many rows a norm's gradients are
+summed; the others help whatever computes beside a collective, and elsewhere.
 
 Times below are of bf16, 4096 rows, 16 of an H200's multiprocessors held, torch 2.11.
 """
@@ -18,7 +20,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.config import inductor_config, inductor_has_option
-from domino_compile.tags import slice_of
+from domino_compile.tags import is_overlapped, slice_of
 
 #: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
 #: Inductor does so up to 1024 elements, and goes over others two or three times. (Norms of 4096
@@ -83,24 +85,24 @@ def fuse_both_reductions() -> None:
     )
 
 
-def compile_for_slices(rows_a_block: Callable[[int], int] | None = None) -> None:
-    """Make Inductor, in this thread and from now on, compile slices by rules of their own.
+def compile_for_overlap(rows_a_block: Callable[[int], int] | None = None) -> None:
+    """Make Inductor, in this thread and from now on, compile marked graphs by rules of their own.
 
     * No work of different slices is fused: a kernel of two slices has to wait for the collectives
       of both. Whole work (joins) fuses with either slice, as with anything.
-    * Kernels of slices that reduce rows go over them once, or in pieces that fill them.
-    * Variances of slices are computed in two steps, as newer versions of Inductor do everywhere: a
-      running variance costs a division for every element.
-    * Kernels that compute a norm's gradients in slices give thread blocks as many rows as they are
-      told, and more warps to wide ones.
+    * Kernels that reduce rows go over them once, or in pieces that fill them.
+    * Variances are computed in two steps, as newer versions of Inductor do: a running variance
+      costs a division for every element.
+    * Kernels that compute a norm's gradients give thread blocks as many rows as they are told, and
+      more warps to wide ones.
 
-    What is of no slice compiles as before. Inductor asks for its heuristics
-    (``inductor_choices_class``) once a thread, when it compiles for the first time: an option of a
-    later compile is silently ignored. So those in force, the user's own ones perhaps, are replaced
-    by the same ones with these rules.
+    What is not marked (``tags.mark_overlapped``) compiles as before. Inductor asks for its
+    heuristics (``inductor_choices_class``) once a thread, when it compiles for the first time: an
+    option of a later compile is silently ignored. So those in force, the user's own ones perhaps,
+    are replaced by the same ones with these rules.
 
     Args:
-        rows_a_block: from a slice's rows; ``None``: as Inductor chooses.
+        rows_a_block: from the rows of a norm; ``None``: as Inductor chooses.
     """
     from torch._inductor.virtualized import V
 
@@ -109,18 +111,18 @@ def compile_for_slices(rows_a_block: Callable[[int], int] | None = None) -> None
     _ask_for_two_steps()
     current = V.choices
     kind: Any = type(current)
-    if not getattr(kind, "for_slices", False):
+    if not getattr(kind, "for_overlap", False):
         current = copy.copy(current)
-        current.__class__ = _slice_choices(kind)
+        current.__class__ = _overlap_choices(kind)
         V.set_choices_handler(current)
     current.rows_a_block = rows_a_block  # type: ignore[attr-defined]
 
 
-def _slice_choices(kind: Any) -> Any:
-    """A class of heuristics with the rules for slices."""
+def _overlap_choices(kind: Any) -> Any:
+    """A class of heuristics with these rules."""
 
-    class SliceChoices(kind):  # type: ignore[misc]
-        for_slices = True
+    class OverlapChoices(kind):  # type: ignore[misc]
+        for_overlap = True
 
         @staticmethod
         def can_fuse_horizontal(
@@ -143,7 +145,7 @@ def _slice_choices(kind: Any) -> Any:
             return bool(kind.should_use_persistent_reduction(features, cooperative_reduction)) or (
                 not cooperative_reduction
                 and inductor_config().triton.persistent_reductions
-                and _fits_a_block(_row_of_a_slice(features))
+                and _fits_a_block(_row(features))
             )
 
         def triton_kernel_kwargs(
@@ -160,7 +162,7 @@ def _slice_choices(kind: Any) -> Any:
 
         def _goes_in_pieces(self, features: Any, groups: Any, kwargs: dict[str, Any]) -> bool:
             """Whether a kernel goes over its rows piece by piece, and nobody has said how."""
-            config, width = inductor_config(), _row_of_a_slice(features)
+            config, width = inductor_config(), _row(features)
             return (
                 width is not None
                 and PIECES_OF_A_ROW[0] < width <= WIDEST_IN_PIECES
@@ -174,13 +176,13 @@ def _slice_choices(kind: Any) -> Any:
                 and not self.should_use_persistent_reduction(features, False)
             )
 
-    return SliceChoices
+    return OverlapChoices
 
 
-def _row_of_a_slice(features: Any) -> int | None:
-    """How wide the rows are that a kernel of one slice reduces; ``None``: none, or not known."""
+def _row(features: Any) -> int | None:
+    """How wide the rows are that a kernel of ours reduces; ``None``: none, or not known."""
     reduces_rows = features.is_reduction() and features.get_reduction_hint().name == "INNER"
-    if not reduces_rows or len(_slices_of(*features.scheduler_nodes())) != 1:
+    if not reduces_rows or not _is_ours(*features.scheduler_nodes()):
         return None
     return _known(features.reduction_numel)
 
@@ -231,13 +233,13 @@ def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
 
     rule: Callable[[int], int] | None = getattr(V.choices, "rows_a_block", None)
     known, wide = _known(rows), (_known(columns) or 0) >= NARROWEST_NORM
-    if rule is None or known is None or not wide or len(_slices_of(*nodes)) != 1:
+    if rule is None or known is None or not wide or not _is_ours(*nodes):
         return None
     return rule(known)
 
 
 def _ask_for_warps() -> None:
-    """Give thread blocks that reduce a slice in both directions ``WARPS_OF_MANY``.
+    """Give thread blocks that reduce in both directions ``WARPS_OF_MANY``.
 
     The configuration is fixed behind the kernel's construction: before, one of ``XBLOCK`` 1 would
     take away the dimension along which the kernel goes.
@@ -260,7 +262,7 @@ def _ask_for_warps() -> None:
             kwargs.get("mix_order_reduction")
             and rows is not None
             and rows < 64  # more, and Inductor's blocks take several at a time
-            and (_row_of_a_slice(features) or 0) >= MANY_COLUMNS
+            and (_row(features) or 0) >= MANY_COLUMNS
             and not _is_tuned_by_inductor(config)
         ):
             for kernel in kernels:
@@ -274,7 +276,7 @@ def _ask_for_warps() -> None:
 
 
 def _ask_for_two_steps() -> None:
-    """Make Inductor compute the variances of a slice's rows as newer versions do."""
+    """Make Inductor compute the variances of rows as newer versions do."""
     if inductor_has_option(TWO_STEPS):
         return
     from torch._inductor import lowering
@@ -288,7 +290,7 @@ def _ask_for_two_steps() -> None:
     @functools.wraps(original)
     def use_two_step_variance(x: Any, axis: Any, keepdim: bool) -> bool:
         return bool(original(x, axis, keepdim)) or (
-            _varies_in_two_steps(x, axis) and slice_of(V.graph.current_node) is not None
+            _varies_in_two_steps(x, axis) and is_overlapped(V.graph.current_node)
         )
 
     use_two_step_variance.asks = True  # type: ignore[attr-defined]
@@ -329,6 +331,12 @@ def _known(size: Any) -> int | None:
         return int(size)
     except TypeError:  # a symbol
         return None
+
+
+def _is_ours(*scheduler_nodes: Any) -> bool:
+    """Whether nodes are of a program that was ordered, and not of several slices."""
+    origins = {origin for node in scheduler_nodes for origin in _origins(node)}
+    return any(map(is_overlapped, origins)) and len(_slices_of(*scheduler_nodes)) <= 1
 
 
 def _of_different_slices(node1: Any, node2: Any) -> bool:
