@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import IO, Any
 
 from domino_compile.errors import DominoError
 
@@ -51,16 +53,6 @@ def run_ranks(
     command += ["--nproc-per-node", str(count), *arguments]
     env = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // count))} | os.environ
     env |= environment or {}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=env | {PROGRESS_LINES: "1"},
-        start_new_session=True,  # a Ctrl-C on the terminal reaches us alone: we end the ranks
-    )
     printed: list[str] = []
     said: deque[str] = deque(maxlen=200)
 
@@ -71,17 +63,52 @@ def run_ranks(
         else:
             progress(match[2], float(match[1]))
 
-    listeners = []
+    process: subprocess.Popen[str] | None = None
     try:
+        with _interrupted_afterwards():  # or else nobody knows what was started, and ends it
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=env | {PROGRESS_LINES: "1"},
+                start_new_session=True,  # a Ctrl-C on the terminal reaches us alone
+            )
         listeners = [_listen(process.stdout, printed.append), _listen(process.stderr, note)]
         code = _wait(process)
     finally:
-        _end(process)
+        if process is not None:
+            _end(process)
     for listener in listeners:
         listener.join(timeout=5)
     if code:
         raise RanksError(_reason(said, code))
     return "".join(printed)
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Let signals that end this program wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Any] = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, lambda *of: came.append(of))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number, frame in came:
+        handlers[number](number, frame)
 
 
 def _listen(stream: IO[str] | None, take: Callable[[str], None]) -> threading.Thread:
