@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from domino_compile._compat import kernels
 from domino_compile.bench.run import Plan, run
 from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Workload
@@ -26,3 +29,25 @@ def test_memory_is_not_that_of_variants_before() -> None:
     assert first is not None and None not in others
     # The first also pays for what libraries keep.
     assert max(other or 0.0 for other in others) < 1.05 * first
+
+
+@pytest.mark.parametrize(("model", "piece"), [("gpt3-2.7b", 512), ("gpt3-13b", 1024)])
+def test_wide_rows_are_gone_over_in_pieces_and_gradients_are_the_same(
+    model: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[dict[str, int]] = []
+    fixed: Any = kernels._fixed
+
+    def note(warps: int, **blocks: int) -> Any:
+        chosen.append(blocks)
+        return fixed(warps, **blocks)
+
+    monkeypatch.setattr(kernels, "_fixed", note)
+    workload = Workload(model, 1, 2, 1024, 8, dropout=0.1)
+    variants = [Variant("inductor"), Variant("domino", 2)]
+    place = Place("cuda", "h200-nvlink-8")
+    with torch._inductor.config.patch(force_disable_caches=True):
+        result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
+    error = result.variants[1].grad_error
+    assert error is not None and error < 1e-3
+    assert {"XBLOCK": 1, "R0_BLOCK": piece} in chosen
