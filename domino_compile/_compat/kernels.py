@@ -180,9 +180,12 @@ def _overlap_choices(kind: Any) -> Any:
 
 
 def _row(features: Any) -> int | None:
-    """How wide the rows are that a kernel of ours reduces; ``None``: none, or not known."""
+    """How wide the rows are that a kernel of ours reduces; ``None``: none, or not known.
+
+    On NVIDIA's GPUs: nothing of the above was measured on others, and their warps are others.
+    """
     reduces_rows = features.is_reduction() and features.get_reduction_hint().name == "INNER"
-    if not reduces_rows or not _is_ours(*features.scheduler_nodes()):
+    if not torch.version.cuda or not reduces_rows or not _is_ours(*features.scheduler_nodes()):
         return None
     return _known(features.reduction_numel)
 
@@ -316,12 +319,9 @@ def _fixed(warps: int, **blocks: int) -> Any:
 
 
 def _is_tuned_by_inductor(config: Any) -> bool:
-    """Whether Inductor times configurations, or they are of a GPU whose warps are others."""
+    """Whether Inductor times configurations."""
     return bool(
-        config.max_autotune
-        or config.max_autotune_pointwise
-        or config.coordinate_descent_tuning
-        or torch.version.hip
+        config.max_autotune or config.max_autotune_pointwise or config.coordinate_descent_tuning
     )
 
 

@@ -22,6 +22,13 @@ from domino_compile.tags import mark_overlapped, tag_slice
 
 pytestmark = pytest.mark.xdist_group("compat")
 
+
+@pytest.fixture(autouse=True)
+def _nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a build of torch for NVIDIA's GPUs."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
 #: What the heuristics are of a kernel that nobody has said anything about.
 AS_INDUCTOR = "as Inductor chooses"
 
@@ -149,7 +156,7 @@ def test_narrow_rows_are_gone_over_once(width: Any, others: dict[str, Any], once
         (5120, 4096, {"kwargs": {"override_persistent_reduction": True}}, AS_INDUCTOR),
         (5120, 4096, {"kwargs": {"mix_order_reduction": True}}, AS_INDUCTOR),
         (5120, 4096, {"groups": {"y": 2}}, AS_INDUCTOR),
-        (5120, 4096, {"hip": "6.4"}, AS_INDUCTOR),
+        (5120, 4096, {"cuda": None}, AS_INDUCTOR),
     ],
 )
 def test_wide_rows_are_gone_over_in_pieces(
@@ -167,7 +174,7 @@ def test_wide_rows_are_gone_over_in_pieces(
     def asked() -> dict[str, Any]:
         with (
             config.patch(others.get("settings", {})),
-            mock.patch.object(torch.version, "hip", others.get("hip")),
+            mock.patch.object(torch.version, "cuda", others.get("cuda", "13.0")),
             mock.patch.object(InductorChoices, "should_use_persistent_reduction", wide),
         ):
             _compat.compile_for_overlap()
