@@ -1,9 +1,9 @@
 """How Inductor generates the kernels of a program that hides communication.
 
 Beside a collective a kernel has fewer multiprocessors, and as a slice's it has fewer rows to fill
-them with: what Inductor's choices leave unused there is much of what slicing costs. Two things are
-of slices only, that they are not fused with each other and in how many rows a norm's gradients are
-summed; the others help whatever computes beside a collective, and elsewhere.
+them with: what Inductor's choices leave unused there is much of what slicing costs. That slices
+are not fused with each other is of slices only; the other rules help whatever computes beside a
+collective, and elsewhere.
 
 Times below are of bf16, 4096 rows, 16 of an H200's multiprocessors held, torch 2.11.
 """
@@ -30,22 +30,29 @@ WIDEST_ROW = 4096
 #: first, and how many of these each thread. Inductor takes 2048, 4 a thread, and so draws 6144
 #: numbers for a row of 5120: 179 us, 117 in fives of 1024, 165 in registers, padded to 8192.
 PIECES_OF_A_ROW, ELEMENTS_A_THREAD = (1024, 512), 8
-#: Rows wider than so are faster in larger pieces. (12288: 323 us, 276 in pieces of 1024 and 291 of
-#: 2048; but without random numbers 107, 111 and 107.)
+#: Rows wider than so go in larger pieces, with which none is slower than Inductor's. (12288 behind
+#: dropout: 323 us, 276 in pieces of 1024, 291 of 2048; without random numbers 107, 111 and 107.)
 WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, 1024, 512)
 #: What was measured: from so many rows on, and up to so wide ones.
 LEAST_ROWS, WIDEST_IN_PIECES = 512, 16384
 #: Inductor's setting of the rows that each thread block of a norm's gradients takes.
 ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
+#: Settings, of ``config.triton``, of kernels that need more than a block's rows and warps fixed, or
+#: that are pipelined (torch 2.13's default), which was not measured.
+OTHER_KERNELS = (
+    *("use_block_ptr", "use_tensor_descriptor"),
+    "mix_order_reduction_allow_multi_stages",
+)
+#: Its setting to find them by timing, of ``config.triton``.
+TUNED_ROWS = "mix_order_reduction_autotune_split_size"
 #: Fewer columns than these, and blocks of Inductor's take several rows at a time.
 NARROWEST_NORM = 1024
 #: From so many columns on such a thread block has 16 warps. Inductor's 8 leave each thread 16 to 32
 #: columns, and two sums of each. (84 us before and 71 with 4096 columns, 108 and 101 with 5120, 138
 #: and 128 with 8192; but 2560, padded to 4096, 47 and 74.)
 MANY_COLUMNS, WARPS_OF_MANY = 4096, 16
-#: Where Inductor has this option, it computes variances in two steps by itself.
-TWO_STEPS = "triton.use_two_step_variance_threshold"
-#: The narrowest and the widest rows of which it does so.
+#: The narrowest and the widest rows whose variance is computed in two steps: those of which torch
+#: 2.13 does so, but only where the variance is of bf16 or fp16 itself, which a norm's is not.
 ROWS_IN_TWO_STEPS = 1024, 32768
 #: Inductor's setting that makes it compute reductions along both dimensions of a value (a norm's
 #: gradients) in one kernel whatever its shape; by default it does so only where there are twice as
@@ -91,8 +98,8 @@ def compile_for_overlap(rows_a_block: Callable[[int], int] | None = None) -> Non
     * No work of different slices is fused: a kernel of two slices has to wait for the collectives
       of both. Whole work (joins) fuses with either slice, as with anything.
     * Kernels that reduce rows go over them once, or in pieces that fill them.
-    * Variances are computed in two steps, as newer versions of Inductor do: a running variance
-      costs a division for every element.
+    * Variances of wide rows are computed in two steps: a running one costs a division for every
+      element.
     * Kernels that compute a norm's gradients give thread blocks as many rows as they are told, and
       more warps to wide ones.
 
@@ -145,6 +152,8 @@ def _overlap_choices(kind: Any) -> Any:
             return bool(kind.should_use_persistent_reduction(features, cooperative_reduction)) or (
                 not cooperative_reduction
                 and inductor_config().triton.persistent_reductions
+                and not _takes_many_rows(inductor_config())
+                and not features.contains_op("scan")
                 and _fits_a_block(_row(features))
             )
 
@@ -221,7 +230,8 @@ def _ask_for_rows_a_block() -> None:
         config = inductor_config()
         rows, columns = MixOrderReduction.get_numel_rnumel(node1)
         each = _rows_a_block(rows, columns, node1, node2)
-        if each is None or config.triton.mix_order_reduction_split_size is not None:
+        tuned = _is_tuned_by_inductor(config) or getattr(config.triton, TUNED_ROWS, False)
+        if each is None or tuned or config.triton.mix_order_reduction_split_size is not None:
             return original(self, node1, node2)
         with config.patch({ROWS_A_BLOCK: each}):
             return original(self, node1, node2)
@@ -267,6 +277,7 @@ def _ask_for_warps() -> None:
             and rows < 64  # more, and Inductor's blocks take several at a time
             and (_row(features) or 0) >= MANY_COLUMNS
             and not _is_tuned_by_inductor(config)
+            and not any(getattr(config.triton, name, False) for name in OTHER_KERNELS)
         ):
             for kernel in kernels:
                 kernel.fixed_config = _fixed(
@@ -279,9 +290,7 @@ def _ask_for_warps() -> None:
 
 
 def _ask_for_two_steps() -> None:
-    """Make Inductor compute the variances of rows as newer versions do."""
-    if inductor_has_option(TWO_STEPS):
-        return
+    """Make Inductor compute variances of wide rows in two steps."""
     from torch._inductor import lowering
     from torch._inductor.virtualized import V
 
@@ -291,9 +300,9 @@ def _ask_for_two_steps() -> None:
         return
 
     @functools.wraps(original)
-    def use_two_step_variance(x: Any, axis: Any, keepdim: bool) -> bool:
-        return bool(original(x, axis, keepdim)) or (
-            _varies_in_two_steps(x, axis) and is_overlapped(V.graph.current_node)
+    def use_two_step_variance(x: Any, axis: Any, *others: Any, **named: Any) -> bool:
+        return bool(original(x, axis, *others, **named)) or (
+            is_overlapped(V.graph.current_node) and _varies_in_two_steps(x, axis)
         )
 
     use_two_step_variance.asks = True  # type: ignore[attr-defined]
@@ -303,7 +312,11 @@ def _ask_for_two_steps() -> None:
 def _varies_in_two_steps(x: Any, axis: Any) -> bool:
     """Whether these are many wide rows on a GPU, so that no kernel reduces parts of a row."""
     size, axes = x.get_size(), [axis] if isinstance(axis, int) else list(axis or ())
-    if x.get_device().type != "cuda" or [at % len(size) for at in axes] != [len(size) - 1]:
+    if (
+        not size
+        or x.get_device().type != "cuda"
+        or [at % len(size) for at in axes] != [len(size) - 1]
+    ):
         return False
     known = [n for n in map(_known, size) if n is not None]
     least, most = ROWS_IN_TWO_STEPS
@@ -323,6 +336,11 @@ def _is_tuned_by_inductor(config: Any) -> bool:
     return bool(
         config.max_autotune or config.max_autotune_pointwise or config.coordinate_descent_tuning
     )
+
+
+def _takes_many_rows(config: Any) -> bool:
+    """Whether Inductor may make blocks of many rows, which do not fit with wide ones kept."""
+    return bool(config.combo_kernels or getattr(config.triton, "nested_reduction", False))
 
 
 def _known(size: Any) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -71,16 +70,18 @@ def kernel_features(
     hint: str = "INNER",
     reduces: bool = True,
     ours: bool = True,
+    ops: tuple[str, ...] = (),
 ) -> Any:
     """What stands for what Inductor knows of a kernel that reduces rows."""
     from torch._inductor.codegen.simd_kernel_features import SIMDKernelFeatures
     from torch._inductor.runtime.hints import ReductionHint
 
     assert ReductionHint.INNER.name == "INNER"
-    for used in ("is_reduction", "get_reduction_hint", "scheduler_nodes"):
+    for used in ("contains_op", "is_reduction", "get_reduction_hint", "scheduler_nodes"):
         assert callable(getattr(SIMDKernelFeatures, used))
     return SimpleNamespace(
         is_reduction=lambda: reduces,
+        contains_op=lambda name: name in ops,
         get_reduction_hint=lambda: SimpleNamespace(name=hint),
         reduction_numel=width,
         scheduler_nodes=lambda: [scheduler_node(*slices, ours=ours)],
@@ -99,6 +100,7 @@ def kernel_features(
         (1536, {}, False),
         (4096, {"hint": "OUTER"}, False),
         (4096, {"reduces": False}, False),
+        (4096, {"ops": ("scan",)}, False),
         (4096, {"slices": (None,)}, True),
         (4096, {"slices": (0, 1)}, False),
         (4096, {"slices": (None,), "ours": False}, False),
@@ -112,9 +114,9 @@ def test_narrow_rows_are_gone_over_once(width: Any, others: dict[str, Any], once
     features = kernel_features(width, **others)
     config = _compat.inductor_config()
 
-    def asked(inductors: bool, cooperative: bool, allowed: bool = True) -> bool:
+    def asked(inductors: bool, cooperative: bool, **settings: bool) -> bool:
         with (
-            config.patch({"triton.persistent_reductions": allowed}),
+            config.patch({"triton.persistent_reductions": True} | settings),
             mock.patch.object(
                 InductorChoices,
                 "should_use_persistent_reduction",
@@ -127,7 +129,8 @@ def test_narrow_rows_are_gone_over_once(width: Any, others: dict[str, Any], once
     assert in_a_new_thread(lambda: asked(False, False)) == once
     assert in_a_new_thread(lambda: asked(True, False))  # what Inductor says anyway
     assert not in_a_new_thread(lambda: asked(False, True))
-    assert not in_a_new_thread(lambda: asked(False, False, allowed=False))
+    for settings in ({"triton.persistent_reductions": False}, {"combo_kernels": True}):
+        assert not in_a_new_thread(lambda of=settings: asked(False, False, **of))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,9 @@ def test_rows_a_block_of_a_norm(
         (4096, {"rows": None}, False),  # not what a block of ours takes
         (4096, {"rows": 64}, False),
         (4096, {"both": False}, False),
-        (4096, {"max_autotune": True}, False),
+        (4096, {"settings": {"max_autotune": True}}, False),
+        (4096, {"settings": {"triton.use_block_ptr": True}}, False),
+        (4096, {"settings": {"triton.mix_order_reduction_allow_multi_stages": True}}, False),
     ],
 )
 def test_blocks_of_a_wide_norm_have_more_warps(
@@ -254,10 +259,10 @@ def test_blocks_of_a_wide_norm_have_more_warps(
     rows = others.get("rows", 18)
     features = kernel_features(width, others.get("slices", (0,)), ours=others.get("ours", True))
     kernel = SimpleNamespace(fixed_config=None)
-    settings = {
-        kernels.ROWS_A_BLOCK: rows,
-        "max_autotune": others.get("max_autotune", False),
-    }
+    several = "triton.mix_order_reduction_allow_multi_stages"
+    settings = {kernels.ROWS_A_BLOCK: rows} | others.get("settings", {})
+    if _compat.inductor_has_option(several):
+        settings = {several: False} | settings
 
     def compiled() -> Any:
         name = "create_kernel_choices"
@@ -295,6 +300,8 @@ def test_blocks_of_a_wide_norm_have_more_warps(
         ((4, 1024, 4096), [1], {}, False),
         ((4, 1024, 4096), [1, 2], {}, False),
         ((4, 1024, 4096), None, {}, False),
+        ((), [0], {}, False),
+        ((), [-1], {"ours": False}, False),
         ((sympy.Symbol("s0"), 1024, 4096), [2], {}, False),
         ((4, 1024, 4096), [2], {"device": "cpu"}, False),
         ((4, 1024, 4096), [2], {"ours": False}, False),
@@ -316,25 +323,19 @@ def test_variances_of_rows_are_computed_in_two_steps(
         get_size=lambda: list(size), get_device=lambda: torch.device(others.get("device", "cuda"))
     )
 
-    def asked(has_option: bool) -> bool:
-        def inductors(x: Any, axis: Any, keepdim: bool) -> bool:
+    def asked(*newer: Any) -> bool:
+        def inductors(x: Any, axis: Any, keepdim: bool, *more: Any) -> bool:
+            assert more == newer
             return bool(others.get("inductors", False))
 
-        with ExitStack() as stack:
-            has = mock.patch.object(kernels, "inductor_has_option", lambda name: has_option)
-            if not has_option:
-                stack.enter_context(has)
-                stack.enter_context(mock.patch.object(kernels, "_ask_for_rows_a_block"))
-                stack.enter_context(mock.patch.object(kernels, "_ask_for_warps"))
-            stack.enter_context(mock.patch.object(lowering, name, inductors))
-            stack.enter_context(V.set_graph_handler(SimpleNamespace(current_node=node)))  # type: ignore[arg-type]
+        handler = V.set_graph_handler(SimpleNamespace(current_node=node))  # type: ignore[arg-type]
+        with mock.patch.object(lowering, name, inductors), handler:
             _compat.compile_for_overlap()
             _compat.compile_for_overlap()
-            return bool(getattr(lowering, name)(value, axis, True))
+            return bool(getattr(lowering, name)(value, axis, True, *newer))
 
-    assert in_a_new_thread(lambda: asked(False)) == two
-    if _compat.inductor_has_option(kernels.TWO_STEPS):  # newer torch does it by itself
-        assert in_a_new_thread(lambda: asked(True)) == bool(others.get("inductors", False))
+    assert in_a_new_thread(asked) == two
+    assert in_a_new_thread(lambda: asked(torch.float32)) == two  # torch 2.13 and newer
 
 
 def test_both_reductions_of_a_square_are_told_apart() -> None:
