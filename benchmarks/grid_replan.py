@@ -94,13 +94,13 @@ def device_of(row: Row) -> str:
     Raises:
         SystemExit: there are no rates for it.
     """
-    from domino_compile.cost.rates import device_names
+    from domino_compile.cost.rates import device_names, rates_named
 
-    known = next((known for known in device_names() if known in row["device"]), None)
+    known = rates_named(row["device"])
     if known is None:
         names = ", ".join(device_names())
         raise SystemExit(f"no rates for {row['device']!r}: name a --device out of {names}")
-    return known
+    return known.name
 
 
 def _replanned(task: tuple[Cell, str, str]) -> Row:

@@ -90,7 +90,7 @@ def run_ranks(
 
 @contextlib.contextmanager
 def _interrupted_afterwards() -> Iterator[None]:
-    """Let signals that end this program wait for the end of the block."""
+    """Let signals that Python handles, to end this program, wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread
         return

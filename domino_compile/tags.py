@@ -1,6 +1,7 @@
 """The marks that our passes leave on nodes: which slice, of which node, and that they are ours.
 
-They travel through partitioning and Inductor's own passes because those copy node metadata.
+The first travels through partitioning, both through Inductor's own passes, because those copy node
+metadata.
 Read and written here only; every other result of an analysis is data, not a mark.
 """
 

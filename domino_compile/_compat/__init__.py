@@ -1,13 +1,12 @@
 """Every private or version-dependent part of torch that we use, in one place.
 
 Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. What concerns the
-kernels that Inductor generates for slices is in ``kernels``.
+kernels that Inductor generates for scheduled graphs is in ``kernels``.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from domino_compile._compat.config import inductor_has_option as inductor_has_op
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
 from domino_compile._compat.kernels import compile_for_overlap as compile_for_overlap
 from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions
+from domino_compile._compat.wrap import wrap_once
 
 
 def fake_mode_of(graph: fx.Graph) -> Any:
@@ -252,17 +252,14 @@ def keep_order_behind_waits() -> None:
     """
     from torch._inductor.scheduler import SchedulerNode
 
-    original: Any = SchedulerNode.recompute_size_and_body
-    if getattr(original, "renames", False):
-        return
+    def wrap(original: Any) -> Any:
+        def recompute_size_and_body(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            self.set_read_writes(self.read_writes.rename(self.mutation_renames))
 
-    @functools.wraps(original)
-    def recompute_size_and_body(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.set_read_writes(self.read_writes.rename(self.mutation_renames))
+        return recompute_size_and_body
 
-    recompute_size_and_body.renames = True  # type: ignore[attr-defined]
-    SchedulerNode.recompute_size_and_body = recompute_size_and_body  # type: ignore[method-assign]
+    wrap_once(SchedulerNode, "recompute_size_and_body", wrap)
 
 
 def inductor_decompositions() -> Any:

@@ -11,7 +11,6 @@ Times below are of bf16, 4096 rows, 16 of an H200's multiprocessors held, torch 
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.config import inductor_config, inductor_has_option
+from domino_compile._compat.wrap import wrap_once
 from domino_compile.tags import is_overlapped, slice_of
 
 #: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
@@ -32,17 +32,11 @@ WIDEST_ROW = 4096
 PIECES_OF_A_ROW, ELEMENTS_A_THREAD = (1024, 512), 8
 #: Rows wider than so go in larger pieces, with which none is slower than Inductor's. (12288 behind
 #: dropout: 323 us, 276 in pieces of 1024, 291 of 2048; without random numbers 107, 111 and 107.)
-WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, 1024, 512)
+WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, *PIECES_OF_A_ROW)
 #: What was measured: from so many rows on, and up to so wide ones.
 LEAST_ROWS, WIDEST_IN_PIECES = 512, 16384
 #: Inductor's setting of the rows that each thread block of a norm's gradients takes.
 ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
-#: Settings, of ``config.triton``, of kernels that need more than a block's rows and warps fixed, or
-#: that are pipelined (torch 2.13's default), which was not measured.
-OTHER_KERNELS = (
-    *("use_block_ptr", "use_tensor_descriptor"),
-    "mix_order_reduction_allow_multi_stages",
-)
 #: Its setting to find them by timing, of ``config.triton``.
 TUNED_ROWS = "mix_order_reduction_autotune_split_size"
 #: Fewer columns than these, and blocks of Inductor's take several rows at a time.
@@ -51,6 +45,12 @@ NARROWEST_NORM = 1024
 #: columns, and two sums of each. (84 us before and 71 with 4096 columns, 108 and 101 with 5120, 138
 #: and 128 with 8192; but 2560, padded to 4096, 47 and 74.)
 MANY_COLUMNS, WARPS_OF_MANY = 4096, 16
+#: Settings, of ``config.triton``, of such kernels that need more than rows and warps of a block to
+#: be fixed, or that are pipelined (torch 2.13's default), which was not measured.
+OTHER_KERNELS = (
+    *("use_block_ptr", "use_tensor_descriptor"),
+    "mix_order_reduction_allow_multi_stages",
+)
 #: The narrowest and the widest rows whose variance is computed in two steps: those of which torch
 #: 2.13 does so, but only where the variance is of bf16 or fp16 itself, which a norm's is not.
 ROWS_IN_TWO_STEPS = 1024, 32768
@@ -73,23 +73,21 @@ def fuse_both_reductions() -> None:
 
     triton_config = inductor_config().triton
     triton_config.mix_order_reduction_non_strict_mode = True
-    original: Any = MixOrderReduction.has_mix_reduction_orders
-    if getattr(original, "squares", False):
-        return
 
-    def has_mix_reduction_orders(cls: Any, node1: Any, node2: Any) -> bool:
-        if original(node1, node2):
-            return True
-        if not triton_config.mix_order_reduction_non_strict_mode:
-            return False
-        extents = cls.get_numel_rnumel(node1), cls.get_numel_rnumel(node2)
-        square = len({n for pair in extents for n in pair}) == 1
-        return square and cls.is_contiguous_node(node1) != cls.is_contiguous_node(node2)
+    def wrap(original: Any) -> Any:
+        def has_mix_reduction_orders(node1: Any, node2: Any) -> bool:
+            if original(node1, node2):
+                return True
+            if not triton_config.mix_order_reduction_non_strict_mode:
+                return False
+            kind = MixOrderReduction
+            extents = kind.get_numel_rnumel(node1), kind.get_numel_rnumel(node2)
+            square = len({n for pair in extents for n in pair}) == 1
+            return square and kind.is_contiguous_node(node1) != kind.is_contiguous_node(node2)
 
-    has_mix_reduction_orders.squares = True  # type: ignore[attr-defined]
-    MixOrderReduction.has_mix_reduction_orders = classmethod(  # type: ignore[method-assign,assignment]
-        has_mix_reduction_orders
-    )
+        return has_mix_reduction_orders
+
+    wrap_once(MixOrderReduction, "has_mix_reduction_orders", wrap, staticmethod)
 
 
 def compile_for_overlap(rows_a_block: Callable[[int], int] | None = None) -> None:
@@ -163,19 +161,18 @@ def _overlap_choices(kind: Any) -> Any:
             kwargs: dict[str, Any] = super().triton_kernel_kwargs(
                 kernel_cls, features, groups, kernel_kwargs
             )
-            if not self._goes_in_pieces(features, groups, kwargs):
+            if (piece := self._own_piece(features, groups, kwargs)) is None:
                 return kwargs
-            piece = _piece(int(features.reduction_numel))
             warps = piece // (32 * ELEMENTS_A_THREAD)
             return kwargs | {"fixed_config": _fixed(warps, XBLOCK=1, R0_BLOCK=piece)}
 
-        def _goes_in_pieces(self, features: Any, groups: Any, kwargs: dict[str, Any]) -> bool:
-            """Whether a kernel goes over its rows piece by piece, and nobody has said how."""
+        def _own_piece(self, features: Any, groups: Any, kwargs: dict[str, Any]) -> int | None:
+            """In what pieces a kernel goes over its rows; ``None``: once, or as somebody said."""
             config, width = inductor_config(), _row(features)
-            return (
-                width is not None
-                and PIECES_OF_A_ROW[0] < width <= WIDEST_IN_PIECES
-                and set(groups[0]) == {"x", "r0_"}
+            if width is None or not PIECES_OF_A_ROW[0] < width <= WIDEST_IN_PIECES:
+                return None
+            free = (
+                set(groups[0]) == {"x", "r0_"}
                 and (_known(groups[0]["x"]) or 0) >= LEAST_ROWS
                 and not {"fixed_config", "mix_order_reduction"} & kwargs.keys()
                 and not any(name.startswith("override_") for name in kwargs)
@@ -184,6 +181,7 @@ def _overlap_choices(kind: Any) -> Any:
                 and not config.triton.force_cooperative_reductions  # else only of few rows
                 and not self.should_use_persistent_reduction(features, False)
             )
+            return _piece(width) if free else None
 
     return OverlapChoices
 
@@ -220,24 +218,22 @@ def _ask_for_rows_a_block() -> None:
     from torch._inductor.codegen.simd import SIMDScheduling
     from torch._inductor.scheduler import MixOrderReduction
 
+    def wrap(original: Any) -> Any:
+        def codegen(self: Any, node1: Any, node2: Any) -> Any:
+            config = inductor_config()
+            rows, columns = MixOrderReduction.get_numel_rnumel(node1)
+            each = _rows_a_block(rows, columns, node1, node2)
+            tuned = _is_tuned_by_inductor(config) or getattr(config.triton, TUNED_ROWS, False)
+            if each is None or tuned or config.triton.mix_order_reduction_split_size is not None:
+                return original(self, node1, node2)
+            with config.patch({ROWS_A_BLOCK: each}):
+                return original(self, node1, node2)
+
+        return codegen
+
     name = "_codegen_mix_order_reduction"
-    original: Any = getattr(SIMDScheduling, name, None)
-    if original is None or getattr(original, "asks", False):
-        return
-
-    @functools.wraps(original)
-    def codegen(self: Any, node1: Any, node2: Any) -> Any:
-        config = inductor_config()
-        rows, columns = MixOrderReduction.get_numel_rnumel(node1)
-        each = _rows_a_block(rows, columns, node1, node2)
-        tuned = _is_tuned_by_inductor(config) or getattr(config.triton, TUNED_ROWS, False)
-        if each is None or tuned or config.triton.mix_order_reduction_split_size is not None:
-            return original(self, node1, node2)
-        with config.patch({ROWS_A_BLOCK: each}):
-            return original(self, node1, node2)
-
-    codegen.asks = True  # type: ignore[attr-defined]
-    setattr(SIMDScheduling, name, codegen)
+    if hasattr(SIMDScheduling, name):
+        wrap_once(SIMDScheduling, name, wrap)
 
 
 def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
@@ -261,32 +257,27 @@ def _ask_for_warps() -> None:
         return
     from torch._inductor.codegen.triton import TritonScheduling
 
-    name = "create_kernel_choices"
-    original: Any = getattr(TritonScheduling, name)
-    if getattr(original, "asks", False):
-        return
+    def wrap(original: Any) -> Any:
+        def create(self: Any, features: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            kernels = original(self, features, args, kwargs)
+            config = inductor_config()
+            rows = config.triton.mix_order_reduction_split_size
+            if (
+                kwargs.get("mix_order_reduction")
+                and rows is not None
+                and rows < 64  # more, and Inductor's blocks take several at a time
+                and (_row(features) or 0) >= MANY_COLUMNS
+                and not _is_tuned_by_inductor(config)
+                and not any(getattr(config.triton, name, False) for name in OTHER_KERNELS)
+            ):
+                fixed = _fixed(WARPS_OF_MANY, XBLOCK=1, RSPLIT_SIZE=rows, NUM_STAGES=1)
+                for kernel in kernels:
+                    kernel.fixed_config = fixed
+            return kernels
 
-    @functools.wraps(original)
-    def create_kernel_choices(self: Any, features: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        kernels = original(self, features, args, kwargs)
-        config = inductor_config()
-        rows = config.triton.mix_order_reduction_split_size
-        if (
-            kwargs.get("mix_order_reduction")
-            and rows is not None
-            and rows < 64  # more, and Inductor's blocks take several at a time
-            and (_row(features) or 0) >= MANY_COLUMNS
-            and not _is_tuned_by_inductor(config)
-            and not any(getattr(config.triton, name, False) for name in OTHER_KERNELS)
-        ):
-            for kernel in kernels:
-                kernel.fixed_config = _fixed(
-                    WARPS_OF_MANY, XBLOCK=1, RSPLIT_SIZE=rows, NUM_STAGES=1
-                )
-        return kernels
+        return create
 
-    create_kernel_choices.asks = True  # type: ignore[attr-defined]
-    setattr(TritonScheduling, name, create_kernel_choices)
+    wrap_once(TritonScheduling, "create_kernel_choices", wrap)
 
 
 def _ask_for_two_steps() -> None:
@@ -294,19 +285,15 @@ def _ask_for_two_steps() -> None:
     from torch._inductor import lowering
     from torch._inductor.virtualized import V
 
-    name = "use_two_step_variance"
-    original: Any = getattr(lowering, name)
-    if getattr(original, "asks", False):
-        return
+    def wrap(original: Any) -> Any:
+        def use_two_step_variance(x: Any, axis: Any, *others: Any, **named: Any) -> bool:
+            return bool(original(x, axis, *others, **named)) or (
+                is_overlapped(V.graph.current_node) and _varies_in_two_steps(x, axis)
+            )
 
-    @functools.wraps(original)
-    def use_two_step_variance(x: Any, axis: Any, *others: Any, **named: Any) -> bool:
-        return bool(original(x, axis, *others, **named)) or (
-            is_overlapped(V.graph.current_node) and _varies_in_two_steps(x, axis)
-        )
+        return use_two_step_variance
 
-    use_two_step_variance.asks = True  # type: ignore[attr-defined]
-    setattr(lowering, name, use_two_step_variance)
+    wrap_once(lowering, "use_two_step_variance", wrap)
 
 
 def _varies_in_two_steps(x: Any, axis: Any) -> bool:
@@ -353,25 +340,21 @@ def _known(size: Any) -> int | None:
 
 def _is_ours(*scheduler_nodes: Any) -> bool:
     """Whether nodes are of a program that was ordered, and not of several slices."""
-    origins = {origin for node in scheduler_nodes for origin in _origins(node)}
-    return any(map(is_overlapped, origins)) and len(_slices_of(*scheduler_nodes)) <= 1
+    origins = _origins(*scheduler_nodes)
+    return any(map(is_overlapped, origins)) and len(_slices_of(origins)) <= 1
 
 
 def _of_different_slices(node1: Any, node2: Any) -> bool:
     """Whether two scheduler nodes together compute more than one slice."""
-    return len(_slices_of(node1, node2)) > 1
+    return len(_slices_of(_origins(node1, node2))) > 1
 
 
-def _slices_of(*scheduler_nodes: Any) -> set[int]:
-    """The slices that scheduler nodes compute."""
-    origins = {origin for node in scheduler_nodes for origin in _origins(node)}
+def _slices_of(origins: set[fx.Node]) -> set[int]:
+    """The slices that graph nodes are of."""
     return {index for origin in origins if (index := slice_of(origin)) is not None}
 
 
-def _origins(scheduler_node: Any) -> set[fx.Node]:
-    """The graph nodes that a (fused) scheduler node computes."""
-    found: set[fx.Node] = set()
-    for part in scheduler_node.get_nodes():
-        if part.node is not None:
-            found |= set(part.node.get_origins())
-    return found
+def _origins(*scheduler_nodes: Any) -> set[fx.Node]:
+    """The graph nodes that (fused) scheduler nodes compute."""
+    parts = (part.node for node in scheduler_nodes for part in node.get_nodes())
+    return {origin for part in parts if part is not None for origin in part.get_origins()}

@@ -168,6 +168,11 @@ def device_names() -> tuple[str, ...]:
     return (*(rates.name for rates in TABLE), CPU.name)
 
 
+def rates_named(name: str) -> DeviceRates | None:
+    """The table's rates of a device of such a full name; ``None``: it is not there."""
+    return next((rates for rates in (*TABLE, CPU) if rates.name in name), None)
+
+
 def rates_for(device: torch.device | str) -> DeviceRates:
     """The rates of a device: those of ``DOMINO_COMPILE_RATES`` if it names a file, or the table's.
 
@@ -186,7 +191,7 @@ def rates_for(device: torch.device | str) -> DeviceRates:
         known, name = CPU, "cpu"
     else:
         name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
-        known = next((rates for rates in TABLE if rates.name in name), OTHER_ACCELERATOR)
+        known = rates_named(name) or OTHER_ACCELERATOR
     measured = named_rates()
     if measured is None or measured.device_type != device.type:
         return known

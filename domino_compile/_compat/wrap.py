@@ -1,0 +1,28 @@
+"""Functions of torch's that are replaced by ours, which call them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+_MARK = "domino_compile_wraps"
+
+
+def wrap_once(
+    owner: Any, name: str, wrap: Callable[[Any], Any], kind: Callable[[Any], Any] | None = None
+) -> None:
+    """Replace a function by one that is made of it, unless that has been done.
+
+    Args:
+        owner: the module or class that has it.
+        name: its name there.
+        wrap: makes the function from the one that is there.
+        kind: ``staticmethod``, where it is called on a class with its arguments only.
+    """
+    original = getattr(owner, name)
+    if getattr(original, _MARK, False):
+        return
+    wrapper = functools.wraps(original)(wrap(original))
+    setattr(wrapper, _MARK, True)
+    setattr(owner, name, wrapper if kind is None else kind(wrapper))
