@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,12 +29,20 @@ def hang_on_one(rank: int, world: int) -> None:
         time.sleep(600)
 
 
+def hang_at_first(rank: int, world: int, mark: str) -> int:
+    if rank == 1 and not os.path.exists(mark):
+        open(mark, "w").close()
+        time.sleep(600)
+    return number(rank, world, 10)
+
+
 def number(rank: int, world: int, base: int) -> int:
     total = torch.tensor(base + rank)
     dist.all_reduce(total)
     return int(total)
 
 
+@pytest.mark.filterwarnings("ignore:.* is asked again")
 @pytest.mark.parametrize(
     ("function", "timeout", "said"),
     [
@@ -47,3 +56,9 @@ def test_a_failure_is_told_and_the_next_run_works(function: str, timeout: float,
         with pytest.raises(RankError, match=said):
             pool.run(f"tests.ranks.test_pool:{function}", timeout=timeout)
         assert pool.run("tests.ranks.test_pool:number", 10) == [21, 21]
+
+
+def test_a_question_that_hung_is_asked_again_with_a_warning(tmp_path: Path) -> None:
+    with Pool(2) as pool, pytest.warns(UserWarning, match="in hang_at_first"):
+        mark = str(tmp_path / "mark")
+        assert pool.run("tests.ranks.test_pool:hang_at_first", mark, timeout=3) == [21, 21]
