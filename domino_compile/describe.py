@@ -55,6 +55,11 @@ def collective(site: Site, parallel: bool) -> CollectiveReport:
     )
 
 
+def tensor_parallel_groups(report: CompileReport) -> list[str]:
+    """The process groups whose ranks compute the model together, by name, in order."""
+    return sorted({c.group for c in report.collectives if c.reason != DATA_PARALLEL})
+
+
 def disabled(name: str) -> NoCut:
     """A pass that the options leave out."""
     return NoCut(f"the pass {name!r} is disabled")

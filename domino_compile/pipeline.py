@@ -283,7 +283,10 @@ class Pipeline:
         if self._marks_products(graph):
             marked = self._pass(
                 *(graph, phase, "07.products"),
-                lambda: mark_products(graph, result.units, result.after, cost.held),
+                lambda: mark_products(
+                    *(graph, result.units, result.after),
+                    *(cost.held, describe.tensor_parallel_groups(self.report)),
+                ),
             )
             entry.configured = marked.beside
 

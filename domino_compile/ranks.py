@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from domino_compile import _compat
-from domino_compile.describe import DATA_PARALLEL
+from domino_compile.describe import tensor_parallel_groups
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CompileReport
 
@@ -58,7 +58,7 @@ def compare_ranks(report: CompileReport, timeout_s: float) -> None:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    for group in sorted({c.group for c in report.collectives if c.reason != DATA_PARALLEL}):
+    for group in tensor_parallel_groups(report):
         shared = _compat.shared_store(group)
         if shared is not None:
             _compare(report, group, *shared, timeout_s)

@@ -1,8 +1,8 @@
 """``products``: mark the matrix products that fly under a collective.
 
 A product beside a collective has fewer multiprocessors than its library thinks; the operations
-``mm_beside`` and ``addmm_beside`` (``gemm.op``) are told how many are held, and by whose
-collective. Of the other products those that are added to something are marked too, as alone:
+``mm_beside`` and ``addmm_beside`` (``gemm.op``) are told how many are held, and which ranks must
+compute the same. Of the other products those that are added to something are marked too, as alone:
 torch copies what is added before it computes.
 
 Contract: takes a scheduled graph and its predicted times; afterwards some ``mm`` and ``addmm`` are
@@ -11,6 +11,7 @@ these operations, with the same names, operands, values and order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,9 @@ class Marked:
     alone: list[str]
 
 
-def mark_products(graph: fx.Graph, units: UnitGraph, plan: Schedule, held: int) -> Marked:
+def mark_products(
+    graph: fx.Graph, units: UnitGraph, plan: Schedule, held: int, groups: Sequence[str]
+) -> Marked:
     """Mark products in place.
 
     Args:
@@ -52,32 +55,31 @@ def mark_products(graph: fx.Graph, units: UnitGraph, plan: Schedule, held: int) 
         units: its units.
         plan: their predicted times.
         held: multiprocessors that a collective in flight holds.
+        groups: the process groups whose ranks run this program.
     """
-    over: dict[int, tuple[float, str]] = {}
+    over: dict[int, float] = {}
     for wire in plan.spans:
         if wire.wire:
             for span in plan.hidden_under(wire):
-                known, _ = over.get(span.unit, (0.0, ""))
-                group = str(units.units[wire.unit].group)
-                over[span.unit] = known + span.overlap_us(wire), group
+                over[span.unit] = over.get(span.unit, 0.0) + span.overlap_us(wire)
     marked = Marked([], [])
     for span in plan.computing:
         node = units.units[span.unit].nodes[0]
         if node.graph is not graph or not _is_product(node):
             continue
-        overlap, group = over.get(span.unit, (0.0, ""))
+        overlap = over.get(span.unit, 0.0)
         if overlap >= LEAST * (span.end_us - span.start_us) > 0:
-            _mark(node, held, group)
+            _mark(node, held, groups)
             marked.beside.append(node.name)
         elif _is_sum(node):
-            _mark(node, 0, "")
+            _mark(node, 0, groups)
             marked.alone.append(node.name)
     return marked
 
 
-def _mark(node: fx.Node, held: int, group: str) -> None:
+def _mark(node: fx.Node, held: int, groups: Sequence[str]) -> None:
     node.target = mm_beside if node.target is aten.mm.default else addmm_beside
-    node.args = (*node.args, held, group)
+    node.args = (*node.args, held, list(groups))
     node.kwargs = {}
 
 

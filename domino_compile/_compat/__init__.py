@@ -114,8 +114,8 @@ def register_product_lowerings(
     from a cache finds ours there as well, since registering comes before any compile.
 
     Args:
-        mm: ``mm_beside(left, right, held, group)``.
-        addmm: ``addmm_beside(added, left, right, held, group)``.
+        mm: ``mm_beside(left, right, held, groups)``.
+        addmm: ``addmm_beside(added, left, right, held, groups)``.
         run_mm: computes the former, with ``out``.
         run_addmm: computes the latter, with ``out``.
     """
@@ -126,25 +126,25 @@ def register_product_lowerings(
     if mm in lowering.lowerings:
         return
 
-    def called(name: str, layout: Any, inputs: list[Any], held: int, group: str) -> Any:
+    def called(name: str, layout: Any, inputs: list[Any], held: int, groups: Any) -> Any:
         node = ir.ExternKernelOut(
             layout=layout,
             inputs=inputs,
             python_kernel_name=f"extern_kernels.{name}",
-            kwargs={"held": held, "group": group},
+            kwargs={"held": held, "groups": list(groups)},
         )
         return ir.TensorBox.create(node)
 
     @lowering.register_lowering(mm, type_promotion_kind=None)
-    def mm_beside(left: Any, right: Any, held: int, group: str) -> Any:
+    def mm_beside(left: Any, right: Any, held: int, groups: Any) -> Any:
         *_, layout, left, right = mm_args(left, right)
-        return called("domino_mm", layout, [left, right], held, group)
+        return called("domino_mm", layout, [left, right], held, groups)
 
     @lowering.register_lowering(addmm, type_promotion_kind=None)
-    def addmm_beside(added: Any, left: Any, right: Any, held: int, group: str) -> Any:
+    def addmm_beside(added: Any, left: Any, right: Any, held: int, groups: Any) -> Any:
         *_, layout, left, right = mm_args(left, right)
         added = realize_inputs(added)
-        return called("domino_addmm", layout, [added, left, right], held, group)
+        return called("domino_addmm", layout, [added, left, right], held, groups)
 
     for name, function in (("domino_mm", run_mm), ("domino_addmm", run_addmm)):
         setattr(extern_kernels, name, function)

@@ -1,8 +1,9 @@
 """What was chosen for each product: once a process, kept on disk, the same on all ranks.
 
-The rank that is first in the group whose collective a product flies under decides and tells the
-others through the group's key-value store; all ranks ask in the same order, that of their common
-program. Where there is nothing to agree on (one process) each decides for itself.
+The rank that is first in a process group decides and tells the others through the group's key-value
+store; all ranks ask in the same order, that of their common program. Of several groups, which are
+dimensions of a mesh, the first ranks of one do what the first rank of the next decides. Where there
+is nothing to agree on (one process) each decides for itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -54,24 +55,27 @@ class Question:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def choose(question: Question, group: str, decide: Callable[[], Choice]) -> Choice:
-    """The choice for a question: of the disk, of the group's first rank, or decided now.
+def choose(question: Question, groups: Sequence[str], decide: Callable[[], Choice]) -> Choice:
+    """The choice for a question: of the disk, of the groups' first rank, or decided now.
 
     Args:
         question: what is to be chosen.
-        group: name of the process group whose ranks must agree; empty for none.
+        groups: names of the process groups whose ranks must agree, the same on all of them.
         decide: finds it out; called on one rank only.
     """
-    shared = None
-    if group and dist.is_available() and dist.is_initialized():
-        shared = _compat.shared_store(group)
-    if shared is None:
+    if not (groups and dist.is_available() and dist.is_initialized()):
         return _known_or(question, decide)
+    group, *others = groups
+    shared = _compat.shared_store(group)
+    if shared is None:
+        return choose(question, others, decide)
     store, _, own = shared
     key = f"domino_compile/product/{question.digest()}"
     if own == 0:
+        if store.check([key]):  # the others may know that one already
+            return _decoded(store.get(key))
         try:
-            choice = _known_or(question, decide)
+            choice = choose(question, others, decide)
         except Exception:
             store.set(key, _encoded(NOTHING))  # the others must not wait for what never comes
             raise

@@ -2,19 +2,22 @@
 
 ::
 
-    mm_beside(left, right, held, group)            left @ right
-    addmm_beside(added, left, right, held, group)  added + left @ right
+    mm_beside(left, right, held, groups)            left @ right
+    addmm_beside(added, left, right, held, groups)  added + left @ right
 
-``held`` is how many multiprocessors the collective holds (0: the product is alone), ``group`` the
-name of its process group. They compute what ``aten.mm`` and ``aten.addmm`` compute, and are these
-where nothing better is known: on a CPU, on another vendor's device, of another dtype, in a CUDA
-graph's capture before a choice was made.
+``held`` is how many multiprocessors the collective holds (0: the product is alone), ``groups`` are
+the process groups whose ranks compute in the same way: a product that each of them has (of a layer
+that is not cut among them) must be the same to the last bit, or the replicas drift apart. They
+compute what ``aten.mm`` and ``aten.addmm`` compute, and are these where nothing better is known: on
+a CPU, on another vendor's device, of another dtype, in a CUDA graph's capture before a choice was
+made.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +30,12 @@ log = logging.getLogger(__name__)
 #: Algorithms are listed for operands that begin at multiples of this.
 ALIGNMENT = 256
 
-library.define("mm_beside(Tensor left, Tensor right, int held, str group) -> Tensor")
+library.define("mm_beside(Tensor left, Tensor right, int held, str[] groups) -> Tensor")
 library.define(
-    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, str group) -> Tensor"
+    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, str[] groups) -> Tensor"
 )
 
-#: By shapes, strides, type, device, held multiprocessors and group: what computes it; ``None``:
+#: By shapes, strides, type, device, held multiprocessors and groups: what computes it; ``None``:
 #: torch.
 _programs: dict[tuple[Any, ...], Run | None] = {}
 
@@ -41,13 +44,13 @@ def run_mm(
     left: torch.Tensor,
     right: torch.Tensor,
     held: int,
-    group: str,
+    groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``left @ right``; ``(M, K)`` and ``(K, N)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, None, held, group)):
+    if not (left.is_cuda and _computed(out, left, right, None, held, groups)):
         torch.mm(left, right, out=out)
     return out
 
@@ -57,13 +60,13 @@ def run_addmm(
     left: torch.Tensor,
     right: torch.Tensor,
     held: int,
-    group: str,
+    groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, added, held, group)):
+    if not (left.is_cuda and _computed(out, left, right, added, held, groups)):
         torch.addmm(added, left, right, out=out)
     return out
 
@@ -74,14 +77,14 @@ def _computed(
     right: torch.Tensor,
     added: torch.Tensor | None,
     held: int,
-    group: str,
+    groups: Sequence[str],
 ) -> bool:
     """Compute it by the chosen algorithm, if there is one and it takes the operands."""
     extra = () if added is None else (added.shape, added.stride(), added.data_ptr() % ALIGNMENT)
     addresses = left.data_ptr() | right.data_ptr() | out.data_ptr()
     key = (
         *(left.shape, left.stride(), right.shape, right.stride(), left.dtype, right.dtype),
-        *(addresses % ALIGNMENT, left.device.index, held, group, *extra),
+        *(addresses % ALIGNMENT, left.device.index, held, *groups, *extra),
     )
     try:
         program = _programs[key]
@@ -90,7 +93,7 @@ def _computed(
             return False  # nothing can be timed now
         aligned = addresses % ALIGNMENT == 0 and (not extra or extra[-1] == 0)
         problem = Problem.of(left, right, added) if aligned else None
-        program = None if problem is None else _found(problem, left.device, held, group)
+        program = None if problem is None else _found(problem, left.device, held, groups)
         _programs[key] = program
     if program is None:
         return False
@@ -103,14 +106,14 @@ def _computed(
     return True
 
 
-def _found(problem: Problem, device: torch.device, held: int, group: str) -> Run | None:
+def _found(problem: Problem, device: torch.device, held: int, groups: Sequence[str]) -> Run | None:
     """Choose in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
     result: list[Run | None] = [None]
 
     def choose_here() -> None:
         try:
             with torch.cuda.device(device), torch.no_grad():
-                result[0] = _choose(problem, device, held, group)
+                result[0] = _choose(problem, device, held, groups)
         except (LtError, RuntimeError) as error:
             log.info("products are left to torch: %s", error)
 
@@ -120,12 +123,12 @@ def _found(problem: Problem, device: torch.device, held: int, group: str) -> Run
     return result[0]
 
 
-def _choose(problem: Problem, device: torch.device, held: int, group: str) -> Run | None:
+def _choose(problem: Problem, device: torch.device, held: int, groups: Sequence[str]) -> Run | None:
     from domino_compile.gemm.choices import Question, choose
     from domino_compile.gemm.tune import tune
 
     question = Question(problem, held, torch.cuda.get_device_name(device), version())
-    choice = choose(question, group, lambda: tune(problem, device, held))
+    choice = choose(question, groups, lambda: tune(problem, device, held))
     sizes = f"{problem.m}x{problem.k}x{problem.n}"
     log.debug(
         "product %s, %d multiprocessors held: %.1f us, torch's own choice %.1f us",
@@ -137,12 +140,14 @@ def _choose(problem: Problem, device: torch.device, held: int, group: str) -> Ru
     return found.by(choice.algorithm)
 
 
-def _mm_meta(left: torch.Tensor, right: torch.Tensor, held: int, group: str) -> torch.Tensor:
+def _mm_meta(
+    left: torch.Tensor, right: torch.Tensor, held: int, groups: Sequence[str]
+) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 
 
 def _addmm_meta(
-    added: torch.Tensor, left: torch.Tensor, right: torch.Tensor, held: int, group: str
+    added: torch.Tensor, left: torch.Tensor, right: torch.Tensor, held: int, groups: Sequence[str]
 ) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 

@@ -1,5 +1,6 @@
 """The operations compute what ``aten`` computes, and what is chosen is kept and shared."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,18 @@ def question(m: int = 64, held: int = 16) -> Question:
 
 def test_on_the_cpu_they_are_the_plain_products() -> None:
     left, right = torch.randn(6, 4), torch.randn(4, 5)
-    assert torch.equal(mm_beside(left, right, 16, "0"), left @ right)
+    assert torch.equal(mm_beside(left, right, 16, ["0"]), left @ right)
     for added in (torch.randn(5), torch.randn(6, 5)):
-        found = addmm_beside(added, left, right, 16, "0")
+        found = addmm_beside(added, left, right, 16, ["0"])
         assert torch.equal(found, torch.addmm(added, left, right))
 
 
 def test_results_go_where_they_are_wanted() -> None:
     left, right, out = torch.randn(6, 4), torch.randn(4, 5), torch.empty(6, 5)
-    assert op.run_mm(left, right, 0, "", out=out) is out
+    assert op.run_mm(left, right, 0, [], out=out) is out
     assert torch.equal(out, left @ right)
     added = torch.randn(6, 5)
-    assert op.run_addmm(added, left, right, 0, "", out=out) is out
+    assert op.run_addmm(added, left, right, 0, [], out=out) is out
     assert torch.equal(out, torch.addmm(added, left, right))
 
 
@@ -51,8 +52,8 @@ def test_fake_results_have_shape_and_type() -> None:
     meta = {"device": "meta", "dtype": BF16}
     left, right = torch.empty(6, 4, **meta), torch.empty(4, 5, **meta)
     for found in (
-        mm_beside(left, right, 16, "0"),
-        addmm_beside(torch.empty(5, **meta), left, right, 16, "0"),
+        mm_beside(left, right, 16, ["0"]),
+        addmm_beside(torch.empty(5, **meta), left, right, 16, ["0"]),
     ):
         assert found.shape == (6, 5) and found.dtype == BF16 and found.is_contiguous()
 
@@ -112,13 +113,13 @@ def test_a_choice_is_made_once_and_kept(folder: Path) -> None:
         asked.append(1)
         return CHOSEN
 
-    assert choose(question(), "", decide) == CHOSEN
-    assert choose(question(), "", decide) == CHOSEN
+    assert choose(question(), [], decide) == CHOSEN
+    assert choose(question(), [], decide) == CHOSEN
     assert len(asked) == 1
-    assert choose(question(held=8), "", lambda: NOTHING) == NOTHING
+    assert choose(question(held=8), [], lambda: NOTHING) == NOTHING
     for path in folder.rglob("product-*.json"):
         path.write_text("not JSON")
-    assert choose(question(), "", decide) == CHOSEN
+    assert choose(question(), [], decide) == CHOSEN
     assert len(asked) == 2
 
 
@@ -134,18 +135,31 @@ class Store:
     def get(self, key: str) -> str:
         return self.content[key]
 
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.content for key in keys)
+
     def wait(self, keys: list[str], timeout: Any) -> None:
-        if any(key not in self.content for key in keys):
+        if not self.check(keys):
             raise RuntimeError("timeout")
 
 
 def chosen_by(rank: int, store: Store, decide: Any) -> Choice:
     """What a rank of a group chooses."""
+    return chosen_in({"tp": (store, rank)}, decide)
+
+
+def chosen_in(places: dict[str, tuple[Store, int]], decide: Any) -> Choice:
+    """What a rank chooses that is in groups, with their stores and its position in each."""
+
+    def shared_store(group: str) -> Any:
+        store, rank = places[group]
+        return store, [0, 1], rank
+
     with (
-        mock.patch.object(_compat, "shared_store", lambda group: (store, [0, 1], rank)),
+        mock.patch.object(_compat, "shared_store", shared_store),
         mock.patch.object(choices.dist, "is_initialized", lambda: True),
     ):
-        return choose(question(), "tp", decide)
+        return choose(question(), list(places), decide)
 
 
 def never() -> Choice:
@@ -157,6 +171,21 @@ def test_the_first_rank_decides_for_all(folder: Path) -> None:
     assert chosen_by(1, store, never) == NOTHING  # it never came: torch's own
     assert chosen_by(0, store, lambda: CHOSEN) == CHOSEN
     assert chosen_by(1, store, never) == CHOSEN
+
+
+def test_what_was_told_is_not_decided_again(folder: Path) -> None:
+    store = Store()
+    assert chosen_by(0, store, lambda: CHOSEN) == CHOSEN
+    with mock.patch.object(_compat, "caches_enabled", lambda: False):
+        assert chosen_by(0, store, never) == CHOSEN
+
+
+def test_in_a_mesh_one_rank_decides_for_all(folder: Path) -> None:
+    rows, columns = [Store(), Store()], [Store(), Store()]
+    for row, column in itertools.product(range(2), range(2)):
+        places = {"rows": (rows[row], column), "columns": (columns[column], row)}
+        first = (row, column) == (0, 0)
+        assert chosen_in(places, (lambda: CHOSEN) if first else never) == CHOSEN
 
 
 def test_if_the_first_rank_fails_the_others_do_not_wait(folder: Path) -> None:
@@ -196,8 +225,8 @@ def test_on_a_gpu_they_are_as_exact_as_torch(held: int, transposed: bool, extra:
     }[extra]
     exact = left.double() @ right.double() + (0 if added is None else added.double())
     if added is None:
-        found, plain = mm_beside(left, right, held, ""), left @ right
+        found, plain = mm_beside(left, right, held, []), left @ right
     else:
-        found, plain = addmm_beside(added, left, right, held, ""), torch.addmm(added, left, right)
+        found, plain = addmm_beside(added, left, right, held, []), torch.addmm(added, left, right)
     off, plain_off = ((x.double() - exact).norm() / exact.norm() for x in (found, plain))
     assert off <= 1.25 * plain_off

@@ -39,10 +39,10 @@ def two_chains(dtype: torch.dtype = BF16) -> fx.Graph:
 
 def marked(graph: fx.Graph) -> dict[str, tuple[object, ...]]:
     result = schedule_graph(graph, cost(), 0.05)
-    found = mark_products(graph, result.units, result.after, held=16)
+    found = mark_products(graph, result.units, result.after, 16, ["tp"])
     nodes = {n.name: (n.target, *n.args[-2:]) for n in graph.nodes}
-    assert all(nodes[name][1:] == (16, "tp") for name in found.beside)
-    assert all(nodes[name][1:] == (0, "") for name in found.alone)
+    assert all(nodes[name][1:] == (16, ["tp"]) for name in found.beside)
+    assert all(nodes[name][1:] == (0, ["tp"]) for name in found.alone)
     return {name: nodes[name] for name in (*found.beside, *found.alone)}
 
 
@@ -51,9 +51,9 @@ def test_products_under_a_collective_are_marked_and_sums() -> None:
     before = [n.name for n in graph.nodes]
     found = marked(graph)
     assert found == {
-        "mm_1": (mm_beside, 16, "tp"),
-        "addmm": (addmm_beside, 16, "tp"),
-        "addmm_1": (addmm_beside, 0, ""),
+        "mm_1": (mm_beside, 16, ["tp"]),
+        "addmm": (addmm_beside, 16, ["tp"]),
+        "addmm_1": (addmm_beside, 0, ["tp"]),
     }
     assert sorted(n.name for n in graph.nodes) == sorted(before)
     graph.lint()
