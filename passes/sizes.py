@@ -68,6 +68,10 @@ class SizeNodes:
                 break
             value = node.meta.get("val")
             if isinstance(value, torch.SymInt) and to_size(value) == symbol:
+                # Of two extents that were found to be equal one is written as the other, but an
+                # input keeps its own symbol: from torch 2.14 on its value would not be kept for a
+                # backward graph whose sizes are made from the other's. A sum has the one in use.
+                node.meta["val"] = value + 0
                 return node
         for node in self.graph.nodes:
             value = node.meta.get("val")

@@ -103,8 +103,8 @@ class KernelSlices:
 
     def __call__(self, nodes: list[Any]) -> list[Any]:
         for node in nodes:
-            if type(node).__name__ == "ExternKernelSchedulerNode":
-                continue  # one operation; the events it is ordered after count as its origins
+            if type(node).__name__ in ("ExternKernelSchedulerNode", "NopKernelSchedulerNode"):
+                continue  # one operation or none; the events it comes after count as its origins
             origins = [o for part in node.get_nodes() if part.node for o in part.node.get_origins()]
             self.kernels.append({s for o in origins if (s := slice_of(o)) is not None})
         return nodes
