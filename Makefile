@@ -8,12 +8,15 @@ PYTHON ?=
 MINUTES ?= 5
 JOBS ?= 3
 ARGS ?=
+TORCH ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+OTHER := .venv-torch-$(TORCH)
 SOURCES := domino_compile tests examples benchmarks passes
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+SUITE := -m pytest -n $(JOBS) --dist loadgroup
+PYTEST := $(BIN)/python $(SUITE)
 
-.PHONY: help venv setup demo test lint format types golden fuzz bench-compile clean
+.PHONY: help venv setup demo test test-with lint format types golden fuzz bench-compile clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -42,6 +45,12 @@ demo: setup  ## train a small GPT on 2 processes, Inductor alone against domino 
 test: setup  ## run the whole test suite (ARGS="-k name" selects)
 	$(PYTEST) $(ARGS)
 
+test-with: setup  ## run the whole test suite with another torch: make test-with TORCH=2.14.1
+	@if [ -z "$(TORCH)" ]; then echo "error: name a version: make test-with TORCH=2.14.1" >&2; exit 1; fi
+	$(BIN)/python -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --disable-pip-version-check --constraint <(grep -v '^torch==' constraints.txt) --editable '.[dev]' 'torch==$(TORCH)'
+	$(OTHER)/bin/python $(SUITE) $(ARGS)
+
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,5 +76,5 @@ bench-compile: setup  ## measure compile time against the number of layers
 	$(BIN)/python benchmarks/compile_time.py $(ARGS)
 
 clean:  ## remove .venv, caches, builds and out/
-	rm -rf .venv build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis torch_compile_debug
+	rm -rf .venv .venv-torch-* build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis torch_compile_debug
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -248,7 +248,8 @@ def keep_order_behind_waits() -> None:
     A wait (like any operation in place) gives its buffer a new name, and readers depend on that
     name. To fuse loops of different shapes, such as a random draw's of one slice and its
     consumer's, ``SchedulerNode.recompute_size_and_body`` computes the dependencies anew and
-    (2.11 to 2.13) puts the new names back only where there are ordering dependencies as well.
+    (2.11 to 2.13; 2.14 is right) puts the new names back only where there are ordering
+    dependencies as well.
     """
     from torch._inductor.scheduler import SchedulerNode
 

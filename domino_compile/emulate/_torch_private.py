@@ -1,4 +1,4 @@
-"""Every use of torch's private interfaces by the emulated link. Tried with torch 2.11 and 2.13."""
+"""Every use of torch's private interfaces by the emulated link. Tried with torch 2.11 to 2.14."""
 
 from __future__ import annotations
 
