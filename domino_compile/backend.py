@@ -72,6 +72,7 @@ def domino(
         rates = rates_identity()
     except OptionError as error:
         return refusal(error)
+    _compat.keep_gradients(gm)
     kept = _compat.copy_of(gm) if chosen.guard == "measure" or chosen.watch else None
     compiled, pipeline = _compile(gm, example_inputs, chosen, hints, rates)
     report, timeout_s = pipeline.report, chosen.check_timeout_s

@@ -18,6 +18,7 @@ from functorch.compile import (
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.collectives import c10d
 from domino_compile.pipeline import Pipeline
 
 
@@ -64,7 +65,14 @@ def _allow_any_strides(graph: fx.Graph) -> None:
     """Turn views into reshapes: strides need not be those of the captured graph.
 
     A joined value is contiguous where the uncut one was transposed, and some operations return
-    other strides than their metadata says. Inductor copies where a view needs it; so must this.
+    other strides than their metadata says. Inductor copies where a view needs it; so must this, and
+    in front of collectives that take no other strides (torch 2.11).
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default
+    for target in (c10d.reduce_scatter_tensor.default, c10d.all_gather_into_tensor.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            payload = node.args[0]
+            with graph.inserting_before(node):
+                whole = graph.call_method("contiguous", (payload,))
+            node.replace_input_with(payload, whole)

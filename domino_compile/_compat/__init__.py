@@ -263,6 +263,45 @@ def keep_order_behind_waits() -> None:
     wrap_once(SchedulerNode, "recompute_size_and_body", wrap)
 
 
+def keep_gradients(gm: fx.GraphModule) -> None:
+    """Repair captured functions with a gradient of their own that write to what they return.
+
+    Dynamo lets such a function return what it computed in between as well. Of a tensor that is
+    written to (Megatron's all-reduce of a copy, say) 2.11 returns every name, ``x`` and the result
+    of ``x.copy_(...)``: autograd then takes the last for the function's result, and no gradient
+    arrives, whatever the backend (2.13 and 2.14 are right, 2.12 was not tried). Nobody uses
+    the others; a copy of one is another tensor.
+    """
+    if torch.torch_version.TorchVersion(torch.__version__) >= "2.13":
+        return
+    applied = torch.ops.higher_order.autograd_function_apply
+    for module in list(gm.modules()):
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.find_nodes(op="call_function", target=applied):
+                body: Any = node.args[0]
+                if isinstance(body, fx.Node) and body.op == "get_attr":
+                    _return_each_once(cast(fx.GraphModule, module.get_submodule(str(body.target))))
+
+
+def _return_each_once(body: fx.GraphModule) -> None:
+    """Let the forward of a captured function return no tensor twice."""
+    (output,) = body.graph.find_nodes(op="output")
+    results, saved = cast(tuple[Any, Any], output.args[0])
+    seen: set[int] = set()
+    distinct: list[Any] = []
+    for result in results if isinstance(results, (tuple, list)) else ():
+        if isinstance(result, fx.Node):
+            tensor = id(result.meta.get("example_value", result))
+            if tensor in seen:
+                with body.graph.inserting_before(output):
+                    result = body.graph.call_method("clone", (result,))
+            seen.add(tensor)
+        distinct.append(result)
+    if distinct and distinct != list(results):
+        output.args = ((tuple(distinct), saved),)
+        body.recompile()
+
+
 def inductor_decompositions() -> Any:
     """The decompositions that Inductor captures graphs with."""
     from torch._inductor.decomposition import select_decomp_table

@@ -1,6 +1,7 @@
 """Each use of torch's private parts does what we rely on, on whatever torch is installed."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from domino_compile import _compat
+from domino_compile.backend import domino
 from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
@@ -307,3 +310,51 @@ def test_copy_of_compiles_on_its_own() -> None:
     torch.testing.assert_close(program(x), (x @ weight).tanh())
     first, second = ([_compat.input_name(n) for n in g.graph.nodes] for g in graphs)
     assert first == second and not set(graphs[0].graph.nodes) & set(graphs[1].graph.nodes)
+
+
+def in_place(x: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    x.mul_(2)
+    return x
+
+
+def by_operator(x: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    x += x
+    return x
+
+
+def into(x: torch.Tensor) -> torch.Tensor:
+    y = torch.empty_like(x)
+    torch.mul(x, 2, out=y)
+    return y
+
+
+@pytest.mark.parametrize("forward", [in_place, by_operator, into])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_functions_that_write_to_what_they_return_keep_their_gradient(
+    forward: Callable[[torch.Tensor], torch.Tensor], checkpointed: bool
+) -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return forward(x)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * 3
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return Doubled.apply(x.sin()).cos()  # type: ignore[no-any-return]
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(model, x, use_reentrant=False) if checkpointed else model(x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=domino, options={"lowering": "eager"}, fullgraph=True)
+    found = []
+    for run in (step, compiled):
+        x = torch.arange(4.0, requires_grad=True)
+        run(x).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(found[1], found[0])

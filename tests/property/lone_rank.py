@@ -85,6 +85,22 @@ class LoneRank(dist.ProcessGroup):
 
     reduce_scatter_single = _reduce_scatter_base
 
+    def allgather_into_tensor_coalesced(
+        self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
+    ) -> dist.Work:
+        """Functional collectives of single tensors end here before torch 2.13."""
+        for output, input in zip(outputs, inputs, strict=True):
+            self._allgather_base(output, input, opts)
+        return Done()
+
+    def reduce_scatter_tensor_coalesced(
+        self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
+    ) -> dist.Work:
+        """Likewise."""
+        for output, input in zip(outputs, inputs, strict=True):
+            self._reduce_scatter_base(output, input, opts)
+        return Done()
+
     def barrier(self, opts: Any = None) -> dist.Work:
         return Done()
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 import domino_compile
+from domino_compile import _compat
 from tests.emitted.harness import kernels_unbuilt
 from tests.property import models
 from tests.property.models import Style
@@ -27,7 +29,13 @@ def _fresh() -> Iterator[None]:
 
 
 def inductor(model: Any, **settings: Any) -> Compiled:
-    return torch.compile(model, backend="inductor", **settings)
+    """Inductor alone, of what Dynamo captured; see `_compat.keep_gradients`."""
+
+    def compile_alone(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        _compat.keep_gradients(gm)
+        return _compat.compile_with_inductor(gm, inputs, {})
+
+    return torch.compile(model, backend=compile_alone, **settings)
 
 
 def domino(model: Any, slices: int = 2, **settings: Any) -> Compiled:
@@ -88,7 +96,10 @@ def test_dropout_masks_are_those_of_inductor_alone_and_gradients_accumulate(
 
 @pytest.mark.parametrize("marked", [False, True], ids=["dynamic=True", "mark_dynamic"])
 def test_one_compile_serves_all_batch_sizes(marked: bool) -> None:
-    model = models.make("gpt" if marked else "llama", torch.float64)
+    # Before 2.13 Inductor's attention of float64 fails on a CPU, cut or not.
+    old = TorchVersion(torch.__version__) < "2.13"
+    dtype = torch.float32 if marked and old else torch.float64
+    model = models.make("gpt" if marked else "llama", dtype)
     compiled = domino(model) if marked else domino(model, dynamic=True)
 
     def call(*inputs: torch.Tensor) -> Any:
@@ -102,7 +113,7 @@ def test_one_compile_serves_all_batch_sizes(marked: bool) -> None:
         model.zero_grad()
         expected = step(model, model, batch)
         model.zero_grad()
-        assert_close(step(model, call, batch), expected, 1e-12)
+        assert_close(step(model, call, batch), expected, FLOAT_LIMIT[dtype])
     assert statuses() == ["sliced"]
 
 

@@ -19,6 +19,7 @@ from tests.rules import (
 )
 from tests.rules.harness import Case, Outcome, Sample, build, cases, check, joint_cases, pull_cases
 
+aten = torch.ops.aten
 SAMPLES = [
     *samples_pointwise.SAMPLES,
     *samples_shape.SAMPLES,
@@ -28,7 +29,23 @@ SAMPLES = [
     *samples_other.SAMPLES,
 ]
 IDS = [f"{i}-{sample.op}" for i, sample in enumerate(SAMPLES)]
-each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=IDS)
+
+
+def without_shapes(sample: Sample) -> bool:
+    """Whether this torch does not know the shapes of what an operation returns (2.11, of one)."""
+    late = aten._scaled_dot_product_fused_attention_overrideable_backward.default
+    known = torch._C._dispatch_has_kernel_for_dispatch_key(late.name(), "Meta")
+    return sample.op is late and not known
+
+
+skipped = pytest.mark.skip("this torch cannot capture it")
+each_sample = pytest.mark.parametrize(
+    "sample",
+    [
+        pytest.param(s, id=i, marks=skipped if without_shapes(s) else ())
+        for i, s in zip(IDS, SAMPLES, strict=True)
+    ],
+)
 #: A declared "reason" that says: runs whole, and there is nothing to say about it.
 SILENT = "*"
 
