@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -330,10 +331,16 @@ def into(x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def repaired(gm: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    _compat.keep_gradients(gm)
+    return gm.forward
+
+
+@pytest.mark.parametrize("backend", [repaired, partial(domino, options={"lowering": "eager"})])
 @pytest.mark.parametrize("forward", [in_place, by_operator, into])
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_functions_that_write_to_what_they_return_keep_their_gradient(
-    forward: Callable[[torch.Tensor], torch.Tensor], checkpointed: bool
+    backend: Any, forward: Callable[[torch.Tensor], torch.Tensor], checkpointed: bool
 ) -> None:
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -351,7 +358,7 @@ def test_functions_that_write_to_what_they_return_keep_their_gradient(
         return checkpoint(model, x, use_reentrant=False) if checkpointed else model(x)
 
     torch._dynamo.reset()
-    compiled = torch.compile(step, backend=domino, options={"lowering": "eager"}, fullgraph=True)
+    compiled = torch.compile(step, backend=backend, fullgraph=True)
     found = []
     for run in (step, compiled):
         x = torch.arange(4.0, requires_grad=True)
