@@ -286,7 +286,10 @@ def keep_gradients(gm: fx.GraphModule) -> None:
 def _return_each_once(body: fx.GraphModule) -> None:
     """Let the forward of a captured function return no tensor twice."""
     (output,) = body.graph.find_nodes(op="output")
-    results, saved = cast(tuple[Any, Any], output.args[0])
+    returned: Any = output.args[0]
+    if not (isinstance(returned, (tuple, list)) and len(returned) == 2):
+        return
+    results, saved = returned
     seen: set[int] = set()
     distinct: list[Any] = []
     for result in results if isinstance(results, (tuple, list)) else ():
