@@ -272,7 +272,7 @@ def keep_gradients(gm: fx.GraphModule) -> None:
     arrives, whatever the backend (2.13 and 2.14 are right, 2.12 was not tried). Nobody uses
     the others; a copy of one is another tensor.
     """
-    if torch.torch_version.TorchVersion(torch.__version__) >= "2.13":
+    if torch.__version__ >= "2.13":
         return
     applied = torch.ops.higher_order.autograd_function_apply
     for module in list(gm.modules()):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
-from torch.torch_version import TorchVersion
 
 from tests.property.lone_rank import start
 
@@ -16,7 +15,7 @@ def group(name: str) -> Any:
     return start()[name]
 
 
-if TorchVersion(torch.__version__) < "2.13":  # which cannot capture collectives along other axes
+if torch.__version__ < "2.13":  # which cannot capture collectives along other axes
     funcol._maybe_view_chunk_cat = torch._dynamo.dont_skip_tracing(funcol._maybe_view_chunk_cat)
 
 

@@ -65,41 +65,39 @@ class LoneRank(dist.ProcessGroup):
     def broadcast(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
         return Done()
 
-    def _allgather_base(
-        self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
-    ) -> dist.Work:
-        with torch.no_grad():
-            parts = [input.reshape(-1) * weight for weight in weights(self.size())]
-            output.copy_(torch.cat(parts).view(output.shape))
-        return Done()
-
-    all_gather_single = _allgather_base
-
-    def _reduce_scatter_base(
-        self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
-    ) -> dist.Work:
-        with torch.no_grad():
-            chunk = input.reshape(self.size(), -1)[0]
-            output.copy_(chunk.view(output.shape) * sum(weights(self.size())))
-        return Done()
-
-    reduce_scatter_single = _reduce_scatter_base
-
     def allgather_into_tensor_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
     ) -> dist.Work:
-        """Functional collectives of single tensors end here before torch 2.13."""
-        for output, input in zip(outputs, inputs, strict=True):
-            self._allgather_base(output, input, opts)
+        """Before torch 2.13 functional collectives of single tensors end here as well."""
+        with torch.no_grad():
+            for output, input in zip(outputs, inputs, strict=True):
+                parts = [input.reshape(-1) * weight for weight in weights(self.size())]
+                output.copy_(torch.cat(parts).view(output.shape))
         return Done()
+
+    def _allgather_base(
+        self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
+    ) -> dist.Work:
+        return self.allgather_into_tensor_coalesced([output], [input], opts)
+
+    all_gather_single = _allgather_base
 
     def reduce_scatter_tensor_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
     ) -> dist.Work:
         """Likewise."""
-        for output, input in zip(outputs, inputs, strict=True):
-            self._reduce_scatter_base(output, input, opts)
+        with torch.no_grad():
+            for output, input in zip(outputs, inputs, strict=True):
+                chunk = input.reshape(self.size(), -1)[0]
+                output.copy_(chunk.view(output.shape) * sum(weights(self.size())))
         return Done()
+
+    def _reduce_scatter_base(
+        self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
+    ) -> dist.Work:
+        return self.reduce_scatter_tensor_coalesced([output], [input], opts)
+
+    reduce_scatter_single = _reduce_scatter_base
 
     def barrier(self, opts: Any = None) -> dist.Work:
         return Done()
