@@ -46,6 +46,7 @@ from domino_compile.planner import (
     Planner,
     Prediction,
     Rules,
+    by_inductor,
     phases_of,
     predict_as_found,
     rows_cut,
@@ -174,10 +175,11 @@ class Pipeline:
         cost, backward = self._cost(graph), phases_of(graph)
         found = build_units(graph, cost, backward)
         self.report.input_bytes = held_bytes(graph) + self._copied_bytes(graph)
-        self.report.uncut = uncut(graph, found)
+        theirs = by_inductor(found, cost)
+        self.report.uncut = uncut(graph, theirs)
         if self.dump.wanted:
             self.rows.captured(graph)
-        alone, changed = predict_as_found(found, backward), 0
+        alone, changed = predict_as_found(theirs, backward), 0
         if self._enabled("normalise"):
             changed = self._pass(graph, "joint", "01.normalise", lambda: normalise_graph(graph))
         if self._accumulates(cost):

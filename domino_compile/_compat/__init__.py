@@ -114,8 +114,8 @@ def register_product_lowerings(
     from a cache finds ours there as well, since registering comes before any compile.
 
     Args:
-        mm: ``mm_beside(left, right, held, groups)``.
-        addmm: ``addmm_beside(added, left, right, held, groups)``.
+        mm: ``mm_beside(left, right, held, share, groups)``.
+        addmm: ``addmm_beside(added, left, right, held, share, groups)``.
         run_mm: computes the former, with ``out``.
         run_addmm: computes the latter, with ``out``.
     """
@@ -126,25 +126,26 @@ def register_product_lowerings(
     if mm in lowering.lowerings:
         return
 
-    def called(name: str, layout: Any, inputs: list[Any], held: int, groups: Any) -> Any:
+    def called(name: str, layout: Any, inputs: list[Any], how: tuple[Any, ...]) -> Any:
+        held, share, groups = how
         node = ir.ExternKernelOut(
             layout=layout,
             inputs=inputs,
             python_kernel_name=f"extern_kernels.{name}",
-            kwargs={"held": held, "groups": list(groups)},
+            kwargs={"held": held, "share": share, "groups": list(groups)},
         )
         return ir.TensorBox.create(node)
 
     @lowering.register_lowering(mm, type_promotion_kind=None)
-    def mm_beside(left: Any, right: Any, held: int, groups: Any) -> Any:
+    def mm_beside(left: Any, right: Any, *how: Any) -> Any:
         *_, layout, left, right = mm_args(left, right)
-        return called("domino_mm", layout, [left, right], held, groups)
+        return called("domino_mm", layout, [left, right], how)
 
     @lowering.register_lowering(addmm, type_promotion_kind=None)
-    def addmm_beside(added: Any, left: Any, right: Any, held: int, groups: Any) -> Any:
+    def addmm_beside(added: Any, left: Any, right: Any, *how: Any) -> Any:
         *_, layout, left, right = mm_args(left, right)
         added = realize_inputs(added)
-        return called("domino_addmm", layout, [added, left, right], held, groups)
+        return called("domino_addmm", layout, [added, left, right], how)
 
     for name, function in (("domino_mm", run_mm), ("domino_addmm", run_addmm)):
         setattr(extern_kernels, name, function)
@@ -467,6 +468,14 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
     if process_group.size() < 2 or not isinstance(base, (dist.TCPStore, dist.FileStore)):
         return None
     return store, dist.get_process_group_ranks(process_group), process_group.rank()
+
+
+def free_product_workspaces() -> None:
+    """Give back what torch keeps for its library of products on a GPU; it allocates it again."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 def cache_folder() -> str:

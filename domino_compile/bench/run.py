@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import domino_compile
-from domino_compile import emulate
+from domino_compile import _compat, emulate
 from domino_compile.bench.kernels import Account, record
 from domino_compile.bench.result import BenchResult, VariantResult
 from domino_compile.bench.variants import Variant
@@ -149,7 +149,12 @@ class Runner:
 
 
 def _allocated() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    """The GPU's memory in use, without what is given back while a CUDA graph is recorded."""
+    if not torch.cuda.is_available():
+        return 0
+    gc.collect()
+    _compat.free_product_workspaces()
+    return torch.cuda.memory_allocated()
 
 
 class Bench:

@@ -37,9 +37,6 @@ MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.d
 HEAD_STEP = 64
 #: Rows of a head that a thread block of the attention kernels computes (cuDNN's on Hopper).
 BLOCK_ROWS = 128
-#: Measured on one H100 beside collectives of 16 thread blocks: norms with dropout take 1.2 times as
-#: long in forward and 1.4 times in backward, of which 1.14 are the multiprocessors.
-FUSED_BESIDE = 1.15
 
 
 def is_attention(node: fx.Node) -> bool:
@@ -105,18 +102,6 @@ class CostModel:
         table = self.table(group_of(launch))
         return table.time_us(kind, round(payload_of(launch) * share)) * self.slower
 
-    @property
-    def fused_slowdown(self) -> float:
-        """What a fused kernel takes beside a collective over what it takes alone.
-
-        It loses the multiprocessors that are held and shares the memory's bandwidth, and there are
-        few enough of its blocks that some run behind the others.
-        """
-        rates = self.rates
-        if not (self.held and rates.multiprocessors):
-            return 1.0
-        return FUSED_BESIDE * rates.multiprocessors / self.free
-
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         """How long work takes that moves so many bytes, alone and while a collective is in flight.
 
@@ -133,16 +118,24 @@ class CostModel:
             return self.rates.matmul_us(work.product, work.dtype, held, self.configured)
         return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
 
-    def fused_us(self, nbytes: float, hard: float = 0.0) -> float:
-        """How long one fused kernel takes; nothing, if it does nothing.
+    def fused_us(self, nbytes: float, hard: float = 0.0) -> tuple[float, float]:
+        """How long one fused kernel takes, alone and while a collective is in flight.
 
         Args:
-            nbytes: what it moves.
+            nbytes: what it moves; the kernel takes no time if it does nothing.
             hard: the elements of its hard operations (``scheduling.traffic``).
         """
         if not (nbytes or hard):
+            return 0.0, 0.0
+        rates = self.rates
+        alone, beside = (rates.fused_us(nbytes, hard, n) + rates.launch_us for n in (0, self.held))
+        return alone, beside
+
+    def inductors_fused_us(self, nbytes: float, hard: float = 0.0) -> float:
+        """How long one takes, alone, in a program that Inductor alone compiles."""
+        if not (nbytes or hard):
             return 0.0
-        return self.rates.fused_us(nbytes, hard) + self.rates.launch_us
+        return self.rates.inductors_fused_us(nbytes, hard) + self.rates.launch_us
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What was chosen for each product: once a process, kept on disk, the same on all ranks.
+"""What was found for each product: once a process, kept on disk, the same on all ranks.
 
 The rank that is first in a process group decides and tells the others through the group's key-value
 store; all ranks ask in the same order, that of their common program. Of several groups, which are
@@ -14,31 +14,34 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
-from domino_compile.gemm.tune import Choice
+from domino_compile.gemm.tune import Way
 from domino_compile.kept import alone, keep, kept
 
 log = logging.getLogger(__name__)
 
 #: Raised whenever the files change their meaning.
-SCHEMA = 1
+SCHEMA = 2
 #: How long to wait for the rank that decides.
 TIMEOUT = timedelta(seconds=120)
+
+#: Ways to compute a product, torch's own first.
+Ways: TypeAlias = tuple[Way, ...]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be chosen.
+    """What is asked.
 
     Attributes:
         problem: the product.
-        held: multiprocessors that are held meanwhile.
+        held: multiprocessors that a collective holds.
         device: the GPU's name.
         library: the version of cuBLASLt.
     """
@@ -55,11 +58,11 @@ class Question:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def choose(question: Question, groups: Sequence[str], decide: Callable[[], Choice]) -> Choice:
-    """The choice for a question: of the disk, of the groups' first rank, or decided now.
+def choose(question: Question, groups: Sequence[str], decide: Callable[[], Ways]) -> Ways:
+    """The ways to compute a product: of the disk, of the groups' first rank, or found now.
 
     Args:
-        question: what is to be chosen.
+        question: what is asked.
         groups: names of the process groups whose ranks must agree, the same on all of them.
         decide: finds it out; called on one rank only.
     """
@@ -75,12 +78,12 @@ def choose(question: Question, groups: Sequence[str], decide: Callable[[], Choic
         if store.check([key]):  # the others may know that one already
             return _decoded(store.get(key))
         try:
-            choice = choose(question, others, decide)
+            ways = choose(question, others, decide)
         except Exception:
             store.set(key, _encoded(NOTHING))  # the others must not wait for what never comes
             raise
-        store.set(key, _encoded(choice))
-        return choice
+        store.set(key, _encoded(ways))
+        return ways
     try:
         store.wait([key], TIMEOUT)
     except (RuntimeError, dist.DistError):
@@ -89,19 +92,19 @@ def choose(question: Question, groups: Sequence[str], decide: Callable[[], Choic
     return _decoded(store.get(key))
 
 
-#: Torch's own choice, untimed.
-NOTHING = Choice(None, 0.0, 0.0)
+#: Torch's own only, untimed.
+NOTHING: Ways = (Way(None, 0.0, 0.0),)
 
 
-def _known_or(question: Question, decide: Callable[[], Choice]) -> Choice:
+def _known_or(question: Question, decide: Callable[[], Ways]) -> Ways:
     name = f"product-{question.digest()}.json"
-    if (choice := _known(name)) is not None:
-        return choice
+    if (ways := _known(name)) is not None:
+        return ways
     with alone(f"products-{_gpu()}"):  # to decide is to time: others would disturb it
-        if (choice := _known(name)) is None:
-            choice = decide()
-            keep(name, _encoded(choice))
-    return choice
+        if (ways := _known(name)) is None:
+            ways = decide()
+            keep(name, _encoded(ways))
+    return ways
 
 
 def _gpu() -> str:
@@ -111,7 +114,7 @@ def _gpu() -> str:
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
-def _known(name: str) -> Choice | None:
+def _known(name: str) -> Ways | None:
     text = kept(name) if _compat.caches_enabled() else None
     if text is None:
         return None
@@ -122,16 +125,19 @@ def _known(name: str) -> Choice | None:
         return None
 
 
-def _encoded(choice: Choice) -> str:
-    return json.dumps(asdict(choice))
+def _encoded(ways: Ways) -> str:
+    return json.dumps([asdict(way) for way in ways])
 
 
-def _decoded(text: str | bytes) -> Choice:
-    data: dict[str, Any] = json.loads(text)
+def _decoded(text: str | bytes) -> Ways:
+    return tuple(_way(data) for data in json.loads(text))
+
+
+def _way(data: dict[str, Any]) -> Way:
     found = data["algorithm"]
     algorithm = None
     if found is not None:
         algorithm = Algorithm(
             int(found["multiprocessors"]), tuple(found["data"]), int(found["workspace_bytes"])
         )
-    return Choice(algorithm, float(data["us"]), float(data["torch_us"]))
+    return Way(algorithm, float(data["alone_us"]), float(data["beside_us"]))

@@ -33,6 +33,7 @@ _DESC_TRANSA, _DESC_TRANSB, _DESC_SM_COUNT_TARGET = 3, 4, 15
 _DESC_EPILOGUE, _DESC_BIAS_POINTER = 7, 8
 _EPILOGUE_BIAS = 4
 _PREF_WORKSPACE, _PREF_REDUCTION = 1, 3
+_NOT_SUPPORTED = 15
 #: Partial sums are added up in the compute type and in a fixed order: neither in place, by atomic
 #: additions, nor in the output's type.
 _REDUCTIONS = 2
@@ -43,7 +44,15 @@ Run: TypeAlias = Callable[..., None]
 
 
 class LtError(RuntimeError):
-    """cuBLASLt is not here or refuses a product."""
+    """cuBLASLt is not here or refuses a product.
+
+    Attributes:
+        status: the library's; 0: none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Algorithm(ctypes.Structure):
@@ -88,7 +97,7 @@ def version() -> int:
 def _call(name: str, *args: Any) -> None:
     status = getattr(library(), name)(*args)
     if status:
-        raise LtError(f"{name}: status {status}")
+        raise LtError(f"{name}: status {status}", status)
 
 
 @functools.cache
@@ -222,13 +231,20 @@ class Product:
             *(byref(value), c_size_t(ctypes.sizeof(value))),
         )
 
-    def algorithms(self) -> list[Algorithm]:
-        """What cuBLASLt thinks of for it, the best first."""
+    def algorithms(self, workspace_bytes: int = WORKSPACE_BYTES) -> list[Algorithm]:
+        """What cuBLASLt thinks of for it, the best first.
+
+        On Hopper most have a counter there, by which thread blocks take their tiles as they come.
+        Without any (0) the same are listed once more, and divide the tiles beforehand.
+
+        Args:
+            workspace_bytes: what an algorithm may take beside its operands.
+        """
         preference = c_void_p()
         _call("cublasLtMatmulPreferenceCreate", byref(preference))
         try:
             for attribute, value in (
-                (_PREF_WORKSPACE, c_uint64(WORKSPACE_BYTES)),
+                (_PREF_WORKSPACE, c_uint64(workspace_bytes)),
                 (_PREF_REDUCTION, c_uint32(_REDUCTIONS)),
             ):
                 _call(
@@ -240,6 +256,10 @@ class Product:
                 *("cublasLtMatmulAlgoGetHeuristic", _handle(self.device), self._operation),
                 *(self._a, self._b, self._c, self._d, preference, LISTED, found, byref(count)),
             )
+        except LtError as error:
+            if error.status == _NOT_SUPPORTED:
+                return []
+            raise
         finally:
             library().cublasLtMatmulPreferenceDestroy(preference)
         return [

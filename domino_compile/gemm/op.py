@@ -2,15 +2,15 @@
 
 ::
 
-    mm_beside(left, right, held, groups)            left @ right
-    addmm_beside(added, left, right, held, groups)  added + left @ right
+    mm_beside(left, right, held, share, groups)            left @ right
+    addmm_beside(added, left, right, held, share, groups)  added + left @ right
 
-``held`` is how many multiprocessors the collective holds (0: the product is alone), ``groups`` are
-the process groups whose ranks compute in the same way: a product that each of them has (of a layer
-that is not cut among them) must be the same to the last bit, or the replicas drift apart. They
-compute what ``aten.mm`` and ``aten.addmm`` compute, and are these where nothing better is known: on
-a CPU, on another vendor's device, of another dtype, in a CUDA graph's capture before a choice was
-made.
+``held`` is how many multiprocessors the collective holds, ``share`` the part of the product's time
+for which it does (0: the product is alone). ``groups`` are the process groups whose ranks compute
+in the same way: a product that each of them has (of a layer that is not cut among them) must be the
+same to the last bit, or the replicas drift apart. They compute what ``aten.mm`` and ``aten.addmm``
+compute, and are these where nothing better is known: on a CPU, on another vendor's device, of
+another dtype, in a CUDA graph's capture before a choice was made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 
 import torch
 
+from domino_compile.gemm.choices import NOTHING, Question, choose
 from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
+from domino_compile.gemm.tune import Way, best, tune
 from domino_compile.library import library
 
 log = logging.getLogger(__name__)
@@ -30,27 +32,32 @@ log = logging.getLogger(__name__)
 #: Algorithms are listed for operands that begin at multiples of this.
 ALIGNMENT = 256
 
-library.define("mm_beside(Tensor left, Tensor right, int held, str[] groups) -> Tensor")
 library.define(
-    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, str[] groups) -> Tensor"
+    "mm_beside(Tensor left, Tensor right, int held, float share, str[] groups) -> Tensor"
+)
+library.define(
+    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, float share, str[] groups)"
+    " -> Tensor"
 )
 
-#: By shapes, strides, type, device, held multiprocessors and groups: what computes it; ``None``:
-#: torch.
+#: By shapes, strides, type, device and the other arguments: what computes it; ``None``: torch.
 _programs: dict[tuple[Any, ...], Run | None] = {}
+#: By product, device, held multiprocessors and groups: the ways to compute it.
+_ways: dict[tuple[Any, ...], tuple[Way, ...]] = {}
 
 
 def run_mm(
     left: torch.Tensor,
     right: torch.Tensor,
     held: int,
+    share: float,
     groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``left @ right``; ``(M, K)`` and ``(K, N)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, None, held, groups)):
+    if not (left.is_cuda and _computed(out, left, right, None, held, share, groups)):
         torch.mm(left, right, out=out)
     return out
 
@@ -60,13 +67,14 @@ def run_addmm(
     left: torch.Tensor,
     right: torch.Tensor,
     held: int,
+    share: float,
     groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, added, held, groups)):
+    if not (left.is_cuda and _computed(out, left, right, added, held, share, groups)):
         torch.addmm(added, left, right, out=out)
     return out
 
@@ -77,6 +85,7 @@ def _computed(
     right: torch.Tensor,
     added: torch.Tensor | None,
     held: int,
+    share: float,
     groups: Sequence[str],
 ) -> bool:
     """Compute it by the chosen algorithm, if there is one and it takes the operands."""
@@ -84,7 +93,7 @@ def _computed(
     addresses = left.data_ptr() | right.data_ptr() | out.data_ptr()
     key = (
         *(left.shape, left.stride(), right.shape, right.stride(), left.dtype, right.dtype),
-        *(addresses % ALIGNMENT, left.device.index, held, *groups, *extra),
+        *(addresses % ALIGNMENT, left.device.index, held, share, *groups, *extra),
     )
     try:
         program = _programs[key]
@@ -93,7 +102,11 @@ def _computed(
             return False  # nothing can be timed now
         aligned = addresses % ALIGNMENT == 0 and (not extra or extra[-1] == 0)
         problem = Problem.of(left, right, added) if aligned else None
-        program = None if problem is None else _found(problem, left.device, held, groups)
+        if problem is None:
+            _programs[key] = None
+        else:
+            _programs[key] = _program(problem, left.device, held, share, groups)
+        program = _programs[key]
         _programs[key] = program
     if program is None:
         return False
@@ -106,48 +119,70 @@ def _computed(
     return True
 
 
-def _found(problem: Problem, device: torch.device, held: int, groups: Sequence[str]) -> Run | None:
-    """Choose in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
-    result: list[Run | None] = [None]
+def _program(
+    problem: Problem, device: torch.device, held: int, share: float, groups: Sequence[str]
+) -> Run | None:
+    """What computes a product; ``None``: torch."""
+    key = problem, device.index, held, *groups
+    if key not in _ways:
+        _ways[key] = _found(problem, device, held, groups)
+    way = best(_ways[key], share)
+    if way.algorithm is None:
+        return None
+    try:
+        product = Product(problem, device.index or 0, way.algorithm.multiprocessors)
+    except LtError as error:
+        log.info("products are left to torch: %s", error)
+        return None
+    return product.by(way.algorithm)
 
-    def choose_here() -> None:
+
+def _found(
+    problem: Problem, device: torch.device, held: int, groups: Sequence[str]
+) -> tuple[Way, ...]:
+    """Time it in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
+    result = [NOTHING]
+
+    def find_here() -> None:
         try:
             with torch.cuda.device(device), torch.no_grad():
                 result[0] = _choose(problem, device, held, groups)
         except (LtError, RuntimeError) as error:
             log.info("products are left to torch: %s", error)
 
-    thread = threading.Thread(target=choose_here)
+    thread = threading.Thread(target=find_here)
     thread.start()
     thread.join()
     return result[0]
 
 
-def _choose(problem: Problem, device: torch.device, held: int, groups: Sequence[str]) -> Run | None:
-    from domino_compile.gemm.choices import Question, choose
-    from domino_compile.gemm.tune import tune
-
+def _choose(
+    problem: Problem, device: torch.device, held: int, groups: Sequence[str]
+) -> tuple[Way, ...]:
     question = Question(problem, held, torch.cuda.get_device_name(device), version())
-    choice = choose(question, groups, lambda: tune(problem, device, held))
-    sizes = f"{problem.m}x{problem.k}x{problem.n}"
-    log.debug(
-        "product %s, %d multiprocessors held: %.1f us, torch's own choice %.1f us",
-        *(sizes, held, choice.us, choice.torch_us),
-    )
-    if choice.algorithm is None:
-        return None
-    found = Product(problem, device.index or 0, choice.algorithm.multiprocessors)
-    return found.by(choice.algorithm)
+    ways = choose(question, groups, lambda: tune(problem, device, held))
+    for way in ways:
+        log.debug(
+            "product %s, %d multiprocessors held: %s: alone %.1f us, beside %.1f us",
+            *(f"{problem.m}x{problem.k}x{problem.n}", held),
+            *(way.algorithm or "torch's own choice", way.alone_us, way.beside_us),
+        )
+    return ways
 
 
 def _mm_meta(
-    left: torch.Tensor, right: torch.Tensor, held: int, groups: Sequence[str]
+    left: torch.Tensor, right: torch.Tensor, held: int, share: float, groups: Sequence[str]
 ) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 
 
 def _addmm_meta(
-    added: torch.Tensor, left: torch.Tensor, right: torch.Tensor, held: int, groups: Sequence[str]
+    added: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    held: int,
+    share: float,
+    groups: Sequence[str],
 ) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 

@@ -1,32 +1,51 @@
-"""The fastest algorithm for a product beside a collective, by timing all that cuBLASLt offers.
+"""The fastest ways to compute a product, beside a collective and alone: by timing what there is.
 
-Which one that is cannot be told beforehand: it depends on how the tiles of each divide among the
+Which those are cannot be told beforehand: it depends on how the tiles of each divide among the
 multiprocessors that remain, and on which of those are in one cluster.
+
+Most products are beside a collective for a part of their time only. An algorithm that divides its
+tiles among all multiprocessors beforehand then waits for the last of them: 138 us for 95, if a
+collective ends after 58 of them. One that is made for the multiprocessors that remain takes as long
+either way, and one whose thread blocks take tiles as they come hardly minds, but has a counter to
+clear. What an algorithm takes is so taken as a mean of both its times, weighted by that part.
 """
 
 from __future__ import annotations
 
+import functools
+import heapq
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from domino_compile.emulate.cuda import kernel_of
-from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, Product
+from domino_compile.gemm.cublaslt import (
+    WORKSPACE_BYTES,
+    Algorithm,
+    LtError,
+    Operand,
+    Problem,
+    Product,
+)
 
 #: Fractions of the free multiprocessors for which algorithms are asked: which of them do best is
 #: a matter of clusters and tiles.
 SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
 #: Calls that are timed together.
 CALLS = 4
+#: The parts of a product's time beside a collective that are told apart.
+PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: The fastest by one measurement are measured again, as often as this.
 FINALISTS, AGAIN = 4, 5
 #: By how much an algorithm must be faster than torch's own choice.
 GAIN = 0.02
-#: What an algorithm that needs memory of its own costs beyond its time: that is cleared first, by
-#: an operation that nothing overlaps with in a CUDA graph. Microseconds.
-CLEARING_US = 4.0
+#: What an algorithm that needs memory of its own costs beyond its time, microseconds: a counter in
+#: it is cleared first. In a CUDA graph (H200) a kernel follows another within 0.1 us, but such a
+#: clear begins 1.5 us behind it and takes 1, and the next kernel begins 2.5 later. Little of that
+#: is seen when calls are timed one after the other.
+CLEARING_US = 4.5
 #: How far a result may be from torch's, as a fraction of its norm: rounding to bf16, in an order
 #: of its own.
 TOLERANCE = 1e-2
@@ -35,18 +54,33 @@ HEAD_START_CYCLES = 150_000
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was found for a product.
+class Way:
+    """A way to compute a product.
 
     Attributes:
-        algorithm: the fastest; ``None`` where torch's own choice is as good.
-        us: its time beside the collective, microseconds.
-        torch_us: that of torch's own choice.
+        algorithm: of cuBLASLt; ``None``: torch's own choice.
+        alone_us: its time, microseconds.
+        beside_us: that beside a collective.
     """
 
     algorithm: Algorithm | None
-    us: float
-    torch_us: float
+    alone_us: float
+    beside_us: float
+
+    def us(self, share: float) -> float:
+        """Its time if a collective is in flight for a part of it."""
+        return (1 - share) * self.alone_us + share * self.beside_us
+
+
+def best(ways: Sequence[Way], share: float) -> Way:
+    """The fastest way, if a collective is in flight for a part of the time.
+
+    Args:
+        ways: torch's own first, which is taken where no other is clearly faster.
+        share: the part, 0 to 1.
+    """
+    own, found = ways[0], min(ways, key=lambda way: way.us(share))
+    return found if found.us(share) < (1 - GAIN) * own.us(share) else own
 
 
 class Stage:
@@ -83,16 +117,17 @@ class Stage:
         """The product by another program."""
         program(self.left, self.right, self.out, self.added)
 
-    def time_us(self, call: Callable[[], None], expected_us: float) -> float:
-        """One call's time, beside the holding kernel.
+    def time_us(self, call: Callable[[], None], expected_us: float, beside: bool) -> float:
+        """One call's time.
 
         Args:
             call: what is timed.
-            expected_us: about how long it takes; the kernel holds for several times that.
+            expected_us: about how long it takes.
+            beside: the holding kernel, which holds for several times that.
         """
         compute = torch.cuda.current_stream(self.device)
         torch.cuda._sleep(HEAD_START_CYCLES)
-        if self.holder is not None:
+        if beside and self.holder is not None:
             self.wire.wait_stream(compute)
             hold_us = 30 + (CALLS + 1) * 2.5 * expected_us
             self.holder.run(None, hold_us, self.held, True, self.wire)
@@ -106,9 +141,20 @@ class Stage:
         torch.cuda.synchronize(self.device)
         return float(begin.elapsed_time(end)) * 1e3 / CALLS
 
-    def middle_us(self, call: Callable[[], None], expected_us: float) -> float:
-        """The median of several measurements."""
-        return statistics.median(self.time_us(call, expected_us) for _ in range(AGAIN))
+    def way(
+        self,
+        algorithm: Algorithm | None,
+        call: Callable[[], None],
+        expected_us: float,
+        extra_us: float,
+        times: int = 1,
+    ) -> Way:
+        """A way and its times, medians of several measurements."""
+        alone_us, beside_us = (
+            statistics.median(self.time_us(call, expected_us, beside) for _ in range(times))
+            for beside in (False, True)
+        )
+        return Way(algorithm, alone_us + extra_us, beside_us + extra_us)
 
 
 def _matrix(operand: Operand, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -116,8 +162,16 @@ def _matrix(operand: Operand, dtype: torch.dtype, device: torch.device) -> torch
     return runs.t() if operand.transposed else runs
 
 
-def tune(problem: Problem, device: torch.device, held: int) -> Choice:
-    """Find the fastest algorithm for a product beside a collective that holds multiprocessors.
+def tune(problem: Problem, device: torch.device, held: int) -> tuple[Way, ...]:
+    """Find the fastest ways to compute a product, alone and beside a collective.
+
+    Args:
+        problem: the product.
+        device: the GPU.
+        held: multiprocessors that a collective holds.
+
+    Returns:
+        Torch's own first, then each that is the fastest for one of ``PARTS``.
 
     Raises:
         LtError: cuBLASLt is not here.
@@ -127,34 +181,42 @@ def tune(problem: Problem, device: torch.device, held: int) -> Choice:
     stage = Stage(problem, device, held)
     stage.torchs_own()
     expected = stage.out.float()
-    alone_us = stage.time_us(stage.torchs_own, 1000.0)
-    torch_us = stage.middle_us(stage.torchs_own, alone_us)
-    found = []
+    rough_us = stage.time_us(stage.torchs_own, 1000.0, False)
+    extra_us = _torchs_extra_us(problem, index)
+    own = stage.way(None, stage.torchs_own, rough_us, extra_us, AGAIN)
+    found: dict[Algorithm, Way] = {}
+    calls: dict[Algorithm, Callable[[], None]] = {}
     for product, algorithm in _candidates(problem, index, held):
-        program = product.by(algorithm)
-
-        def call(program: Callable[..., None] = program) -> None:
-            stage.run(program)
-
+        call = calls[algorithm] = functools.partial(stage.run, product.by(algorithm))
         try:
             right = _is_right(stage, call, expected)
         except LtError:
             continue
         if right:
-            found.append((stage.time_us(call, torch_us) + _extra_us(algorithm), algorithm, call))
-    found.sort(key=lambda entry: entry[0])
-    finals = [
-        (stage.middle_us(call, torch_us) + _extra_us(algorithm), algorithm)
-        for _, algorithm, call in found[:FINALISTS]
+            found[algorithm] = stage.way(algorithm, call, own.beside_us, _extra_us(algorithm))
+    finals = {
+        way.algorithm
+        for share in PARTS
+        for way in heapq.nsmallest(FINALISTS, found.values(), key=lambda way: way.us(share))
+    }
+    again = [
+        stage.way(algorithm, calls[algorithm], own.beside_us, _extra_us(algorithm), AGAIN)
+        for algorithm in found
+        if algorithm in finals
     ]
-    us, best = min(finals, key=lambda entry: entry[0], default=(torch_us, None))
-    if best is None or us > (1 - GAIN) * torch_us:
-        return Choice(None, torch_us, torch_us)
-    return Choice(best, us, torch_us)
+    ways = (own, *again)
+    chosen = {best(ways, share).algorithm for share in PARTS}
+    return (own, *(way for way in again if way.algorithm in chosen))
 
 
 def _extra_us(algorithm: Algorithm) -> float:
     return CLEARING_US if algorithm.workspace_bytes else 0.0
+
+
+def _torchs_extra_us(problem: Problem, index: int) -> float:
+    """What torch's own choice costs beyond its time: it takes what cuBLASLt lists first."""
+    first = next(iter(Product(problem, index).algorithms()), None)
+    return 0.0 if first is None else _extra_us(first)
 
 
 def _candidates(problem: Problem, index: int, held: int) -> Iterable[tuple[Product, Algorithm]]:
@@ -163,10 +225,12 @@ def _candidates(problem: Problem, index: int, held: int) -> Iterable[tuple[Produ
     seen = set()
     for target in (0, *dict.fromkeys(int(free * share) // 2 * 2 for share in SHARES)):
         product = Product(problem, index, target)
-        for algorithm in product.algorithms():
-            if algorithm.data not in seen:
-                seen.add(algorithm.data)
-                yield product, algorithm
+        for limit in (0, WORKSPACE_BYTES):
+            for algorithm in product.algorithms(limit):
+                key = algorithm.data, algorithm.workspace_bytes
+                if key not in seen:
+                    seen.add(key)
+                    yield product, algorithm
 
 
 def _is_right(stage: Stage, call: Callable[[], None], expected: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from domino_compile.planner.candidates import REORDERED, Candidate
 from domino_compile.planner.choose import Choice, Prediction, Rules, choose
 from domino_compile.planner.plan import Planner, rows_cut
-from domino_compile.planner.predict import Expansion, phases_of, predict_as_found
+from domino_compile.planner.predict import Expansion, by_inductor, phases_of, predict_as_found
 
 __all__ = [
     "REORDERED",
@@ -13,6 +13,7 @@ __all__ = [
     "Planner",
     "Prediction",
     "Rules",
+    "by_inductor",
     "choose",
     "phases_of",
     "predict_as_found",

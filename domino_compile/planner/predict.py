@@ -22,7 +22,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -55,8 +55,19 @@ def phases_of(graph: fx.Graph) -> Callable[[fx.Node], Hashable]:
     return lambda node: node in backward
 
 
+def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
+    """The units of a program that Inductor alone compiles: fused kernels are of its own kind."""
+    theirs = []
+    for unit in units.units:
+        if not (unit.launch or (len(unit.nodes) == 1 and work_of(unit.nodes[0]))):
+            moved, hard = unit.traffic.bytes, unit.traffic.hard_elements
+            unit = replace(unit, cost_us=cost.inductors_fused_us(moved, hard))
+        theirs.append(unit)
+    return replace(units, units=theirs)
+
+
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
-    """What Inductor alone takes: the units in the order found."""
+    """What a program takes in the order found."""
     runs = [run_order(part) for part in _phases(units.units, units.pinned, backward)]
     return Prediction(
         INDUCTOR,
@@ -262,16 +273,17 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
-            hard = _scaled(work.hard, part)
-            return self.cost.fused_us(moved, hard), self.cost.fused_slowdown, kept
-        alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
-        return alone, beside / alone, kept
+            alone, beside = self.cost.fused_us(moved, _scaled(work.hard, part))
+        else:
+            alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
+        return alone, beside / alone if alone else 1.0, kept
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
-        cost, slowdown = self.cost.fused_us(2 * size), self.cost.fused_slowdown
+        cost, beside = self.cost.fused_us(2 * size)
         wires = {i for i in after if made[i].launch}
         return Unit(
-            *(len(made), maker.nodes, False, cost, None, None, after, wires, size), slowdown
+            *(len(made), maker.nodes, False, cost, None, None, after, wires, size),
+            slowdown=beside / cost if cost else 1.0,
         )
 
     # -- predicting ------------------------------------------------------------------------

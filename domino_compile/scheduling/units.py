@@ -230,8 +230,8 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
     elif work is None:
-        unit.cost_us = cost.fused_us(traffic.bytes, traffic.hard_elements)
-        unit.slowdown = cost.fused_slowdown
+        unit.cost_us, beside = cost.fused_us(traffic.bytes, traffic.hard_elements)
+        unit.slowdown = beside / unit.cost_us if unit.cost_us else 1.0
     else:
         unit.cost_us, beside = cost.work_us(work, traffic.bytes)
         unit.slowdown = beside / unit.cost_us

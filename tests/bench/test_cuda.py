@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from domino_compile._compat import kernels
+from domino_compile._compat.config import inductor_config
 from domino_compile.bench.run import Plan, run
 from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Workload
@@ -31,23 +32,29 @@ def test_memory_is_not_that_of_variants_before() -> None:
     assert max(other or 0.0 for other in others) < 1.05 * first
 
 
-@pytest.mark.parametrize(("model", "piece"), [("gpt3-2.7b", 512), ("gpt3-13b", 1024)])
+@pytest.mark.parametrize(
+    ("model", "batch", "piece"), [("gpt3-2.7b", 2, 512), ("gpt3-13b", 8, 1024)]
+)
 def test_wide_rows_are_gone_over_in_pieces_and_gradients_are_the_same(
-    model: str, piece: int, monkeypatch: pytest.MonkeyPatch
+    model: str, batch: int, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen: list[dict[str, int]] = []
+    chosen: list[tuple[int, dict[str, int]]] = []
     fixed: Any = kernels._fixed
 
     def note(warps: int, **blocks: int) -> Any:
-        chosen.append(blocks)
+        chosen.append((warps, blocks))
         return fixed(warps, **blocks)
 
     monkeypatch.setattr(kernels, "_fixed", note)
-    workload = Workload(model, 1, 2, 1024, 8, dropout=0.1)
+    workload = Workload(model, 1, batch, 1024, 8, dropout=0.1)
     variants = [Variant("inductor"), Variant("domino", 2)]
     place = Place("cuda", "h200-nvlink-8")
     with torch._inductor.config.patch(force_disable_caches=True):
         result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
     error = result.variants[1].grad_error
     assert error is not None and error < 1e-3
-    assert {"XBLOCK": 1, "R0_BLOCK": piece} in chosen
+    assert {"XBLOCK": 1, "R0_BLOCK": piece} in [blocks for _, blocks in chosen]
+    pipelined = getattr(inductor_config().triton, kernels.OTHER_KERNELS[-1], False)
+    both_ways = {warps for warps, blocks in chosen if "RSPLIT_SIZE" in blocks}
+    # Slices of 4096 rows are enough for Inductor to reduce in both directions in one kernel.
+    assert both_ways == ({kernels.WARPS_OF_MANY} if batch == 8 and not pipelined else set())

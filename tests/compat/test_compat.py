@@ -365,3 +365,14 @@ def test_functions_that_write_to_what_they_return_keep_their_gradient(
         run(x).sum().backward()
         found.append(x.grad)
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_what_torch_keeps_for_products_can_be_given_back() -> None:
+    _compat.free_product_workspaces()
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        left = torch.ones(64, 64, device="cuda")
+        torch.mm(left, left, out=left.clone())
+        used = left.untyped_storage().nbytes()
+        _compat.free_product_workspaces()
+        assert torch.cuda.memory_allocated() == before + used

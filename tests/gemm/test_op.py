@@ -11,10 +11,10 @@ import torch
 
 from domino_compile import _compat
 from domino_compile.gemm import choices, op
-from domino_compile.gemm.choices import NOTHING, Question, choose
+from domino_compile.gemm.choices import NOTHING, Question, Ways, choose
 from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
 from domino_compile.gemm.op import addmm_beside, mm_beside
-from domino_compile.gemm.tune import Choice
+from domino_compile.gemm.tune import GAIN, Way, best
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 BF16 = torch.bfloat16
@@ -33,18 +33,18 @@ def question(m: int = 64, held: int = 16) -> Question:
 
 def test_on_the_cpu_they_are_the_plain_products() -> None:
     left, right = torch.randn(6, 4), torch.randn(4, 5)
-    assert torch.equal(mm_beside(left, right, 16, ["0"]), left @ right)
+    assert torch.equal(mm_beside(left, right, 16, 1.0, ["0"]), left @ right)
     for added in (torch.randn(5), torch.randn(6, 5)):
-        found = addmm_beside(added, left, right, 16, ["0"])
+        found = addmm_beside(added, left, right, 16, 1.0, ["0"])
         assert torch.equal(found, torch.addmm(added, left, right))
 
 
 def test_results_go_where_they_are_wanted() -> None:
     left, right, out = torch.randn(6, 4), torch.randn(4, 5), torch.empty(6, 5)
-    assert op.run_mm(left, right, 0, [], out=out) is out
+    assert op.run_mm(left, right, 0, 0.0, [], out=out) is out
     assert torch.equal(out, left @ right)
     added = torch.randn(6, 5)
-    assert op.run_addmm(added, left, right, 0, [], out=out) is out
+    assert op.run_addmm(added, left, right, 0, 0.0, [], out=out) is out
     assert torch.equal(out, torch.addmm(added, left, right))
 
 
@@ -52,8 +52,8 @@ def test_fake_results_have_shape_and_type() -> None:
     meta = {"device": "meta", "dtype": BF16}
     left, right = torch.empty(6, 4, **meta), torch.empty(4, 5, **meta)
     for found in (
-        mm_beside(left, right, 16, ["0"]),
-        addmm_beside(torch.empty(5, **meta), left, right, 16, ["0"]),
+        mm_beside(left, right, 16, 1.0, ["0"]),
+        addmm_beside(torch.empty(5, **meta), left, right, 16, 1.0, ["0"]),
     ):
         assert found.shape == (6, 5) and found.dtype == BF16 and found.is_contiguous()
 
@@ -103,13 +103,27 @@ def folder(tmp_path: Path) -> Any:
         yield tmp_path
 
 
-CHOSEN = Choice(Algorithm(116, (1, 2**63, 3, 4, 5, 6, 7, 8), 4096), 90.5, 130.25)
+CHOSEN = (
+    Way(None, 70.5, 130.25),
+    Way(Algorithm(116, (1, 2**63, 3, 4, 5, 6, 7, 8), 0), 90.0, 90.5),
+)
+
+
+def test_the_fastest_for_its_part_beside_a_collective_is_taken() -> None:
+    own, made_for_it = CHOSEN
+    assert best(CHOSEN, 0.0) is own
+    assert best(CHOSEN, 1.0) is made_for_it
+    assert best(CHOSEN, 0.25) is own  # 85.4 and 90.1
+    assert best(CHOSEN, 0.5) is made_for_it  # 100.4 and 90.25
+    hardly = Way(made_for_it.algorithm, 70.5 * (1 - GAIN / 2), 130.25)
+    assert best((own, hardly), 0.0) is own
+    assert best(NOTHING, 0.5) is NOTHING[0]
 
 
 def test_a_choice_is_made_once_and_kept(folder: Path) -> None:
     asked = []
 
-    def decide() -> Choice:
+    def decide() -> Ways:
         asked.append(1)
         return CHOSEN
 
@@ -143,12 +157,12 @@ class Store:
             raise RuntimeError("timeout")
 
 
-def chosen_by(rank: int, store: Store, decide: Any) -> Choice:
+def chosen_by(rank: int, store: Store, decide: Any) -> Ways:
     """What a rank of a group chooses."""
     return chosen_in({"tp": (store, rank)}, decide)
 
 
-def chosen_in(places: dict[str, tuple[Store, int]], decide: Any) -> Choice:
+def chosen_in(places: dict[str, tuple[Store, int]], decide: Any) -> Ways:
     """What a rank chooses that is in groups, with their stores and its position in each."""
 
     def shared_store(group: str) -> Any:
@@ -162,7 +176,7 @@ def chosen_in(places: dict[str, tuple[Store, int]], decide: Any) -> Choice:
         return choose(question(), list(places), decide)
 
 
-def never() -> Choice:
+def never() -> Ways:
     raise AssertionError("only the first rank decides")
 
 
@@ -191,13 +205,13 @@ def test_in_a_mesh_one_rank_decides_for_all(folder: Path) -> None:
 def test_if_the_first_rank_fails_the_others_do_not_wait(folder: Path) -> None:
     store = Store()
 
-    def fails() -> Choice:
+    def fails() -> Ways:
         raise LtError("nothing here")
 
     with pytest.raises(LtError):
         chosen_by(0, store, fails)
     assert chosen_by(1, store, never) == NOTHING
-    assert json.loads(next(iter(store.content.values())))["algorithm"] is None
+    assert [way["algorithm"] for way in json.loads(next(iter(store.content.values())))] == [None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
@@ -209,10 +223,10 @@ def test_without_a_gpu_there_is_no_library() -> None:
 
 @ON_GPU
 @pytest.mark.cuda
-@pytest.mark.parametrize("held", [0, 16])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("extra", ["none", "bias", "whole"])
-def test_on_a_gpu_they_are_as_exact_as_torch(held: int, transposed: bool, extra: str) -> None:
+def test_on_a_gpu_they_are_as_exact_as_torch(share: float, transposed: bool, extra: str) -> None:
     torch.manual_seed(0)
     left = torch.randn(512, 256, device="cuda", dtype=BF16)
     right = torch.randn(256, 384, device="cuda", dtype=BF16)
@@ -225,8 +239,11 @@ def test_on_a_gpu_they_are_as_exact_as_torch(held: int, transposed: bool, extra:
     }[extra]
     exact = left.double() @ right.double() + (0 if added is None else added.double())
     if added is None:
-        found, plain = mm_beside(left, right, held, []), left @ right
+        found, plain = mm_beside(left, right, 16, share, []), left @ right
     else:
-        found, plain = addmm_beside(added, left, right, held, []), torch.addmm(added, left, right)
+        found, plain = (
+            addmm_beside(added, left, right, 16, share, []),
+            torch.addmm(added, left, right),
+        )
     off, plain_off = ((x.double() - exact).norm() / exact.norm() for x in (found, plain))
     assert off <= 1.25 * plain_off

@@ -10,15 +10,16 @@ from domino_compile.cost.model import Work
 class RoundCosts:
     """A product takes 100 us, a fused kernel 10, a collective 150."""
 
-    fused_slowdown = 1.0
-
     def wire_us(self, launch: fx.Node) -> float:
         return 150.0
 
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         return 100.0, 100.0
 
-    def fused_us(self, nbytes: float, hard: float = 0.0) -> float:
+    def fused_us(self, nbytes: float, hard: float = 0.0) -> tuple[float, float]:
+        return 10.0, 10.0
+
+    def inductors_fused_us(self, nbytes: float, hard: float = 0.0) -> float:
         return 10.0
 
 

@@ -40,20 +40,22 @@ def two_chains(dtype: torch.dtype = BF16) -> fx.Graph:
 def marked(graph: fx.Graph) -> dict[str, tuple[object, ...]]:
     result = schedule_graph(graph, cost(), 0.05)
     found = mark_products(graph, result.units, result.after, 16, ["tp"])
-    nodes = {n.name: (n.target, *n.args[-2:]) for n in graph.nodes}
-    assert all(nodes[name][1:] == (16, ["tp"]) for name in found.beside)
-    assert all(nodes[name][1:] == (0, ["tp"]) for name in found.alone)
+    nodes = {n.name: (n.target, *n.args[-3:]) for n in graph.nodes}
+    assert {nodes[name][2] for name in found.alone} <= {0.0}
+    assert 0.0 not in {nodes[name][2] for name in found.beside}
     return {name: nodes[name] for name in (*found.beside, *found.alone)}
 
 
-def test_products_under_a_collective_are_marked_and_sums() -> None:
+def test_products_under_a_collective_are_marked_so_and_others_as_alone() -> None:
     graph = two_chains()
     before = [n.name for n in graph.nodes]
     found = marked(graph)
     assert found == {
-        "mm_1": (mm_beside, 16, ["tp"]),
-        "addmm": (addmm_beside, 16, ["tp"]),
-        "addmm_1": (addmm_beside, 0, ["tp"]),
+        "mm": (mm_beside, 16, 0.0, ["tp"]),
+        "mm_1": (mm_beside, 16, 1.0, ["tp"]),
+        "addmm": (addmm_beside, 16, 0.75, ["tp"]),
+        "mm_2": (mm_beside, 16, 0.0, ["tp"]),
+        "addmm_1": (addmm_beside, 16, 0.0, ["tp"]),
     }
     assert sorted(n.name for n in graph.nodes) == sorted(before)
     graph.lint()
@@ -67,7 +69,7 @@ def test_scaled_sums_are_left_alone() -> None:
     graph = two_chains()
     for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
         node.kwargs = {"alpha": 2}
-    assert set(marked(graph)) == {"mm_1"}
+    assert set(marked(graph)) == {"mm", "mm_1", "mm_2"}
 
 
 def test_beside_a_collective_a_configured_product_is_predicted_faster() -> None:

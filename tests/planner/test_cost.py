@@ -67,6 +67,20 @@ def test_attention_takes_about_what_was_measured(
         assert found == pytest.approx(measured, rel=0.3)
 
 
+@pytest.mark.parametrize(("columns", "beside"), [(4096, 87), (5120, 105)])
+def test_norms_behind_dropout_take_what_was_measured(columns: int, beside: float) -> None:
+    elements = 4096 * columns
+    bytes_moved = elements * 9  # two values of bf16 read and two written, and a mask
+    found = H200.fused_us(bytes_moved, elements, held=16) + H200.launch_us
+    assert found == pytest.approx(beside, rel=0.05)
+
+
+def test_inductors_norms_behind_dropout_take_what_was_measured() -> None:
+    elements = 8192 * 4096
+    found = H200.inductors_fused_us(elements * 9, elements) + H200.launch_us
+    assert found == pytest.approx(222, rel=0.05)
+
+
 @pytest.mark.parametrize("rows", [1, 64, 1000, 4096, 100_000])
 def test_factors_are_bounded(rows: int) -> None:
     product = Product(1, rows, 4096, 4096)

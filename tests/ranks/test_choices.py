@@ -6,7 +6,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from domino_compile.gemm.choices import Question, choose
 from domino_compile.gemm.cublaslt import Problem
-from domino_compile.gemm.tune import Choice
+from domino_compile.gemm.tune import Way
 from tests.ranks.conftest import Pools
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -20,8 +20,8 @@ def chosen(rank: int, world: int) -> list[float]:
     problem = Problem.of(operand, operand)
     assert problem is not None
     question = Question(problem, 16, "a device", 1)
-    decisions = (Choice(None, base + rank, 0.0) for base in (10.0, 20.0))
-    return [choose(question, groups, lambda own=own: own).us for own in decisions]
+    decisions = ((Way(None, base + rank, 0.0),) for base in (10.0, 20.0))
+    return [choose(question, groups, lambda own=own: own)[0].alone_us for own in decisions]
 
 
 def test_all_ranks_of_a_mesh_are_told_what_its_first_decided(pools: Pools) -> None:
