@@ -15,7 +15,8 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
-    from domino_compile.cli.main import end_cleanly_on_sigterm, run
+    from domino_compile.cli.main import end_cleanly_on_sigterm, ranks_end_at_once, run
 
     end_cleanly_on_sigterm()
-    sys.exit(run(sys.argv[1:]))
+    with ranks_end_at_once():
+        sys.exit(run(sys.argv[1:]))

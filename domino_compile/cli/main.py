@@ -6,12 +6,13 @@ names them all. What they share is in ``show.py``.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -126,6 +127,25 @@ def end_cleanly_on_sigterm() -> None:
     """
     if not _under_torchrun():
         signal.signal(signal.SIGTERM, _interrupt)
+
+
+@contextlib.contextmanager
+def ranks_end_at_once() -> Iterator[None]:
+    """End one of torchrun's ranks where it exits, without the interpreter's own end.
+
+    There a destructor has been seen to abort a rank that had profiled, whereupon torchrun ended the
+    others before they had said what they found.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if not _under_torchrun():
+            raise
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _under_torchrun() -> bool:

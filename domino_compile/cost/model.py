@@ -18,6 +18,7 @@ from domino_compile.collectives import (
     size_hint,
     tensors_of,
 )
+from domino_compile.cost.fused import Fused
 from domino_compile.cost.rates import DeviceRates, rates_for
 from domino_compile.cost.waves import Product
 from domino_compile.links import LinkTable, load_link
@@ -118,24 +119,22 @@ class CostModel:
             return self.rates.matmul_us(work.product, work.dtype, held, self.configured)
         return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
 
-    def fused_us(self, nbytes: float, hard: float = 0.0) -> tuple[float, float]:
-        """How long one fused kernel takes, alone and while a collective is in flight.
+    def fused_us(self, work: Fused) -> tuple[float, float]:
+        """How long a fused kernel takes, alone and while a collective is in flight.
 
-        Args:
-            nbytes: what it moves; the kernel takes no time if it does nothing.
-            hard: the elements of its hard operations (``scheduling.traffic``).
+        Nothing, if it does nothing.
         """
-        if not (nbytes or hard):
+        if not (work.bytes or work.hard):
             return 0.0, 0.0
         rates = self.rates
-        alone, beside = (rates.fused_us(nbytes, hard, n) + rates.launch_us for n in (0, self.held))
+        alone, beside = (rates.fused_us(work, held) + rates.launch_us for held in (0, self.held))
         return alone, beside
 
-    def inductors_fused_us(self, nbytes: float, hard: float = 0.0) -> float:
+    def inductors_fused_us(self, work: Fused) -> float:
         """How long one takes, alone, in a program that Inductor alone compiles."""
-        if not (nbytes or hard):
+        if not (work.bytes or work.hard):
             return 0.0
-        return self.rates.inductors_fused_us(nbytes, hard) + self.rates.launch_us
+        return self.rates.inductors_fused_us(work) + self.rates.launch_us
 
 
 @dataclass(frozen=True)

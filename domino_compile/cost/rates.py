@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from domino_compile.cost.fused import Fused
 from domino_compile.cost.rates_file import (
     OPTIONAL,
     USED,
@@ -108,22 +109,30 @@ class DeviceRates:
         longest = block * self.multiprocessors / (ONE_BLOCK * self._tflops(dtype) * 1e6)
         return max(longest, together + TAIL * longest)
 
-    def fused_us(self, nbytes: float, hard: float, held: int = 0) -> float:
-        """Time of a fused kernel that moves so many bytes and computes so many hard elements.
+    def fused_us(self, work: Fused, held: int = 0) -> float:
+        """Time of a fused kernel, but for its launch.
 
         It goes over its rows once (``_compat.kernels``): it moves while it computes. What memory
         bounds is not slowed down by a few multiprocessors less.
         """
-        moving = self.memory_us(nbytes) / self.fused_share
+        moving = self.memory_us(work.bytes) / self.fused_share
         taken = self.multiprocessors / (self.multiprocessors - held) if held else 1.0
-        return max(moving, self._hard_us(hard) / AT_ONCE * taken)
+        return max(moving, self._hard_us(work) / AT_ONCE * taken) + self._sums_us(work)
 
-    def inductors_fused_us(self, nbytes: float, hard: float) -> float:
+    def inductors_fused_us(self, work: Fused) -> float:
         """The same as Inductor generates it: it goes over its rows twice, and computes in one."""
-        return self.memory_us(nbytes) / self.fused_share + self._hard_us(hard)
+        moving = self.memory_us(work.bytes) / self.fused_share
+        return moving + self._hard_us(work) + self._sums_us(work)
 
-    def _hard_us(self, hard: float) -> float:
-        return hard / (self.hard_g_s * 1e3) if self.hard_g_s else 0.0
+    def _hard_us(self, work: Fused) -> float:
+        return work.hard / (self.hard_g_s * 1e3) if self.hard_g_s else 0.0
+
+    def _sums_us(self, work: Fused) -> float:
+        """What sums over rows take in kernels of their own: parts of rows, then of these."""
+        if not self.multiprocessors:
+            return 0.0
+        again = self.memory_us(SUM_BYTES * work.summed) / self.fused_share
+        return SUM_KERNELS * work.sums * self.launch_us + again
 
     def held_by(self, ctas: int) -> int:
         """The multiprocessors that a collective of so many thread blocks holds: half at most."""
@@ -147,6 +156,11 @@ ONE_BLOCK = 0.65
 #: 4096 rows of 4096 behind dropout 73 us alone on an H200, 84 to 90 beside a collective of 16
 #: thread blocks on both H100 and H200; of 5120 94 us, and 103 to 108.
 AT_ONCE = 0.79
+#: What a sum over rows takes beside the kernel that makes what is summed: kernels, and bytes read
+#: again of each element. Kernel traces, H200, halves of 8 x 1024 tokens of gpt3-6.7b: 16 to 18 us
+#: for the bias behind dropout (4096 columns), 11 behind GELU (2048) and 9 of the three products of
+#: attention (1536), 7 for each of a norm's two gradients (4096), most of which is read before.
+SUM_KERNELS, SUM_BYTES = 2, 0.7
 #: What remains of the longest block when the others have ended, in the mean.
 TAIL = 0.7
 #: Rates that large kernels reach, below the data sheets' peaks. H200: measured on one card, bf16

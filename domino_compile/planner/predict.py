@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +33,7 @@ from domino_compile.analysis import Analysis
 from domino_compile.axes import PartialSum, Sliced
 from domino_compile.collectives import backward_nodes, tensor_bytes
 from domino_compile.cost import CostModel
+from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import Work, work_of
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
@@ -60,8 +61,7 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     theirs = []
     for unit in units.units:
         if not (unit.launch or (len(unit.nodes) == 1 and work_of(unit.nodes[0]))):
-            moved, hard = unit.traffic.bytes, unit.traffic.hard_elements
-            unit = replace(unit, cost_us=cost.inductors_fused_us(moved, hard))
+            unit = replace(unit, cost_us=cost.inductors_fused_us(unit.traffic.fused))
         theirs.append(unit)
     return replace(units, units=theirs)
 
@@ -86,6 +86,7 @@ class _Extents:
         cut: along which axes it is cut.
         traffic: the bytes that it moves, by the axes along which they are cut.
         hard: the elements of its hard operations, likewise.
+        summed: those of what is summed over rows, likewise.
         kept: the bytes that it leaves, likewise.
         work: of a product or attention.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
@@ -95,9 +96,10 @@ class _Extents:
 
     unit: Unit
     cut: Mask
-    traffic: dict[Mask, int]
-    hard: dict[Mask, int]
-    kept: dict[Mask, int]
+    traffic: Counter[Mask] = field(default_factory=Counter)
+    hard: Counter[Mask] = field(default_factory=Counter)
+    summed: Counter[Mask] = field(default_factory=Counter)
+    kept: Counter[Mask] = field(default_factory=Counter)
     work: Work | None = None
     extents: tuple[str | None, ...] = ()
     chained: bool = False
@@ -135,7 +137,7 @@ class Expansion:
     def _extents(self, unit: Unit) -> _Extents:
         first = unit.nodes[0]
         cut = tuple(first in axis.cuts for axis in self.axes)
-        found = _Extents(unit, cut, defaultdict(int), defaultdict(int), defaultdict(int))
+        found = _Extents(unit, cut)
         for value, size in unit.traffic.reads.items():
             found.traffic[self._mask(value, cut)] += size
         for value, size in unit.traffic.writes.items():
@@ -143,6 +145,8 @@ class Expansion:
             found.kept[self._mask(value, cut)] += size
         for value in unit.traffic.hard.values():
             found.hard[self._mask(value, cut)] += elements_of(value)
+        for value in unit.traffic.sums.values():
+            found.summed[self._mask(value, cut)] += elements_of(value)
         if len(unit.nodes) == 1 and not unit.launch:
             found.work = work_of(first)
             found.extents = tuple(_extent(axis, first) for axis in self.axes)
@@ -273,13 +277,15 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
-            alone, beside = self.cost.fused_us(moved, _scaled(work.hard, part))
+            hard, summed = _scaled(work.hard, part), _scaled(work.summed, part)
+            sums = len(work.unit.traffic.sums)
+            alone, beside = self.cost.fused_us(Fused(moved, hard, sums, summed))
         else:
             alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
         return alone, beside / alone if alone else 1.0, kept
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
-        cost, beside = self.cost.fused_us(2 * size)
+        cost, beside = self.cost.fused_us(Fused(2 * size))
         wires = {i for i in after if made[i].launch}
         return Unit(
             *(len(made), maker.nodes, False, cost, None, None, after, wires, size),

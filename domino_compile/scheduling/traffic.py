@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch import fx
 
 from domino_compile.collectives import size_hint, tensor_bytes
+from domino_compile.cost.fused import Fused
 from domino_compile.nodes import is_free, users_of
 from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
@@ -55,11 +57,19 @@ class Traffic:
         writes: values that it writes, with their bytes.
         hard: for each hard operation that it computes, the value of its own for whose elements it
             does so.
+        sums: for each sum over rows, what is summed.
     """
 
     reads: dict[fx.Node, int] = field(default_factory=dict)
     writes: dict[fx.Node, int] = field(default_factory=dict)
     hard: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    sums: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    @property
+    def fused(self) -> Fused:
+        """All of it that the time of a fused kernel depends on."""
+        summed = sum(map(elements_of, self.sums.values()))
+        return Fused(self.bytes, self.hard_elements, len(self.sums), summed)
 
     @property
     def bytes(self) -> int:
@@ -110,6 +120,8 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
+        if sums_rows(node):
+            traffic.sums[node] = node.all_input_nodes[0]
 
 
 class _Anew:
@@ -184,6 +196,16 @@ class _Anew:
     def _used_outside(self, node: fx.Node) -> bool:
         here = self._unit_of[node]
         return any(self._unit_of.get(user) != here for user in users_of(node))
+
+
+def sums_rows(node: fx.Node) -> bool:
+    """Whether the node sums a matrix along all dimensions but the last."""
+    if node.target is not aten.sum.dim_IntList:
+        return False
+    (summed,) = node.all_input_nodes
+    value: Any = summed.meta["val"]
+    dims: Any = node.args[1] or range(value.ndim)
+    return value.ndim > 1 and {dim % value.ndim for dim in dims} == set(range(value.ndim - 1))
 
 
 def base_of(node: fx.Node) -> fx.Node:

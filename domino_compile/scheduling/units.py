@@ -230,7 +230,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
     elif work is None:
-        unit.cost_us, beside = cost.fused_us(traffic.bytes, traffic.hard_elements)
+        unit.cost_us, beside = cost.fused_us(traffic.fused)
         unit.slowdown = beside / unit.cost_us if unit.cost_us else 1.0
     else:
         unit.cost_us, beside = cost.work_us(work, traffic.bytes)

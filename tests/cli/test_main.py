@@ -120,3 +120,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60
     )
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "code"), [("links", 0), ("nothing", 2)])
+def test_a_rank_of_torchrun_ends_at_once_and_has_said_all(asked: str, code: int) -> None:
+    program = (
+        "import atexit, sys; from domino_compile.cli import main;"
+        f" atexit.register(print, 'the end'); sys.argv[1:] = [{asked!r}]; main()"
+    )
+    plain, rank = python("-c", program), python("-c", program, TORCHELASTIC_RUN_ID="1")
+    assert plain.returncode == rank.returncode == code
+    assert plain.stdout == rank.stdout + "the end\n" and plain.stderr == rank.stderr
+    assert rank.stdout or rank.stderr

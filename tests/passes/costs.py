@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import fx
 
+from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import Work
 
 
@@ -16,10 +17,10 @@ class RoundCosts:
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         return 100.0, 100.0
 
-    def fused_us(self, nbytes: float, hard: float = 0.0) -> tuple[float, float]:
+    def fused_us(self, work: Fused) -> tuple[float, float]:
         return 10.0, 10.0
 
-    def inductors_fused_us(self, nbytes: float, hard: float = 0.0) -> float:
+    def inductors_fused_us(self, work: Fused) -> float:
         return 10.0
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import work_of
 from domino_compile.cost.rates import CPU, TABLE
 from domino_compile.cost.waves import MOST, Product, rows_a_block, time_factor
@@ -71,13 +72,13 @@ def test_attention_takes_about_what_was_measured(
 def test_norms_behind_dropout_take_what_was_measured(columns: int, beside: float) -> None:
     elements = 4096 * columns
     bytes_moved = elements * 9  # two values of bf16 read and two written, and a mask
-    found = H200.fused_us(bytes_moved, elements, held=16) + H200.launch_us
+    found = H200.fused_us(Fused(bytes_moved, elements), held=16) + H200.launch_us
     assert found == pytest.approx(beside, rel=0.05)
 
 
 def test_inductors_norms_behind_dropout_take_what_was_measured() -> None:
     elements = 8192 * 4096
-    found = H200.inductors_fused_us(elements * 9, elements) + H200.launch_us
+    found = H200.inductors_fused_us(Fused(elements * 9, elements)) + H200.launch_us
     assert found == pytest.approx(222, rel=0.05)
 
 
