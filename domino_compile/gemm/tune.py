@@ -32,7 +32,7 @@ from domino_compile.gemm.cublaslt import (
 
 #: Fractions of the free multiprocessors for which algorithms are asked: which of them do best is
 #: a matter of clusters and tiles.
-SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
+FRACTIONS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
 #: Calls that are timed together.
 CALLS = 4
 #: The parts of a product's time beside a collective that are told apart.
@@ -223,7 +223,7 @@ def _candidates(problem: Problem, index: int, held: int) -> Iterable[tuple[Produ
     """Algorithms for the multiprocessors that remain, and for fewer; each once."""
     free = torch.cuda.get_device_properties(index).multi_processor_count - held
     seen = set()
-    for target in (0, *dict.fromkeys(int(free * share) // 2 * 2 for share in SHARES)):
+    for target in (0, *dict.fromkeys(int(free * fraction) // 2 * 2 for fraction in FRACTIONS)):
         product = Product(problem, index, target)
         for limit in (0, WORKSPACE_BYTES):
             for algorithm in product.algorithms(limit):

@@ -1,6 +1,8 @@
 """The cost model's waves and contention, held to what was measured on one H200."""
 
 import math
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import work_of
 from domino_compile.cost.rates import CPU, TABLE
 from domino_compile.cost.waves import MOST, Product, rows_a_block, time_factor
+from domino_compile.planner import by_inductor
 from domino_compile.scheduling import Unit, UnitGraph, run_order
+from domino_compile.scheduling.traffic import Traffic
 
 H200 = TABLE[0]
 ATTEND = torch.ops.aten._scaled_dot_product_cudnn_attention.default
@@ -80,6 +84,27 @@ def test_inductors_norms_behind_dropout_take_what_was_measured() -> None:
     elements = 8192 * 4096
     found = H200.inductors_fused_us(Fused(elements * 9, elements)) + H200.launch_us
     assert found == pytest.approx(222, rel=0.05)
+
+
+# Columns of 4096 rows; microseconds of the kernels that a sum over them adds.
+@pytest.mark.parametrize(("columns", "added"), [(4096, 10.7), (2048, 11), (1536, 9)])
+def test_sums_over_rows_take_about_what_was_measured(columns: int, added: float) -> None:
+    """Those of 4096 columns: the mean of a bias behind dropout (18) and a norm's two (7 each)."""
+    elements = 4096 * columns
+    plain, summed = Fused(elements * 9), Fused(elements * 9, sums=1, summed=elements)
+    assert H200.fused_us(summed) - H200.fused_us(plain) == pytest.approx(added, rel=0.25)
+    assert H200.inductors_fused_us(summed) > H200.inductors_fused_us(plain)
+    assert CPU.fused_us(summed) == CPU.fused_us(plain)  # a loop of the same kernel
+
+
+def test_what_inductor_alone_takes_is_of_its_own_kernels() -> None:
+    cost: Any = Mock(inductors_fused_us=lambda work: work.bytes)
+    launch = Unit(0, [], True, 100.0, "g")
+    node = torch.fx.Graph().placeholder("x")
+    fused = Unit(1, [node, node], False, 5.0, traffic=Traffic(writes={node: 7}))
+    found = by_inductor(UnitGraph([launch, fused], [], set()), cost)
+    assert [unit.cost_us for unit in found.units] == [100.0, 7]
+    assert fused.cost_us == 5.0
 
 
 @pytest.mark.parametrize("rows", [1, 64, 1000, 4096, 100_000])

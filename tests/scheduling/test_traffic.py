@@ -119,3 +119,17 @@ def test_a_hard_value_is_computed_for_each_element_that_it_is_used_for() -> None
         assert [node.target for node in units[name].traffic.hard] == [aten.cos.default]
         assert units[name].traffic.hard_elements == ROWS * COLUMNS
     assert aten.cos.default in HARD
+
+
+def test_sums_over_rows_are_told_from_sums_of_rows() -> None:
+    b = Builder()
+    x, w = b.input("x", ROWS, COLUMNS), b.input("w", COLUMNS, COLUMNS)
+    y = b.call(aten.mul.Tensor, b.call(aten.mm.default, x, w), x)
+    bias = b.call(aten.sum.dim_IntList, y, [0])
+    row = b.call(aten.sum.dim_IntList, y, [1], True)
+    everything = b.call(aten.sum.dim_IntList, y, [0, 1])
+    units = units_of(b.output(y, bias, row, everything))
+    assert units["mul"] is units["sum_1"] is units["sum_2"] is units["sum_3"]
+    work = units["mul"].traffic.fused
+    assert (work.sums, work.summed) == (1, ROWS * COLUMNS)
+    assert work.bytes == units["mul"].traffic.bytes
