@@ -270,7 +270,7 @@ class Pipeline:
         self._finish()
 
     def _schedule(self, graph: fx.Graph, phase: str, cost: CostModel) -> None:
-        """Order the graph, report the order, and mark the products that it puts beside wires."""
+        """Order the graph, report the order, and tell products what flies above them."""
         result = self._pass(
             *(graph, phase, "06.schedule"),
             lambda: schedule_graph(graph, cost, self.options.memory_cap),
@@ -283,14 +283,11 @@ class Pipeline:
             self.dump.write(f"{phase}/06.schedule.txt", schedule_text(entry))
             self.rows.scheduled(phase, graph)
         if self._marks_products(graph):
-            marked = self._pass(
+            told = self._pass(
                 *(graph, phase, "07.products"),
-                lambda: mark_products(
-                    *(graph, result.units, result.after),
-                    *(cost.held, describe.tensor_parallel_groups(self.report)),
-                ),
+                lambda: mark_products(graph, result.units, result.after, cost.held),
             )
-            entry.configured = marked.beside
+            entry.configured = {name: part for name, part in told.items() if part}
 
     def _accumulates(self, cost: CostModel) -> bool:
         """Whether sums go into products: torch alone would copy what is added to one."""

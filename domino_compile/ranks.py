@@ -18,6 +18,8 @@ from typing import Any
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.cost.rates import rates_identity
+from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.describe import tensor_parallel_groups
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CompileReport
@@ -69,7 +71,7 @@ def _compare(
 ) -> None:
     number = _compared[group]
     _compared[group] += 1
-    mine = report.collective_order(group)
+    mine = {"rates": [rates_identity()], **report.collective_order(group)}
     store.set(_key(number, own), json.dumps({"options": report.options, "order": mine}))
     for position, rank in enumerate(ranks):
         if position == own:
@@ -104,6 +106,8 @@ def difference(mine: dict[str, list[str]], other: dict[str, list[str]]) -> str:
     """
     for phase in [phase for phase in mine if phase in other]:
         for position, (a, b) in enumerate(zip(mine[phase], other[phase], strict=False)):
+            if a != b and phase == "rates":
+                return f"the rates of {VARIABLE} differ; all ranks need the same file"
             if a != b and phase == "plan":
                 return f"the plan is {a!r} here and {b!r} there"
             if a != b:

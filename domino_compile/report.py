@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: Raised whenever a field of ``plan.json`` is renamed, removed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass
@@ -117,8 +117,8 @@ class ScheduleReport:
         peak_bytes_before: estimated peak of live memory in the order found.
         peak_bytes: in the planned order.
         pinned: how many ordering dependencies were added.
-        configured: the matrix products that are configured for the multiprocessors that the
-            collective above them leaves.
+        configured: by name, for which part of its time (in quarters) a matrix product is beside a
+            collective, and configured for the multiprocessors that it leaves.
         step_peak_bytes: estimated peak of all memory of a step while this graph runs in the planned
             order: parameters, inputs, what backward needs, gradients and the rest. 0: unknown.
     """
@@ -135,7 +135,7 @@ class ScheduleReport:
     exposed_us: float = 0.0
     exposed_before_us: float = 0.0
     steps: list[Step] = field(default_factory=list)
-    configured: list[str] = field(default_factory=list)
+    configured: dict[str, float] = field(default_factory=dict)
     step_peak_bytes: int = 0
 
     @staticmethod

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
+from domino_compile import ranks
 from domino_compile.backend import domino
 from domino_compile.errors import RankMismatchError
 from tests.ranks.pool import Pool
@@ -29,8 +31,11 @@ def step(rank: int, world: int, case: list[dict[str, Any]]) -> str:
         return layer[1](layer[0](h))
 
     options = {"lowering": "eager", **case[rank]}
+    rates = options.pop("rates", "")
     try:
-        torch.compile(forward, backend=domino, options=options)(torch.randn(12, 8)).sum().backward()
+        with mock.patch.object(ranks, "rates_identity", lambda: rates):
+            compiled = torch.compile(forward, backend=domino, options=options)
+            compiled(torch.randn(12, 8)).sum().backward()
     except RankMismatchError as error:
         return f"REFUSED {error}"
     return "RAN"
@@ -57,6 +62,12 @@ def test_different_plans_are_refused_on_every_rank(pool: Pool) -> None:
         assert f"ranks {own} and {1 - own}" in outcome
         assert "slices=3" in outcome  # the option that differs is named
         assert "collective" in outcome
+
+
+def test_different_rates_are_refused_even_if_collectives_are_the_same(pool: Pool) -> None:
+    outcomes = run(pool, [{"slices": 2, "rates": "measured"}, {"slices": 2}])
+    for outcome in outcomes:
+        assert outcome.startswith("REFUSED") and "DOMINO_COMPILE_RATES differ" in outcome
 
 
 def test_the_check_can_be_left_out(pool: Pool) -> None:

@@ -114,8 +114,8 @@ def register_product_lowerings(
     from a cache finds ours there as well, since registering comes before any compile.
 
     Args:
-        mm: ``mm_beside(left, right, held, share, groups)``.
-        addmm: ``addmm_beside(added, left, right, held, share, groups)``.
+        mm: ``mm_beside(left, right, held, share)``.
+        addmm: ``addmm_beside(added, left, right, held, share)``.
         run_mm: computes the former, with ``out``.
         run_addmm: computes the latter, with ``out``.
     """
@@ -127,12 +127,12 @@ def register_product_lowerings(
         return
 
     def called(name: str, layout: Any, inputs: list[Any], how: tuple[Any, ...]) -> Any:
-        held, share, groups = how
+        held, share = how
         node = ir.ExternKernelOut(
             layout=layout,
             inputs=inputs,
             python_kernel_name=f"extern_kernels.{name}",
-            kwargs={"held": held, "share": share, "groups": list(groups)},
+            kwargs={"held": held, "share": share},
         )
         return ir.TensorBox.create(node)
 
@@ -472,8 +472,6 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
 
 def free_product_workspaces() -> None:
     """Give back what torch keeps for its library of products on a GPU; it allocates it again."""
-    import torch
-
     if torch.cuda.is_available():
         torch._C._cuda_clearCublasWorkspaces()
 

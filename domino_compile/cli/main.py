@@ -142,9 +142,9 @@ def ranks_end_at_once() -> Iterator[None]:
         if not _under_torchrun():
             raise
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        with contextlib.suppress(OSError):  # nobody reads it
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads it
+                stream.flush()
         os._exit(code)
 
 

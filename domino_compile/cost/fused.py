@@ -11,13 +11,15 @@ class Fused:
 
     Attributes:
         bytes: what it reads and writes.
-        hard: the elements of operations that memory does not hide (``scheduling.traffic``).
-        sums: how many sums over rows there are among its operations: gradients of biases and of
-            norms' weights.
+        hard: the elements of operations that take longer than moving them (``scheduling.traffic``).
+        wide: whether it reduces rows so wide that Inductor goes over them twice.
+        sums: how many sums over rows there are of what it makes: gradients of biases and of norms'
+            weights.
         summed: the elements of what these add up.
     """
 
     bytes: float
     hard: float = 0.0
+    wide: bool = False
     sums: int = 0
     summed: float = 0.0

@@ -119,22 +119,22 @@ class CostModel:
             return self.rates.matmul_us(work.product, work.dtype, held, self.configured)
         return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
 
-    def fused_us(self, work: Fused) -> tuple[float, float]:
+    def fused_us(self, work: Fused, inductors: bool = False) -> tuple[float, float]:
         """How long a fused kernel takes, alone and while a collective is in flight.
 
         Nothing, if it does nothing.
+
+        Args:
+            work: what it does.
+            inductors: whether it is in a program that Inductor alone compiles.
         """
         if not (work.bytes or work.hard):
             return 0.0, 0.0
-        rates = self.rates
-        alone, beside = (rates.fused_us(work, held) + rates.launch_us for held in (0, self.held))
+        alone, beside = (
+            self.rates.fused_us(work, held, inductors) + self.rates.launch_us
+            for held in (0, self.held)
+        )
         return alone, beside
-
-    def inductors_fused_us(self, work: Fused) -> float:
-        """How long one takes, alone, in a program that Inductor alone compiles."""
-        if not (work.bytes or work.hard):
-            return 0.0
-        return self.rates.inductors_fused_us(work) + self.rates.launch_us
 
 
 @dataclass(frozen=True)

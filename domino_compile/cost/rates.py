@@ -50,8 +50,8 @@ class DeviceRates:
             left; 0 where they cannot be.
         fused_share: what fused kernels (norms, dropout, reductions) reach of ``memory_gb_s``, which
             is a copy's rate.
-        hard_g_s: elements of operations that memory does not hide (a random number, a sine), 10^9 a
-            second; 0 where they cost nothing.
+        hard_g_s: elements of operations that take longer than to move them (a random number, a
+            sine), 10^9 a second; 0 where they cost nothing.
         library_mib: what torch allocates for its library of matrix products to work in.
     """
 
@@ -109,23 +109,22 @@ class DeviceRates:
         longest = block * self.multiprocessors / (ONE_BLOCK * self._tflops(dtype) * 1e6)
         return max(longest, together + TAIL * longest)
 
-    def fused_us(self, work: Fused, held: int = 0) -> float:
+    def fused_us(self, work: Fused, held: int = 0, inductors: bool = False) -> float:
         """Time of a fused kernel, but for its launch.
 
-        It goes over its rows once (``_compat.kernels``): it moves while it computes. What memory
-        bounds is not slowed down by a few multiprocessors less.
+        What memory bounds is not slowed down by a few multiprocessors less. A kernel of this
+        package's goes over wide rows once (``_compat.kernels``), and moves while it computes.
+
+        Args:
+            work: what it does.
+            held: how many multiprocessors a collective holds.
+            inductors: whether it is in a program that Inductor alone compiles.
         """
         moving = self.memory_us(work.bytes) / self.fused_share
         taken = self.multiprocessors / (self.multiprocessors - held) if held else 1.0
-        return max(moving, self._hard_us(work) / AT_ONCE * taken) + self._sums_us(work)
-
-    def inductors_fused_us(self, work: Fused) -> float:
-        """The same as Inductor generates it: it goes over its rows twice, and computes in one."""
-        moving = self.memory_us(work.bytes) / self.fused_share
-        return moving + self._hard_us(work) + self._sums_us(work)
-
-    def _hard_us(self, work: Fused) -> float:
-        return work.hard / (self.hard_g_s * 1e3) if self.hard_g_s else 0.0
+        hard = work.hard / (self.hard_g_s * 1e3) * taken if self.hard_g_s else 0.0
+        once = work.wide and not inductors
+        return (max(moving, hard / AT_ONCE) if once else moving + hard) + self._sums_us(work)
 
     def _sums_us(self, work: Fused) -> float:
         """What sums over rows take in kernels of their own: parts of rows, then of these."""
@@ -152,7 +151,7 @@ class DeviceRates:
 #: of causal attention of 1024 tokens and heads of 128 on an H200, 16.7 us in forward and 42 in
 #: backward, however few heads there are.
 ONE_BLOCK = 0.65
-#: What a fused kernel reaches of ``hard_g_s`` that does the rest of its arithmetic meanwhile: of
+#: What a kernel reaches of ``hard_g_s`` that does the rest of a norm's arithmetic meanwhile: of
 #: 4096 rows of 4096 behind dropout 73 us alone on an H200, 84 to 90 beside a collective of 16
 #: thread blocks on both H100 and H200; of 5120 94 us, and 103 to 108.
 AT_ONCE = 0.79

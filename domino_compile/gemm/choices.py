@@ -1,9 +1,9 @@
 """What was found for each product: once a process, kept on disk, the same on all ranks.
 
-The rank that is first in a process group decides and tells the others through the group's key-value
-store; all ranks ask in the same order, that of their common program. Of several groups, which are
-dimensions of a mesh, the first ranks of one do what the first rank of the next decides. Where there
-is nothing to agree on (one process) each decides for itself.
+Of the ranks that ask the same the first decides, and tells the others through the key-value store
+of all ranks. So a layer that is not cut among ranks is computed alike by its replicas; and a rank
+that has a product of its own shape (the smaller part of a vocabulary that does not divide evenly)
+waits for nobody. Where there is nothing to agree on (one process) each decides for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -58,37 +58,34 @@ class Question:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def choose(question: Question, groups: Sequence[str], decide: Callable[[], Ways]) -> Ways:
-    """The ways to compute a product: of the disk, of the groups' first rank, or found now.
+def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
+    """The ways to compute a product: of the disk, of the rank that asked first, or found now.
 
     Args:
         question: what is asked.
-        groups: names of the process groups whose ranks must agree, the same on all of them.
         decide: finds it out; called on one rank only.
     """
-    if not (groups and dist.is_available() and dist.is_initialized()):
-        return _known_or(question, decide)
-    group, *others = groups
-    shared = _compat.shared_store(group)
+    world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+    shared = None if world is None else _compat.shared_store(world.group_name)
     if shared is None:
-        return choose(question, others, decide)
+        return _known_or(question, decide)
     store, _, own = shared
     key = f"domino_compile/product/{question.digest()}"
-    if own == 0:
-        if store.check([key]):  # the others may know that one already
-            return _decoded(store.get(key))
+    first = int(store.compare_set(f"{key}/first", "", str(own)))
+    if first != own:
         try:
-            ways = choose(question, others, decide)
+            store.wait([key], TIMEOUT)
+        except (RuntimeError, dist.DistError):
+            log.warning("rank %d has found no algorithm for a product", first)
+            return NOTHING
+    elif not store.check([key]):  # the others may know that one already
+        try:
+            ways = _known_or(question, decide)
         except Exception:
             store.set(key, _encoded(NOTHING))  # the others must not wait for what never comes
             raise
         store.set(key, _encoded(ways))
         return ways
-    try:
-        store.wait([key], TIMEOUT)
-    except (RuntimeError, dist.DistError):
-        log.warning("the first rank of group %s chose no algorithm for a product", group)
-        return NOTHING
     return _decoded(store.get(key))
 
 
@@ -130,7 +127,10 @@ def _encoded(ways: Ways) -> str:
 
 
 def _decoded(text: str | bytes) -> Ways:
-    return tuple(_way(data) for data in json.loads(text))
+    ways = tuple(_way(data) for data in json.loads(text))
+    if not ways:
+        raise ValueError("no ways to compute a product")
+    return ways
 
 
 def _way(data: dict[str, Any]) -> Way:

@@ -2,29 +2,28 @@
 
 ::
 
-    mm_beside(left, right, held, share, groups)            left @ right
-    addmm_beside(added, left, right, held, share, groups)  added + left @ right
+    mm_beside(left, right, held, share)            left @ right
+    addmm_beside(added, left, right, held, share)  added + left @ right
 
 ``held`` is how many multiprocessors the collective holds, ``share`` the part of the product's time
-for which it does (0: the product is alone). ``groups`` are the process groups whose ranks compute
-in the same way: a product that each of them has (of a layer that is not cut among them) must be the
-same to the last bit, or the replicas drift apart. They compute what ``aten.mm`` and ``aten.addmm``
+for which it does (0: the product is alone). They compute what ``aten.mm`` and ``aten.addmm``
 compute, and are these where nothing better is known: on a CPU, on another vendor's device, of
-another dtype, in a CUDA graph's capture before a choice was made.
+another dtype, in a CUDA graph's capture before a choice was made. Ranks that compute the same
+product for the same part of its time compute it in the same way, to the last bit: the replicas of a
+layer that is not cut among ranks must not drift apart.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from domino_compile.gemm.choices import NOTHING, Question, choose
+from domino_compile.gemm.choices import NOTHING, Question, Ways, choose
 from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
-from domino_compile.gemm.tune import Way, best, tune
+from domino_compile.gemm.tune import best, tune
 from domino_compile.library import library
 
 log = logging.getLogger(__name__)
@@ -32,18 +31,15 @@ log = logging.getLogger(__name__)
 #: Algorithms are listed for operands that begin at multiples of this.
 ALIGNMENT = 256
 
+library.define("mm_beside(Tensor left, Tensor right, int held, float share) -> Tensor")
 library.define(
-    "mm_beside(Tensor left, Tensor right, int held, float share, str[] groups) -> Tensor"
-)
-library.define(
-    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, float share, str[] groups)"
-    " -> Tensor"
+    "addmm_beside(Tensor added, Tensor left, Tensor right, int held, float share) -> Tensor"
 )
 
 #: By shapes, strides, type, device and the other arguments: what computes it; ``None``: torch.
 _programs: dict[tuple[Any, ...], Run | None] = {}
-#: By product, device, held multiprocessors and groups: the ways to compute it.
-_ways: dict[tuple[Any, ...], tuple[Way, ...]] = {}
+#: By product, device and held multiprocessors: the ways to compute it.
+_ways: dict[tuple[Any, ...], Ways] = {}
 
 
 def run_mm(
@@ -51,13 +47,12 @@ def run_mm(
     right: torch.Tensor,
     held: int,
     share: float,
-    groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``left @ right``; ``(M, K)`` and ``(K, N)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, None, held, share, groups)):
+    if not (left.is_cuda and _computed(out, left, right, None, held, share)):
         torch.mm(left, right, out=out)
     return out
 
@@ -68,13 +63,12 @@ def run_addmm(
     right: torch.Tensor,
     held: int,
     share: float,
-    groups: Sequence[str],
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``, the result contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
-    if not (left.is_cuda and _computed(out, left, right, added, held, share, groups)):
+    if not (left.is_cuda and _computed(out, left, right, added, held, share)):
         torch.addmm(added, left, right, out=out)
     return out
 
@@ -86,14 +80,13 @@ def _computed(
     added: torch.Tensor | None,
     held: int,
     share: float,
-    groups: Sequence[str],
 ) -> bool:
     """Compute it by the chosen algorithm, if there is one and it takes the operands."""
     extra = () if added is None else (added.shape, added.stride(), added.data_ptr() % ALIGNMENT)
     addresses = left.data_ptr() | right.data_ptr() | out.data_ptr()
     key = (
         *(left.shape, left.stride(), right.shape, right.stride(), left.dtype, right.dtype),
-        *(addresses % ALIGNMENT, left.device.index, held, share, *groups, *extra),
+        *(addresses % ALIGNMENT, left.device.index, held, share, *extra),
     )
     try:
         program = _programs[key]
@@ -102,11 +95,7 @@ def _computed(
             return False  # nothing can be timed now
         aligned = addresses % ALIGNMENT == 0 and (not extra or extra[-1] == 0)
         problem = Problem.of(left, right, added) if aligned else None
-        if problem is None:
-            _programs[key] = None
-        else:
-            _programs[key] = _program(problem, left.device, held, share, groups)
-        program = _programs[key]
+        program = None if problem is None else _program(problem, left.device, held, share)
         _programs[key] = program
     if program is None:
         return False
@@ -119,13 +108,11 @@ def _computed(
     return True
 
 
-def _program(
-    problem: Problem, device: torch.device, held: int, share: float, groups: Sequence[str]
-) -> Run | None:
+def _program(problem: Problem, device: torch.device, held: int, share: float) -> Run | None:
     """What computes a product; ``None``: torch."""
-    key = problem, device.index, held, *groups
+    key = problem, device.index, held
     if key not in _ways:
-        _ways[key] = _found(problem, device, held, groups)
+        _ways[key] = _found(problem, device, held)
     way = best(_ways[key], share)
     if way.algorithm is None:
         return None
@@ -137,16 +124,14 @@ def _program(
     return product.by(way.algorithm)
 
 
-def _found(
-    problem: Problem, device: torch.device, held: int, groups: Sequence[str]
-) -> tuple[Way, ...]:
+def _found(problem: Problem, device: torch.device, held: int) -> Ways:
     """Time it in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
     result = [NOTHING]
 
     def find_here() -> None:
         try:
             with torch.cuda.device(device), torch.no_grad():
-                result[0] = _choose(problem, device, held, groups)
+                result[0] = _choose(problem, device, held)
         except (LtError, RuntimeError) as error:
             log.info("products are left to torch: %s", error)
 
@@ -156,11 +141,9 @@ def _found(
     return result[0]
 
 
-def _choose(
-    problem: Problem, device: torch.device, held: int, groups: Sequence[str]
-) -> tuple[Way, ...]:
+def _choose(problem: Problem, device: torch.device, held: int) -> Ways:
     question = Question(problem, held, torch.cuda.get_device_name(device), version())
-    ways = choose(question, groups, lambda: tune(problem, device, held))
+    ways = choose(question, lambda: tune(problem, device, held))
     for way in ways:
         log.debug(
             "product %s, %d multiprocessors held: %s: alone %.1f us, beside %.1f us",
@@ -170,9 +153,7 @@ def _choose(
     return ways
 
 
-def _mm_meta(
-    left: torch.Tensor, right: torch.Tensor, held: int, share: float, groups: Sequence[str]
-) -> torch.Tensor:
+def _mm_meta(left: torch.Tensor, right: torch.Tensor, held: int, share: float) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 
 
@@ -182,7 +163,6 @@ def _addmm_meta(
     right: torch.Tensor,
     held: int,
     share: float,
-    groups: Sequence[str],
 ) -> torch.Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 

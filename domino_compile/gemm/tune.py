@@ -214,7 +214,12 @@ def _extra_us(algorithm: Algorithm) -> float:
 
 
 def _torchs_extra_us(problem: Problem, index: int) -> float:
-    """What torch's own choice costs beyond its time: it takes what cuBLASLt lists first."""
+    """What torch's own choice costs beyond its time: it takes what cuBLASLt lists first.
+
+    On devices before Hopper torch has less memory for it, and that need not be the same one.
+    """
+    if torch.cuda.get_device_capability(index) < (9, 0):
+        return 0.0
     first = next(iter(Product(problem, index).algorithms()), None)
     return 0.0 if first is None else _extra_us(first)
 

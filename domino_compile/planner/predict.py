@@ -60,14 +60,15 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     """The units of a program that Inductor alone compiles: fused kernels are of its own kind."""
     theirs = []
     for unit in units.units:
-        if not (unit.launch or (len(unit.nodes) == 1 and work_of(unit.nodes[0]))):
-            unit = replace(unit, cost_us=cost.inductors_fused_us(unit.traffic.fused))
+        if unit.is_fused:
+            alone, beside = cost.fused_us(unit.traffic.fused, inductors=True)
+            unit = replace(unit, cost_us=alone, slowdown=beside / alone if alone else 1.0)
         theirs.append(unit)
     return replace(units, units=theirs)
 
 
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
-    """What a program takes in the order found."""
+    """What Inductor alone takes: the units in the order found."""
     runs = [run_order(part) for part in _phases(units.units, units.pinned, backward)]
     return Prediction(
         INDUCTOR,
@@ -277,9 +278,11 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
+            whole = work.unit.traffic.fused
             hard, summed = _scaled(work.hard, part), _scaled(work.summed, part)
-            sums = len(work.unit.traffic.sums)
-            alone, beside = self.cost.fused_us(Fused(moved, hard, sums, summed))
+            alone, beside = self.cost.fused_us(
+                replace(whole, bytes=moved, hard=hard, summed=summed)
+            )
         else:
             alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
         return alone, beside / alone if alone else 1.0, kept

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
-from domino_compile.collectives import is_launch, is_wait
+from domino_compile.collectives import is_launch, is_wait, size_hint
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.nodes import is_free
 from domino_compile.rules.registry import rule_of
@@ -27,6 +29,15 @@ NEVER_FUSED = {
     aten.sort.default,
     aten.sort.stable,
     aten.topk.default,
+}
+#: Reductions along the dimensions that their second argument names.
+REDUCTIONS = {
+    aten.amax.default,
+    aten.amin.default,
+    aten.mean.dim,
+    aten.sum.dim_IntList,
+    aten.var.correction,
+    aten.var_mean.correction,
 }
 #: What Inductor writes into the kernels that use it: constants, and members of the list of seeds.
 FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
@@ -56,6 +67,28 @@ def is_pointwise(node: fx.Node) -> bool:
     """Whether each element of a fusible node's value is made of elements alone."""
     rule = rule_of(node.target)
     return is_fusible(node) and rule is not None and rule.family == "pointwise"
+
+
+def sums_over_rows(node: fx.Node) -> bool:
+    """Whether the node sums over other dimensions than the last."""
+    return node.target is aten.sum.dim_IntList and bool(dims := _reduced(node)) and -1 not in dims
+
+
+def reduced_width(node: fx.Node) -> int:
+    """How wide the rows are that the node reduces; 0 if it reduces none."""
+    if node.target not in REDUCTIONS or -1 not in _reduced(node):
+        return 0
+    (source,) = node.all_input_nodes
+    return size_hint(source.meta["val"].shape[-1])
+
+
+def _reduced(node: fx.Node) -> set[int]:
+    """The dimensions that a reduction reduces, from the end."""
+    (source,) = node.all_input_nodes
+    rank = source.meta["val"].ndim
+    dims: Any = node.args[1] if len(node.args) > 1 else None
+    dims = [dims] if isinstance(dims, int) else dims
+    return {dim % rank - rank for dim in (dims or range(rank))} if rank else set()
 
 
 def mutates(node: fx.Node) -> bool:

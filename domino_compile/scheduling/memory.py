@@ -28,7 +28,7 @@ from torch import fx
 
 from domino_compile.collectives import kind_of, tensor_bytes
 from domino_compile.nodes import users_of
-from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work
+from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work, sums_over_rows
 from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
 from domino_compile.scheduling.units import Unit
 
@@ -240,7 +240,7 @@ class _Walk:
         """
         unit = self.units[self.place[node]]
         for total in unit.nodes:
-            if not _sums_rows(total):
+            if not sums_over_rows(total):
                 continue
             inside = {total}
             for member in reversed(unit.nodes):
@@ -301,16 +301,6 @@ class _Walk:
             size = self.size[buffers[0]] if buffers else 0
             found.append(Result(bytes_of(node), number, size))
         return tuple(found)
-
-
-def _sums_rows(node: fx.Node) -> bool:
-    """Whether a node sums over other dimensions than the last."""
-    if node.target is not aten.sum.dim_IntList:
-        return False
-    source: Any = node.args[0]
-    dims: Any = node.args[1]
-    rank = source.meta["val"].ndim
-    return bool(dims) and all(dim % rank != rank - 1 for dim in dims)
 
 
 def _writes_in_place(node: fx.Node) -> bool:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
@@ -31,7 +30,13 @@ from domino_compile.cost.fused import Fused
 from domino_compile.nodes import is_free, users_of
 from domino_compile.rules.materialise_op import materialise
 from domino_compile.rules.random_op import random_slice
-from domino_compile.scheduling.kinds import is_folded, is_fusible, is_pointwise
+from domino_compile.scheduling.kinds import (
+    is_folded,
+    is_fusible,
+    is_pointwise,
+    reduced_width,
+    sums_over_rows,
+)
 
 aten = torch.ops.aten
 
@@ -45,6 +50,8 @@ HARD_FUNCTIONS = {
     aten.pow.Scalar,
     aten.pow.Tensor_Tensor,
 }
+#: Inductor keeps rows of so many elements from one end of a kernel to the other.
+WIDE_ROW = 1024
 HARD = HARD_FUNCTIONS | {torch.ops.prims.inductor_random.default, random_slice}
 
 
@@ -57,19 +64,21 @@ class Traffic:
         writes: values that it writes, with their bytes.
         hard: for each hard operation that it computes, the value of its own for whose elements it
             does so.
-        sums: for each sum over rows, what is summed.
+        wide: whether it reduces rows of more than ``WIDE_ROW`` elements.
+        sums: for each sum over rows of what it makes, what is summed.
     """
 
     reads: dict[fx.Node, int] = field(default_factory=dict)
     writes: dict[fx.Node, int] = field(default_factory=dict)
     hard: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    wide: bool = False
     sums: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     @property
     def fused(self) -> Fused:
         """All of it that the time of a fused kernel depends on."""
         summed = sum(map(elements_of, self.sums.values()))
-        return Fused(self.bytes, self.hard_elements, len(self.sums), summed)
+        return Fused(self.bytes, self.hard_elements, self.wide, len(self.sums), summed)
 
     @property
     def bytes(self) -> int:
@@ -120,7 +129,8 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
-        if sums_rows(node):
+        traffic.wide = traffic.wide or reduced_width(node) > WIDE_ROW
+        if sums_over_rows(node) and base_of(node.all_input_nodes[0]) in inside:
             traffic.sums[node] = node.all_input_nodes[0]
 
 
@@ -196,16 +206,6 @@ class _Anew:
     def _used_outside(self, node: fx.Node) -> bool:
         here = self._unit_of[node]
         return any(self._unit_of.get(user) != here for user in users_of(node))
-
-
-def sums_rows(node: fx.Node) -> bool:
-    """Whether the node sums a matrix along all dimensions but the last."""
-    if node.target is not aten.sum.dim_IntList:
-        return False
-    (summed,) = node.all_input_nodes
-    value: Any = summed.meta["val"]
-    dims: Any = node.args[1] or range(value.ndim)
-    return value.ndim > 1 and {dim % value.ndim for dim in dims} == set(range(value.ndim - 1))
 
 
 def base_of(node: fx.Node) -> fx.Node:

@@ -72,6 +72,11 @@ class Unit:
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
+    def is_fused(self) -> bool:
+        """Whether it is a group of operations that Inductor fuses, or one such operation."""
+        return not self.launch and (len(self.nodes) > 1 or work_of(self.nodes[0]) is None)
+
+    @property
     def name(self) -> str:
         """The name of its main node: the product, the collective, or the last of a fused group."""
         main = next((n for n in self.nodes if is_anchor(n)), self.nodes[-1])
@@ -224,17 +229,17 @@ def _order_mutations(of: dict[fx.Node, Unit]) -> None:
 
 def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -> Unit:
     only = nodes[0]
-    work = work_of(only) if len(nodes) == 1 else None
     unit = Unit(index, nodes, is_launch(only), 0.0, slice=slice_of(only), traffic=traffic)
     unit.out_bytes = sum(traffic.writes.values())
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
-    elif work is None:
+        return unit
+    work = None if unit.is_fused else work_of(only)
+    if work is None:
         unit.cost_us, beside = cost.fused_us(traffic.fused)
-        unit.slowdown = beside / unit.cost_us if unit.cost_us else 1.0
     else:
         unit.cost_us, beside = cost.work_us(work, traffic.bytes)
-        unit.slowdown = beside / unit.cost_us
+    unit.slowdown = beside / unit.cost_us if unit.cost_us else 1.0
     return unit
 
 

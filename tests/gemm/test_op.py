@@ -1,20 +1,20 @@
 """The operations compute what ``aten`` computes, and what is chosen is kept and shared."""
 
-import itertools
-import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.gemm import choices, op
 from domino_compile.gemm.choices import NOTHING, Question, Ways, choose
 from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
 from domino_compile.gemm.op import addmm_beside, mm_beside
-from domino_compile.gemm.tune import GAIN, Way, best
+from domino_compile.gemm.tune import GAIN, PARTS, Way, best
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 BF16 = torch.bfloat16
@@ -33,18 +33,18 @@ def question(m: int = 64, held: int = 16) -> Question:
 
 def test_on_the_cpu_they_are_the_plain_products() -> None:
     left, right = torch.randn(6, 4), torch.randn(4, 5)
-    assert torch.equal(mm_beside(left, right, 16, 1.0, ["0"]), left @ right)
+    assert torch.equal(mm_beside(left, right, 16, 1.0), left @ right)
     for added in (torch.randn(5), torch.randn(6, 5)):
-        found = addmm_beside(added, left, right, 16, 1.0, ["0"])
+        found = addmm_beside(added, left, right, 16, 1.0)
         assert torch.equal(found, torch.addmm(added, left, right))
 
 
 def test_results_go_where_they_are_wanted() -> None:
     left, right, out = torch.randn(6, 4), torch.randn(4, 5), torch.empty(6, 5)
-    assert op.run_mm(left, right, 0, 0.0, [], out=out) is out
+    assert op.run_mm(left, right, 0, 0.0, out=out) is out
     assert torch.equal(out, left @ right)
     added = torch.randn(6, 5)
-    assert op.run_addmm(added, left, right, 0, 0.0, [], out=out) is out
+    assert op.run_addmm(added, left, right, 0, 0.0, out=out) is out
     assert torch.equal(out, torch.addmm(added, left, right))
 
 
@@ -52,8 +52,8 @@ def test_fake_results_have_shape_and_type() -> None:
     meta = {"device": "meta", "dtype": BF16}
     left, right = torch.empty(6, 4, **meta), torch.empty(4, 5, **meta)
     for found in (
-        mm_beside(left, right, 16, 1.0, ["0"]),
-        addmm_beside(torch.empty(5, **meta), left, right, 16, 1.0, ["0"]),
+        mm_beside(left, right, 16, 1.0),
+        addmm_beside(torch.empty(5, **meta), left, right, 16, 1.0),
     ):
         assert found.shape == (6, 5) and found.dtype == BF16 and found.is_contiguous()
 
@@ -127,83 +127,42 @@ def test_a_choice_is_made_once_and_kept(folder: Path) -> None:
         asked.append(1)
         return CHOSEN
 
-    assert choose(question(), [], decide) == CHOSEN
-    assert choose(question(), [], decide) == CHOSEN
+    assert choose(question(), decide) == CHOSEN
+    assert choose(question(), decide) == CHOSEN
     assert len(asked) == 1
-    assert choose(question(held=8), [], lambda: NOTHING) == NOTHING
-    for path in folder.rglob("product-*.json"):
-        path.write_text("not JSON")
-    assert choose(question(), [], decide) == CHOSEN
-    assert len(asked) == 2
+    assert choose(question(held=8), lambda: NOTHING) == NOTHING
+    for number, broken in enumerate(("not JSON", "[]"), start=2):
+        for path in folder.rglob("product-*.json"):
+            path.write_text(broken)
+        assert choose(question(), decide) == CHOSEN
+        assert len(asked) == number
 
 
-class Store:
-    """What ranks share."""
-
-    def __init__(self) -> None:
-        self.content: dict[str, str] = {}
-
-    def set(self, key: str, value: str) -> None:
-        self.content[key] = value
-
-    def get(self, key: str) -> str:
-        return self.content[key]
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self.content for key in keys)
-
-    def wait(self, keys: list[str], timeout: Any) -> None:
-        if not self.check(keys):
-            raise RuntimeError("timeout")
-
-
-def chosen_by(rank: int, store: Store, decide: Any) -> Ways:
-    """What a rank of a group chooses."""
-    return chosen_in({"tp": (store, rank)}, decide)
-
-
-def chosen_in(places: dict[str, tuple[Store, int]], decide: Any) -> Ways:
-    """What a rank chooses that is in groups, with their stores and its position in each."""
-
-    def shared_store(group: str) -> Any:
-        store, rank = places[group]
-        return store, [0, 1], rank
-
+def chosen_by(rank: int, store: dist.Store, decide: Any) -> Ways:
+    """What a rank chooses."""
     with (
-        mock.patch.object(_compat, "shared_store", shared_store),
+        mock.patch.object(_compat, "shared_store", lambda group: (store, [0, 1], rank)),
         mock.patch.object(choices.dist, "is_initialized", lambda: True),
+        mock.patch.object(choices.dist, "group", mock.Mock()),
+        mock.patch.object(choices, "TIMEOUT", timedelta(seconds=0.1)),
     ):
-        return choose(question(), list(places), decide)
+        return choose(question(), decide)
 
 
 def never() -> Ways:
-    raise AssertionError("only the first rank decides")
+    raise AssertionError("only the first that asks decides")
 
 
-def test_the_first_rank_decides_for_all(folder: Path) -> None:
-    store = Store()
-    assert chosen_by(1, store, never) == NOTHING  # it never came: torch's own
-    assert chosen_by(0, store, lambda: CHOSEN) == CHOSEN
-    assert chosen_by(1, store, never) == CHOSEN
-
-
-def test_what_was_told_is_not_decided_again(folder: Path) -> None:
-    store = Store()
-    assert chosen_by(0, store, lambda: CHOSEN) == CHOSEN
+def test_the_first_that_asks_decides_for_all(folder: Path) -> None:
+    store = dist.HashStore()
+    assert chosen_by(1, store, lambda: CHOSEN) == CHOSEN
     with mock.patch.object(_compat, "caches_enabled", lambda: False):
         assert chosen_by(0, store, never) == CHOSEN
+        assert chosen_by(1, store, never) == CHOSEN  # what was told is not decided again
 
 
-def test_in_a_mesh_one_rank_decides_for_all(folder: Path) -> None:
-    rows, columns = [Store(), Store()], [Store(), Store()]
-    for row, column in itertools.product(range(2), range(2)):
-        places = {"rows": (rows[row], column), "columns": (columns[column], row)}
-        first = (row, column) == (0, 0)
-        assert chosen_in(places, (lambda: CHOSEN) if first else never) == CHOSEN
-
-
-def test_if_the_first_rank_fails_the_others_do_not_wait(folder: Path) -> None:
-    store = Store()
+def test_if_the_first_fails_the_others_do_not_wait(folder: Path) -> None:
+    store = dist.HashStore()
 
     def fails() -> Ways:
         raise LtError("nothing here")
@@ -211,7 +170,30 @@ def test_if_the_first_rank_fails_the_others_do_not_wait(folder: Path) -> None:
     with pytest.raises(LtError):
         chosen_by(0, store, fails)
     assert chosen_by(1, store, never) == NOTHING
-    assert [way["algorithm"] for way in json.loads(next(iter(store.content.values())))] == [None]
+
+
+def test_if_the_first_never_says_the_others_leave_it_to_torch(folder: Path) -> None:
+    store = dist.HashStore()
+
+    def hangs() -> Ways:
+        assert chosen_by(1, store, never) == NOTHING
+        return CHOSEN
+
+    assert chosen_by(0, store, hangs) == CHOSEN
+
+
+def test_a_process_asks_once_for_all_parts_of_the_time() -> None:
+    asked = []
+
+    def found(*args: Any) -> Ways:
+        asked.append(args)
+        return (CHOSEN[0],)
+
+    problem = question().problem
+    with mock.patch.object(op, "_ways", {}), mock.patch.object(op, "_found", found):
+        device = torch.device("cuda", 0)
+        assert [op._program(problem, device, 16, share) for share in PARTS] == [None] * len(PARTS)
+        assert asked == [(problem, device, 16)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
@@ -239,10 +221,10 @@ def test_on_a_gpu_they_are_as_exact_as_torch(share: float, transposed: bool, ext
     }[extra]
     exact = left.double() @ right.double() + (0 if added is None else added.double())
     if added is None:
-        found, plain = mm_beside(left, right, 16, share, []), left @ right
+        found, plain = mm_beside(left, right, 16, share), left @ right
     else:
         found, plain = (
-            addmm_beside(added, left, right, 16, share, []),
+            addmm_beside(added, left, right, 16, share),
             torch.addmm(added, left, right),
         )
     off, plain_off = ((x.double() - exact).norm() / exact.norm() for x in (found, plain))

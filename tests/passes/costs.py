@@ -17,11 +17,8 @@ class RoundCosts:
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         return 100.0, 100.0
 
-    def fused_us(self, work: Fused) -> tuple[float, float]:
+    def fused_us(self, work: Fused, inductors: bool = False) -> tuple[float, float]:
         return 10.0, 10.0
-
-    def inductors_fused_us(self, work: Fused) -> float:
-        return 10.0
 
 
 COSTS: Any = RoundCosts()

@@ -39,11 +39,10 @@ def two_chains(dtype: torch.dtype = BF16) -> fx.Graph:
 
 def marked(graph: fx.Graph) -> dict[str, tuple[object, ...]]:
     result = schedule_graph(graph, cost(), 0.05)
-    found = mark_products(graph, result.units, result.after, 16, ["tp"])
-    nodes = {n.name: (n.target, *n.args[-3:]) for n in graph.nodes}
-    assert {nodes[name][2] for name in found.alone} <= {0.0}
-    assert 0.0 not in {nodes[name][2] for name in found.beside}
-    return {name: nodes[name] for name in (*found.beside, *found.alone)}
+    found = mark_products(graph, result.units, result.after, 16)
+    nodes = {n.name: (n.target, *n.args[-2:]) for n in graph.nodes}
+    assert all(nodes[name][2] == part for name, part in found.items())
+    return {name: nodes[name] for name in found}
 
 
 def test_products_under_a_collective_are_marked_so_and_others_as_alone() -> None:
@@ -51,11 +50,11 @@ def test_products_under_a_collective_are_marked_so_and_others_as_alone() -> None
     before = [n.name for n in graph.nodes]
     found = marked(graph)
     assert found == {
-        "mm": (mm_beside, 16, 0.0, ["tp"]),
-        "mm_1": (mm_beside, 16, 1.0, ["tp"]),
-        "addmm": (addmm_beside, 16, 0.75, ["tp"]),
-        "mm_2": (mm_beside, 16, 0.0, ["tp"]),
-        "addmm_1": (addmm_beside, 16, 0.0, ["tp"]),
+        "mm": (mm_beside, 16, 0.0),
+        "mm_1": (mm_beside, 16, 1.0),
+        "addmm": (addmm_beside, 16, 0.75),
+        "mm_2": (mm_beside, 16, 0.0),
+        "addmm_1": (addmm_beside, 16, 0.0),
     }
     assert sorted(n.name for n in graph.nodes) == sorted(before)
     graph.lint()

@@ -1,6 +1,7 @@
 """The cost model's waves and contention, held to what was measured on one H200."""
 
 import math
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -76,14 +77,17 @@ def test_attention_takes_about_what_was_measured(
 def test_norms_behind_dropout_take_what_was_measured(columns: int, beside: float) -> None:
     elements = 4096 * columns
     bytes_moved = elements * 9  # two values of bf16 read and two written, and a mask
-    found = H200.fused_us(Fused(bytes_moved, elements), held=16) + H200.launch_us
+    found = H200.fused_us(Fused(bytes_moved, elements, wide=True), held=16) + H200.launch_us
     assert found == pytest.approx(beside, rel=0.05)
 
 
 def test_inductors_norms_behind_dropout_take_what_was_measured() -> None:
     elements = 8192 * 4096
-    found = H200.inductors_fused_us(Fused(elements * 9, elements)) + H200.launch_us
+    work = Fused(elements * 9, elements, wide=True)
+    found = H200.fused_us(work, inductors=True) + H200.launch_us
     assert found == pytest.approx(222, rel=0.05)
+    narrow = replace(work, wide=False)  # the same kernel in both programs
+    assert H200.fused_us(narrow) == H200.fused_us(narrow, inductors=True)
 
 
 # Columns of 4096 rows; microseconds of the kernels that a sum over them adds.
@@ -93,17 +97,16 @@ def test_sums_over_rows_take_about_what_was_measured(columns: int, added: float)
     elements = 4096 * columns
     plain, summed = Fused(elements * 9), Fused(elements * 9, sums=1, summed=elements)
     assert H200.fused_us(summed) - H200.fused_us(plain) == pytest.approx(added, rel=0.25)
-    assert H200.inductors_fused_us(summed) > H200.inductors_fused_us(plain)
     assert CPU.fused_us(summed) == CPU.fused_us(plain)  # a loop of the same kernel
 
 
 def test_what_inductor_alone_takes_is_of_its_own_kernels() -> None:
-    cost: Any = Mock(inductors_fused_us=lambda work: work.bytes)
+    cost: Any = Mock(fused_us=lambda work, inductors: (work.bytes, 2 * work.bytes))
     launch = Unit(0, [], True, 100.0, "g")
     node = torch.fx.Graph().placeholder("x")
     fused = Unit(1, [node, node], False, 5.0, traffic=Traffic(writes={node: 7}))
     found = by_inductor(UnitGraph([launch, fused], [], set()), cost)
-    assert [unit.cost_us for unit in found.units] == [100.0, 7]
+    assert [(unit.cost_us, unit.slowdown) for unit in found.units] == [(100.0, 1.0), (7, 2.0)]
     assert fused.cost_us == 5.0
 
 

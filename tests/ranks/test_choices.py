@@ -1,8 +1,7 @@
-"""How a product is computed is the same on all ranks of a mesh."""
+"""How a product is computed is the same on all ranks that compute the same."""
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 
 from domino_compile.gemm.choices import Question, choose
 from domino_compile.gemm.cublaslt import Problem
@@ -13,16 +12,29 @@ pytestmark = pytest.mark.xdist_group("ranks")
 
 
 def chosen(rank: int, world: int) -> list[float]:
-    """What a rank of a mesh is told, asked twice, where each would decide something of its own."""
-    mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("rows", "columns"))
-    groups = [mesh.get_group(name).group_name for name in ("rows", "columns")]
-    operand = torch.ones(64, 64, dtype=torch.bfloat16)
-    problem = Problem.of(operand, operand)
-    assert problem is not None
-    question = Question(problem, 16, "a device", 1)
+    """What a rank is told, asked twice, where each would decide something of its own."""
     decisions = ((Way(None, base + rank, 0.0),) for base in (10.0, 20.0))
-    return [choose(question, groups, lambda own=own: own)[0].alone_us for own in decisions]
+    return [choose(question(64), lambda own=own: own)[0].alone_us for own in decisions]
 
 
-def test_all_ranks_of_a_mesh_are_told_what_its_first_decided(pools: Pools) -> None:
-    assert pools[4].run("tests.ranks.test_choices:chosen") == [[10.0, 10.0]] * 4
+def chosen_of_its_own_shape(rank: int, world: int) -> float:
+    """What a rank is told of a product that no other has."""
+    return choose(question(96 + 2 * rank), lambda: (Way(None, float(rank), 0.0),))[0].alone_us
+
+
+def question(m: int) -> Question:
+    left, right = (torch.ones(n, 64, dtype=torch.bfloat16) for n in (m, 64))
+    problem = Problem.of(left, right)
+    assert problem is not None
+    return Question(problem, 16, "a device", 1)
+
+
+def test_all_ranks_are_told_what_the_first_decided(pools: Pools) -> None:
+    told = pools[4].run("tests.ranks.test_choices:chosen")
+    assert len({tuple(each) for each in told}) == 1
+    assert told[0][0] == told[0][1] in {10.0, 11.0, 12.0, 13.0}
+
+
+def test_a_rank_with_a_shape_of_its_own_waits_for_nobody(pools: Pools) -> None:
+    told = pools[4].run("tests.ranks.test_choices:chosen_of_its_own_shape")
+    assert told == [0.0, 1.0, 2.0, 3.0]

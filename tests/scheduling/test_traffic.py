@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from domino_compile.scheduling import Unit, build_units
-from domino_compile.scheduling.traffic import HARD, Traffic
+from domino_compile.scheduling.traffic import HARD, WIDE_ROW, Traffic
 from tests.passes.costs import COSTS
 from tests.passes.graphs import Builder, aten
 
@@ -132,4 +132,19 @@ def test_sums_over_rows_are_told_from_sums_of_rows() -> None:
     assert units["mul"] is units["sum_1"] is units["sum_2"] is units["sum_3"]
     work = units["mul"].traffic.fused
     assert (work.sums, work.summed) == (1, ROWS * COLUMNS)
-    assert work.bytes == units["mul"].traffic.bytes
+    assert work.bytes == units["mul"].traffic.bytes and not work.wide
+
+
+def test_what_is_summed_over_rows_but_made_elsewhere_is_read_once() -> None:
+    b = Builder()
+    x, w = b.input("x", ROWS, COLUMNS), b.input("w", COLUMNS, COLUMNS)
+    units = units_of(b.output(b.call(aten.sum.dim_IntList, b.call(aten.mm.default, x, w), [0])))
+    assert units["sum_1"].traffic.fused.sums == 0
+
+
+def test_wide_rows_are_told() -> None:
+    for width, wide in ((WIDE_ROW, False), (WIDE_ROW + 1, True)):
+        b = Builder()
+        x = b.input("x", ROWS, width)
+        units = units_of(b.output(b.call(aten.mean.dim, x, [-1], True)))
+        assert units["mean"].traffic.fused.wide == wide
