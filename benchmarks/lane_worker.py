@@ -40,6 +40,7 @@ from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Workload
 from domino_compile.bench.world import Place, World, open_world
 from domino_compile.errors import first_line
+from domino_compile.launch import end_at_once
 from domino_compile.links import load_link
 from domino_compile.report import CandidateReport, CompileReport
 
@@ -172,9 +173,7 @@ def live(
         traceback.print_exc()
         _say(pipe, ("failed", f"{type(error).__name__}: {first_line(error)}"))
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # no teardown that could hang
+        end_at_once(0)
 
 
 def workload(cell: Cell) -> Workload:

@@ -86,19 +86,19 @@ def domino(
             found, planned = _compile(
                 _compat.copy_of(kept), list(inputs), chosen, hints, rates, slower
             )
-            return _checked(found, planned.report, chosen)
+            return _checked(found, planned.report, chosen, rates)
 
         compiled = Watching(compiled, again, report, pipeline.table_us, chosen.watch, timeout_s)
-    return _checked(compiled, report, chosen)
+    return _checked(compiled, report, chosen, rates)
 
 
 def _checked(
-    program: Callable[..., Any], report: CompileReport, options: Options
+    program: Callable[..., Any], report: CompileReport, options: Options, rates: str
 ) -> Callable[..., Any]:
     """The program, its plan compared between ranks before it first runs."""
     if not options.check_ranks:
         return program
-    return checked(program, lambda: report, options.check_timeout_s)
+    return checked(program, lambda: report, rates, options.check_timeout_s)
 
 
 def _can_be_watched(report: CompileReport, example_inputs: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from domino_compile.errors import DominoError
 
@@ -26,6 +26,19 @@ _GRACE_S = 40
 def progress_line(text: str, share: float) -> str:
     """A line that ``run_ranks`` understands."""
     return f"@progress {share:.4f} {text}"
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process with what it has said, but without the interpreter's own end.
+
+    That can wait for threads of a group whose other ranks have failed, and a destructor has been
+    seen to abort a rank there that had profiled: torchrun then ends the others before they have
+    said what they found.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 class RanksError(DominoError, RuntimeError):

@@ -18,7 +18,6 @@ from typing import Any
 import torch.distributed as dist
 
 from domino_compile import _compat
-from domino_compile.cost.rates import rates_identity
 from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.describe import tensor_parallel_groups
 from domino_compile.errors import RankMismatchError
@@ -29,13 +28,17 @@ _compared: Counter[str] = Counter()
 
 
 def checked(
-    program: Callable[..., Any], report: Callable[[], CompileReport], timeout_s: float
+    program: Callable[..., Any],
+    report: Callable[[], CompileReport],
+    rates: str,
+    timeout_s: float,
 ) -> Callable[..., Any]:
     """The program, preceded once by the comparison with the other ranks.
 
     Args:
         program: a compiled graph.
         report: gives what was compiled, when the program is first called.
+        rates: the identity of those that it was planned with.
         timeout_s: how long to wait for the other ranks.
     """
     pending = True
@@ -43,35 +46,41 @@ def checked(
     def run(*args: Any) -> Any:
         nonlocal pending
         if pending:
-            compare_ranks(report(), timeout_s)
+            compare_ranks(report(), rates, timeout_s)
             pending = False
         return program(*args)
 
     return run
 
 
-def compare_ranks(report: CompileReport, timeout_s: float) -> None:
+def compare_ranks(report: CompileReport, rates: str, timeout_s: float) -> None:
     """Compare a plan with the plans of the other ranks of each of its tensor-parallel groups.
 
     Also where the graph is left alone: another rank may have thought otherwise.
 
     Raises:
-        RankMismatchError: a rank has another plan, or does not come within the time.
+        RankMismatchError: a rank has another plan or rates, or does not come within the time.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
     for group in tensor_parallel_groups(report):
         shared = _compat.shared_store(group)
         if shared is not None:
-            _compare(report, group, *shared, timeout_s)
+            _compare(report, rates, group, *shared, timeout_s)
 
 
 def _compare(
-    report: CompileReport, group: str, store: Any, ranks: list[int], own: int, timeout_s: float
+    report: CompileReport,
+    rates: str,
+    group: str,
+    store: Any,
+    ranks: list[int],
+    own: int,
+    timeout_s: float,
 ) -> None:
     number = _compared[group]
     _compared[group] += 1
-    mine = {"rates": [rates_identity()], **report.collective_order(group)}
+    mine = {"rates": [rates], **report.collective_order(group)}
     store.set(_key(number, own), json.dumps({"options": report.options, "order": mine}))
     for position, rank in enumerate(ranks):
         if position == own:

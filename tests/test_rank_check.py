@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
-from domino_compile import ranks
+from domino_compile import backend
 from domino_compile.backend import domino
 from domino_compile.errors import RankMismatchError
 from tests.ranks.pool import Pool
@@ -33,7 +33,7 @@ def step(rank: int, world: int, case: list[dict[str, Any]]) -> str:
     options = {"lowering": "eager", **case[rank]}
     rates = options.pop("rates", "")
     try:
-        with mock.patch.object(ranks, "rates_identity", lambda: rates):
+        with mock.patch.object(backend, "rates_identity", lambda: rates):
             compiled = torch.compile(forward, backend=domino, options=options)
             compiled(torch.randn(12, 8)).sum().backward()
     except RankMismatchError as error:

@@ -126,8 +126,7 @@ def register_product_lowerings(
     if mm in lowering.lowerings:
         return
 
-    def called(name: str, layout: Any, inputs: list[Any], how: tuple[Any, ...]) -> Any:
-        held, share = how
+    def called(name: str, layout: Any, inputs: list[Any], held: int, share: float) -> Any:
         node = ir.ExternKernelOut(
             layout=layout,
             inputs=inputs,
@@ -137,15 +136,15 @@ def register_product_lowerings(
         return ir.TensorBox.create(node)
 
     @lowering.register_lowering(mm, type_promotion_kind=None)
-    def mm_beside(left: Any, right: Any, *how: Any) -> Any:
+    def mm_beside(left: Any, right: Any, held: int, share: float) -> Any:
         *_, layout, left, right = mm_args(left, right)
-        return called("domino_mm", layout, [left, right], how)
+        return called("domino_mm", layout, [left, right], held, share)
 
     @lowering.register_lowering(addmm, type_promotion_kind=None)
-    def addmm_beside(added: Any, left: Any, right: Any, *how: Any) -> Any:
+    def addmm_beside(added: Any, left: Any, right: Any, held: int, share: float) -> Any:
         *_, layout, left, right = mm_args(left, right)
         added = realize_inputs(added)
-        return called("domino_addmm", layout, [added, left, right], how)
+        return called("domino_addmm", layout, [added, left, right], held, share)
 
     for name, function in (("domino_mm", run_mm), ("domino_addmm", run_addmm)):
         setattr(extern_kernels, name, function)

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from domino_compile.cli.show import (
 )
 from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.errors import first_line
+from domino_compile.launch import PROGRESS_LINES, RanksError, end_at_once, progress_line, run_ranks
 from domino_compile.links import busbw_factor
 from domino_compile.links.user import links_folder
 
@@ -168,8 +168,6 @@ def _torchrun_line(settings: Settings) -> str:
 
 def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
     """Start gloo ranks, and return what rank 0 printed; what can be refused is refused before."""
-    from domino_compile.launch import RanksError, run_ranks
-
     check_group_sizes(settings.group_sizes, count)
     for path in (settings.out, settings.rates_out):
         if path is not None:
@@ -207,16 +205,12 @@ def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
         message, code = f"rank {place.rank}: {type(error).__name__}: {first_line(error)}", 1
     if ranks.first_to_fail():
         click.echo(f"error: {message}", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_at_once(code)
 
 
 @contextlib.contextmanager
 def _rank_progress(place: Place) -> Iterator[Progress]:
     """A bar on rank 0; lines for the process that started the ranks where there is one."""
-    from domino_compile.launch import PROGRESS_LINES, progress_line
-
     if place.rank == 0 and PROGRESS_LINES in os.environ:
         yield lambda text, share: click.echo(progress_line(text, share), err=True)
         return

@@ -20,6 +20,7 @@ import click
 
 from domino_compile.cli.show import Failure, examples, fail
 from domino_compile.errors import DominoError, did_you_mean
+from domino_compile.launch import end_at_once
 
 #: Sub-command: "module:function".
 COMMANDS: Mapping[str, str] = {
@@ -131,21 +132,13 @@ def end_cleanly_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def ranks_end_at_once() -> Iterator[None]:
-    """End one of torchrun's ranks where it exits, without the interpreter's own end.
-
-    There a destructor has been seen to abort a rank that had profiled, whereupon torchrun ended the
-    others before they had said what they found.
-    """
+    """End one of torchrun's ranks where it exits (``launch.end_at_once``)."""
     try:
         yield
     except SystemExit as end:
         if not _under_torchrun():
             raise
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # nobody reads it
-                stream.flush()
-        os._exit(code)
+        end_at_once(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def _under_torchrun() -> bool:

@@ -137,6 +137,11 @@ class CostModel:
         return alone, beside
 
 
+def slowdown(alone_us: float, beside_us: float) -> float:
+    """A time while a collective is in flight over that without; 1 of what takes none."""
+    return beside_us / alone_us if alone_us else 1.0
+
+
 @dataclass(frozen=True)
 class Work:
     """What a matrix product or attention computes.

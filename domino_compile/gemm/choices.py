@@ -14,14 +14,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
-from domino_compile.gemm.tune import Way
+from domino_compile.gemm.tune import Way, Ways
 from domino_compile.kept import alone, keep, kept
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 #: How long to wait for the rank that decides.
 TIMEOUT = timedelta(seconds=120)
-
-#: Ways to compute a product, torch's own first.
-Ways: TypeAlias = tuple[Way, ...]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from domino_compile.gemm.choices import NOTHING, Question, Ways, choose
+from domino_compile.gemm.choices import NOTHING, Question, choose
 from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
-from domino_compile.gemm.tune import best, tune
+from domino_compile.gemm.tune import Ways, best, tune
 from domino_compile.library import library
 
 log = logging.getLogger(__name__)

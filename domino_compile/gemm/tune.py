@@ -15,8 +15,9 @@ from __future__ import annotations
 import functools
 import heapq
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -72,7 +73,11 @@ class Way:
         return (1 - share) * self.alone_us + share * self.beside_us
 
 
-def best(ways: Sequence[Way], share: float) -> Way:
+#: Ways to compute a product, torch's own first.
+Ways: TypeAlias = tuple[Way, ...]
+
+
+def best(ways: Ways, share: float) -> Way:
     """The fastest way, if a collective is in flight for a part of the time.
 
     Args:
@@ -123,7 +128,7 @@ class Stage:
         Args:
             call: what is timed.
             expected_us: about how long it takes.
-            beside: the holding kernel, which holds for several times that.
+            beside: whether beside the holding kernel, which holds for several times that.
         """
         compute = torch.cuda.current_stream(self.device)
         torch.cuda._sleep(HEAD_START_CYCLES)
@@ -162,7 +167,7 @@ def _matrix(operand: Operand, dtype: torch.dtype, device: torch.device) -> torch
     return runs.t() if operand.transposed else runs
 
 
-def tune(problem: Problem, device: torch.device, held: int) -> tuple[Way, ...]:
+def tune(problem: Problem, device: torch.device, held: int) -> Ways:
     """Find the fastest ways to compute a product, alone and beside a collective.
 
     Args:

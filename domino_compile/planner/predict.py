@@ -34,7 +34,7 @@ from domino_compile.axes import PartialSum, Sliced
 from domino_compile.collectives import backward_nodes, tensor_bytes
 from domino_compile.cost import CostModel
 from domino_compile.cost.fused import Fused
-from domino_compile.cost.model import Work, work_of
+from domino_compile.cost.model import Work, slowdown, work_of
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
 from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units
@@ -62,7 +62,7 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     for unit in units.units:
         if unit.is_fused:
             alone, beside = cost.fused_us(unit.traffic.fused, inductors=True)
-            unit = replace(unit, cost_us=alone, slowdown=beside / alone if alone else 1.0)
+            unit = replace(unit, cost_us=alone, slowdown=slowdown(alone, beside))
         theirs.append(unit)
     return replace(units, units=theirs)
 
@@ -264,11 +264,11 @@ class Expansion:
         unit = work.unit
         if part not in work.costs:
             work.costs[part] = self._costs(work, part)
-        cost_us, slowdown, kept = work.costs[part]
+        cost_us, slower, kept = work.costs[part]
         return Unit(
             *(index, unit.nodes, unit.launch, cost_us, unit.group),
             out_bytes=kept,
-            slowdown=slowdown,
+            slowdown=slower,
         )
 
     def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
@@ -278,21 +278,20 @@ class Expansion:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
         moved = _scaled(work.traffic, part)
         if work.work is None:
-            whole = work.unit.traffic.fused
+            whole = work.unit.traffic
             hard, summed = _scaled(work.hard, part), _scaled(work.summed, part)
-            alone, beside = self.cost.fused_us(
-                replace(whole, bytes=moved, hard=hard, summed=summed)
-            )
+            fused = Fused(moved, hard, whole.wide, len(whole.sums), summed)
+            alone, beside = self.cost.fused_us(fused)
         else:
             alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
-        return alone, beside / alone if alone else 1.0, kept
+        return alone, slowdown(alone, beside), kept
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
         cost, beside = self.cost.fused_us(Fused(2 * size))
         wires = {i for i in after if made[i].launch}
         return Unit(
             *(len(made), maker.nodes, False, cost, None, None, after, wires, size),
-            slowdown=beside / cost if cost else 1.0,
+            slowdown=slowdown(cost, beside),
         )
 
     # -- predicting ------------------------------------------------------------------------

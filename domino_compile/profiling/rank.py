@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from domino_compile.launch import progress_line
+from domino_compile.launch import end_at_once, progress_line
 from domino_compile.profiling.script import Request, run
 
 
@@ -41,6 +41,4 @@ if __name__ == "__main__":
     except BaseException:
         traceback.print_exc()
         code = 70  # a fault of ours, not of the script
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # a regular exit can wait for threads of a group whose other ranks have failed
+    end_at_once(code)

@@ -50,9 +50,9 @@ HARD_FUNCTIONS = {
     aten.pow.Scalar,
     aten.pow.Tensor_Tensor,
 }
-#: Inductor keeps rows of so many elements from one end of a kernel to the other.
-WIDE_ROW = 1024
 HARD = HARD_FUNCTIONS | {torch.ops.prims.inductor_random.default, random_slice}
+#: Inductor keeps rows of up to so many elements from one end of a kernel to the other.
+KEPT_ROW = 1024
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Traffic:
         writes: values that it writes, with their bytes.
         hard: for each hard operation that it computes, the value of its own for whose elements it
             does so.
-        wide: whether it reduces rows of more than ``WIDE_ROW`` elements.
+        wide: whether it reduces rows of more than ``KEPT_ROW`` elements.
         sums: for each sum over rows of what it makes, what is summed.
     """
 
@@ -129,7 +129,7 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
-        traffic.wide = traffic.wide or reduced_width(node) > WIDE_ROW
+        traffic.wide = traffic.wide or reduced_width(node) > KEPT_ROW
         if sums_over_rows(node) and base_of(node.all_input_nodes[0]) in inside:
             traffic.sums[node] = node.all_input_nodes[0]
 

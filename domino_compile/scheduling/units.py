@@ -25,7 +25,7 @@ from torch import fx
 
 from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.cost import CostModel
-from domino_compile.cost.model import work_of
+from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
 from domino_compile.nodes import is_free, users_of
 from domino_compile.scheduling.kinds import (
     draws,
@@ -74,7 +74,7 @@ class Unit:
     @property
     def is_fused(self) -> bool:
         """Whether it is a group of operations that Inductor fuses, or one such operation."""
-        return not self.launch and (len(self.nodes) > 1 or work_of(self.nodes[0]) is None)
+        return not (self.launch or is_matmul(self.nodes[0]) or is_attention(self.nodes[0]))
 
     @property
     def name(self) -> str:
@@ -239,7 +239,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
         unit.cost_us, beside = cost.fused_us(traffic.fused)
     else:
         unit.cost_us, beside = cost.work_us(work, traffic.bytes)
-    unit.slowdown = beside / unit.cost_us if unit.cost_us else 1.0
+    unit.slowdown = slowdown(unit.cost_us, beside)
     return unit
 
 

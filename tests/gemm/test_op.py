@@ -11,10 +11,10 @@ import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.gemm import choices, op
-from domino_compile.gemm.choices import NOTHING, Question, Ways, choose
+from domino_compile.gemm.choices import NOTHING, Question, choose
 from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
 from domino_compile.gemm.op import addmm_beside, mm_beside
-from domino_compile.gemm.tune import GAIN, PARTS, Way, best
+from domino_compile.gemm.tune import GAIN, PARTS, Way, Ways, best
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 BF16 = torch.bfloat16

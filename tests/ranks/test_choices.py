@@ -1,11 +1,10 @@
 """How a product is computed is the same on all ranks that compute the same."""
 
 import pytest
-import torch
 
-from domino_compile.gemm.choices import Question, choose
-from domino_compile.gemm.cublaslt import Problem
+from domino_compile.gemm.choices import choose
 from domino_compile.gemm.tune import Way
+from tests.gemm.test_op import question
 from tests.ranks.conftest import Pools
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -20,13 +19,6 @@ def chosen(rank: int, world: int) -> list[float]:
 def chosen_of_its_own_shape(rank: int, world: int) -> float:
     """What a rank is told of a product that no other has."""
     return choose(question(96 + 2 * rank), lambda: (Way(None, float(rank), 0.0),))[0].alone_us
-
-
-def question(m: int) -> Question:
-    left, right = (torch.ones(n, 64, dtype=torch.bfloat16) for n in (m, 64))
-    problem = Problem.of(left, right)
-    assert problem is not None
-    return Question(problem, 16, "a device", 1)
 
 
 def test_all_ranks_are_told_what_the_first_decided(pools: Pools) -> None:

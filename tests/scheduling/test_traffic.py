@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from domino_compile.scheduling import Unit, build_units
-from domino_compile.scheduling.traffic import HARD, WIDE_ROW, Traffic
+from domino_compile.scheduling.traffic import HARD, KEPT_ROW, Traffic
 from tests.passes.costs import COSTS
 from tests.passes.graphs import Builder, aten
 
@@ -143,7 +143,7 @@ def test_what_is_summed_over_rows_but_made_elsewhere_is_read_once() -> None:
 
 
 def test_wide_rows_are_told() -> None:
-    for width, wide in ((WIDE_ROW, False), (WIDE_ROW + 1, True)):
+    for width, wide in ((KEPT_ROW, False), (KEPT_ROW + 1, True)):
         b = Builder()
         x = b.input("x", ROWS, width)
         units = units_of(b.output(b.call(aten.mean.dim, x, [-1], True)))
