@@ -78,7 +78,7 @@ class Options:
         checks.or_word(checks.integer(minimum=1), "auto"),
     )
     margin: float = _option(
-        0.03,
+        0.02,
         "The part of the uncut step's predicted time by which a cut must be faster to be chosen.",
         checks.fraction(),
     )
