@@ -80,8 +80,12 @@ def _compare(
 ) -> None:
     number = _compared[group]
     _compared[group] += 1
-    mine = {"rates": [rates], **report.collective_order(group)}
-    store.set(_key(number, own), json.dumps({"options": report.options, "order": mine}))
+    mine = {
+        "options": report.options,
+        "rates": rates,
+        "order": report.collective_order(group),
+    }
+    store.set(_key(number, own), json.dumps(mine))
     for position, rank in enumerate(ranks):
         if position == own:
             continue
@@ -94,7 +98,7 @@ def _compare(
                 f" {report.summary()}"
             ) from None
         other = json.loads(store.get(_key(number, position)))
-        found = difference(mine, other["order"])
+        found = difference(mine, other)
         if found:
             raise RankMismatchError(
                 f"ranks {ranks[own]} and {rank} of group {group} planned different collectives:"
@@ -107,20 +111,21 @@ def _key(number: int, position: int) -> str:
     return f"domino_compile/plan/{number}/{position}"
 
 
-def difference(mine: dict[str, list[str]], other: dict[str, list[str]]) -> str:
-    """The first difference between two orders of collectives, or nothing.
+def difference(mine: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first thing that two ranks must agree on and do not, or nothing.
 
     Only the graphs that both have compiled are compared: a backward graph may be compiled
     later, and one rank may have it from a cache.
     """
-    for phase in [phase for phase in mine if phase in other]:
-        for position, (a, b) in enumerate(zip(mine[phase], other[phase], strict=False)):
-            if a != b and phase == "rates":
-                return f"the rates of {VARIABLE} differ; all ranks need the same file"
-            if a != b and phase == "plan":
-                return f"the plan is {a!r} here and {b!r} there"
+    if mine["rates"] != other["rates"]:
+        return f"the rates of {VARIABLE} differ; all ranks need the same file"
+    orders = mine["order"], other["order"]
+    for phase in [phase for phase in orders[0] if phase in orders[1]]:
+        here, there = (order[phase] for order in orders)
+        for position, (a, b) in enumerate(zip(here, there, strict=False)):
             if a != b:
-                return f"{phase} collective {position} is {a!r} here and {b!r} there"
-        if len(mine[phase]) != len(other[phase]):
-            return f"{phase} has {len(mine[phase])} collectives here, {len(other[phase])} there"
+                what = "the plan" if phase == "plan" else f"{phase} collective {position}"
+                return f"{what} is {a!r} here and {b!r} there"
+        if len(here) != len(there):
+            return f"{phase} has {len(here)} collectives here, {len(there)} there"
     return ""
