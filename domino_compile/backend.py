@@ -19,6 +19,7 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.cost.rates import rates_identity
+from domino_compile.describe import tensor_parallel_groups
 from domino_compile.eager import compile_eager
 from domino_compile.errors import OptionError, refusal
 from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
@@ -105,7 +106,7 @@ def _can_be_watched(report: CompileReport, example_inputs: Sequence[Any]) -> boo
     """Whether there is something to plan again, and no dynamic size, which would be lost."""
     sizes = [n for x in example_inputs if isinstance(x, torch.Tensor) for n in x.shape]
     symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
-    return bool(report.collectives) and not any(
+    return bool(tensor_parallel_groups(report)) and not any(
         isinstance(value, symbols) for value in (*sizes, *example_inputs)
     )
 
@@ -138,7 +139,9 @@ def _compile(
     settings = inductor_settings(pipeline, identity)
     with withdrawn_on_error(pipeline.report):
         compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
-    pipeline.recall()
+        if not pipeline.recall():
+            settings |= _compat.NO_GRAPH_CACHES
+            compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
     return compiled, pipeline
 
 

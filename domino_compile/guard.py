@@ -14,7 +14,7 @@ import json
 import logging
 import statistics
 import time
-from collections import Counter
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -36,8 +36,8 @@ ROUNDS = 5
 #: In which order they are called: planned (0) and uncut (1).
 TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
 
-#: How many measurements of each group have been compared.
-_compared: Counter[str] = Counter()
+#: The number of the last measurement of each group that was compared, as in ``ranks``.
+_compared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 class Measuring:
@@ -117,8 +117,8 @@ def agreed(own: Sequence[float], report: CompileReport, timeout_s: float) -> lis
 def _largest(
     mine: list[float], group: str, store: Any, ranks: list[int], own: int, timeout_s: float
 ) -> list[float]:
-    number = _compared[group]
-    _compared[group] += 1
+    known = _compat.group_named(group)
+    number = _compared[known] = _compared.get(known, -1) + 1
     keys = [f"domino_compile/measured/{number}/{position}" for position in range(len(ranks))]
     store.set(keys[own], json.dumps(mine))
     try:

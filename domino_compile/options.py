@@ -85,7 +85,8 @@ class Options:
     guard: Guard = _option(
         "predict",
         "Against slower programs: 'predict' cuts where the prediction clears the margin; 'measure'"
-        " also times the uncut program in the first steps and keeps the faster; 'off' always cuts.",
+        " also times the uncut program in the first steps and keeps the faster; 'off' cuts whenever"
+        " `memory_cap` allows it.",
         checks.one_of("predict", "measure", "off"),
     )
     lowering: Lowering = _option(

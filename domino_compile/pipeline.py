@@ -216,22 +216,23 @@ class Pipeline:
         if not self._enabled("slice"):
             return describe.disabled("slice"), REORDERED
         if slices != "auto":
-            parts = 1 if columns == "auto" else columns
-            return self._rows(graph, slices), Candidate(columns=parts)
-        rows = self._rows(graph, 2)
+            return self._rows(graph, slices), Candidate(columns=1 if columns == "auto" else columns)
+        rows, parts = self._rows(graph, 2), None if columns == "auto" else columns
         planner = Planner(
             graph=graph,
             cost=cost,
             alone=alone,
             rows=rows,
-            columns=cache(lambda at: cut_columns(graph, 2, _alone(graph), at)),
+            columns=cache(lambda at: cut_columns(graph, parts or 2, _alone(graph), at)),
             rules=self._rules(),
-            parts=None if columns == "auto" else columns,
+            parts=parts,
             units=units,
         )
         choice = planner.run()
         self.report.candidates = describe.candidates(choice, planner.predictions)
         chosen = choice.chosen.candidate
+        if parts is not None:
+            chosen = replace(chosen, columns=parts)  # also if that cannot be: the report says why
         if not chosen.reorder:
             describe.left_alone(self.report)
         if chosen.rows and isinstance(rows, CutPlan):
@@ -376,28 +377,36 @@ class Pipeline:
             self._finish()
             report_fault(self.dump, phase, graph, broken, error, self.options)
 
-    def recall(self) -> None:
+    def recall(self) -> bool:
         """After compiling: what the lowering took from its cache, take from the plan kept with it.
 
         Either no pass of ours ran, or only the joint ones did.
+
+        Returns:
+            Whether it is known what was compiled. A cache may be another machine's: there is a
+            program and no plan, which this rank would have to compare with those of others.
         """
         kept = load_plan(self.plan_key) if self.plan_key is not None else None
         if not self.ran:
-            if kept is not None:
-                for name, value in vars(kept).items():
-                    if name not in ("graph", "options"):
-                        setattr(self.report, name, value)
+            if kept is None:
+                if self.plan_key is not None:
+                    log.info("Inductor's cache has this graph and no plan of it: compiled anew")
+                return self.plan_key is None
+            for name, value in vars(kept).items():
+                if name not in ("graph", "options"):
+                    setattr(self.report, name, value)
             self.report.reason = self.report.reason or "compiled from Inductor's cache"
             log.info("%s", self.report.summary())
         elif self.overlap and kept is not None:
             present = {schedule.phase for schedule in self.report.schedules}
             missing = [s for s in kept.schedules if s.phase not in present]
             if not missing:
-                return
+                return True
             self.report.schedules += missing
         else:
-            return
+            return True
         self._finish()
+        return True
 
     def _finish(self) -> None:
         complete = self.report.schedules or not self.overlap

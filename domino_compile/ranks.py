@@ -10,7 +10,7 @@ where a difference is an error within seconds.
 from __future__ import annotations
 
 import json
-from collections import Counter
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -23,8 +23,9 @@ from domino_compile.describe import tensor_parallel_groups
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CompileReport
 
-#: How many plans of each group have been compared: ranks compare their n-th with each other.
-_compared: Counter[str] = Counter()
+#: The number of the last plan of each group that was compared: ranks compare their n-th ones. Of
+#: the group itself: one that is made anew in its place may have other ranks, and begins anew.
+_compared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def checked(
@@ -78,8 +79,8 @@ def _compare(
     own: int,
     timeout_s: float,
 ) -> None:
-    number = _compared[group]
-    _compared[group] += 1
+    known = _compat.group_named(group)
+    number = _compared[known] = _compared.get(known, -1) + 1
     mine = {
         "options": report.options,
         "rates": rates,

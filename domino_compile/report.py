@@ -215,7 +215,7 @@ class CompileReport:
         options: the options that differ from the defaults.
         slower: how many times their link table's time collectives were taken to need; 1 unless the
             graph was planned again for a link that had changed (option ``watch``).
-        status: ``sliced``, ``reordered``, ``inductor`` (left to Inductor alone) or ``cached``.
+        status: ``sliced``, ``reordered``, or ``inductor`` (left to Inductor alone).
         reason: why it is not sliced.
         axis: the inputs where the cut begins, as ``input[dim]``.
         slices: rows of each slice (expressions for a dynamic batch).
@@ -350,7 +350,6 @@ class CompileReport:
             "sliced": f"sliced into {' and '.join(self.cuts())}",
             "reordered": "reordered, not sliced",
             "inductor": "left to Inductor alone",
-            "cached": "compiled by an earlier process",
         }.get(self.status, self.status)
         detail = f" ({self.reason})" if self.reason else self._prediction()
         if self.measured is not None:

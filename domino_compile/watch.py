@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.describe import tensor_parallel_groups
 from domino_compile.guard import agreed
 from domino_compile.report import CompileReport
 
@@ -85,6 +86,8 @@ _links: weakref.WeakKeyDictionary[Any, WatchedLink] = weakref.WeakKeyDictionary(
 class Watching:
     """The program of one graph, compiled anew when the link of its largest group changes.
 
+    Of the tensor-parallel ones, of which there must be one: the plan is made for their links.
+
     Args:
         program: as compiled first.
         again: compiles it for a link that takes so many times its table's time, with the inputs of
@@ -106,7 +109,9 @@ class Watching:
     ) -> None:
         self.program, self.again, self.report = program, again, report
         self.table_us, self.every, self.timeout_s = table_us, every, timeout_s
-        largest = max(report.collectives, key=lambda c: c.bytes)
+        groups = tensor_parallel_groups(report)
+        watched = (c for c in report.collectives if c.group in groups)
+        largest = max(watched, key=lambda c: c.bytes)
         self.group, self.nbytes = largest.group, min(largest.bytes, MOST_BYTES)
         self.link = _links.setdefault(_compat.group_named(self.group), WatchedLink())
         self.planned = 1.0
@@ -123,7 +128,8 @@ class Watching:
         return self.program(*args)
 
     def _probe(self, args: Sequence[Any]) -> None:
-        device = next((x.device for x in args if isinstance(x, torch.Tensor)), None)
+        devices = (x.device for x in args if isinstance(x, torch.Tensor))
+        device = max(devices, key=lambda found: found.type != "cpu", default=None)
         own = fastest_us(_compat.group_named(self.group), self.nbytes, device)
         (slowest,) = agreed([own], self.report, self.timeout_s)
         slower = slowest / self.table_us(self.group, self.nbytes)

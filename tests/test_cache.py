@@ -111,6 +111,22 @@ def test_a_second_process_hits(package: Path, first: tuple[Path, dict[str, Any]]
     assert result["phases"] == ["backward", "forward"]
 
 
+def test_a_program_without_a_plan_is_compiled_anew(
+    package: Path, first: tuple[Path, dict[str, Any]]
+) -> None:
+    """A cache that came from another machine has no plans, which ranks must compare."""
+    cache, before = first
+    plans = list((cache / "domino_compile").glob("*.json"))
+    assert plans
+    for path in plans:
+        path.unlink()
+    for _ in range(2):
+        result = run(package, cache, {"slices": 2})
+        for name in ("loss", "grad", "status", "slices", "phases"):
+            assert result[name] == before[name], name
+    assert (result["hit"], result["miss"]) == (2, 0)
+
+
 def test_another_option_misses(package: Path, first: tuple[Path, dict[str, Any]]) -> None:
     result = run(package, first[0], {"slices": 3})
     assert (result["hit"], result["miss"]) == (0, 2)

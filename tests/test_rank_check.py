@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 
-from domino_compile import backend
+from domino_compile import _compat, backend, ranks
 from domino_compile.backend import domino
 from domino_compile.errors import RankMismatchError
+from domino_compile.report import CollectiveReport, CompileReport
 from tests.ranks.pool import Pool
 
 pytestmark = pytest.mark.xdist_group("rank check")
@@ -68,6 +69,22 @@ def test_different_rates_are_refused_even_if_collectives_are_the_same(pool: Pool
     outcomes = run(pool, [{"slices": 2, "rates": "measured"}, {"slices": 2}])
     for outcome in outcomes:
         assert outcome.startswith("REFUSED") and "DOMINO_COMPILE_RATES differ" in outcome
+
+
+def test_plans_of_a_group_that_is_made_anew_are_counted_anew() -> None:
+    """Also if it has the same name: one of its ranks may be a new process."""
+    entry = CollectiveReport("a", "all_reduce", "0", 2, 8, "", "forward", "sliced")
+    report = CompileReport(0, collectives=[entry])
+    for _ in range(2):
+        group, alone = mock.Mock(), (dist.HashStore(), [0, 1], 0)
+        for number in range(2):
+            with (
+                mock.patch.object(ranks.dist, "is_initialized", lambda: True),
+                mock.patch.object(_compat, "shared_store", lambda _, alone=alone: alone),
+                mock.patch.object(_compat, "group_named", lambda _, group=group: group),
+                pytest.raises(RankMismatchError, match=f"has not compiled plan {number} of"),
+            ):
+                ranks.compare_ranks(report, "", 0.01)
 
 
 def test_the_check_can_be_left_out(pool: Pool) -> None:

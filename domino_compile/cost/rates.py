@@ -219,7 +219,8 @@ def rates_for(device: torch.device | str) -> DeviceRates:
     if device.type == "cpu":
         known, name = CPU, "cpu"
     else:
-        name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
+        here = device.type == "cuda" and torch.cuda.is_available()
+        name = torch.cuda.get_device_name(device) if here else ""
         known = rates_named(name) or OTHER_ACCELERATOR
     measured = named_rates()
     if measured is None or measured.device_type != device.type:

@@ -53,9 +53,9 @@ def time_factor(product: Product, multiprocessors: int, held: int = 0) -> float:
         multiprocessors: of the device; 0 where nothing is known of waves (a CPU).
         held: how many of them a collective holds meanwhile.
     """
-    if not multiprocessors:
-        return 1.0
     results = product.batch * product.rows * product.columns
+    if not (multiprocessors and results):
+        return 1.0
     best, beside = math.inf, 1.0
     for rows, columns, rate in TILES:
         tiles = (

@@ -73,17 +73,27 @@ def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
         try:
             store.wait([key], TIMEOUT)
         except (RuntimeError, dist.DistError):
-            log.warning("rank %d has found no algorithm for a product", first)
-            return NOTHING
+            seconds = TIMEOUT.total_seconds()
+            log.warning("rank %d has not timed a product within %g s: torch's own", first, seconds)
+            return _settled(store, key, NOTHING)
     elif not store.check([key]):  # the others may know that one already
+        ways = NOTHING  # if deciding fails: the others must not wait for what never comes
         try:
             ways = _known_or(question, decide)
-        except Exception:
-            store.set(key, _encoded(NOTHING))  # the others must not wait for what never comes
-            raise
-        store.set(key, _encoded(ways))
+        finally:
+            ways = _settled(store, key, ways)
         return ways
     return _decoded(store.get(key))
+
+
+def _settled(store: Any, key: str, ways: Ways) -> Ways:
+    """What holds for all ranks: what the first said that said something, now or before.
+
+    Ranks that have waited too long and the one that decided too late do so at the same time.
+    """
+    told = store.compare_set(f"{key}/settled", "", _encoded(ways))
+    store.set(key, told)  # the same, whoever sets it; wakes who waits
+    return _decoded(told)
 
 
 #: Torch's own only, untimed.

@@ -99,15 +99,8 @@ class Stage:
 
     def __init__(self, problem: Problem, device: torch.device, held: int) -> None:
         self.problem, self.device, self.held = problem, device, held
-        self.left = _matrix(problem.left, problem.dtype, device)
-        self.right = _matrix(problem.right, problem.dtype, device)
+        self.left, self.right, self.added = operands(problem, device)
         self.out = torch.empty(problem.m, problem.n, dtype=problem.dtype, device=device)
-        self.added: torch.Tensor | None = None
-        if problem.bias:
-            self.added = torch.randn(problem.n, dtype=problem.dtype, device=device)
-        elif problem.added:
-            rows = torch.randn(problem.m, problem.added, dtype=problem.dtype, device=device)
-            self.added = rows[:, : problem.n]
         self.holder = kernel_of(device) if held else None
         self.wire = torch.cuda.Stream(device)
 
@@ -162,9 +155,29 @@ class Stage:
         return Way(algorithm, alone_us + extra_us, beside_us + extra_us)
 
 
-def _matrix(operand: Operand, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    runs = torch.randn(operand.columns, operand.ld, dtype=dtype, device=device)[:, : operand.rows]
-    return runs.t() if operand.transposed else runs
+def operands(
+    problem: Problem, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random factors of a product and what is added to it, laid out as the problem's are.
+
+    They are drawn from a generator of their own. The device's must be left where it is: only one
+    rank times a product, and the dropout of all must go on from the same place.
+    """
+    own = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=problem.dtype, device=device, generator=own)
+
+    def matrix(operand: Operand) -> torch.Tensor:
+        runs = normal(operand.columns, operand.ld)[:, : operand.rows]
+        return runs.t() if operand.transposed else runs
+
+    added = None
+    if problem.bias:
+        added = normal(problem.n)
+    elif problem.added:
+        added = normal(problem.m, problem.added)[:, : problem.n]
+    return matrix(problem.left), matrix(problem.right), added
 
 
 def tune(problem: Problem, device: torch.device, held: int) -> Ways:

@@ -62,6 +62,13 @@ class Rules:
         return alone.peak_bytes * (1 + self.memory_cap)
 
     @property
+    def missed(self) -> str:
+        """What a cut is that the margin refuses."""
+        if self.margin < 0:
+            return f"more than {-self.margin:.1%} slower"
+        return f"not the margin of {self.margin:.1%} faster"
+
+    @property
     def always(self) -> bool:
         """Whether any cut is wanted, however slow."""
         return self.margin == -math.inf
@@ -123,7 +130,7 @@ def _why_uncut(
         )
     return (
         f"the best cut, {best.candidate}, is predicted to take {_ms(best.us)} against"
-        f" {_ms(uncut.us)} uncut: not the margin of {rules.margin:.1%} faster"
+        f" {_ms(uncut.us)} uncut: {rules.missed}"
     )
 
 
@@ -133,7 +140,7 @@ def _verdict(p: Prediction, chosen: Prediction, allowed: float, limit: float, ru
     if p.estimated:
         return "estimated slower, even with everything hidden"
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
-        return f"not the margin of {rules.margin:.1%} faster than uncut"
+        return f"{rules.missed} than uncut"
     if p.us < chosen.us and chosen.candidate.cut:
         return "faster, but a cut is wanted" + ("" if rules.always else ", to be measured")
     if p.us < chosen.us:

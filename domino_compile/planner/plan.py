@@ -49,7 +49,8 @@ class Planner:
         columns: analyses how columns can be cut in front of the named collectives (empty: of all
             of them), when needed.
         rules: margin and memory.
-        parts: the parts of the columns that the user asks for; ``None`` to choose.
+        parts: the parts of the columns that the user asks for; ``None`` to choose. Where columns
+            cannot be cut, it is as if none were asked for.
         units: those of the graph, if they are at hand.
     """
 
@@ -67,9 +68,11 @@ class Planner:
         """Predict and choose; ``predictions`` holds what was compared."""
         self.predictions = [self.alone]
         if self.parts is not None and self.parts > 1:
-            self.rules = replace(self.rules, margin=-math.inf)  # asked for: obeyed at any price
-            self._forced_columns(self.parts)
-            return choose(self.predictions, replace(self.rules, memory_cap=math.inf))
+            plan = self.columns(frozenset())
+            if isinstance(plan, CutPlan):
+                self.rules = replace(self.rules, margin=-math.inf)  # asked for: obeyed at any price
+                self._forced_columns(plan, self.parts)
+                return choose(self.predictions, replace(self.rules, memory_cap=math.inf))
         reordered = Expansion(self.graph, self.cost, units=self.units)
         whole = reordered.expanded(())
         uncut = reordered.predict(REORDERED, whole, self.rules.memory_cap)
@@ -133,11 +136,7 @@ class Planner:
         cut = {launch.name for launch in plan.analysis.sliced_collectives()}
         return plan, found.waited & cut
 
-    def _forced_columns(self, parts: int) -> None:
-        plan = self.columns(frozenset())
-        if isinstance(plan, NoCut):
-            self._rows()
-            return
+    def _forced_columns(self, plan: CutPlan, parts: int) -> None:
         alone = Expansion(self.graph, self.cost, [plan.analysis])
         self._try([(Candidate(columns=parts), alone, [_even(parts)])])
         if isinstance(self.rows, CutPlan):

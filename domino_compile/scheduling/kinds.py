@@ -10,7 +10,7 @@ from torch import fx
 
 from domino_compile.collectives import is_launch, is_wait, size_hint
 from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.nodes import is_free
+from domino_compile.nodes import arguments_of, is_free
 from domino_compile.rules.registry import rule_of
 
 aten = torch.ops.aten
@@ -106,6 +106,4 @@ def draws(node: fx.Node) -> bool:
         return False
     if not is_attention(node):
         return True
-    names = [argument.name for argument in target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    return bool(given.get("dropout_p", 0.0) != 0.0)
+    return bool(arguments_of(node).get("dropout_p", 0.0) != 0.0)

@@ -10,7 +10,7 @@ from torch import fx
 
 from domino_compile.backend import domino
 from domino_compile.cost import rates_for
-from domino_compile.cost.rates import CPU, TABLE, rates_identity
+from domino_compile.cost.rates import CPU, OTHER_ACCELERATOR, TABLE, rates_identity
 from domino_compile.cost.rates_file import VARIABLE, RatesError, RatesFile, load_rates, save_rates
 from domino_compile.errors import DominoError, OptionError
 
@@ -58,6 +58,7 @@ def test_of_another_type_of_device_or_another_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device=None: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert rates_for(torch.device("cuda", 0)) is TABLE[0]
+    assert rates_for(torch.device("meta")) is OTHER_ACCELERATOR  # as on a machine without a GPU
     save_rates(RatesFile("cuda", "NVIDIA H200", "a test", VALUES), file)
     assert rates_for(torch.device("cpu")) is CPU
     assert rates_for(torch.device("cuda", 0)).half_tflops == 2.0

@@ -70,9 +70,12 @@ class Linear(torch.nn.Linear):
         return torch.nn.functional.linear(x, DataParallel.apply(self.weight), self.bias)
 
 
-def test_only_data_parallel() -> None:
+@pytest.mark.parametrize("watch", [0, 1])
+def test_only_data_parallel(watch: int) -> None:
+    """There is no plan, and so none to be made again for a link that changes."""
     fake_world()
-    report = report_of(torch.nn.Sequential(Linear(4, 4), Linear(4, 4)), torch.randn(6, 4))
+    layers = torch.nn.Sequential(Linear(4, 4), Linear(4, 4))
+    report = report_of(layers, torch.randn(6, 4), watch=watch)
     assert report.status == "inductor"
     assert len(report.collectives) == 2
     assert {c.action for c in report.collectives} == {"left alone"}

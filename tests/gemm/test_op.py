@@ -14,7 +14,7 @@ from domino_compile.gemm import choices, op
 from domino_compile.gemm.choices import NOTHING, Question, choose
 from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
 from domino_compile.gemm.op import addmm_beside, mm_beside
-from domino_compile.gemm.tune import GAIN, PARTS, Way, Ways, best
+from domino_compile.gemm.tune import GAIN, PARTS, Way, Ways, best, operands, tune
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 BF16 = torch.bfloat16
@@ -172,14 +172,16 @@ def test_if_the_first_fails_the_others_do_not_wait(folder: Path) -> None:
     assert chosen_by(1, store, never) == NOTHING
 
 
-def test_if_the_first_never_says_the_others_leave_it_to_torch(folder: Path) -> None:
+def test_if_the_first_says_it_too_late_all_leave_it_to_torch(folder: Path) -> None:
+    """Whoever uses the algorithm that the others have given up on computes something else."""
     store = dist.HashStore()
 
-    def hangs() -> Ways:
+    def decides_late() -> Ways:
         assert chosen_by(1, store, never) == NOTHING
         return CHOSEN
 
-    assert chosen_by(0, store, hangs) == CHOSEN
+    assert chosen_by(0, store, decides_late) == NOTHING
+    assert chosen_by(1, store, never) == chosen_by(0, store, never) == NOTHING
 
 
 def test_a_process_asks_once_for_all_parts_of_the_time() -> None:
@@ -194,6 +196,34 @@ def test_a_process_asks_once_for_all_parts_of_the_time() -> None:
         device = torch.device("cuda", 0)
         assert [op._program(problem, device, 16, share) for share in PARTS] == [None] * len(PARTS)
         assert asked == [(problem, device, 16)]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[ON_GPU, pytest.mark.cuda])])
+@pytest.mark.parametrize("added", [None, (5,), (6, 5)])
+def test_what_is_timed_takes_no_random_numbers_from_the_job(
+    device: str, added: tuple[int, ...] | None
+) -> None:
+    """One rank times, all ranks draw their dropout."""
+    of = torch.cuda if device == "cuda" else torch
+    left, right = ones(6, 4), ones(5, 4).t()
+    problem = Problem.of(left, right, None if added is None else ones(*added))
+    assert problem is not None
+    before = of.get_rng_state()
+    found = operands(problem, torch.device(device))
+    assert torch.equal(of.get_rng_state(), before)
+    assert Problem.of(*found) == problem
+    assert all(len(x.unique()) > 1 for x in found if x is not None)
+
+
+@ON_GPU
+@pytest.mark.cuda
+def test_to_choose_leaves_the_devices_generator_where_it_is() -> None:
+    torch.cuda.manual_seed(3)
+    before = torch.cuda.get_rng_state()
+    problem = Problem.of(ones(512, 256).cuda(), ones(256, 384).cuda())
+    assert problem is not None
+    tune(problem, torch.device("cuda", torch.cuda.current_device()), 16)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")

@@ -88,10 +88,6 @@ def test_equal_collectives_share_a_row() -> None:
             CompileReport(0, status="sliced", slices=["3", "2"]),
             "graph 0: sliced into rows 3+2; collectives: none",
         ),
-        (
-            CompileReport(1, status="cached"),
-            "graph 1: compiled by an earlier process; collectives: none",
-        ),
     ],
     ids=lambda x: x.status if isinstance(x, CompileReport) else "",
 )

@@ -54,6 +54,13 @@ def test_choices(
         assert bool(verdict) == (prediction is not choice.chosen)
 
 
+def test_a_small_loss_may_be_predicted_where_it_is_measured() -> None:
+    rules = Rules(-0.02, 0.05)
+    assert choose(predictions(100, 100, {ROWS: (102, 100)}), rules).chosen.candidate == ROWS
+    found = choose(predictions(100, 100, {ROWS: (103, 100)}), rules)
+    assert found.chosen.candidate == INDUCTOR and "more than 2.0% slower" in found.reason
+
+
 def test_any_cut_where_one_is_wanted() -> None:
     found = predictions(100, 90, {ROWS: (200, 100), THREE: (150, 1000)})
     assert choose(found, Rules(-math.inf, 0.05)).chosen.candidate == ROWS

@@ -73,6 +73,30 @@ def test_attention_takes_about_what_was_measured(
         assert found == pytest.approx(measured, rel=0.3)
 
 
+EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
+
+
+@pytest.mark.parametrize(
+    ("target", "before", "behind"),
+    [(ATTEND, (None, True, 0.0), ()), (EFFICIENT, (None, True), (0.0,))],
+)
+def test_only_causal_attention_is_half(
+    target: Any, before: tuple[Any, ...], behind: tuple[Any, ...]
+) -> None:
+    """Training wants the sums of exponentials as well, which is another argument."""
+    operations = []
+    for causal in (False, True):
+        graph = torch.fx.Graph()
+        inputs = [graph.placeholder(name) for name in "qkv"]
+        node = graph.call_function(target, (*inputs, *before, *behind, causal))
+        for x in (*inputs, node):
+            x.meta["val"] = torch.empty(1, 8, 256, 64, dtype=torch.bfloat16, device="meta")
+        work = work_of(node)
+        assert work is not None
+        operations.append(work.attention)
+    assert operations[0] == 2 * operations[1] == 4.0 * 8 * 256 * 256 * 64
+
+
 @pytest.mark.parametrize(("columns", "beside"), [(4096, 87), (5120, 105)])
 def test_norms_behind_dropout_take_what_was_measured(columns: int, beside: float) -> None:
     elements = 4096 * columns
@@ -117,6 +141,7 @@ def test_factors_are_bounded(rows: int) -> None:
     assert 1 <= alone <= MOST
     assert alone <= time_factor(product, 132, held=16) <= 2 * MOST
     assert time_factor(product, 0) == time_factor(product, 0, held=0) == 1
+    assert time_factor(Product(1, 0, 4096, 4096), 132, held=16) == 1  # an expert without tokens
     assert CPU.held_by(16) == 0  # a collective takes nothing from a CPU's products
 
 

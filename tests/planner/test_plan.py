@@ -153,3 +153,24 @@ def test_the_operation_that_stops_a_cut_is_named() -> None:
     assert report.status == "reordered"
     for words in ("all_reduce of", "cumsum", "tokens[", "is stopped by", "columns=2"):
         assert words in report.reason, report.reason
+
+
+class OnePartial(Model):
+    """What is between product and collective needs whole rows: no columns can be cut."""
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        block = self.blocks[0]
+        whole = ReduceFromTensorParallel.apply(block.down(block.up(x)).softmax(-1))
+        return whole.square().sum()
+
+
+def test_columns_that_cannot_be_cut_are_as_if_not_asked_for() -> None:
+    tokens = torch.randint(0, VOCAB, (4, SEQ))
+    plain, asked = (
+        report_of(OnePartial(1), tokens, tokens, device="H200", **options)
+        for options in ({"columns": 1}, {"columns": 2})
+    )
+    assert (asked.status, asked.slices) == (plain.status, plain.slices)
+    assert [c.predicted_us for c in asked.candidates] == [c.predicted_us for c in plain.candidates]
+    assert "no collective carries the columns" in asked.reason and not asked.columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from domino_compile import fake_ranks, watch
+from domino_compile.describe import DATA_PARALLEL
 from domino_compile.report import CollectiveReport, CompileReport
 from domino_compile.watch import PROBES, Judge, Watching
 
@@ -58,6 +60,25 @@ def group() -> Iterator[Any]:
 def collective(group: Any, nbytes: int = 1024) -> CollectiveReport:
     name = group.group_name
     return CollectiveReport("a", "all_reduce", name, 2, nbytes, "", "forward", "sliced")
+
+
+def test_the_link_that_the_plan_is_for_is_watched(
+    group: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of data-parallel ranks, of larger collectives; by the device of the computation."""
+    probes: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        watch,
+        "fastest_us",
+        lambda asked, nbytes, device: probes.append((nbytes, device.type)) or 100.0,
+    )
+    gradients = replace(collective(group, 4096), group="another", reason=DATA_PARALLEL)
+    report = CompileReport(0, collectives=[gradients, collective(group)])
+    with monkeypatch.context() as patched:
+        patched.setattr(watch, "agreed", lambda own, *_: own)
+        watching = Watching(lambda *x: x, lambda *_: None, report, lambda *_: 100.0, 1, 1.0)
+        watching(torch.zeros(()), torch.zeros(2, device="meta"))
+    assert probes == [(1024, "meta")]
 
 
 def watching(group: Any, made: list[float], every: int = 2) -> Watching:
