@@ -64,8 +64,8 @@ def compile_eager(
 def _allow_any_strides(graph: fx.Graph) -> None:
     """Turn views into reshapes: strides need not be those of the captured graph.
 
-    A joined value is contiguous where the uncut one was transposed, and some operations return
-    other strides than their metadata says. Inductor copies where a view needs it; so must this, and
+    A slice may be contiguous where the uncut value was transposed, and some operations return other
+    strides than their metadata says. Inductor copies where a view needs it; so must this, and
     in front of collectives that take no other strides (torch 2.11).
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):

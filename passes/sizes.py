@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.axes import Chunks, to_size
 
 aten = torch.ops.aten
@@ -52,6 +53,9 @@ class SizeNodes:
             for _ in range(int(value.exp) - 1):
                 result = self._call(operator.mul, result, base)
             return result
+        if (operation := _compat.size_operations().get(value.func)) is not None:
+            left, right = (self.node_or_int(part) for part in value.args)
+            return self._call(operation, left, right)
         raise NotImplementedError(f"size expression {value}")
 
     def _chunk(self, symbol: sympy.Symbol) -> Any:

@@ -31,6 +31,7 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
+from domino_compile.collectives import size_hint
 from domino_compile.cost.model import is_matmul
 from domino_compile.passes.meta import inherit, run_fake
 from domino_compile.passes.sizes import SizeNodes
@@ -95,6 +96,7 @@ class Slicer:
         """Give an operation that is not cut whole operands."""
         if node.target is aten.sym_size.int and node.all_input_nodes[0] in self.analysis.states:
             node.replace_all_uses_with(self.sizes.node_or_int(to_size(node.meta["val"])))
+            self.graph.erase_node(node)
             return
         for operand in node.all_input_nodes:
             if operand in self.analysis.states and operand.op != "placeholder":
@@ -203,16 +205,32 @@ class Slicer:
         return self.joined[value]
 
     def _join(self, value: fx.Node, state: Sliced) -> fx.Node:
+        """The slices of a value put together, in the order in which the value lies in memory.
+
+        Who gets it may view it: of what a program returns torch makes the views anew.
+        """
         pieces = self.pieces[value, state]
+        order = _order_in_memory(value.meta["val"])
         if state.outer == 1:
-            return self._whole_call(value, aten.cat.default, (pieces, state.dim))
+            pieces = [self._permuted(value, piece, order) for piece in pieces]
+            dim = order.index(state.dim)
+            joined = self._whole_call(value, aten.cat.default, (pieces, dim))
+            return self._permuted(value, joined, _inverse(order))
         shape = to_shape(value.meta["val"].shape)
         opened = [
             self._view(value, piece, self._opened(shape, state, index))
             for index, piece in enumerate(pieces)
         ]
         joined = self._whole_call(value, aten.cat.default, (opened, state.dim + 1))
-        return self._view(value, joined, shape)
+        joined = self._permuted(value, self._view(value, joined, shape), order)
+        if order != sorted(order):
+            joined = self._contiguous(value, joined, None)
+        return self._permuted(value, joined, _inverse(order))
+
+    def _permuted(self, like: fx.Node, value: fx.Node, order: list[int]) -> fx.Node:
+        if order == sorted(order):
+            return value
+        return self._whole_call(like, aten.permute.default, (value, order))
 
     def _cut(self, value: fx.Node, state: Sliced) -> list[fx.Node]:
         whole = self._whole(value)
@@ -292,14 +310,7 @@ class Slicer:
         args = fx.node.map_aggregate(args, self.sizes.node_or_int)
         kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)
         if target in VIEWS and not self._viewable(args):
-            copied = self._call(
-                like,
-                aten.clone.default,
-                (args[0],),
-                {"memory_format": torch.contiguous_format},
-                index,
-            )
-            args = (copied, *args[1:])
+            args = (self._contiguous(like, args[0], index), *args[1:])
         name = None if index is None else f"{like.name}_{'c' if self.columns else 's'}{index}"
         node = self.graph.create_node("call_function", target, args, kwargs, name)
         inherit(node, like)
@@ -310,6 +321,10 @@ class Slicer:
             node.meta["val"] = value
         return node
 
+    def _contiguous(self, like: fx.Node, value: fx.Node, index: int | None) -> fx.Node:
+        how = {"memory_format": torch.contiguous_format}
+        return self._call(like, aten.clone.default, (value,), how, index)
+
     def _viewable(self, args: tuple[Any, ...]) -> bool:
         """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
         value = args[0].meta["val"]
@@ -319,6 +334,21 @@ class Slicer:
 
     def _fill_meta(self, node: fx.Node) -> None:
         run_fake(node, self.fake_mode)
+
+
+def _order_in_memory(value: torch.Tensor) -> list[int]:
+    """The dimensions of a value, outermost in memory first; as they are if elements are shared."""
+    dims = list(range(value.ndim))
+    if _compat.is_contiguous(value):
+        return dims
+    sizes, strides = ([size_hint(n) for n in found] for found in (value.shape, value.stride()))
+    if any(stride == 0 and size > 1 for size, stride in zip(sizes, strides, strict=True)):
+        return dims
+    return sorted(dims, key=lambda dim: -strides[dim])
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _vals(sizes: Any) -> list[Any]:

@@ -7,6 +7,7 @@ kernels that Inductor generates for scheduled graphs is in ``kernels``.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -40,6 +41,27 @@ def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
     except (RuntimeError, ValueError):
         return False
     return True
+
+
+def size_operations() -> dict[Any, Callable[[Any, Any], Any]]:
+    """What torch's own operations of two sizes are in Python, by their sympy classes."""
+    from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+
+    divisions, rests = (FloorDiv, CleanDiv), (Mod, PythonMod)
+    return {
+        **dict.fromkeys(divisions, operator.floordiv),
+        **dict.fromkeys(rests, operator.mod),
+    }
+
+
+def draws_and_saves(target: Any) -> bool:
+    """Whether an operation draws random numbers in a checkpointed region, in eager's order.
+
+    It runs another one, and saves the generator's state for the recomputation.
+    """
+    from torch._prims.rng_prims import run_and_save_rng_state
+
+    return target is run_and_save_rng_state
 
 
 def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:

@@ -12,6 +12,7 @@ from torch import fx
 
 from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
 from domino_compile.collectives import is_launch, tensor_bytes
+from domino_compile.nodes import is_free
 from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
 from domino_compile.rules.contraction import cut_columns
 
@@ -34,6 +35,8 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+#: Operations that read, or write, a value by the places of its elements in memory.
+BY_PLACE = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
 
 
 @dataclass
@@ -104,6 +107,7 @@ def propagate(
         limits: how far the cut may extend.
     """
     analysis = Analysis(batch, seeds, limits)
+    blocked |= _read_as_they_lie(graph)
     for node in graph.nodes:
         if node.op == "placeholder":
             if node in seeds:
@@ -115,6 +119,18 @@ def propagate(
         else:
             _needs_whole(analysis, node)
     return analysis
+
+
+def _read_as_they_lie(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Values that are read by places in memory, which slices that are joined may not have."""
+    found: set[fx.Node] = set()
+    for target in BY_PLACE:
+        for node in graph.find_nodes(op="call_function", target=target):
+            value: Any = node.args[0]
+            while isinstance(value, fx.Node) and value not in found:
+                found.add(value)
+                value = value.args[0] if value.args and is_free(value) else None
+    return frozenset(found)
 
 
 def _getitem(analysis: Analysis, node: fx.Node) -> None:

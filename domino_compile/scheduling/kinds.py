@@ -8,6 +8,7 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.collectives import is_launch, is_wait, size_hint
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.nodes import arguments_of, is_free
@@ -100,6 +101,8 @@ def mutates(node: fx.Node) -> bool:
 def draws(node: fx.Node) -> bool:
     """Whether the node takes random numbers from a generator, so that its order matters."""
     target = node.target
+    if _compat.draws_and_saves(target):
+        return True
     if not isinstance(target, torch._ops.OpOverload):
         return False
     if torch.Tag.nondeterministic_seeded not in target.tags:

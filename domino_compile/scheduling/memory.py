@@ -207,7 +207,7 @@ class _Walk:
         """Let groups compute anew what is not stored: its readers read what it is made of."""
         made_of: dict[Buffer, tuple[frozenset[Buffer], int]] = {}
         for node, here in self.place.items():
-            if not is_pointwise(node):
+            if not is_pointwise(node) or not self.of(node):  # without elements, without a buffer
                 continue
             parts = [b for x in node.all_input_nodes for b in self.of(x)]
             known = [made_of.get(b, (frozenset((b,)), 0)) for b in parts]

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from functorch.compile import (
+    aot_module_simplified,
+    make_boxed_func,
+    min_cut_rematerialization_partition,
+)
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
@@ -116,6 +121,47 @@ def test_register_materialise_lowering() -> None:
     _compat.register_materialise_lowering(materialise)
     _compat.register_materialise_lowering(materialise)  # twice is once
     assert materialise in lowering.lowerings
+
+
+def test_operations_of_sizes() -> None:
+    """They compute what torch's expressions of a dynamic size say."""
+    made: list[Any] = []
+
+    def backend(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        n = next(x for x in inputs if isinstance(x, torch.SymInt))
+        made.extend((n // 4, n % 4, -n % 4))
+        return gm.forward
+
+    torch._dynamo.reset()
+    torch.compile(torch.sin, backend=backend, dynamic=True)(torch.ones(7))
+    operations = _compat.size_operations()
+    for size, expected in zip(made, (7 // 4, 7 % 4, -7 % 4), strict=True):
+        expression = size.node.expr
+        left, right = (
+            part.subs(part.free_symbols.pop(), 7) if part.free_symbols else part
+            for part in expression.args
+        )
+        assert operations[expression.func](int(left), int(right)) == expected
+
+
+def test_draws_of_checkpointed_regions_are_told() -> None:
+    targets: list[Any] = []
+
+    def run(gm: fx.GraphModule, _inputs: Any) -> Any:
+        targets.extend(node.target for node in gm.graph.nodes)
+        return make_boxed_func(gm.forward)
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(x, 0.5).sin()
+
+    def backend(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        partition = min_cut_rematerialization_partition
+        return aot_module_simplified(gm, inputs, fw_compiler=run, partition_fn=partition)
+
+    torch._dynamo.reset()
+    program = torch.compile(lambda x: checkpoint(block, x, use_reentrant=False), backend=backend)
+    program(torch.ones(4, requires_grad=True)).sum().backward()
+    assert sum(_compat.draws_and_saves(target) for target in targets) == 1
 
 
 def test_strictly_bounded_sizes_of_a_static_graph(mode: FakeTensorMode) -> None:
