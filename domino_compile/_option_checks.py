@@ -78,9 +78,13 @@ def number(minimum: float, *, exclusive: bool = False) -> Check:
     def run(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _refuse()
-        if not math.isfinite(value) or value < minimum or (exclusive and value == minimum):
+        try:
+            found = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            found = math.inf
+        if not math.isfinite(found) or found < minimum or (exclusive and found == minimum):
             raise _refuse()
-        return float(value)
+        return found
 
     return Check(f"a finite number {'>' if exclusive else '>='} {minimum:g}", run)
 

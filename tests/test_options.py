@@ -54,7 +54,7 @@ GOOD["inductor"][1] = ({"max-autotune": True}, {"max_autotune": True})
 BAD: dict[str, list[Any]] = {
     "slices": [0, -1, True, 2.0, "2", None],
     "columns": [0, -1, True, 2.0, "2", None],
-    "margin": [-0.1, 1, 1.5, math.nan, True, "0.1", None],
+    "margin": [-0.1, 10**400, 1, 1.5, math.nan, True, "0.1", None],
     "guard": ["on", "", None, True],
     "lowering": ["Inductor", "aot_eager", None, 1, ["eager"]],
     "mode": ["lite", "fast", "", None, 1],
@@ -62,7 +62,7 @@ BAD: dict[str, list[Any]] = {
     "link": ["", "  ", 3, "h200", Path("missing.json")],
     "device": ["cuda", "h200", "", 0],
     "watch": [-1, 1.5, True, None],
-    "memory_cap": [-0.1, math.nan, math.inf, True, "0.1", None],
+    "memory_cap": [-0.1, 10**400, -(10**400), math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],
     "inductor": [
         None,

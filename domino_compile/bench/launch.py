@@ -17,10 +17,10 @@ import torch
 
 from domino_compile.bench.result import BenchResult
 from domino_compile.bench.run import Plan, Progress, run
-from domino_compile.bench.shapes import BenchError
 from domino_compile.bench.workload import Workload
 from domino_compile.bench.world import Place
 from domino_compile.errors import DominoError, first_line
+from domino_compile.launch import RanksError
 
 #: A failing rank makes the others fail: how long to look for the first to fail.
 SETTLE_S = 2.0
@@ -32,7 +32,7 @@ def run_on_gloo_ranks(
     """``run`` on ``workload.tp`` processes of this machine.
 
     Raises:
-        BenchError: a rank failed, with what it said.
+        RanksError: a rank failed, with what it said.
     """
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
@@ -59,27 +59,28 @@ def _listen(processes: list[SpawnProcess], events: Any, progress: Progress) -> B
         except queue.Empty:
             for rank, process in enumerate(processes):
                 if process.exitcode:
-                    raise BenchError(f"rank {rank} ended with status {process.exitcode}") from None
+                    raise RanksError(f"rank {rank} ended with status {process.exitcode}") from None
             continue
         if kind == "progress":
             progress(*content)
         elif kind == "failed":
-            raise BenchError(f"rank {rank}: {_first_failure(events, content)}")
+            raise RanksError(_first_failure(events, rank, content))
         else:
             assert isinstance(content, BenchResult)
             return content
 
 
-def _first_failure(events: Any, content: tuple[float, str]) -> str:
-    """The failure that came first: the others are its consequences."""
-    failures = [content]
+def _first_failure(events: Any, rank: int, content: tuple[float, str]) -> str:
+    """The failure that came first, and its rank: the others are its consequences."""
+    failures = [(*content, rank)]
     until = time.monotonic() + SETTLE_S
     while (left := until - time.monotonic()) > 0:
         with contextlib.suppress(queue.Empty):
-            kind, _, other = events.get(timeout=left)
+            kind, rank, content = events.get(timeout=left)
             if kind == "failed":
-                failures.append(other)
-    return min(failures)[1]
+                failures.append((*content, rank))
+    _, text, rank = min(failures)
+    return f"rank {rank}: {text}"
 
 
 def _rank(

@@ -22,6 +22,7 @@ from domino_compile.bench.variants import Variant
 from domino_compile.bench.workload import Step, Workload, relative_error
 from domino_compile.bench.world import Place, World, open_world
 from domino_compile.errors import first_line
+from domino_compile.launch import RanksError
 from domino_compile.turns import Turn
 
 #: Told what happens, as a line for a person and how far the whole is (0 to 1).
@@ -67,6 +68,7 @@ def run(
     Raises:
         BenchError: something cannot be done here.
         LinkError: unknown or malformed link.
+        RanksError: a variant failed on this one of several ranks.
     """
     with _turn(plan) as turn, open_world(place, workload.tp) as world:
         bench = Bench(workload, plan, world, progress)
@@ -157,6 +159,14 @@ def _allocated() -> int:
     return torch.cuda.memory_allocated()
 
 
+def middle_half(values: Sequence[float]) -> tuple[float, float]:
+    """Lower and upper quartile, neither of them beyond the values themselves."""
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
 class Bench:
     """The measurement of one workload."""
 
@@ -203,16 +213,23 @@ class Bench:
         )
 
     def compile(self, result: BenchResult) -> list[Runner]:
-        """Compile all variants; one that fails is listed with its error, unless it is the base."""
+        """Compile all variants; one that fails is listed with its error, unless it is the base.
+
+        Raises:
+            RanksError: one failed here and not on all ranks. Others may have compiled it and wait
+                for this rank in its collectives: to go on would be to wait for ever.
+        """
         runners: list[Runner] = []
         for variant in self.plan.variants:
             self.tell(f"compiling {variant.label}")
             try:
                 runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
             except Exception as error:
+                message = f"{type(error).__name__}: {first_line(error)}"
+                if not self.world.failed_alike(variant.label):
+                    raise RanksError(f"{variant.label} failed: {message}") from error
                 if not runners:
                     raise
-                message = f"{type(error).__name__}: {first_line(error)}"
                 result.variants.append(VariantResult(variant.label, status="failed", error=message))
             else:
                 base = runners[0] if runners else runner
@@ -244,8 +261,7 @@ class Bench:
         for runner, found in zip(runners, times, strict=True):
             rounds = self.world.agreed(found[1:])
             runner.result.step_ms = statistics.median(rounds)
-            low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else rounds * 3
-            runner.result.spread_ms = (low, high)
+            runner.result.spread_ms = middle_half(rounds)
 
     def _timed(self, runner: Runner) -> float:
         """Milliseconds a step: by the device's events on a GPU, else by the clock."""

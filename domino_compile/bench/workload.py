@@ -48,7 +48,6 @@ class Workload:
     dtype: str = "bf16"
 
     def __post_init__(self) -> None:
-        self.shape.divided_by(self.tp)
         for name in ("layers", "batch", "seq"):
             if getattr(self, name) < 1:
                 raise BenchError(f"--{name} must be at least 1, not {getattr(self, name)}")
@@ -56,6 +55,7 @@ class Workload:
             raise BenchError(
                 f"--tp must be at least 2, not {self.tp}: one rank communicates nothing"
             )
+        self.shape.divided_by(self.tp)
         if not 0 <= self.dropout < 1:
             raise BenchError(f"--dropout must be at least 0 and less than 1, not {self.dropout}")
         for name, allowed in (("style", STYLES), ("dtype", tuple(DTYPES))):

@@ -13,6 +13,7 @@ real ranks        under torchrun: NCCL or RCCL on GPUs, gloo on the CPU         
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -24,11 +25,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from domino_compile import emulate
+from domino_compile import _compat, emulate
 from domino_compile.bench.shapes import BenchError
 from domino_compile.links import LinkTable, load_link
 
 TIMEOUT = timedelta(minutes=10)
+#: For the store of torchrun, when a rank fails.
+STORE_TIMEOUT = timedelta(seconds=5)
+#: For other ranks to fail at what one has failed at.
+OTHERS_TIMEOUT = timedelta(seconds=20)
 #: For benchmarks that have the machine before this one.
 TURN_TIMEOUT = timedelta(hours=2)
 
@@ -123,6 +128,20 @@ class World:
         dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
         return [float(value) for value in found]
 
+    def failed_alike(self, what: str) -> bool:
+        """Whether all ranks fail at the same thing, so that none waits for another in it."""
+        shared = None if self.place.alone else _compat.shared_store(self.group.group_name)
+        if shared is None:
+            return True
+        store, ranks, own = shared
+        keys = [f"domino_bench/failed/{what}/{position}" for position in range(len(ranks))]
+        store.set(keys[own], "")
+        try:
+            store.wait(keys, OTHERS_TIMEOUT)
+        except (RuntimeError, dist.DistError):
+            return False
+        return True
+
     def line_up(self) -> None:
         """Let every rank arrive."""
         if self.place.device == "cuda":
@@ -143,7 +162,9 @@ class World:
 
 @contextmanager
 def open_world(place: Place, ranks: int) -> Iterator[World]:
-    """Make the process groups; leave none behind.
+    """Make the process groups; leave none behind, unless one of several ranks fails.
+
+    Its process must end then: to destroy a group can mean to wait for ranks that go on in it.
 
     Raises:
         BenchError: the place does not have what is asked for.
@@ -157,10 +178,30 @@ def open_world(place: Place, ranks: int) -> Iterator[World]:
         )
     try:
         yield _open(place, ranks)
-    finally:
-        if dist.is_initialized():
-            _release_graphs()
-            dist.destroy_process_group()
+    except BaseException:
+        if place.alone:
+            _close()
+        raise
+    _close()
+
+
+def _close() -> None:
+    if dist.is_initialized():
+        _release_graphs()
+        dist.destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other rank of torchrun's has failed before: others fail because of the first.
+
+    Asks torchrun's store: the groups may be what failed. Without an answer: true.
+    """
+    with contextlib.suppress(KeyError, ValueError, RuntimeError):
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return int(store.add(f"domino_bench/failed/{attempt}", 1)) == 1
+    return True
 
 
 def _release_graphs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -166,16 +167,27 @@ def check_writable(path: Path) -> None:
         CalibrateError: it cannot.
     """
     try:
-        if path.is_dir():
-            raise CalibrateError(f"cannot write {path}: it is a folder; name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.open("r+b").close()
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        reason = why_unwritable(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CalibrateError(f"cannot write {path}: {reason}; name another file") from error
+    if reason:
+        raise CalibrateError(f"cannot write {path}: {reason}; name another file")
+
+
+def why_unwritable(path: Path) -> str:
+    """Why no file can be written there, in words; empty if one can. Nothing is left behind."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.absolute().parent.is_dir():
+        return "no such folder"
+    if path.exists():
+        return "" if os.access(path, os.W_OK) else "it is write-protected"
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def slug(device: str) -> str:

@@ -6,12 +6,23 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from domino_compile.bench.shapes import SHAPES, BenchError, shape_of
-from domino_compile.cli.show import examples, print_json, progress_bar, show_table, warn
+from domino_compile.cli.outputs import check_files
+from domino_compile.cli.show import (
+    examples,
+    fail,
+    print_json,
+    progress_bar,
+    require_enabled,
+    show_table,
+    warn,
+)
+from domino_compile.errors import DominoError, first_line
+from domino_compile.launch import RanksError
 
 if TYPE_CHECKING:
     from domino_compile.bench.result import BenchResult
@@ -104,6 +115,7 @@ def bench(**asked: Any) -> None:
     table; on the CPU real gloo ranks are started and wait for that time. Both are called emulated.
     Under torchrun the ranks are real, and so are the collectives unless --link is given (CPU).
     """
+    require_enabled()
     os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # compile times are shown
     from domino_compile.bench.world import Place
 
@@ -118,11 +130,14 @@ def bench(**asked: Any) -> None:
         high_priority=not asked["normal_priority"],
     )
     plan = _plan(asked, place)
-    _check_writable(asked)
+    json_file = None if asked["json_"] in (None, "-") else Path(asked["json_"])
+    check_files(asked["turn"])
+    if first:
+        check_files(json_file, asked["html"])
     with progress_bar(enabled=first) as progress:
         result = _run(workload, plan, place, progress, under_torchrun)
     if first:
-        _deliver(result, asked)
+        _deliver(result, asked["json_"] == "-", json_file, asked["html"])
     if any(found.error for found in result.variants):
         sys.exit(1)
 
@@ -205,37 +220,58 @@ def _link(asked: dict[str, Any], device: str, under_torchrun: bool) -> str | Non
     return link
 
 
-def _check_writable(asked: dict[str, Any]) -> None:
-    """Better now than after minutes of measuring."""
-    for name in ("json_", "html", "turn"):
-        path = asked[name]
-        if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
-            raise BenchError(f"--{name.strip('_')} {path}: no such folder")
-
-
 def _run(
     workload: Workload, plan: Plan, place: Place, progress: Progress, under_torchrun: bool
 ) -> BenchResult:
     command = shlex.join(["domino", *sys.argv[1:]])
-    if place.device == "cpu" and not under_torchrun:
-        from domino_compile.bench.launch import run_on_gloo_ranks
+    try:
+        if place.device == "cpu" and not under_torchrun:
+            from domino_compile.bench.launch import run_on_gloo_ranks
 
-        return run_on_gloo_ranks(workload, plan, place, command, progress)
-    from domino_compile.bench.run import run
+            return run_on_gloo_ranks(workload, plan, place, command, progress)
+        from domino_compile.bench.run import run
 
-    return run(workload, plan, place, command, progress)
+        return run(workload, plan, place, command, progress)
+    except Exception as error:
+        if under_torchrun:
+            _end_rank(error)
+        if isinstance(error, RanksError):
+            fail(str(error), 1)
+        raise
 
 
-def _deliver(result: BenchResult, asked: dict[str, Any]) -> None:
-    from domino_compile.bench.show import page, table
+def _end_rank(error: Exception) -> NoReturn:
+    """End a rank of torchrun's, which then ends the others; the first to fail says why."""
+    from domino_compile.bench.world import first_to_fail
 
-    if asked["html"]:
-        asked["html"].write_text(page(result), encoding="utf-8")
-    if asked["json_"] == "-":
+    known = isinstance(error, DominoError)
+    bad_input = known and not isinstance(error, RanksError)
+    message = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    if first_to_fail():
+        rank = "" if bad_input else f"rank {os.environ['RANK']}: "
+        click.echo(f"error: {rank}{message}", err=True)
+    sys.exit(2 if bad_input else 1)
+
+
+def _deliver(
+    result: BenchResult, print_it: bool, json_file: Path | None, html: Path | None
+) -> None:
+    """Print the result before anything is written: a full disk must not cost the measurement."""
+    from domino_compile.bench.show import page
+
+    if print_it:
         print_json(result.rounded())
-        return
-    if asked["json_"]:
-        Path(asked["json_"]).write_text(result.to_json(), encoding="utf-8")
+    else:
+        _show(result)
+    if json_file is not None:
+        json_file.write_text(result.to_json(), encoding="utf-8")
+    if html is not None:
+        html.write_text(page(result), encoding="utf-8")
+
+
+def _show(result: BenchResult) -> None:
+    from domino_compile.bench.show import table
+
     link = f"emulated link {result.link}" if result.emulated else f"real link ({result.link})"
     show_table(
         *table(result),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -49,6 +50,18 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class _Range(click.FloatRange):
+    """A range that has no place for ``nan``, which is neither below nor above any limit."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
 @click.command(
     epilog=examples(
         "torchrun --nproc-per-node 8 -m domino_compile calibrate",
@@ -68,7 +81,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--rounds", type=click.IntRange(min=1), help="Times each; the median counts.")
 @click.option(
     "--round-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Range(min=0, max=1e6, min_open=True),
     default=20.0,
     show_default=True,
     help="Least duration of a round; short calls are repeated.",
@@ -80,7 +93,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=_Range(min=1, max=86_400),
     default=300.0,
     show_default=True,
     help="Seconds that ranks wait for each other.",
@@ -260,9 +273,13 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _mention(link: dict[str, Any]) -> str:
-    """How to name a table: by its name if it lies in the user's folder, else by its file."""
-    in_folder = Path(link["file"]) == links_folder() / f"{link['name']}.json"
-    return str(link["name"] if in_folder else link["file"])
+    """How to name a table: by its name if it lies in the user's folder, else by its file.
+
+    The file's whole path: without a separator it would be read as a name, and the program that
+    names it may run in another folder.
+    """
+    path = Path(link["file"]).absolute()
+    return str(link["name"] if path == links_folder() / f"{link['name']}.json" else path)
 
 
 def _show_link(link: dict[str, Any]) -> None:

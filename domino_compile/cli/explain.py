@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from domino_compile.cli.outputs import Outputs, facts, output_options, show_explanation
-from domino_compile.cli.show import examples, fail, print_json
+from domino_compile.cli.scripts import CONTEXT
+from domino_compile.cli.show import examples, fail, print_json, require_enabled
 
 if TYPE_CHECKING:
     from domino_compile.html import ReportData
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings=CONTEXT,
     epilog=examples(
         "domino explain train.py --epochs 1",
-        "domino explain --html report.html train.py",
+        "domino explain train.py --html report.html -- --device cuda   (behind --: the script's)",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
         "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py    (no cluster here)",
     ),
@@ -58,15 +59,18 @@ def explain(
 
     Its torch.compile calls are planned by domino and run operation by operation. One row for every
     collective: where it is in the model, what hides it, or why nothing does and what would change
-    that. Times are predicted, not measured.
+    that. Times are predicted, not measured. Options that are not listed here go to the script, as
+    does everything behind --.
     """
     from domino_compile.explanation import OverlapError
     from domino_compile.observe import ScriptError, observe
 
+    require_enabled()
     outputs = Outputs(html, png, trace)
-    outputs.check()
     options = {name: value for name, value in chosen.items() if value is not None}
     first = not int(os.environ.get("RANK", "0"))
+    if first:
+        outputs.check()
     with contextlib.ExitStack() as stack:
         if outputs:
             folder = tempfile.TemporaryDirectory(prefix="domino_explain_")

@@ -33,6 +33,9 @@ COMMANDS: Mapping[str, str] = {
     "bench": "domino_compile.cli.bench:bench",
 }
 
+#: How long rank 0 has to be the first to say that the command failed.
+RANK_0_FIRST_S = 5.0
+
 
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
@@ -100,23 +103,34 @@ def run(arguments: Sequence[str]) -> int:
         return _error(str(failure), failure.code)
     except click.UsageError as usage:
         where = usage.ctx.command_path if usage.ctx is not None else "domino"
-        if int(os.environ.get("RANK", "0")) and _under_torchrun():
-            time.sleep(5)  # all ranks have the same arguments: rank 0 says it, and ends us
-            return 2
         return _error(f"{usage.format_message()} (see: {where} --help)", 2)
     except click.ClickException as other:
         return _error(other.format_message(), 2)
     except DominoError as error:
         return _error(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _error("interrupted", 130)
+        return _say("interrupted", 130)
     except BrokenPipeError:  # nobody reads what we print
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _error(reason if error.filename is None else f"{error.filename}: {reason}", 1)
     return code if isinstance(code, int) else 0
 
 
 def _error(message: str, code: int) -> int:
+    """Say why the command failed.
+
+    What fails on all of torchrun's ranks alike is said by rank 0, whose end ends the others while
+    they wait here. What fails on another rank alone is said by that one.
+    """
+    if _under_torchrun() and int(os.environ.get("RANK", "0")):
+        time.sleep(RANK_0_FIRST_S)
+    return _say(message, code)
+
+
+def _say(message: str, code: int) -> int:
     click.echo(f"error: {' '.join(message.split())}", err=True)
     return code
 

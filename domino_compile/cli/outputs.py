@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from domino_compile.calibrate.settings import why_unwritable
 from domino_compile.cli.show import fail, say, show_table
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class Outputs:
 
     def check(self) -> None:
         """End the command before it does anything if a file cannot be written later on."""
-        for path in filter(None, (self.html, self.png, self.trace)):
-            if path.is_dir() or not path.absolute().parent.is_dir():
-                fail(f"{path}: cannot be written: it is a folder, or its folder does not exist")
+        check_files(self.html, self.png, self.trace)
 
     def write(self, data: ReportData) -> None:
         """Write what was asked for, and say so on stderr."""
@@ -60,6 +59,13 @@ class Outputs:
             draw(drawn, data.title, self.png)
         for path in filter(None, (self.html, self.png, self.trace)):
             click.echo(f"written: {path}", err=True)
+
+
+def check_files(*paths: Path | None) -> None:
+    """End the command if one of the files that were asked for cannot be written."""
+    for path in paths:
+        if path is not None and (reason := why_unwritable(path)):
+            fail(f"{path}: cannot be written: {reason}")
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

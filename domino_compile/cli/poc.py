@@ -40,7 +40,7 @@ Exit codes:
   1    the script failed (its traceback is shown), or has nothing to overlap
   2    bad input, or it cannot run here
   3    not faster
-  4    training differs
+  4    training differs, or ends with numbers that are not finite
   130  interrupted"""
 #: Steps of the curves that are shown.
 SHOWN_STEPS = 6
@@ -105,6 +105,10 @@ def poc(
     outputs.check()
     options = {name: value for name, value in parts.items() if value is not None}
     options |= parsed_options(chosen)
+    if options.get("disable"):
+        fail(
+            "--option disable: it switches domino off, and nothing is left to compare: leave it out"
+        )
     prepare(script, out)
     count, alone = processes(ranks, link)
     plan = Plan(script, arguments, count, alone, link or "", Phases(warmup, steps), rounds,

@@ -88,6 +88,7 @@ def profile(
     are not listed here go to the script, as does everything behind --.
     """
     os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", "1")  # before torch is loaded
+    from domino_compile.profiling.earlier import TIMELINES, remove_files, remove_result
     from domino_compile.profiling.script import Request
     from domino_compile.profiling.session import Phases
 
@@ -95,9 +96,12 @@ def profile(
     outputs.check()
     prepare(script, out)
     request = Request(script, arguments, phases=Phases(warmup, steps, traced), folder=out / "ranks")
+    if under_torchrun() and (ranks is not None or link is not None):
+        fail("--ranks and --link start ranks of their own: leave them out under torchrun")
+    if os.environ.get("RANK", "0") == "0":
+        remove_result(out)
+        remove_files(out, TIMELINES)
     if under_torchrun():
-        if ranks is not None or link is not None:
-            fail("--ranks and --link start ranks of their own: leave them out under torchrun")
         found = _as_rank(request, as_json)
         if found is None:
             return
@@ -172,8 +176,6 @@ def _result(request: Request, ranks: list[RankMeasured]) -> ProfileResult:
 def _write(found: ProfileResult, out: Path) -> None:
     folder = out / "timelines"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.json"):
-        old.unlink()
     (out / "result.json").write_text(found.to_json(), encoding="utf-8")
     for line in found.timelines:
         path = folder / f"measured.rank_{line.rank}.json"

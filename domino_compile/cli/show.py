@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,15 @@ def fail(message: str, code: int = 2) -> NoReturn:
         code: 2: bad input, or the command cannot run here; 1: it ran and failed.
     """
     raise Failure(message, code)
+
+
+def require_enabled() -> None:
+    """End a command that shows what domino does where the environment switches domino off."""
+    from domino_compile.options import Options
+
+    if Options().with_environment(os.environ).disable:
+        fail("DOMINO_COMPILE_DISABLE=1 leaves everything to Inductor alone: unset it to see what "
+             "domino does")  # fmt: skip
 
 
 def examples(*lines: str) -> str:

@@ -141,6 +141,10 @@ def _measured_curve(reader: _Reader, name: str, ranks: int) -> Curve:
         key, sizes = "size_mib", [size * _MIB for size in reader.numbers("size_mib")]
     times = _measured_times(reader, name, ranks, sizes)
     points = tuple((round(size), time) for size, time in zip(sizes, times, strict=True))
+    for i, (nbytes, _) in enumerate(points):
+        if nbytes < 1:
+            value = reader.data[key][i]
+            raise reader.error(f"{key}[{i}]", f"must be at least one byte, not {value!r}")
     for (b0, t0), (b1, t1) in pairwise(points):
         if b1 <= b0:
             raise reader.error(key, "must increase")

@@ -41,8 +41,10 @@ class Quality:
         step: where, counted from 0; None if there is none.
         noise: the largest relative one between two runs of the baseline; None with a single run.
         floor: what rounding alone can make.
-        allowed: the larger of the floor and ``NOISE_FACTOR`` times the noise.
-        equal: whether the difference is allowed.
+        allowed: the larger of the floor and ``NOISE_FACTOR`` times the noise, if that is finite.
+        equal: whether the difference is allowed, and the curves do not end in what is not finite.
+        not_finite: steps where some number is not finite; where that is so in all runs alike, such
+            a step says nothing and is no difference.
     """
 
     name: str
@@ -52,6 +54,12 @@ class Quality:
     floor: float
     allowed: float
     equal: bool
+    not_finite: int = 0
+
+    @property
+    def broken(self) -> bool:
+        """Whether the programs do not differ, but end with numbers that are not finite."""
+        return not self.equal and self.difference <= self.allowed
 
 
 def rounding_floor(name: str, precision: float) -> float:
@@ -67,21 +75,22 @@ def rounding_floor(name: str, precision: float) -> float:
 def difference(one: Run, other: Run) -> Difference:
     """The largest difference of two runs, rank by rank and step by step.
 
-    A number that is not finite in one of them alone is an infinite difference.
+    A number that is missing or not finite in one of them alone is an infinite difference. Where
+    both are not finite, in the same way, there is none.
     """
     worst = Difference()
     for mine, yours in zip(one, other, strict=True):
         highest = max((abs(v) for v in yours if v is not None and math.isfinite(v)), default=0.0)
         for step, (a, b) in enumerate(zip(mine, yours, strict=False)):
-            if a is None or b is None:
-                continue
             found = _relative(a, b, LOWEST * highest)
             if found > worst.relative:
                 worst = Difference(found, step)
     return worst
 
 
-def _relative(a: float, b: float, lowest: float) -> float:
+def _relative(a: float | None, b: float | None, lowest: float) -> float:
+    if a is None or b is None:
+        return 0.0 if a is b else math.inf
     if not (math.isfinite(a) and math.isfinite(b)):
         return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else math.inf
     if a == b:
@@ -93,7 +102,8 @@ def compare(
     name: str, baseline: Sequence[Run], domino: Sequence[Run], precision: float
 ) -> Quality | None:
     """Compare a quantity of all runs; None if no step has it."""
-    if not any(v is not None for run in baseline for curve in run for v in curve):
+    curves = [curve for run in (*baseline, *domino) for curve in run]
+    if not any(value is not None for curve in curves for value in curve):
         return None
     worst = max(
         (difference(run, base) for run in domino for base in baseline),
@@ -103,7 +113,18 @@ def compare(
     pairs = [difference(a, b).relative for a, b in combinations(baseline, 2)]
     noise = max(pairs) if pairs else None
     floor = rounding_floor(name, precision)
-    allowed = max(floor, NOISE_FACTOR * (noise or 0.0))
-    return Quality(
-        name, worst.relative, worst.step, noise, floor, allowed, worst.relative <= allowed
-    )
+    allowed = floor
+    if noise is not None and math.isfinite(noise):  # else all would be allowed
+        allowed = max(floor, NOISE_FACTOR * noise)
+    steps = {n for curve in curves for n, value in enumerate(curve) if not _finite(value)}
+    equal = worst.relative <= allowed and all(_finite(_last(curve)) for curve in curves)
+    return Quality(name, worst.relative, worst.step, noise, floor, allowed, equal, len(steps))
+
+
+def _finite(value: float | None) -> bool:
+    """Whether a number is finite, or there is none."""
+    return value is None or math.isfinite(value)
+
+
+def _last(curve: Curve) -> float | None:
+    return next((value for value in reversed(curve) if value is not None), None)

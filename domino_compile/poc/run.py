@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from domino_compile.poc.result import BASELINE, DOMINO, PocResult, PocRun, poc_result
+from domino_compile.profiling.earlier import RANK_FILES, TIMELINES, remove_files, remove_result
 from domino_compile.profiling.ranks import run_on_ranks
 from domino_compile.profiling.script import VARIANTS, Outcome, Request
 from domino_compile.profiling.session import Phases, Progress
 from domino_compile.scripts import require_something
+
+_RUN = rf"runs/\d+\.({BASELINE}|{DOMINO})"
+_GRAPHS = (r"dumps/graph_\d+", r"dumps/rank_\d+/graph_\d+")
+_DUMPED = (
+    r"(plan\.json|graphs\.json|report\.txt)",
+    r"(joint|forward|backward|inference)/(\d\d\..*\.(py|txt)|fault\..*)",
+)
+#: What a run leaves in its folder, besides the result.
+LEFT = (
+    f"{_RUN}/({RANK_FILES}|request\\.json)",
+    TIMELINES,
+    *(f"{graph}/{file}" for graph in _GRAPHS for file in _DUMPED),
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,14 @@ class Plan:
 
 
 def run(plan: Plan, progress: Progress) -> PocResult:
-    """Run both variants in turn, and compare.
+    """Run both variants in turn, and compare. What an earlier run left in the folder is removed.
 
     Raises:
         ScriptError: the script failed, or has nothing to overlap.
         RanksError: a rank died.
     """
-    for name in ("runs", "dumps", "timelines"):
-        shutil.rmtree(plan.out / name, ignore_errors=True)
+    remove_result(plan.out)
+    remove_files(plan.out, *LEFT)
     runs: list[PocRun] = []
     turns = list(plan.turns())
     with tempfile.TemporaryDirectory(prefix="domino_poc_") as caches:

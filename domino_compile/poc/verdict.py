@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ class Verdict:
     """What came out.
 
     Attributes:
-        code: exit code: 0: faster, and training is equal; 3: not faster; 4: training differs.
+        code: exit code: 0: faster, and training is equal; 3: not faster; 4: training differs, or
+            ends with numbers that are not finite.
         faster: whether the gain is larger than ``margin``.
         equal: whether every quantity is equal within noise and rounding.
         speedup: the baseline's step over domino's.
@@ -70,6 +72,8 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
     }[code]
     if code == NOT_FASTER and gain > 0:
         head = "Not faster by more than noise (more --steps or --rounds, on an idle machine, tell)"
+    if code == DIFFERS and all(quality.equal or quality.broken for quality in qualities):
+        head = "Training is not finite, with and without domino, and cannot be compared"
     if code == FASTER and not qualities:
         head = "Faster; of the training nothing could be compared"
     speedup = baseline.step_ms / domino.step_ms
@@ -89,15 +93,32 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
 
 
 def _sentence(quality: Quality) -> str:
+    name = _NAMES[quality.name]
+    steps = "1 step" if quality.not_finite == 1 else f"{quality.not_finite} steps"
+    if quality.broken:
+        return (
+            f"The {name} are not finite at {steps}, the last among them, of both programs: they "
+            "cannot be compared."
+        )
+    others = f" (but at {steps}, where they are not finite in both programs)"
+    if not quality.not_finite or math.isinf(quality.difference):
+        others = ""
     if quality.difference == 0:
-        return f"The {_NAMES[quality.name]} are the same bit for bit."
+        return f"The {name} are the same bit for bit{others}."
     noise = "the baseline ran once, so that its own noise is not known"
     if quality.noise is not None:
-        own = f"{quality.noise:.1e}" if quality.noise else "nothing"
-        noise = f"the baseline's own runs by {own}"
+        own = f"by {quality.noise:.1e}" if quality.noise else "by nothing"
+        if math.isinf(quality.noise):
+            own = "without bound"
+        noise = f"the baseline's own runs {own}"
     limit = f"{NOISE_FACTOR:.0f} times that" if quality.allowed > quality.floor else "rounding"
+    if math.isinf(quality.difference):
+        return (
+            f"The {name} differ without bound: at step {quality.step} one is missing or not "
+            f"finite, and not so in all runs ({noise})."
+        )
     return (
-        f"The {_NAMES[quality.name]} differ by at most {quality.difference:.1e} of their value (at "
-        f"step {quality.step}; {noise}), {'within' if quality.equal else 'more than'} {limit} "
-        f"({quality.allowed:.1e})."
+        f"The {name} differ by at most {quality.difference:.1e} of their value (at step "
+        f"{quality.step}; {noise}), {'within' if quality.equal else 'more than'} {limit} "
+        f"({quality.allowed:.1e}){others}."
     )

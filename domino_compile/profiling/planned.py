@@ -1,15 +1,18 @@
 """Measured timelines named by the plan: which captured collective a flight is, of which slice.
 
 A profiler sees kernels and flights, not what they were in the captured graph. Where a step has
-exactly the collectives that the plans of its graphs have, of the same kinds in the same order (or
-a whole number of times as many: micro-batches), they are the same, and likewise matrix products.
-Where the counts differ nothing is guessed.
+exactly the collectives that the plans of its graphs have, in every process group of the same kinds
+in the same order (or a whole number of times as many: micro-batches), they are the same, and
+likewise matrix products. Where the counts differ nothing is guessed, nor where flights of several
+groups overlap and do not tell theirs: those of one group begin in the order of their launches,
+those of two need not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from domino_compile.profiling.trace import collective_name
 from domino_compile.report import CompileReport, ScheduleReport, WireReport
@@ -31,6 +34,10 @@ class _Planned:
     group: str = ""
 
 
+#: The place of a span, and what it is.
+_Pair = tuple[int, _Planned]
+
+
 def named_by_plan(
     timeline: Timeline, compiled: Sequence[CompileReport], uncut: bool = False
 ) -> Timeline:
@@ -45,8 +52,8 @@ def named_by_plan(
     flights = [p for report, s in schedules for p in _flights(report, s, uncut)]
     products = [p for _, s in schedules for p in _products(s, uncut)]
     spans = list(timeline.spans)
-    _name(spans, [i for i, s in enumerate(spans) if s.lane == WIRE], flights)
-    _name(spans, [i for i, s in enumerate(spans) if _is_product(s)], products)
+    _name(spans, _flown(spans, flights))
+    _name(spans, _paired([i for i, s in enumerate(spans) if _is_product(s)], products))
     _name_waits(spans)
     return replace(timeline, spans=tuple(spans))
 
@@ -93,11 +100,50 @@ def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
             yield _Planned("gemm", "" if uncut else schedule.phase, step.source, step.slice)
 
 
-def _name(spans: list[Span], places: Sequence[int], planned: Sequence[_Planned]) -> None:
-    """Name the spans at some places, in place, if they are what was planned."""
-    if not planned or not places or len(places) % len(planned):
-        return
-    pairs = [(place, planned[n % len(planned)]) for n, place in enumerate(places)]
+def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:
+    """The flights, each with its plan; none if it is not certain which is which."""
+    places = [place for place, span in enumerate(spans) if span.lane == WIRE]
+    told, groups = {spans[place].group for place in places}, {plan.group for plan in planned}
+    if told == groups:
+        return _by_group(spans, places, planned)
+    if any(map(_is_group, told)) or len(told) > len(groups):
+        return []  # some are of groups that no plan has
+    if len(groups) > 1 and _overlap([spans[place] for place in places]):
+        return []
+    return _paired(places, planned)
+
+
+def _by_group(
+    spans: Sequence[Span], places: Sequence[int], planned: Sequence[_Planned]
+) -> list[_Pair]:
+    found: list[_Pair] = []
+    repeats = set()
+    for group in sorted({plan.group for plan in planned}):
+        mine = [place for place in places if spans[place].group == group]
+        plans = [plan for plan in planned if plan.group == group]
+        repeats.add(len(mine) / len(plans))
+        found += _paired(mine, plans)
+    return found if len(repeats) == 1 else []
+
+
+def _is_group(told: str) -> bool:
+    """Whether a span tells its group; else it tells nothing, or the stream that it ran on."""
+    return bool(told) and not told.startswith("stream ")
+
+
+def _overlap(flights: Sequence[Span]) -> bool:
+    return any(b.begin_us < a.end_us for a, b in pairwise(flights))
+
+
+def _paired(places: Sequence[int], planned: Sequence[_Planned]) -> list[_Pair]:
+    """Places and plans in order; none if there is not a whole number of times the plans."""
+    if not planned or len(places) % len(planned):
+        return []
+    return [(place, planned[n % len(planned)]) for n, place in enumerate(places)]
+
+
+def _name(spans: list[Span], pairs: Sequence[_Pair]) -> None:
+    """Name spans, in place, if all are of the kinds that were planned."""
     if any(spans[place].kind != plan.kind for place, plan in pairs):
         return
     for place, plan in pairs:

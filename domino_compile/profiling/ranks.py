@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from domino_compile.launch import RanksError, run_ranks
+from domino_compile.profiling.earlier import RANK_FILES, remove_files
 from domino_compile.profiling.script import Outcome, Request
 from domino_compile.profiling.session import Progress
 from domino_compile.scripts import ScriptError
@@ -37,11 +37,10 @@ def run_on_ranks(
 
     Raises:
         ScriptFailed: the script ended with another exit code than 0.
-        RanksError: a rank was killed, or the ranks could not be started.
+        RanksError: a rank was killed or left no result, or the ranks could not be started.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
-    for old in request.folder.glob("rank_*"):
-        old.unlink()
+    remove_files(request.folder, RANK_FILES)
     asked = request.folder / "request.json"
     asked.write_text(json.dumps(request.as_dict(), indent=1), encoding="utf-8")
     arguments = ["-m", "domino_compile.profiling.rank", str(asked)]
@@ -51,7 +50,7 @@ def run_on_ranks(
         raise _failure(request, count) or RanksError(
             f"{error}; what the script printed: {request.folder}/rank_*.log"
         ) from error
-    return _outcomes(request.folder, count)
+    return _outcomes(request, count)
 
 
 def rank_environment() -> dict[str, str]:
@@ -61,10 +60,18 @@ def rank_environment() -> dict[str, str]:
     return found | {kernels: os.environ.get(kernels, "1")}
 
 
-def _outcomes(folder: Path, count: int) -> list[Outcome]:
-    paths = [folder / f"rank_{rank}.json" for rank in range(count)]
-    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
-    return [Outcome.from_dict(json.loads(text)) for text in texts]
+def _outcomes(request: Request, count: int) -> list[Outcome]:
+    """What every rank left; each must have: one that ends its process by itself has not."""
+    found = []
+    for rank in range(count):
+        path = request.folder / f"rank_{rank}.json"
+        if not path.is_file():
+            raise RanksError(
+                f"{request.script} ended the process of rank {rank} before it could say what it "
+                f"measured (os._exit?); what it printed: {path.with_suffix('.log')}"
+            )
+        found.append(Outcome.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def _failure(request: Request, count: int) -> ScriptFailed | None:

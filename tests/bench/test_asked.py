@@ -32,6 +32,7 @@ def test_published_sizes() -> None:
         ({"model": "gpt3-6b"}, "did you mean 'gpt3-6.7b'"),
         ({"model": "llama3-8b", "tp": 16}, "kv_heads=8 cannot be divided among --tp 16"),
         ({"tp": 1}, "--tp must be at least 2"),
+        ({"tp": 0}, "--tp must be at least 2"),
         ({"batch": 0}, "--batch must be at least 1"),
         ({"style": "megatorn"}, "did you mean 'megatron'"),
         ({"dtype": "fp8"}, "known: bf16, fp16, fp32"),

@@ -19,6 +19,7 @@ from domino_compile.calibrate.settings import (
     parse_group_sizes,
     parse_sizes,
     slug,
+    why_unwritable,
 )
 from domino_compile.links import LinkTable, load_link, save_link
 from tests.profiles import examples
@@ -75,6 +76,7 @@ def test_names_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_writable(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "a.json")
     assert list((tmp_path / "new").iterdir()) == []
+    assert why_unwritable(Path("/dev/null")) == "" == why_unwritable(Path(__file__))
     for path in (tmp_path, Path("/proc/nowhere/a.json"), Path(__file__) / "a.json"):
         with pytest.raises(CalibrateError, match="cannot write"):
             check_writable(path)

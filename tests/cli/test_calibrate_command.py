@@ -1,12 +1,15 @@
 """`domino calibrate`: what it refuses, how it says how to start it, what it prints."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domino_compile.cli.calibrate import _show
+from domino_compile.links import LinkTable, load_link, save_link
+from domino_compile.links.table import Curve
 from tests.cli.conftest import Domino
 
 
@@ -29,6 +32,11 @@ def test_without_torchrun_it_says_how_to_start_it(domino: Domino) -> None:
         ("--rounds 0", "--rounds"),
         ("--timeout 0", "--timeout"),
         ("--round-ms 0", "--round-ms"),
+        ("--timeout nan", "'--timeout': 'nan' is not a number"),
+        ("--timeout inf", "'--timeout': inf is not in the range"),
+        ("--timeout 1e300", "'--timeout': 1e+300 is not in the range"),
+        ("--round-ms nan", "'--round-ms': 'nan' is not a number"),
+        ("--round-ms inf", "'--round-ms': inf is not in the range"),
         ("--name demo-2", "the package has a table called 'demo-2'"),
         ("--name ../x", "name: use letters"),
         ("--ranks 2 --out /proc/nowhere/x.json", "cannot write /proc/nowhere/x.json"),
@@ -85,6 +93,7 @@ def test_what_is_printed_fits_and_names_the_files(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     user_folder: Path,
+    tmp_path: Path,
     width: int,
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -100,6 +109,15 @@ def test_what_is_printed_fits_and_names_the_files(
     found["links"][0]["file"] = "/elsewhere/mine.json"
     _show(found)
     assert 'options={"link": "/elsewhere/mine.json"}' in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    table = LinkTable("mine", 2, 1, "a test", {"all_reduce": Curve(((1024, 2.0),), 1.0)})
+    save_link(table, "mine.txt")
+    found["links"][0]["file"] = "mine.txt"
+    _show(found)
+    named = re.search(r'options={"link": "(.*)"}', capsys.readouterr().out)
+    assert named is not None and load_link(named[1]) == table
+    monkeypatch.chdir("/")
+    assert load_link(named[1]) == table
     found["links"] = []
     _show(found)
     assert "One rank has no link to measure" in " ".join(capsys.readouterr().out.split())

@@ -2,9 +2,12 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
 from domino_compile.cli import main as main_module
@@ -77,9 +80,45 @@ def test_errors_of_the_package_and_interruptions(
     failing(OptionError("two\nlines"))
     said = domino("links", "x")
     assert (said.code, said.err) == (2, "error: two lines\n")
+    failing(OSError(28, "No space left on device", "/x/y"))
+    said = domino("links", "x")
+    assert (said.code, said.err) == (1, "error: /x/y: No space left on device\n")
+    failing(OSError("no locks here"))
+    said = domino("links", "x")
+    assert (said.code, said.err) == (1, "error: no locks here\n")
     failing(KeyboardInterrupt())
     said = domino("links", "x")
     assert (said.code, said.err.strip()) == (130, "error: interrupted")
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [5.0])])
+def test_what_fails_on_all_ranks_is_said_by_the_first(
+    domino: Domino, monkeypatch: pytest.MonkeyPatch, rank: str, waits: list[float]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("domino_compile.cli.main.time.sleep", waited.append)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("RANK", rank)
+    for arguments in (["links", "x"], ["links", "--jsn"]):
+        said = domino(*arguments)
+        assert said.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1
+        assert waited == waits
+        waited.clear()
+
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+SHOWN = re.findall(r"^(?:torchrun .* -m domino_compile|domino) ([^#\n]+)", README, re.MULTILINE)
+SHOWN += re.findall(r"`domino (\w+ [^`]+)`", README)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_what_the_readme_shows_is_understood(line: str) -> None:
+    assert len(SHOWN) >= 8
+    name, *arguments = shlex.split(line)
+    command = main_module.domino.get_command(click.Context(main_module.domino), name)
+    assert command is not None
+    found = command.make_context(name, arguments)
+    assert found.params.get("arguments", ()) == ()  # no option of the command's is the script's
 
 
 def test_a_command_that_cannot_be_loaded_leaves_the_others(

@@ -64,11 +64,33 @@ def test_a_dump_is_shown_as_explain_shows_it(
     assert "blocks.0" in shown.out and ": sliced into rows 2+2" in shown.out
 
 
+def test_explain_takes_its_options_on_both_sides_of_the_script(
+    domino: Domino, script: Path, tmp_path: Path
+) -> None:
+    script.write_text(SCRIPT + "import sys\nprint(sys.argv[1:], dist.get_world_size())\n")
+    behind = ["--ranks", "4", "--epochs", "1", "--json", "x", "--", "--ranks", "9"]
+    said = domino("explain", str(script), *behind)
+    assert said.code == 0, said.err
+    assert "['--epochs', '1', 'x', '--ranks', '9'] 4\n" in said.err
+    assert len(said.data()["collectives"]) == 4
+
+
+def test_nothing_is_explained_where_domino_is_switched_off(
+    domino: Domino, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOMINO_COMPILE_DISABLE", "1")
+    said = domino("explain", "--ranks", "4", str(script))
+    assert said.code == 2 and said.out == "" and said.err.count("\n") == 1
+    assert "DOMINO_COMPILE_DISABLE=1" in said.err and "unset it" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere"], "error: nowhere: no such folder; dump_dir of a compile is expected\n"),
         ([".", "--html", "no/such/folder.html"], "error: no/such/folder.html: cannot be written"),
+        ([".", "--html", "/proc/x.html"], "error: /proc/x.html: cannot be written: No such file"),
+        ([".", "--png", "."], "error: .: cannot be written: it is a folder"),
     ],
 )
 def test_bad_input(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from domino_compile.poc.run import LEFT
+from domino_compile.profiling.earlier import remove_files, remove_result
 from domino_compile.timelines import Timeline
 from tests.cli.conftest import Domino
 
@@ -144,6 +147,16 @@ def test_poc_names_what_was_in_flight(compared: tuple[Path, int, dict[str, Any],
     assert {s.collective for s in flights} == uncut and len(uncut) == 2
 
 
+def test_everything_that_poc_wrote_is_known_to_the_next(
+    compared: tuple[Path, int, dict[str, Any], str], tmp_path: Path
+) -> None:
+    out = tmp_path / "poc"
+    shutil.copytree(compared[0], out)
+    remove_result(out)
+    remove_files(out, *LEFT)
+    assert {path.name for path in out.iterdir()} == {"report.html", "timeline.png"}
+
+
 def test_poc_writes_a_page_and_a_picture(
     compared: tuple[Path, int, dict[str, Any], str],
 ) -> None:
@@ -174,6 +187,20 @@ def test_a_script_that_fails_is_shown_with_its_traceback(tmp_path: Path) -> None
     assert code == 7 and said == ""
     assert "KeyError: 'mine'" in err and f'File "{TRAIN}"' in err and "runpy" not in err
     assert err.splitlines()[-1] == f"error: {TRAIN} ended with exit code 7 on rank 1"
+
+
+def test_a_profile_that_fails_leaves_the_users_files_and_no_result(tmp_path: Path) -> None:
+    for name in ("mine.json", "measured.rank_5.json"):
+        (tmp_path / "timelines").mkdir(exist_ok=True)
+        (tmp_path / "timelines" / name).write_text("{}")
+    (tmp_path / "result.json").write_text('{"schema_version": 1, "kind": "profile"}')
+    script = tmp_path / "leaves.py"
+    script.write_text("import os\nos._exit(0)")
+    code, said, err = domino_command("profile", "--ranks", "2", "--out", str(tmp_path), str(script))
+    assert code == 1 and said == ""
+    assert f"{script} ended the process of rank 0" in err and "Traceback" not in err
+    assert [path.name for path in (tmp_path / "timelines").iterdir()] == ["mine.json"]
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -257,6 +284,7 @@ def test_an_inference_script_and_the_code_of_one_that_fails(tmp_path: Path) -> N
         (["poc", "--link", "demo2", TRAIN], "did you mean 'demo-2'"),
         (["poc", "--option", "slices", TRAIN], "write name=value"),
         (["poc", "--option", "slice=2", TRAIN], "did you mean 'slices'"),
+        (["poc", "--option", "disable=True", TRAIN], "--option disable: it switches domino off"),
         (["poc", "--slices", "0", TRAIN], "--slices"),
         (["poc", TRAIN, "--steps", "0"], "--steps"),
         (["poc", "--ranks", "1", TRAIN], "one rank communicates with nobody"),

@@ -154,6 +154,11 @@ def test_malformed_file_names_file_and_key(change: dict[str, object], message: s
         ({"size_mib": [1, 2], "time_us": [2, 1]}, "size_mib: the time falls"),
         ({"size_mib": [1, "2"], "time_us": [2, 1]}, "size_mib[1]: must be a number"),
         ({"size_mib": [1], "time_us": [2], "floor_us": 3}, "floor_us: is above the first point"),
+        (
+            {"size_bytes": [0.4, 8], "time_us": [1, 2]},
+            "size_bytes[0]: must be at least one byte, not 0.4",
+        ),
+        ({"size_mib": [1e-9], "time_us": [1]}, "size_mib[0]: must be at least one byte, not 1e-09"),
         ({"latency_us": 3}, "algbw_gb_s: is missing"),
         ({"latency_us": -3, "algbw_gb_s": 1}, "latency_us: must be positive"),
         ({"time_u": [1]}, "time_u: unknown key"),

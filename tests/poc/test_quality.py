@@ -36,6 +36,44 @@ def test_what_is_not_finite_in_one_alone_differs_without_bound(bad: float) -> No
     assert difference([[1.0, bad]], [[1.0, bad]]).relative == 0
 
 
+def test_a_number_that_one_alone_has_differs_without_bound() -> None:
+    for one, other in (([1.0, None], [1.0, 2.0]), ([1.0, 2.0], [1.0, None])):
+        assert difference([one], [other]) == Difference(math.inf, 1)
+
+
+@pytest.mark.parametrize(("baseline", "domino"), [(2.0, None), (None, 2.0)])
+def test_a_quantity_that_one_alone_has_is_not_equal(
+    baseline: float | None, domino: float | None
+) -> None:
+    found = compare("grad_norm", [[[baseline]]] * 2, [[[domino]]] * 2, FLOAT32)
+    assert found is not None and not found.equal and found.difference == math.inf
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_a_baseline_round_without_a_number_does_not_allow_all(bad: float | None) -> None:
+    found = compare("loss", [[[1.0, 2.0]], [[1.0, bad]]], [[[1.0, 900.0]]], FLOAT32)
+    assert found is not None and not found.equal and not found.broken
+    assert found.noise == math.inf and found.allowed == found.floor
+
+
+def test_curves_that_end_in_what_is_not_finite_are_not_equal() -> None:
+    curve = [1.0, math.nan, math.nan]
+    found = compare("loss", [[curve]] * 2, [[curve]], FLOAT32)
+    assert found is not None and not found.equal and found.broken and found.not_finite == 2
+    ended = [1.0, math.inf, None]
+    found = compare("loss", [[[1.0, 2.0, None], ended]] * 2, [[[1.0, 2.0, None], ended]], FLOAT32)
+    assert found is not None and found.broken
+
+
+def test_a_step_where_nothing_is_finite_is_left_out() -> None:
+    """A gradient scaler's first steps overflow."""
+    baseline, domino = [math.inf, 1.0], [math.inf, 1.5]
+    found = compare("grad_norm", [[baseline]] * 2, [[baseline]], FLOAT32)
+    assert found is not None and found.equal and found.not_finite == 1
+    found = compare("grad_norm", [[baseline]] * 2, [[domino]], FLOAT32)
+    assert found is not None and not found.equal and not found.broken and found.step == 1
+
+
 def test_rounding_alone_is_equal() -> None:
     found = compare("loss", [[[1.0, 2.0]]] * 2, [[[1.0, 2.0 * (1 + SUMMED / 2)]]], FLOAT32)
     assert found is not None and found.equal and found.noise == 0 and found.step == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -62,6 +63,35 @@ def test_the_paragraph_has_the_arithmetic() -> None:
     assert "more --steps" not in decide(times(10.0), times(11.0), [SAME]).text
     assert "bit for bit" in decide(times(10.0), times(8.0), [SAME]).text
     assert "could be compared" in decide(times(10.0), times(8.0), []).text
+
+
+def curves(baseline: list[float | None], domino: list[float | None]) -> Quality:
+    found = compare("loss", [[baseline]] * 2, [[domino]] * 2, FLOAT32)
+    assert found is not None
+    return found
+
+
+def test_what_is_not_finite_is_said() -> None:
+    nan = math.nan
+    broken, twice = curves([1.0, nan], [1.0, nan]), curves([nan, nan, 1.0], [nan, nan, 1.0])
+    found = decide(times(10.0), times(8.0), [SAME, broken])
+    assert found.code == DIFFERS and not found.equal and "Training differs" not in found.text
+    assert found.text.startswith("Training is not finite, with and without domino")
+    assert "not finite at 1 step, the last among them, of both programs" in found.text
+    assert decide(times(10.0), times(8.0), [broken, OTHER]).text.startswith("Training differs")
+    found = decide(times(10.0), times(8.0), [twice])
+    assert found.code == FASTER
+    assert "bit for bit (but at 2 steps, where they are not finite in both" in found.text
+
+
+def test_what_one_alone_has_is_said() -> None:
+    found = decide(times(10.0), times(8.0), [curves([1.0, 2.0], [1.0, None])])
+    assert found.code == DIFFERS and found.text.startswith("Training differs")
+    assert "without bound: at step 1 one is missing" in found.text and "inf" not in found.text
+    rounds = compare("loss", [[[1.0]], [[math.nan]]], [[[1.0]]], FLOAT32)
+    assert rounds is not None
+    text = decide(times(10.0), times(8.0), [rounds]).text
+    assert "the baseline's own runs without bound" in text
 
 
 def rank(number: int, step: float, loss: float, link: str = "") -> RankMeasured:

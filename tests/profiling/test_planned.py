@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from domino_compile.profiling.planned import named_by_plan
@@ -85,3 +87,50 @@ def test_the_baseline_is_named_by_the_graph_as_it_was_found() -> None:
     line = named_by_plan(measured(2), [report(0)], uncut=True)
     assert flights(line) == [("forward", "0:all_reduce", None), ("", "0:other", None)]
     assert named_by_plan(measured(4), [report(0), report(1)], uncut=True) == measured(4)
+
+
+def two_groups(*spans: tuple[str, float, float], kind: str = "all_reduce") -> Timeline:
+    """Flights with their groups, begins and ends."""
+    flown = (Span(WIRE, f"{n}", kind, a, b, group) for n, (group, a, b) in enumerate(spans))
+    return Timeline("t", 0, True, False, tuple(flown))
+
+
+def planned_in_two() -> CompileReport:
+    """A1 and A2 of the group tp, then B of dp."""
+    wires = [wire("A1", 0, "A"), wire("A2", 1, "A"), replace(wire("B", None, "B"), group="dp")]
+    return CompileReport(0, schedules=[schedule("forward", *wires)])
+
+
+def test_two_groups_are_each_in_order() -> None:
+    """A1 holds up A2, not B, which is launched last."""
+    line = two_groups(("tp", 0, 10), ("dp", 2, 12), ("tp", 10, 20))
+    named = named_by_plan(line, [planned_in_two()])
+    assert [s.source for s in named.spans] == ["at A1", "at B", "at A2"]
+    assert [c for _, c, _ in flights(named)] == ["0:A", "0:B", "0:A"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        two_groups(("tp", 0, 10), ("dp", 2, 12), ("dp", 12, 20)),  # another count in each
+        two_groups(("tp", 0, 1), ("tp", 1, 2), ("tp", 2, 3), ("tp", 3, 4), ("dp", 4, 5)),
+        two_groups(("tp", 0, 1), ("tp", 1, 2), ("pp", 2, 3)),  # one that no plan has
+        two_groups(("", 0, 10), ("", 2, 12), ("", 10, 20)),  # whose is which?
+        two_groups(("stream 7", 0, 10), ("stream 9", 2, 12), ("stream 7", 10, 20)),
+        two_groups(("stream 5", 0, 1), ("stream 7", 1, 2), ("stream 9", 2, 3)),
+        two_groups(("tp", 0, 1), ("tp", 1, 2), ("dp", 2, 3), kind="all_gather"),
+    ],
+)
+def test_what_two_groups_leave_open_is_not_named(line: Timeline) -> None:
+    assert named_by_plan(line, [planned_in_two()]) == line
+
+
+@pytest.mark.parametrize("told", ["", "stream 7"])
+def test_flights_that_tell_no_group_are_in_order_one_after_the_other(told: str) -> None:
+    line = named_by_plan(two_groups((told, 0, 1), (told, 1, 2), (told, 2, 3)), [planned_in_two()])
+    assert [s.source for s in line.spans] == ["at A1", "at A2", "at B"]
+
+
+def test_flights_of_another_group_than_the_plans_are_not_named() -> None:
+    line = two_groups(("dp", 0, 1), ("dp", 1, 2), ("dp", 2, 3))
+    assert named_by_plan(line, [report(0)]) == line
