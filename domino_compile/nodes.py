@@ -14,6 +14,8 @@ from domino_compile.rules.registry import rule_of
 
 aten = torch.ops.aten
 
+#: Families of operations that compute nothing out of what is a result already.
+FINISHING = ("pointwise", "cat", "slice_scatter", "select_scatter", "pad")
 #: Operations that give the same elements another shape.
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
@@ -62,8 +64,9 @@ def users_of(node: fx.Node) -> Iterator[fx.Node]:
 def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:
     """The nodes on whose value a computation depends.
 
-    Views, pointwise operations, pieces put together and collectives are none: what has nothing else
-    behind it only finishes a result, as the division of a gradient by the number of ranks does.
+    Views, pointwise operations, pieces put together or into zeros, and collectives are none: what
+    has nothing else behind it only finishes a result, as the division of a gradient by the number
+    of ranks does, or putting together the gradients of a parameter's parts.
     """
     leading: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -76,4 +79,4 @@ def _computes(node: fx.Node) -> bool:
     if node.op != "call_function" or is_free(node) or is_launch(node) or is_wait(node):
         return False
     rule = rule_of(node.target)
-    return rule is None or rule.family not in ("pointwise", "cat")
+    return rule is None or rule.family not in FINISHING

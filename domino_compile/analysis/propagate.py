@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
+from domino_compile.axes.sizes import divides, product
 from domino_compile.collectives import is_launch, tensor_bytes
 from domino_compile.nodes import is_free
 from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
@@ -166,12 +167,29 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
         outcome = rule(call) if _has_cut_operand(call) else Refusal("takes only per-slice values")
     else:
         outcome = Refusal("no axis rule for this operation")
+    if isinstance(outcome, Cut) and not _divisible(call, outcome):
+        outcome = Refusal("an extent that is not known to be a multiple of the batch's")
     if isinstance(outcome, Refusal):
         if any(x in analysis.states for x in node.all_input_nodes):
             analysis.refusals[node] = outcome
             _needs_whole(analysis, node)
         return
     _apply(analysis, node, nodes, outcome)
+
+
+def _divisible(call: Call, cut: Cut) -> bool:
+    """Whether every extent that is cut is provably a multiple of the batch's.
+
+    Of two dynamic extents torch may know that they are equal and not be able to say why.
+    """
+    cuts = [(x.shape, state) for x, state in zip(call.operands, cut.inputs, strict=True)]
+    if isinstance(cut.out, Sliced):
+        cuts.append((call.out, cut.out))
+    return all(
+        divides(product((state.outer, call.batch)), shape[state.dim])
+        for shape, state in cuts
+        if isinstance(state, Sliced)
+    )
 
 
 def _has_cut_operand(call: Call) -> bool:

@@ -7,6 +7,7 @@ the expression alone, and "not provable" is a no.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 import sympy
@@ -38,6 +39,7 @@ def product(sizes: Iterable[Size]) -> Size:
     return result if isinstance(result, int) else to_size(sympy.expand(result))
 
 
+@lru_cache(maxsize=4096)  # a graph asks the same of each of its layers
 def quotient(numerator: Size, denominator: Size) -> Size | None:
     """``numerator / denominator`` where it is provably a whole number, else ``None``."""
     if isinstance(numerator, int) and isinstance(denominator, int):

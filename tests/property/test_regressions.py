@@ -167,3 +167,53 @@ def test_draws_of_checkpointed_regions_stay_in_order(slices: int) -> None:
     uncut = step(domino(1, disable_passes=("normalise", "slice", "schedule")))
     for found, expected in zip(step(domino(slices)), uncut, strict=True):
         assert torch.allclose(found, expected, rtol=1e-10)
+
+
+def test_extents_that_are_equal_by_a_guard_alone() -> None:
+    """Rows times tokens of two inputs, both dynamic: torch knows that they are equal, not why."""
+    weight = torch.randn(4, 4, dtype=torch.float64)
+
+    def program(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        for _ in range(6):
+            x = x + reduced(x, weight)
+        return (x.flatten(0, 1) * y.flatten(0, 1)).sum()
+
+    torch._dynamo.reset()
+    options = {"slices": 2, "lowering": "eager", "check_ranks": False}
+    compiled = torch.compile(program, backend="domino", options=options)
+    for shape in ((6, 5, 4), (7, 3, 4)):
+        x, y = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+        for value in (x, y):
+            torch._dynamo.mark_dynamic(value, 0)
+            torch._dynamo.mark_dynamic(value, 1)
+        assert torch.allclose(compiled(x, y), program(x, y), rtol=1e-12)
+    assert domino_compile.reports()[-1].status == "sliced"
+
+
+PARTS = {
+    "layers in one parameter": """
+    # 2 slices, training
+    # x0: grad[4, 4, 32]
+    # self.w0: parameter[2, 32, 32]
+    def forward(self, x0):
+        h = x0 + all_reduce(torch.tanh(x0 @ self.w0[0]), tp)
+        return (all_reduce(torch.tanh(h @ self.w0[1]), tp).pow(2).mean(),)
+    """,
+    "columns of one parameter": """
+    # 2 slices, training
+    # x0: grad[4, 4, 32]
+    # self.w0: parameter[32, 96]
+    # self.w1: parameter[32, 32]
+    def forward(self, x0):
+        q, k = x0 @ self.w0[:, :32], x0 @ self.w0[:, 32:64]
+        h = torch.tanh(q * k * (x0 @ self.w0[:, 64:]))
+        return (all_reduce(h @ self.w1, tp).pow(2).mean(),)
+    """,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_parameters_do_not_stand_against_the_batch(name: str) -> None:
+    """Their gradients are put together: that is not computed with, and costs no slice anything."""
+    program = parse(PARTS[name])
+    assert check(program, run(program)) == "sliced"
