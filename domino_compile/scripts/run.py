@@ -6,6 +6,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
 from unittest import mock
 
@@ -41,6 +42,7 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
     with (
         mock.patch.object(sys, "argv", [str(script), *arguments]),
         mock.patch.object(sys, "path", [str(script.parent), *sys.path]),
+        chdir("."),  # back, wherever the script went: files are named from here
     ):
         return _run(script)
 
