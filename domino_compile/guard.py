@@ -14,7 +14,6 @@ import json
 import logging
 import statistics
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -24,6 +23,7 @@ import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.errors import RankMismatchError
+from domino_compile.ranks import GroupNumbers
 from domino_compile.report import CompileReport, MeasuredReport
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,7 @@ ROUNDS = 5
 #: In which order they are called: planned (0) and uncut (1).
 TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
 
-#: The number of the last measurement of each group that was compared, as in ``ranks``.
-_compared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_measurements = GroupNumbers()
 
 
 class Measuring:
@@ -117,8 +116,7 @@ def agreed(own: Sequence[float], report: CompileReport, timeout_s: float) -> lis
 def _largest(
     mine: list[float], group: str, store: Any, ranks: list[int], own: int, timeout_s: float
 ) -> list[float]:
-    known = _compat.group_named(group)
-    number = _compared[known] = _compared.get(known, -1) + 1
+    number = _measurements.next(group)
     keys = [f"domino_compile/measured/{number}/{position}" for position in range(len(ranks))]
     store.set(keys[own], json.dumps(mine))
     try:

@@ -36,13 +36,6 @@ def _is_free_operation(target: Any) -> bool:
     return alias is not None and not alias.is_write
 
 
-def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """What an operation is given, by its schema's names; of the rest its defaults hold."""
-    schema = getattr(node.target, "_schema", None)
-    names = [argument.name for argument in schema.arguments] if schema is not None else []
-    return dict(zip(names, node.args, strict=False)) | node.kwargs
-
-
 def behind_views(value: Any) -> fx.Node | None:
     """What a value is, or is a view of (``VIEWS``), if nothing else needs it or a view between."""
     while isinstance(value, fx.Node) and len(value.users) == 1:

@@ -23,9 +23,24 @@ from domino_compile.describe import tensor_parallel_groups
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CompileReport
 
-#: The number of the last plan of each group that was compared: ranks compare their n-th ones. Of
-#: the group itself: one that is made anew in its place may have other ranks, and begins anew.
-_compared: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+class GroupNumbers:
+    """Numbers what the ranks of a process group compare: the n-th of each with the n-th of others.
+
+    For each group itself: one that is made anew in its place may have other ranks, and begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._last: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def next(self, group: str) -> int:
+        """The number of the next one, from 0."""
+        known = _compat.group_named(group)
+        number = self._last[known] = self._last.get(known, -1) + 1
+        return number
+
+
+_plans = GroupNumbers()
 
 
 def checked(
@@ -79,8 +94,7 @@ def _compare(
     own: int,
     timeout_s: float,
 ) -> None:
-    known = _compat.group_named(group)
-    number = _compared[known] = _compared.get(known, -1) + 1
+    number = _plans.next(group)
     mine = {
         "options": report.options,
         "rates": rates,

@@ -16,6 +16,8 @@ import torch
 
 from domino_compile.timelines import union_us
 
+#: What a collective's group begins with where the profiler tells only the stream that it ran on.
+STREAM = "stream "
 #: Kinds of kernels by their names, the first that matches.
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
@@ -154,7 +156,7 @@ def _kernel(event: dict[str, Any]) -> Kernel:
     if plain.kind != "wire":
         return plain
     said = event.get("args", {})
-    group = said.get("Process Group Name") or f"stream {said.get('stream', '?')}"
+    group = said.get("Process Group Name") or f"{STREAM}{said.get('stream', '?')}"
     return replace(
         plain,
         group=str(group),

@@ -23,6 +23,7 @@ from domino_compile.bench.workload import Step, Workload, relative_error
 from domino_compile.bench.world import Place, World, open_world
 from domino_compile.errors import first_line
 from domino_compile.launch import RanksError
+from domino_compile.quartiles import middle_half
 from domino_compile.turns import Turn
 
 #: Told what happens, as a line for a person and how far the whole is (0 to 1).
@@ -157,14 +158,6 @@ def _allocated() -> int:
     gc.collect()
     _compat.free_product_workspaces()
     return torch.cuda.memory_allocated()
-
-
-def middle_half(values: Sequence[float]) -> tuple[float, float]:
-    """Lower and upper quartile, neither of them beyond the values themselves."""
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
 
 
 class Bench:

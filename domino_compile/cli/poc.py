@@ -126,9 +126,11 @@ def poc(
 
 
 def _write(found: PocResult, out: Path) -> None:
+    from domino_compile.profiling.earlier import RESULT
+
     folder = out / "timelines"
     folder.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(found.to_json(), encoding="utf-8")
+    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
     for variant, lines in found.timelines.items():
         for line in lines:
             path = folder / f"{variant}.rank_{line.rank}.json"

@@ -174,9 +174,11 @@ def _result(request: Request, ranks: list[RankMeasured]) -> ProfileResult:
 
 
 def _write(found: ProfileResult, out: Path) -> None:
+    from domino_compile.profiling.earlier import RESULT
+
     folder = out / "timelines"
     folder.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(found.to_json(), encoding="utf-8")
+    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
     for line in found.timelines:
         path = folder / f"measured.rank_{line.rank}.json"
         path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from domino_compile.cost.fused import Fused
 from domino_compile.cost.rates import DeviceRates, rates_for
 from domino_compile.cost.waves import Product
 from domino_compile.links import LinkTable, load_link
-from domino_compile.nodes import arguments_of
+from domino_compile.rules.call import by_name
 
 aten = torch.ops.aten
 
@@ -219,7 +219,7 @@ def _attention_operations(node: fx.Node) -> tuple[float, float]:
     filled = -(-width // HEAD_STEP) * HEAD_STEP / max(width, 1)
     row = 4.0 * width * filled * size_hint(key.shape[-2]) * (2.5 if backward else 1.0)
     rows = _elements(query) / max(width, 1)
-    causal = arguments_of(node).get("is_causal") is True
+    causal = by_name(node.target, node.args, node.kwargs).get("is_causal") is True
     block = row / filled * min(BLOCK_ROWS, size_hint(query.shape[-2]))
     return row * rows / (2 if causal else 1), block
 

@@ -22,6 +22,7 @@ from domino_compile.profiling.account import (
 from domino_compile.profiling.planned import named_by_plan
 from domino_compile.profiling.session import Session
 from domino_compile.profiling.trace import timeline_of
+from domino_compile.quartiles import middle_half
 from domino_compile.report import CompileReport
 from domino_compile.timelines import Timeline
 
@@ -192,10 +193,7 @@ class Together:
     @property
     def quartiles_ms(self) -> tuple[float, float]:
         """Between these lies the middle half of the steps."""
-        if len(self.step_ms) < 2:
-            return self.step_ms[0], self.step_ms[0]
-        low, _, high = statistics.quantiles(self.step_ms, n=4, method="inclusive")
-        return low, high
+        return middle_half(self.step_ms)
 
 
 def together(ranks: Sequence[RankMeasured]) -> Together:

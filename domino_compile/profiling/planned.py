@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from domino_compile.bench.kernels import STREAM
 from domino_compile.profiling.trace import collective_name
 from domino_compile.report import CompileReport, ScheduleReport, WireReport
 from domino_compile.timelines import Span, Timeline
@@ -128,7 +129,7 @@ def _by_group(
 
 def _is_group(told: str) -> bool:
     """Whether a span tells its group; else it tells nothing, or the stream that it ran on."""
-    return bool(told) and not told.startswith("stream ")
+    return bool(told) and not told.startswith(STREAM)
 
 
 def _overlap(flights: Sequence[Span]) -> bool:

@@ -20,7 +20,7 @@ import torch
 
 from domino_compile.axes import WHOLE, PerSlice, Sliced, State, States
 from domino_compile.axes.sizes import same
-from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
+from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal, by_name
 from domino_compile.rules.pointwise import broadcast_state
 from domino_compile.rules.registry import family
 
@@ -32,15 +32,9 @@ OPAQUE = ("cum_seq_q", "cum_seq_k", "philox_seed", "philox_offset", "rng_state",
 BIAS = ("attn_bias", "attn_mask")
 
 
-def named_arguments(call: Call) -> dict[str, Any]:
-    """The arguments by the names of the schema."""
-    names = [a.name for a in call.op._schema.arguments]
-    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-
-
 def attention(call: Call) -> Outcome:
     """Batch rows of every tensor belong together; each slice is an attention of its own."""
-    named = named_arguments(call)
+    named = by_name(call.op, call.args, call.kwargs)
     if named.get("dropout_p"):
         return Refusal("dropout inside fused attention: its mask cannot be drawn slice by slice")
     if any(isinstance(named.get(x), Operand) for x in ("cum_seq_q", "cum_seq_k")):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, States
+
+
+def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What an operation is given, by its schema's names; of the rest its defaults hold."""
+    schema = getattr(op, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.collectives import is_launch, is_wait, size_hint
 from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.nodes import arguments_of, is_free
+from domino_compile.nodes import is_free
+from domino_compile.rules.call import by_name
 from domino_compile.rules.registry import rule_of
 
 aten = torch.ops.aten
@@ -101,12 +102,10 @@ def mutates(node: fx.Node) -> bool:
 def draws(node: fx.Node) -> bool:
     """Whether the node takes random numbers from a generator, so that its order matters."""
     target = node.target
-    if _compat.draws_and_saves(target):
-        return True
     if not isinstance(target, torch._ops.OpOverload):
-        return False
+        return _compat.draws_and_saves(target)
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     if not is_attention(node):
         return True
-    return bool(arguments_of(node).get("dropout_p", 0.0) != 0.0)
+    return bool(by_name(node.target, node.args, node.kwargs).get("dropout_p", 0.0) != 0.0)

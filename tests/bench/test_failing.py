@@ -13,11 +13,12 @@ from domino_compile import _compat
 from domino_compile.bench import run as bench
 from domino_compile.bench import world as worlds
 from domino_compile.bench.result import BenchResult, VariantResult
-from domino_compile.bench.run import Bench, Plan, middle_half
+from domino_compile.bench.run import Bench, Plan
 from domino_compile.bench.variants import Variant, parse_variants
 from domino_compile.bench.workload import Workload
 from domino_compile.bench.world import Place, World, open_world
 from domino_compile.launch import RanksError
+from domino_compile.quartiles import middle_half
 from tests.bench.test_result import example
 
 ALONE, OF_SEVERAL = Place("cuda", "h200-nvlink-8"), Place("cpu", "demo-2", rank=1)
