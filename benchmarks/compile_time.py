@@ -29,11 +29,12 @@ from torch import fx
 
 import domino_compile
 from benchmarks.plan_only import plan_only, planned_only
-from domino_compile import describe, pipeline
+from domino_compile import pipeline
 from domino_compile.backend import make_hints
 from domino_compile.options import Options
 from domino_compile.pipeline import Pipeline, seconds_in_passes
 from domino_compile.planner import Planner
+from domino_compile.report import outcome as describe
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
 #: What is timed: the stage, and where ``pipeline`` finds the function that it calls.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from domino_compile.bench.shapes import ModelShape, shape_of
+from domino_compile.tools.bench.shapes import ModelShape, shape_of
 
 MODELS = ("gpt3-2.7b", "gpt3-6.7b", "llama2-7b", "gpt3-13b", "llama3-8b")
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
@@ -49,7 +49,7 @@ class Cell:
 
     Attributes:
         number: by which ``--only`` calls it.
-        model: a name of ``domino_compile.bench.shapes``.
+        model: a name of ``domino_compile.tools.bench.shapes``.
         layers: how many blocks.
         batch: rows of the batch.
         seq: tokens of a row.

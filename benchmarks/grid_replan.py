@@ -43,9 +43,9 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     from benchmarks.plan_only import PlannedOnly, plan_only, planned_only
     from domino_compile import _compat, emulate
     from domino_compile.backend import make_hints
-    from domino_compile.bench.workload import Step, Workload
     from domino_compile.options import Options
     from domino_compile.pipeline import Pipeline
+    from domino_compile.tools.bench.workload import Step, Workload
 
     torch.set_num_threads(1)
     torch._dynamo.reset()

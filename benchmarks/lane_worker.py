@@ -34,15 +34,15 @@ import domino_compile
 from benchmarks.grid_cells import Cell
 from benchmarks.lane import Row, Settings
 from domino_compile import _compat, emulate
-from domino_compile.bench.result import BenchResult
-from domino_compile.bench.run import Bench, Plan, Runner
-from domino_compile.bench.variants import Variant
-from domino_compile.bench.workload import Workload
-from domino_compile.bench.world import Place, World, open_world
 from domino_compile.errors import first_line
-from domino_compile.launch import end_at_once
+from domino_compile.host.launch import end_at_once
 from domino_compile.links import load_link
 from domino_compile.report import CandidateReport, CompileReport
+from domino_compile.tools.bench.result import BenchResult
+from domino_compile.tools.bench.run import Bench, Plan, Runner
+from domino_compile.tools.bench.variants import Variant
+from domino_compile.tools.bench.workload import Workload
+from domino_compile.tools.bench.world import Place, World, open_world
 
 # What a first compile would load, and each process anew: the server that forks has it loaded.
 for _name in ("compile_fx", "lowering", "codegen.triton", "runtime.triton_heuristics"):

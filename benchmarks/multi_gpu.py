@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domino_compile.turns import Turn
+from domino_compile.host.turns import Turn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.grid_cells import Cell
 from benchmarks.lane import Row
 from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
-from domino_compile.bench.shapes import shape_of
+from domino_compile.tools.bench.shapes import shape_of
 
 #: Blocks of each model.
 LAYERS = 4

@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 from benchmarks.grid_cells import Cell
 from benchmarks.lane import Row, Settings
 from benchmarks.lane_worker import CellBench, live
-from domino_compile.bench.result import BenchResult
-from domino_compile.bench.variants import parse_variants
+from domino_compile.tools.bench.result import BenchResult
+from domino_compile.tools.bench.variants import parse_variants
 
 
 def work(

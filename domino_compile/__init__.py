@@ -12,7 +12,7 @@ from domino_compile.options import Options
 from domino_compile.report import CompileReport, reports, reset_reports
 
 if TYPE_CHECKING:
-    from domino_compile.explanation import (
+    from domino_compile.report.explanation import (
         Explanation,
         OverlapError,
         Row,
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
         explanation_of,
         fake_ranks,
     )
-    from domino_compile.profiling.context import ProfileError, profile
-    from domino_compile.profiling.result import ProfileResult
+    from domino_compile.tools.profiling.context import ProfileError, profile
+    from domino_compile.tools.profiling.result import ProfileResult
 
 #: Names whose module loads torch, with it: it is imported when one of them is first used.
 _LAZY = {
-    "Explanation": "explanation",
-    "OverlapError": "explanation",
-    "ProfileError": "profiling.context",
-    "ProfileResult": "profiling.result",
-    "Row": "explanation",
-    "explain": "explanation",
-    "explanation_of": "explanation",
-    "fake_ranks": "explanation",
-    "profile": "profiling.context",
+    "Explanation": "report.explanation",
+    "OverlapError": "report.explanation",
+    "ProfileError": "tools.profiling.context",
+    "ProfileResult": "tools.profiling.result",
+    "Row": "report.explanation",
+    "explain": "report.explanation",
+    "explanation_of": "report.explanation",
+    "fake_ranks": "report.explanation",
+    "profile": "tools.profiling.context",
 }
 
 __all__ = [

@@ -19,22 +19,22 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.cost.rates import rates_identity
-from domino_compile.describe import tensor_parallel_groups
-from domino_compile.eager import compile_eager
 from domino_compile.errors import OptionError, refusal
-from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
-from domino_compile.guard import Measuring
-from domino_compile.inspect.dump import check_folder
-from domino_compile.inspect.origin import input_path
+from domino_compile.graph.tags import mark_overlapped
+from domino_compile.lowering.eager import compile_eager
+from domino_compile.ops.materialise import materialise
+from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
+from domino_compile.ops.random_slice import random_slice
 from domino_compile.options import Options
 from domino_compile.pipeline import Hints, Pipeline
-from domino_compile.plans import plan_key
-from domino_compile.ranks import checked
 from domino_compile.report import CompileReport, withdrawn_on_error
-from domino_compile.rules.materialise_op import materialise
-from domino_compile.rules.random_op import random_slice
-from domino_compile.tags import mark_overlapped
-from domino_compile.watch import Watching
+from domino_compile.report.dump import check_folder
+from domino_compile.report.origin import input_path
+from domino_compile.report.outcome import tensor_parallel_groups
+from domino_compile.runtime.guard import Measuring
+from domino_compile.runtime.plan_cache import plan_key
+from domino_compile.runtime.rank_check import checked
+from domino_compile.runtime.watch import Watching
 
 log = logging.getLogger(__name__)
 

@@ -21,17 +21,11 @@ import sympy
 import torch
 from torch import fx
 
-from domino_compile import _compat, describe
+from domino_compile import _compat
 from domino_compile.analysis import MIN_DYNAMIC_ROWS, CutPlan, NoCut, cut_columns, infer_cut
-from domino_compile.collectives import Site, find_sites, is_launch, tensor_bytes, tensors_of
 from domino_compile.cost import CostModel
 from domino_compile.cost.waves import rows_a_block
-from domino_compile.faults import Backup, report_fault
-from domino_compile.inspect.dump import Dump, count_difference, op_counts
-from domino_compile.inspect.graph_rows import GraphRows
-from domino_compile.inspect.report_text import report_text
-from domino_compile.inspect.schedule_text import schedule_text
-from domino_compile.inspect.timeline import schedule, uncut
+from domino_compile.graph.collectives import Site, find_sites, is_launch, tensor_bytes, tensors_of
 from domino_compile.options import Options
 from domino_compile.passes.accumulate import accumulate_products
 from domino_compile.passes.materialise import materialise_values
@@ -51,8 +45,15 @@ from domino_compile.planner import (
     predict_as_found,
     rows_cut,
 )
-from domino_compile.plans import load_plan, save_plan
 from domino_compile.report import CompileReport, new_report
+from domino_compile.report import outcome as describe
+from domino_compile.report.dump import Dump, count_difference, op_counts
+from domino_compile.report.faults import Backup, report_fault
+from domino_compile.report.graph_rows import GraphRows
+from domino_compile.report.report_text import report_text
+from domino_compile.report.schedule import schedule, uncut
+from domino_compile.report.schedule_text import schedule_text
+from domino_compile.runtime.plan_cache import load_plan, save_plan
 from domino_compile.scheduling import Result, UnitGraph, build_units, held_bytes, step_memory
 
 log = logging.getLogger(__name__)

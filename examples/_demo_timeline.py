@@ -14,7 +14,7 @@ from _demo_config import VARIANTS
 from _demo_display import TITLES
 
 from domino_compile.report import CompileReport
-from domino_compile.timelines import Span, Timeline
+from domino_compile.tools.timelines import Span, Timeline
 
 Interval = tuple[float, float]  # begin and end, microseconds from the start of the step
 SHORTEST_WAIT_US = 500  # that is drawn; a wait that finds its collective complete takes 50
@@ -91,8 +91,8 @@ def write_page(
 ) -> None:
     """The report as a page: timelines, losses, collectives, graphs."""
     # Here, since it loads torch: ranks are to start at once, and wrong options are said at once.
-    from domino_compile.explanation import explanation_of
-    from domino_compile.html import Curve, ReportData, page, read_dump
+    from domino_compile.report.explanation import explanation_of
+    from domino_compile.tools.html import Curve, ReportData, page, read_dump
 
     reports = [CompileReport.from_dict(report) for report in rank["reports"]]
     versions = result["versions"]

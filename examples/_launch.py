@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import domino_compile
-from domino_compile.inspect.report_text import report_text
+from domino_compile.report.report_text import report_text
 
 
 def run(main: Callable[[int, int], None], ranks: int = 2) -> None:

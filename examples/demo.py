@@ -62,7 +62,7 @@ def show(rank: dict[str, Any], result: Result, out: Path, picture: str | None) -
     except ImportError:
         print("no report.html: it needs pip install 'domino-compile[report]'")
     if picture:
-        from domino_compile.timelines.picture import draw
+        from domino_compile.tools.timelines.picture import draw
 
         draw(found, f"One training step of the demo, rank 0: {result['link']}", Path(picture))
         print(f"timeline of one step of each: {picture}")

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.collectives import is_launch
 from domino_compile.cost.rates import HALVES
-from domino_compile.nodes import behind_views
-from domino_compile.passes.meta import erase_unused, new_node
+from domino_compile.graph.collectives import is_launch
+from domino_compile.graph.new_nodes import erase_unused, new_node
+from domino_compile.graph.nodes import behind_views
 
 aten = torch.ops.aten
 MM, ADDMM = aten.mm.default, aten.addmm.default

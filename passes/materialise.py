@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from domino_compile.nodes import users_of
-from domino_compile.passes.meta import new_node
-from domino_compile.rules.materialise_op import materialise
+from domino_compile.graph.new_nodes import new_node
+from domino_compile.graph.nodes import users_of
+from domino_compile.ops.materialise import materialise
 from domino_compile.scheduling.kinds import is_pointwise
 from domino_compile.scheduling.traffic import HARD_FUNCTIONS, elements_of
 

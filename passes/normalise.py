@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.collectives import WAIT, c10d, is_wait
-from domino_compile.nodes import VIEWS, behind_views
-from domino_compile.passes.meta import erase_unused, new_node
+from domino_compile.graph.collectives import WAIT, c10d, is_wait
+from domino_compile.graph.new_nodes import erase_unused, new_node
+from domino_compile.graph.nodes import VIEWS, behind_views
 
 aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default

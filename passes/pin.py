@@ -17,9 +17,9 @@ from __future__ import annotations
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.collectives import is_launch, is_wait
 from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.nodes import is_free
+from domino_compile.graph.collectives import is_launch, is_wait
+from domino_compile.graph.nodes import is_free
 
 #: How many events in front of an event may be its neighbour (those that feed a launch are passed
 #: over).

@@ -19,10 +19,10 @@ import torch
 from torch import fx
 
 from domino_compile.cost.rates import HALVES
-from domino_compile.gemm.op import addmm_beside, mm_beside
 from domino_compile.gemm.tune import PARTS
+from domino_compile.ops.products import addmm_beside, mm_beside
 from domino_compile.scheduling import Schedule, UnitGraph
-from domino_compile.timelines import union_us
+from domino_compile.tools.timelines import union_us
 
 aten = torch.ops.aten
 

@@ -31,12 +31,12 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
-from domino_compile.collectives import size_hint
 from domino_compile.cost.model import is_matmul
-from domino_compile.passes.meta import inherit, run_fake
-from domino_compile.passes.sizes import SizeNodes
+from domino_compile.graph.collectives import size_hint
+from domino_compile.graph.new_nodes import inherit, run_fake
+from domino_compile.graph.size_nodes import SizeNodes
+from domino_compile.graph.tags import clear_tag, tag_column, tag_slice
 from domino_compile.rules import Cut
-from domino_compile.tags import clear_tag, tag_column, tag_slice
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from domino_compile.timelines import Timeline
+from domino_compile.tools.timelines import Timeline
 from tests.conftest import ROOT
 
 DEMO = ROOT / "examples" / "demo.py"

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domino_compile._option_checks import OWNED_INDUCTOR_OPTIONS, canonical
 from domino_compile.errors import OptionError
 from domino_compile.options import ENVIRONMENT, PASS_NAMES, Options, markdown
+from domino_compile.options.checks import OWNED_INDUCTOR_OPTIONS, canonical
 
 FIELDS = dataclasses.fields(Options)
 NAMES = [field.name for field in FIELDS]

@@ -20,7 +20,7 @@ from torch import fx
 
 from domino_compile._compat.config import inductor_config, inductor_has_option
 from domino_compile._compat.wrap import wrap_once
-from domino_compile.tags import is_overlapped, slice_of
+from domino_compile.graph.tags import is_overlapped, slice_of
 
 #: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
 #: Inductor does so up to 1024 elements, and goes over others two or three times. (Norms of 4096

@@ -21,10 +21,10 @@ from torch import fx
 from domino_compile.analysis.infer import CutPlan, NoCut, extended, sites_to_cut
 from domino_compile.analysis.propagate import Analysis, Limits, propagate
 from domino_compile.axes import WHOLE, Chunks, Sliced
-from domino_compile.collectives import Site, is_launch, is_wait
-from domino_compile.nodes import is_free
+from domino_compile.graph.collectives import Site, is_launch, is_wait
+from domino_compile.graph.nodes import is_free
+from domino_compile.graph.tags import origin_of
 from domino_compile.rules.registry import rule_of
-from domino_compile.tags import origin_of
 
 aten = torch.ops.aten
 

@@ -11,13 +11,13 @@ from torch import fx
 
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
 from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
-from domino_compile.collectives import (
+from domino_compile.graph.collectives import (
     Site,
     find_sites,
     size_hint,
     tensor_bytes,
 )
-from domino_compile.nodes import leading_to_computation
+from domino_compile.graph.nodes import leading_to_computation
 from domino_compile.rules import Cut, find_pull
 
 #: Candidates that are tried when the batch is not named; more are never seen to be needed.

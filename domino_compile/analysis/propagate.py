@@ -12,8 +12,8 @@ from torch import fx
 
 from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
 from domino_compile.axes.sizes import divides, product
-from domino_compile.collectives import is_launch, tensor_bytes
-from domino_compile.nodes import is_free
+from domino_compile.graph.collectives import is_launch, tensor_bytes
+from domino_compile.graph.nodes import is_free
 from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
 from domino_compile.rules.contraction import cut_columns
 

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.collectives import (
+from domino_compile.cost.fused import Fused
+from domino_compile.cost.rates import DeviceRates, rates_for
+from domino_compile.cost.waves import Product
+from domino_compile.graph.collectives import (
     group_of,
     kind_of,
     payload_of,
     size_hint,
     tensors_of,
 )
-from domino_compile.cost.fused import Fused
-from domino_compile.cost.rates import DeviceRates, rates_for
-from domino_compile.cost.waves import Product
 from domino_compile.links import LinkTable, load_link
 from domino_compile.rules.call import by_name
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
 from domino_compile.gemm.tune import Way, Ways
-from domino_compile.kept import alone, keep, kept
+from domino_compile.host.kept import alone, keep, kept
 
 log = logging.getLogger(__name__)
 

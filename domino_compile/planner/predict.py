@@ -31,10 +31,10 @@ from torch import fx
 
 from domino_compile.analysis import Analysis
 from domino_compile.axes import PartialSum, Sliced
-from domino_compile.collectives import backward_nodes, tensor_bytes
 from domino_compile.cost import CostModel
 from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import Work, slowdown, work_of
+from domino_compile.graph.collectives import backward_nodes, tensor_bytes
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
 from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units

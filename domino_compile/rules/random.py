@@ -15,9 +15,9 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 
 from domino_compile.axes import WHOLE, Sliced
+from domino_compile.ops.random_slice import random_slice
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
 from domino_compile.rules.creation import never_cut
-from domino_compile.rules.random_op import random_slice
 from domino_compile.rules.registry import family
 
 prims = torch.ops.prims

@@ -9,9 +9,9 @@ import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.collectives import is_launch, is_wait, size_hint
 from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.nodes import is_free
+from domino_compile.graph.collectives import is_launch, is_wait, size_hint
+from domino_compile.graph.nodes import is_free
 from domino_compile.rules.call import by_name
 from domino_compile.rules.registry import rule_of
 

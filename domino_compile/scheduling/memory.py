@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.collectives import kind_of, tensor_bytes
-from domino_compile.nodes import users_of
+from domino_compile.graph.collectives import kind_of, tensor_bytes
+from domino_compile.graph.nodes import users_of
 from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work, sums_over_rows
 from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
 from domino_compile.scheduling.units import Unit

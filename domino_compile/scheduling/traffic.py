@@ -25,11 +25,11 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch import fx
 
-from domino_compile.collectives import size_hint, tensor_bytes
 from domino_compile.cost.fused import Fused
-from domino_compile.nodes import is_free, users_of
-from domino_compile.rules.materialise_op import materialise
-from domino_compile.rules.random_op import random_slice
+from domino_compile.graph.collectives import size_hint, tensor_bytes
+from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.ops.materialise import materialise
+from domino_compile.ops.random_slice import random_slice
 from domino_compile.scheduling.kinds import (
     is_folded,
     is_fusible,

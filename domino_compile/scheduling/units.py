@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
-from domino_compile.nodes import is_free, users_of
+from domino_compile.graph.collectives import group_of, is_launch, is_wait, tensor_bytes
+from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.graph.tags import slice_of
 from domino_compile.scheduling.kinds import (
     draws,
     is_anchor,
@@ -35,7 +36,6 @@ from domino_compile.scheduling.kinds import (
     mutates,
 )
 from domino_compile.scheduling.traffic import Traffic, traffic_of
-from domino_compile.tags import slice_of
 
 aten = torch.ops.aten
 prims = torch.ops.prims

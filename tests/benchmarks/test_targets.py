@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.targets import TITLES, VARIANTS, line, table, workloads
-from domino_compile.bench.result import BenchResult, VariantResult
-from domino_compile.bench.variants import parse_variants
 from domino_compile.links import load_link
+from domino_compile.tools.bench.result import BenchResult, VariantResult
+from domino_compile.tools.bench.variants import parse_variants
 
 
 def row(number: int) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from domino_compile import _compat
 from domino_compile.backend import domino
-from domino_compile.gemm.op import addmm_beside, mm_beside, run_addmm, run_mm
-from domino_compile.rules.materialise_op import materialise
-from domino_compile.rules.random_op import random_slice
+from domino_compile.ops.materialise import materialise
+from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
+from domino_compile.ops.random_slice import random_slice
 from tests.emitted.harness import fake_world
 
 aten = torch.ops.aten

@@ -17,7 +17,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile._compat import kernels
 from domino_compile.cost.waves import rows_a_block
-from domino_compile.tags import mark_overlapped, tag_slice
+from domino_compile.graph.tags import mark_overlapped, tag_slice
 
 pytestmark = pytest.mark.xdist_group("compat")
 

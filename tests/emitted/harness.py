@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,8 +17,9 @@ from torch._inductor.utils import run_and_get_code
 
 import domino_compile
 from domino_compile import _compat
+from domino_compile.graph.tags import slice_of
 from domino_compile.report import CompileReport
-from domino_compile.tags import slice_of
+from tests.paths import FAST_LINK
 
 HIDDEN, HEADS, SEQ, VOCAB = 32, 2, 8, 48
 
@@ -167,7 +167,7 @@ def compile_step(
         options={
             "slices": slices,
             "columns": columns,
-            "link": str(Path(__file__).parent / "fast-link.json"),
+            "link": FAST_LINK,
             "inductor": {"_post_fusion_custom_pass": kernels},
         },
     )

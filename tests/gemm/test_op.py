@@ -10,11 +10,12 @@ import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
-from domino_compile.gemm import choices, op
+from domino_compile.gemm import choices
 from domino_compile.gemm.choices import NOTHING, Question, choose
 from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
-from domino_compile.gemm.op import addmm_beside, mm_beside
 from domino_compile.gemm.tune import GAIN, PARTS, Way, Ways, best, operands, tune
+from domino_compile.ops import products as op
+from domino_compile.ops.products import addmm_beside, mm_beside
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 BF16 = torch.bfloat16

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from domino_compile.collectives import WAIT, c10d, is_launch, is_wait
+from domino_compile.graph.collectives import WAIT, c10d, is_launch, is_wait
 
 aten = torch.ops.aten
 

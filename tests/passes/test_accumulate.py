@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from domino_compile import pipeline
 from domino_compile.backend import domino
-from domino_compile.bench.workload import Step, Workload, relative_error
 from domino_compile.passes import accumulate
 from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.tools.bench.workload import Step, Workload, relative_error
 from tests.emitted.harness import fake_world
 from tests.passes.graphs import Builder, aten, random_inputs, run, same
 

@@ -8,17 +8,17 @@ import torch
 from torch import fx
 
 from domino_compile.analysis import CutPlan, cut_columns, infer_cut
-from domino_compile.collectives import is_launch, is_wait
-from domino_compile.inspect.graph_text import readable
-from domino_compile.inspect.schedule_text import schedule_text
-from domino_compile.inspect.timeline import schedule
+from domino_compile.graph.collectives import is_launch, is_wait
+from domino_compile.graph.tags import origin_of, slice_of
 from domino_compile.passes.accumulate import accumulate_products
 from domino_compile.passes.materialise import materialise_values
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.passes.pin import pin_order
 from domino_compile.passes.schedule import schedule_graph
 from domino_compile.passes.slice import slice_graph
-from domino_compile.tags import origin_of, slice_of
+from domino_compile.report.graph_text import readable
+from domino_compile.report.schedule import schedule
+from domino_compile.report.schedule_text import schedule_text
 from tests.passes import graphs
 from tests.passes.costs import COSTS
 

@@ -13,10 +13,10 @@ from torch import fx
 from torch._inductor.utils import run_and_get_code
 
 from domino_compile.backend import domino
-from domino_compile.bench.workload import Step, Workload
+from domino_compile.ops.materialise import materialise
 from domino_compile.passes import materialise as under_test
 from domino_compile.passes.materialise import materialise_values
-from domino_compile.rules.materialise_op import materialise
+from domino_compile.tools.bench.workload import Step, Workload
 from tests.emitted.harness import fake_world
 from tests.passes.graphs import Builder, aten, random_inputs, run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from domino_compile.collectives import find_sites
+from domino_compile.graph.collectives import find_sites
 from domino_compile.passes.normalise import normalise_graph
 from tests.passes.graphs import Builder, aten, random_inputs, run, same
 

@@ -5,7 +5,7 @@ import operator
 from hypothesis import given
 from torch import fx
 
-from domino_compile.collectives import is_launch
+from domino_compile.graph.collectives import is_launch
 from domino_compile.passes.pin import feeds_launch, is_event, ordering_dependencies, pin_order
 from domino_compile.passes.schedule import schedule_graph
 from tests.passes.costs import COSTS

@@ -8,8 +8,8 @@ from torch import fx
 
 from domino_compile.cost import CostModel
 from domino_compile.cost.model import work_of
-from domino_compile.gemm.op import addmm_beside, mm_beside
 from domino_compile.links import load_link
+from domino_compile.ops.products import addmm_beside, mm_beside
 from domino_compile.passes import products
 from domino_compile.passes.products import mark_products
 from domino_compile.passes.schedule import schedule_graph

@@ -2,7 +2,7 @@
 
 import pytest
 
-from domino_compile.guard import TURNS
+from domino_compile.runtime.guard import TURNS
 from tests.ranks.conftest import Train
 from tests.ranks.test_training import only
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import domino_compile
-from domino_compile import watch
 from domino_compile.backend import domino
+from domino_compile.runtime import watch
 from tests.ranks.checks import Training, batches, fit
 from tests.ranks.conftest import Pools, Train
 from tests.ranks.models import build

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 
-from domino_compile.rules.random_op import random_slice
+from domino_compile.ops.random_slice import random_slice
 from tests.rules.harness import OVERRIDES
 
 aten = torch.ops.aten

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from domino_compile.rules.materialise_op import materialise
+from domino_compile.ops.materialise import materialise
 from tests.rules.harness import Sample
 
 aten = torch.ops.aten

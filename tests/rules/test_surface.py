@@ -13,7 +13,7 @@ from torch import nn
 
 from domino_compile.analysis import CutPlan
 from domino_compile.axes import Chunks
-from domino_compile.collectives import find_sites
+from domino_compile.graph.collectives import find_sites
 from tests.rules import models
 from tests.rules.capturing import Captured, capture, copy_to, fake_group, largest_error, reduce_from
 from tests.rules.models import GPT, HEADS, VOCAB, B, D, Llama, LlamaStyle, S, Style

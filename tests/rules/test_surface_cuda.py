@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from domino_compile.analysis import CutPlan, infer_cut
-from domino_compile.collectives import find_sites
+from domino_compile.graph.collectives import find_sites
 from tests.rules.capturing import GROUP, Captured, c10d, fake_group, largest_error
 
 aten = torch.ops.aten

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import domino_compile
 from domino_compile.backend import domino
-from domino_compile.bench.workload import Step, Workload
+from domino_compile.tools.bench.workload import Step, Workload
 from tests.emitted.harness import fake_world, kernels_unbuilt
 
 pytestmark = pytest.mark.xdist_group("emitted")

@@ -1,0 +1,47 @@
+"""The nodes that passes make, with their metadata, and those that they leave without a use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.graph.collectives import is_wait
+from domino_compile.graph.nodes import VIEWS
+
+#: What describes a node's own value or how it was to be treated, not where it comes from.
+_OWN = ("val", "tensor_meta", "eager_input_vals")
+
+
+def inherit(node: fx.Node, like: fx.Node) -> None:
+    """Take over where a node comes from (user's line, module, recompute tags), not its value."""
+    node.meta = {key: value for key, value in like.meta.items() if key not in _OWN}
+
+
+def run_fake(node: fx.Node, fake_mode: Any = None) -> None:
+    """Compute a node's ``val`` by running it on fake tensors."""
+    target: Any = node.target
+    args = fx.node.map_arg(node.args, lambda x: x.meta["val"])
+    kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
+    with fake_mode or _compat.fake_mode_of(node.graph):
+        node.meta["val"] = target(*args, **kwargs)
+
+
+def new_node(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    """A call where the graph inserts, with its value, that comes from where another node does."""
+    node = graph.call_function(target, args)
+    inherit(node, like)
+    run_fake(node)
+    return node
+
+
+def erase_unused(graph: fx.Graph, node: Any) -> None:
+    """Erase a replaced value that nothing needs, back to what it is a view or the wait of.
+
+    Dead-code removal keeps waits.
+    """
+    while isinstance(node, fx.Node) and not node.users:
+        source = node.args[0] if node.target in VIEWS or is_wait(node) else None
+        graph.erase_node(node)
+        node = source

@@ -1,0 +1,1 @@
+"""What runs the rewritten graphs: Inductor's settings, and the eager lowering."""

@@ -1,0 +1,78 @@
+"""The eager lowering: the rewritten graphs, run operation by operation.
+
+Through ``functorch.compile``: the same capture and the same passes as under Inductor, no code
+generation. For debugging and for fast numerics tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from functorch.compile import (
+    aot_module_simplified,
+    make_boxed_func,
+    min_cut_rematerialization_partition,
+)
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.graph.collectives import c10d
+from domino_compile.pipeline import Pipeline
+
+
+def compile_eager(
+    gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline | None
+) -> Callable[..., Any]:
+    """Capture forward and backward, rewrite (without a pipeline: nothing), and run as they are."""
+
+    def partition(
+        joint: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        if pipeline is not None:
+            pipeline.run_joint(joint.graph)
+            joint.recompile()
+        forward, backward = min_cut_rematerialization_partition(joint, joint_inputs, **kwargs)
+        return forward, backward
+
+    def run(graph_module: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
+        if pipeline is not None:
+            pipeline.run_graph(graph_module.graph)
+        _allow_any_strides(graph_module.graph)
+        graph_module.recompile()
+        boxed: Callable[..., Any] = make_boxed_func(graph_module.forward)
+        return boxed
+
+    def run_inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        if pipeline is not None:
+            pipeline.run_joint(graph_module.graph)
+        return run(graph_module, inputs)
+
+    compiled: Callable[..., Any] = aot_module_simplified(
+        gm,
+        example_inputs,
+        fw_compiler=run,
+        bw_compiler=run,
+        inference_compiler=run_inference,
+        partition_fn=partition,
+        decompositions=_compat.inductor_decompositions(),
+    )
+    return compiled
+
+
+def _allow_any_strides(graph: fx.Graph) -> None:
+    """Turn views into reshapes: strides need not be those of the captured graph.
+
+    A slice may be contiguous where the uncut value was transposed, and some operations return other
+    strides than their metadata says. Inductor copies where a view needs it; so must this, and
+    in front of collectives that take no other strides (torch 2.11).
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    for target in (c10d.reduce_scatter_tensor.default, c10d.all_gather_into_tensor.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            payload = node.args[0]
+            with graph.inserting_before(node):
+                whole = graph.call_method("contiguous", (payload,))
+            node.replace_input_with(payload, whole)

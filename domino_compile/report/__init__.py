@@ -1,0 +1,33 @@
+"""What a compile did, as data and as text: plans, dumps, explanations, faults, replays."""
+
+from domino_compile.report.data import (
+    SCHEMA_VERSION,
+    CandidateReport,
+    CollectiveReport,
+    CompileReport,
+    Join,
+    MeasuredReport,
+    ScheduleReport,
+    Step,
+    WireReport,
+    new_report,
+    reports,
+    reset_reports,
+    withdrawn_on_error,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "CandidateReport",
+    "CollectiveReport",
+    "CompileReport",
+    "Join",
+    "MeasuredReport",
+    "ScheduleReport",
+    "Step",
+    "WireReport",
+    "new_report",
+    "reports",
+    "reset_reports",
+    "withdrawn_on_error",
+]

@@ -1,0 +1,85 @@
+"""The graphs of a compile as plain rows, for what shows them by other means than text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import fx
+
+from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
+from domino_compile.graph.tags import origin_of, slice_of
+from domino_compile.report.graph_text import operation
+from domino_compile.report.origin import line_of, module_of, shape_text
+
+#: Raised whenever a column is renamed, removed or changes its meaning.
+SCHEMA_VERSION = 1
+#: The columns of a row. ``event`` is ``launch``, ``wait`` or empty; ``origin`` names the captured
+#: collective that a launch or wait belongs to; ``slice`` is None for whole work.
+COLUMNS = ("name", "operation", "shape", "slice", "module", "line", "event", "origin", "inputs")
+
+Rows = list[list[Any]]
+
+
+class GraphRows:
+    """The operations of one captured graph, before our passes and after them, by phase."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Rows] = {}
+        self.after: dict[str, Rows] = {}
+
+    def captured(self, joint: fx.Graph) -> None:
+        """Note the graph as it was captured."""
+        behind = backward_nodes(joint)
+        operations = [node for node in joint.nodes if node.op == "call_function"]
+        self.before = {"forward": [_row(node) for node in operations if node not in behind]}
+        if behind:
+            self.before["backward"] = [_row(node) for node in operations if node in behind]
+
+    def scheduled(self, phase: str, graph: fx.Graph) -> None:
+        """Note a graph in its planned order."""
+        self.after[phase] = [_row(n) for n in graph.nodes if n.op == "call_function"]
+
+    def to_json(self) -> str:
+        """As JSON, a row a line."""
+        head = {"schema_version": SCHEMA_VERSION, "columns": list(COLUMNS)}
+        parts = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+        for name, phases in (("before", self.before), ("after", self.after)):
+            lists = ",\n".join(f"  {json.dumps(phase)}: {_lines(r)}" for phase, r in phases.items())
+            parts.append(f" {json.dumps(name)}: {{\n{lists}\n }}")
+        return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def read_rows(text: str) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """The graphs before and after, of what ``to_json`` wrote.
+
+    Raises:
+        ValueError: it has another schema version, or is no JSON.
+        KeyError: something is missing.
+    """
+    data = json.loads(text)
+    if (version := data.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(f"graphs of schema version {version}, expected {SCHEMA_VERSION}")
+    return data["before"], data["after"]
+
+
+def _lines(rows: Rows) -> str:
+    inside = ",\n".join(f"   {json.dumps(row, separators=(',', ':'))}" for row in rows)
+    return f"[\n{inside}\n  ]"
+
+
+def _row(node: fx.Node) -> list[Any]:
+    event = "launch" if is_launch(node) else "wait" if is_wait(node) else ""
+    launch = node if event == "launch" else node.all_input_nodes[0] if event == "wait" else None
+    origin = "" if launch is None else origin_of(launch) or launch.name
+    return [
+        node.name,
+        operation(node),
+        shape_text(node.meta.get("val")),
+        slice_of(node),
+        module_of(node),
+        line_of(node),
+        event,
+        origin,
+        [x.name for x in node.all_input_nodes],
+    ]

@@ -1,0 +1,103 @@
+"""Where a node comes from, in the user's terms: module, line, shape. No folders, no addresses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.graph.collectives import user_line
+
+#: What Dynamo calls things: ``L['self']._modules['blocks']``, ``G['model'].blocks[0]`` ...
+_ROOT = re.compile(r"^[LG]\[['\"]([^'\"]*)['\"]\]")
+_HOLDER = re.compile(r"\._(modules|parameters|buffers)\b")
+_ITEM = re.compile(r"\[['\"]?([^\]'\"]*)['\"]?\]")
+
+_DTYPES = {
+    "float": "f",
+    "bfloat": "bf",
+    "uint": "u",
+    "int": "i",
+    "complex": "c",
+}
+
+
+def module_of(node: fx.Node) -> str:
+    """The path of the module that the node belongs to, such as ``blocks.0.attention.query``."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    return _inside(str(list(stack.values())[-1][0]))
+
+
+def input_path(source: str) -> str:
+    """The user's name of an input: ``L['tokens']`` is ``tokens``.
+
+    Of a parameter its path in the model: ``L['self']._modules['up']._parameters['weight']`` is
+    ``up.weight``.
+    """
+    root = _ROOT.match(source)
+    return _inside(source) or (root.group(1) if root else source)
+
+
+def _inside(source: str) -> str:
+    """A path without the model's own name: ``L['self'].blocks[0]`` is ``blocks.0``."""
+    path = _HOLDER.sub("", _ROOT.sub("", source))
+    return _ITEM.sub(r".\1", path).strip(".")
+
+
+def line_of(node: fx.Node) -> str:
+    """The user's line as ``file.py:12: code``, or nothing."""
+    return short_line(user_line(node))
+
+
+def short_line(source: str) -> str:
+    """``file:line in function: code`` without folders and function; nothing if unknown."""
+    if source == "unknown":
+        return ""
+    short = re.sub(r"^\S*[/\\]", "", source)
+    return re.sub(r"^(\S+?:\d+), in [^:]*:", r"\1:", short)
+
+
+def place_of(node: fx.Node) -> str:
+    """The module, else the file and line."""
+    return module_of(node) or line_of(node).split(": ", 1)[0]
+
+
+def shape_text(value: Any) -> str:
+    """A value as ``f32[2,8]``; tuples in parentheses; ``-`` for what is no tensor."""
+    if isinstance(value, torch.Tensor):
+        return f"{dtype_text(value.dtype)}[{','.join(str(extent) for extent in value.shape)}]"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(shape_text(member) for member in value) + ")"
+    return type(value).__name__ if isinstance(value, (int, float, torch.SymInt)) else "-"
+
+
+def dtype_text(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` is ``bf16``."""
+    name = str(dtype).removeprefix("torch.")
+    for long, short in _DTYPES.items():
+        if re.fullmatch(rf"{long}\d+", name):
+            return short + name.removeprefix(long)
+    return name
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes with a unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def time_text(microseconds: float) -> str:
+    """A time with a unit."""
+    return f"{microseconds:.1f} us" if microseconds < 1000 else f"{microseconds / 1000:.3f} ms"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number of things: ``1 kernel``, ``2 kernels``."""
+    return f"{count} {noun}{'s' * (count != 1)}"

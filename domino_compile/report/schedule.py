@@ -1,0 +1,157 @@
+"""From a schedule to the report: each step and each collective, with predicted times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from domino_compile.cost.model import is_attention, is_matmul
+from domino_compile.graph.collectives import is_launch, is_wait, kind_of, payload_of
+from domino_compile.graph.tags import origin_of
+from domino_compile.passes.schedule import ScheduleResult
+from domino_compile.report import ScheduleReport, Step, WireReport
+from domino_compile.report.origin import place_of
+from domino_compile.scheduling import Schedule, Span, Unit, UnitGraph, run_order
+from domino_compile.scheduling.kinds import is_anchor
+
+
+def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleReport:
+    """The planned order of one graph, in words.
+
+    Args:
+        phase: ``forward``, ``backward``, ``inference`` or ``uncut``.
+        graph: the graph in its planned order.
+        result: the schedule that was made for it.
+    """
+    events = [f"{kind} {n.name}" for n in graph.nodes if (kind := event_kind(n))]
+    return ScheduleReport(
+        phase=phase,
+        events=events,
+        wires=list(_wires(result.units.units, result.after)),
+        predicted_before_us=_round(result.before.total_us),
+        predicted_us=_round(result.after.total_us),
+        peak_bytes_before=result.before.peak_bytes,
+        peak_bytes=result.after.peak_bytes,
+        compute_us=_round(result.after.compute_us),
+        exposed_us=_round(result.after.stall_us),
+        exposed_before_us=_round(result.before.stall_us),
+        steps=_Walk(result.units.units, result.after).steps(),
+    )
+
+
+def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
+    """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
+    found = run_order(units)
+    return schedule("uncut", graph, ScheduleResult(units, found, found))
+
+
+def event_kind(node: fx.Node) -> str | None:
+    """How the schedule calls a node, if it is an event."""
+    if is_launch(node):
+        return "launch"
+    if is_wait(node):
+        return "wait"
+    if is_attention(node):
+        return "attention"
+    return "matmul" if is_matmul(node) else None
+
+
+def unit_kind(unit: Unit) -> str:
+    """How the schedule calls a unit."""
+    main = _main(unit)
+    return event_kind(main) or ("kernel" if is_anchor(main) else "fused")
+
+
+def _main(unit: Unit) -> fx.Node:
+    return next((n for n in unit.nodes if is_anchor(n)), unit.nodes[-1])
+
+
+def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
+    for span in plan.spans:
+        if not span.wire:
+            continue
+        unit = units[span.unit]
+        meanwhile = [units[s.unit] for s in plan.hidden_under(span)]
+        named = [u.name for u in meanwhile if unit_kind(u) in ("matmul", "attention")]
+        yield WireReport(
+            name=unit.name,
+            kind=kind_of(unit.nodes[0]),
+            group=str(unit.group),
+            slice=unit.slice,
+            bytes=payload_of(unit.nodes[0]),
+            start_us=_round(span.start_us),
+            wire_us=_round(unit.cost_us),
+            exposed_us=_round(plan.exposed_us(span)),
+            hidden_under=named,
+            hidden_under_fused=len(meanwhile) - len(named),
+            source=place_of(unit.nodes[0]),
+            origin=origin_of(unit.nodes[0]) or unit.name,
+        )
+
+
+@dataclass
+class _Walk:
+    """One walk through a schedule: the clock, and which collectives are complete."""
+
+    units: list[Unit]
+    plan: Schedule
+
+    def steps(self) -> list[Step]:
+        """Every step in order, with the waits where they are met."""
+        self.now = 0.0
+        self.wires = {s.unit: s for s in self.plan.spans if s.wire}
+        self.place = {launch: place for place, launch in enumerate(self.wires)}
+        result: list[Step] = []
+        for span in self.plan.spans:
+            unit = self.units[span.unit]
+            result += self._waits(self.plan_order(unit.after_wire))
+            self._add(result, unit, span)
+        result += self._waits(self.plan_order(set(self.wires)))
+        return result
+
+    def plan_order(self, launches: set[int]) -> list[int]:
+        """Those launches that have not been waited for, in the order of their launch."""
+        return sorted(launches & self.wires.keys(), key=self.place.__getitem__)
+
+    def _waits(self, launches: list[int]) -> Iterator[Step]:
+        for index in launches:
+            launch = self.units[index].nodes[0]
+            began = self.now
+            self.now = max(self.now, self.wires.pop(index).end_us)
+            wait = next((n for n in launch.users if is_wait(n)), launch)
+            yield Step(
+                kind="wait",
+                name=wait.name,
+                slice=self.units[index].slice,
+                start_us=_round(began),
+                end_us=_round(self.now),
+                collective=launch.name,
+                source=place_of(launch),
+            )
+
+    def _add(self, result: list[Step], unit: Unit, span: Span) -> None:
+        kind, main = unit_kind(unit), _main(unit)
+        start = self.now
+        self.now = start if span.wire else span.end_us
+        last = result[-1] if result else None
+        if kind == "fused" and last and last.kind == "fused" and last.slice == unit.slice:
+            last.kernels += 1
+            last.name, last.end_us = main.name, _round(self.now)
+            return
+        result.append(
+            Step(
+                kind=kind,
+                name=main.name,
+                slice=unit.slice,
+                start_us=_round(start),
+                end_us=_round(self.now),
+                collective=main.name if span.wire else "",
+                source="" if kind == "fused" else place_of(main),
+            )
+        )
+
+
+def _round(microseconds: float) -> float:
+    return round(microseconds, 3)

@@ -1,0 +1,1 @@
+"""What happens round a compiled program: rank check, guard, watch, plan cache."""

@@ -1,0 +1,148 @@
+"""``guard="measure"``: the planned and the uncut program, timed in the first steps of the real job.
+
+Both are right, so that it does not matter for the results which one runs a step: whichever runs a
+forward runs its backward (of programs with dropout each draws its own masks). After a few calls of
+each they take turns. A step is timed from the beginning of one call to the beginning of the next,
+which holds the backward, the optimiser and whatever else the job does. The slowest rank counts;
+all ranks compute with the same numbers and keep the same program. The other one is dropped.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile import _compat
+from domino_compile.errors import RankMismatchError
+from domino_compile.report import CompileReport, MeasuredReport
+from domino_compile.runtime.rank_check import GroupNumbers
+
+log = logging.getLogger(__name__)
+
+#: Calls of each program before it is timed: backward is compiled in the first, CUDA graphs are
+#: recorded in the second and third.
+WARM_UP = 3
+#: Timed calls of each.
+ROUNDS = 5
+#: In which order they are called: planned (0) and uncut (1).
+TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
+
+_measurements = GroupNumbers()
+
+
+class Measuring:
+    """The program of one graph: two that take turns, then the faster of them.
+
+    Args:
+        planned: this package's program.
+        uncut: Inductor's alone.
+        report: of the graph; told of the outcome.
+        done: called when the outcome is in the report.
+        timeout_s: how long to wait for other ranks.
+    """
+
+    def __init__(
+        self,
+        planned: Callable[..., Any],
+        uncut: Callable[..., Any],
+        report: CompileReport,
+        done: Callable[[], None],
+        timeout_s: float,
+    ) -> None:
+        self.programs = [planned, uncut]
+        self.report, self.done, self.timeout_s = report, done, timeout_s
+        self.marks: list[Any] = []
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the program whose turn it is."""
+        if len(self.programs) == 1:
+            return self.programs[0](*args)
+        self.marks.append(_mark(args))
+        if len(self.marks) > len(TURNS):
+            self._decide()
+            return self.programs[0](*args)
+        return self.programs[TURNS[len(self.marks) - 1]](*args)
+
+    def _decide(self) -> None:
+        times: list[list[float]] = [[], []]
+        for turn, began, ended in zip(TURNS, self.marks, self.marks[1:], strict=False):
+            times[turn].append(_between_ms(began, ended))
+        own = [statistics.median(found[WARM_UP:]) for found in times]
+        planned_ms, uncut_ms = agreed(own, self.report, self.timeout_s)
+        keep = 0 if planned_ms < uncut_ms else 1
+        self.report.take_measured(
+            MeasuredReport(
+                kept=("planned", "uncut")[keep],
+                planned_ms=round(planned_ms, 4),
+                uncut_ms=round(uncut_ms, 4),
+                rounds=ROUNDS,
+            )
+        )
+        self.programs = [self.programs[keep]]
+        self.marks.clear()
+        gc.collect()  # compiled programs are full of circles; their buffers are wanted back now
+        log.info("%s", self.report.summary())
+        self.done()
+
+
+def agreed(own: Sequence[float], report: CompileReport, timeout_s: float) -> list[float]:
+    """The largest of each number over all ranks that share a collective of the graph.
+
+    Group after group, in the order of the graph: on a mesh every rank then knows the largest of the
+    whole mesh, whatever the groups that it is in itself.
+
+    Raises:
+        RankMismatchError: a rank does not come within the time.
+    """
+    found = list(own)
+    if not (dist.is_available() and dist.is_initialized()):
+        return found
+    for group in dict.fromkeys(c.group for c in report.collectives):
+        shared = _compat.shared_store(group)
+        if shared is not None:
+            found = _largest(found, group, *shared, timeout_s)
+    return found
+
+
+def _largest(
+    mine: list[float], group: str, store: Any, ranks: list[int], own: int, timeout_s: float
+) -> list[float]:
+    number = _measurements.next(group)
+    keys = [f"domino_compile/measured/{number}/{position}" for position in range(len(ranks))]
+    store.set(keys[own], json.dumps(mine))
+    try:
+        store.wait(keys, timedelta(seconds=timeout_s))
+    except (RuntimeError, dist.DistError):
+        raise RankMismatchError(
+            f"guard='measure': a rank of group {group} (ranks {ranks}) has not timed its step"
+            f" {number} within {timeout_s:g} s (option check_timeout_s); do all ranks run the same"
+            " number of steps?"
+        ) from None
+    everyone = [json.loads(store.get(key)) for key in keys]
+    return [max(times) for times in zip(*everyone, strict=True)]
+
+
+def _mark(args: Sequence[Any]) -> Any:
+    """A point in time: of the device's stream where the inputs are on one."""
+    device = next((x.device for x in args if isinstance(x, torch.Tensor) and x.is_cuda), None)
+    if device is None:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _between_ms(began: Any, ended: Any) -> float:
+    if isinstance(began, float):
+        return float(ended - began) * 1e3
+    ended.synchronize()
+    return float(began.elapsed_time(ended))

@@ -1,0 +1,47 @@
+"""Plans on disk beside Inductor's caches.
+
+When a compile is answered from a cache our passes do not run and nothing is known of the program
+but that it is the one that they made. The plan is kept under a key of the same ingredients, so
+that a report can be given and ranks can compare, whoever compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.host.kept import keep, kept
+from domino_compile.report import CompileReport
+
+
+def plan_key(gm: fx.GraphModule, example_inputs: list[Any], identity: str) -> str:
+    """A key of the captured graph, its inputs and what decides our passes' result."""
+    inputs = [_describe(x) for x in example_inputs]
+    text = "\n".join((identity, gm.print_readable(print_output=False), *inputs))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {value.requires_grad}"
+    return f"{type(value).__name__} {value}"
+
+
+def save_plan(key: str, report: CompileReport) -> None:
+    """Keep a plan."""
+    keep(f"{key}.json", report.to_json())
+
+
+def load_plan(key: str) -> CompileReport | None:
+    """The plan that was kept, if it is there and readable."""
+    text = kept(f"{key}.json")
+    if text is None:
+        return None
+    try:
+        return CompileReport.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return None

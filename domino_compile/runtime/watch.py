@@ -1,0 +1,162 @@
+"""Planning again when the link has become slower or faster than the plan took it for.
+
+Every ``watch`` steps the ranks of a group time a collective, agree on the slowest rank's time, and
+compare it with the link table's. Only if several such probes in a row agree that the link is out of
+the tolerated range, the graph is compiled again for the link as it is now: at a call of the graph,
+which is the beginning of a step, on all ranks at the same call. Each time it happens more probes
+must agree, so that a link that comes and goes does not make the job compile for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile import _compat
+from domino_compile.report import CompileReport
+from domino_compile.report.outcome import tensor_parallel_groups
+from domino_compile.runtime.guard import agreed
+
+log = logging.getLogger(__name__)
+
+#: Probes that must agree before a plan is made anew; twice as many after every time.
+PROBES = 3
+#: Times on the wire may differ from the plan's by this factor, either way: collectives of one size
+#: differ by a third from one NCCL algorithm to another, and plans change little below it.
+TOLERATED = 1.5
+#: A probe is the fastest of so many collectives: one must wait for the slowest rank.
+REPEATS = 3
+#: Bytes of a probe at most.
+MOST_BYTES = 8 << 20
+
+
+class Judge:
+    """Decides from probes when to plan again. The same probes give the same decisions.
+
+    Args:
+        planned: how many times the link table's time the plan takes collectives to need.
+    """
+
+    def __init__(self, planned: float = 1.0) -> None:
+        self.planned = planned
+        self.patience = PROBES
+        self._probes: list[float] = []
+
+    def hear(self, slower: float) -> bool:
+        """Take in one probe: how many times the table's time. True: ``planned`` is new."""
+        self._probes = [*self._probes, slower][-self.patience :]
+        if len(self._probes) < self.patience:
+            return False
+        least, most = min(self._probes), max(self._probes)
+        if least <= self.planned * TOLERATED and most >= self.planned / TOLERATED:
+            return False
+        middle = statistics.median(self._probes)
+        self.planned = 2.0 ** (round(2 * math.log2(middle)) / 2)  # in steps of a factor 1.41
+        self.patience *= 2
+        self._probes = []
+        return True
+
+
+class WatchedLink:
+    """What the graphs of one process know of a group's link."""
+
+    def __init__(self) -> None:
+        self.judge = Judge()
+        self._prober: weakref.ref[Watching] | None = None
+
+    def prober(self, asking: Watching) -> Watching:
+        """The graph whose calls are counted: the first one that is still in use."""
+        found = self._prober() if self._prober is not None else None
+        if found is None:
+            self._prober, found = weakref.ref(asking), asking
+        return found
+
+
+_links: weakref.WeakKeyDictionary[Any, WatchedLink] = weakref.WeakKeyDictionary()
+
+
+class Watching:
+    """The program of one graph, compiled anew when the link of its largest group changes.
+
+    Of the tensor-parallel ones, of which there must be one: the plan is made for their links.
+
+    Args:
+        program: as compiled first.
+        again: compiles it for a link that takes so many times its table's time, with the inputs of
+            the call that it is wanted for.
+        report: of the graph.
+        table_us: the link table's time of an all-reduce of so many bytes in a group.
+        every: calls between two probes.
+        timeout_s: how long to wait for other ranks.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        again: Callable[[float, Sequence[Any]], Callable[..., Any]],
+        report: CompileReport,
+        table_us: Callable[[str, int], float],
+        every: int,
+        timeout_s: float,
+    ) -> None:
+        self.program, self.again, self.report = program, again, report
+        self.table_us, self.every, self.timeout_s = table_us, every, timeout_s
+        groups = tensor_parallel_groups(report)
+        watched = (c for c in report.collectives if c.group in groups)
+        largest = max(watched, key=lambda c: c.bytes)
+        self.group, self.nbytes = largest.group, min(largest.bytes, MOST_BYTES)
+        self.link = _links.setdefault(_compat.group_named(self.group), WatchedLink())
+        self.planned = 1.0
+        self.calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the program; now and then probe the link before that."""
+        self.calls += 1
+        if self.calls % self.every == 0 and self.link.prober(self) is self:
+            self._probe(args)
+        if self.planned != self.link.judge.planned:
+            self.planned = self.link.judge.planned
+            self.program = self.again(self.planned, args)
+        return self.program(*args)
+
+    def _probe(self, args: Sequence[Any]) -> None:
+        devices = (x.device for x in args if isinstance(x, torch.Tensor))
+        device = max(devices, key=lambda found: found.type != "cpu", default=None)
+        own = fastest_us(_compat.group_named(self.group), self.nbytes, device)
+        (slowest,) = agreed([own], self.report, self.timeout_s)
+        slower = slowest / self.table_us(self.group, self.nbytes)
+        if self.link.judge.hear(slower):
+            log.info(
+                "group %s: collectives take %.2f times the link table's time (%d probes): planning"
+                " again",
+                *(self.group, slower, self.link.judge.patience // 2),
+            )
+
+
+def fastest_us(group: Any, nbytes: int, device: torch.device | None) -> float:
+    """The time of an all-reduce, in microseconds: the fastest of several in a row."""
+    payload = torch.zeros(max(1, nbytes // 4), device=device)
+    on_gpu = payload.is_cuda
+    times = []
+    dist.all_reduce(payload, group=group)  # the ranks come together
+    for _ in range(REPEATS):
+        if on_gpu:
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            dist.all_reduce(payload, group=group)
+            ended.record()
+            ended.synchronize()
+            times.append(float(began.elapsed_time(ended)) * 1e3)
+        else:
+            start = time.perf_counter()
+            dist.all_reduce(payload, group=group)
+            times.append((time.perf_counter() - start) * 1e6)
+    return min(times)

@@ -1,6 +1,0 @@
-"""What computes and what is on the wire, when: predicted from plans or measured in a run."""
-
-from domino_compile.timelines.predicted import predicted
-from domino_compile.timelines.spans import Span, Timeline, union_us
-
-__all__ = ["Span", "Timeline", "predicted", "union_us"]

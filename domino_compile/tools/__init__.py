@@ -1,0 +1,1 @@
+"""The command `domino` and everything that it shows or measures."""

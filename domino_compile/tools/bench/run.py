@@ -1,0 +1,347 @@
+"""Compile the variants of a step, run them by turns, and account for their time."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import domino_compile
+from domino_compile import _compat, emulate
+from domino_compile.errors import first_line
+from domino_compile.host.launch import RanksError
+from domino_compile.host.turns import Turn
+from domino_compile.tools.bench.kernels import Account, record
+from domino_compile.tools.bench.result import BenchResult, VariantResult
+from domino_compile.tools.bench.variants import Variant
+from domino_compile.tools.bench.workload import Step, Workload, relative_error
+from domino_compile.tools.bench.world import Place, World, open_world
+from domino_compile.tools.quartiles import middle_half
+
+#: Told what happens, as a line for a person and how far the whole is (0 to 1).
+Progress = Callable[[str, float], None]
+#: Steps before anything is measured: CUDA graphs are recorded in the second and third.
+WARM_UP = 4
+#: Steps whose kernels are traced.
+TRACED = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how.
+
+    Attributes:
+        variants: in the order of the table.
+        rounds: measured rounds; every variant runs once in each.
+        steps: steps of a variant in a round, timed together.
+        cuda_graphs: record the steps as CUDA graphs (GPU).
+        float64: also compare with float64, without dropout.
+        traces: folder for the profiler's traces of every rank, if they are to be kept (GPU).
+        link: name or file of the link that this package plans with; ``None``: the one that it
+            assumes for the device.
+        turn: file by which benchmarks on the same machine, run at the same time, let each other
+            measure: all compile side by side, then one measures while the others wait.
+    """
+
+    variants: Sequence[Variant]
+    rounds: int = 20
+    steps: int = 3
+    cuda_graphs: bool = True
+    float64: bool = False
+    traces: Path | None = None
+    link: str | None = None
+    turn: Path | None = None
+
+
+def run(
+    workload: Workload, plan: Plan, place: Place, command: str, progress: Progress
+) -> BenchResult:
+    """Measure. Every rank gets a result; the times in it are those of the slowest.
+
+    Raises:
+        BenchError: something cannot be done here.
+        LinkError: unknown or malformed link.
+        RanksError: a variant failed on this one of several ranks.
+    """
+    with _turn(plan) as turn, open_world(place, workload.tp) as world:
+        bench = Bench(workload, plan, world, progress)
+        result = bench.empty(command)
+        runners = bench.compile(result)
+        if turn is not None:
+            bench.tell("compiled, waiting for the turn to measure")
+            turn.release()
+            world.first_alone(turn.take)
+        bench.measure(result, runners)
+        return result
+
+
+@contextmanager
+def _turn(plan: Plan) -> Iterator[Turn | None]:
+    """A share of the machine, given up when nothing of this benchmark runs any more."""
+    if plan.turn is None:
+        yield None
+        return
+    with Turn(plan.turn) as turn:
+        turn.share()
+        yield turn
+
+
+class Runner:
+    """One variant, compiled."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        workload: Workload,
+        world: World,
+        graphs: bool,
+        link: str | None = None,
+    ) -> None:
+        self.variant, self.world = variant, world
+        self.result = VariantResult(variant.label)
+        before = _allocated()
+        world.choose(variant.free)
+        self._step = Step(
+            workload,
+            world.group_for(variant.free),
+            world.place.device,
+            partial(variant.compile, cuda_graphs=graphs, link=link),
+        )
+        known = len(domino_compile.reports())
+        began = time.perf_counter()
+        self.first = self._step.results()
+        self.result.compile_s = time.perf_counter() - began
+        self._describe(known)
+        gc.collect()  # what compiling left must not count as the step's memory
+        if world.place.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self()
+        if world.place.device == "cuda":
+            torch.cuda.synchronize()
+            peak = torch.cuda.max_memory_allocated()
+            self.result.peak_mib = (peak - before) / 2**20
+        for _ in range(WARM_UP - 1):
+            self()
+        # In the pool of CUDA graphs gradients that live on would count as the next one's memory.
+        self._step.forget()
+
+    def _describe(self, known: int) -> None:
+        """What the compile said it did."""
+        reports = domino_compile.reports()[known:]
+        self.result.status = "inductor"
+        for report in reports:
+            if report.collectives:
+                self.result.status = report.status
+                self.result.slices = len(report.slices) or 1
+                self.result.columns = len(report.columns) or 1
+        if peak := max((report.step_peak_bytes for report in reports), default=0):
+            self.result.predicted_peak_mib = peak / 2**20
+
+    def __call__(self) -> None:
+        """One step."""
+        self.world.choose(self.variant.free)
+        self._step()
+
+
+def _allocated() -> int:
+    """The GPU's memory in use, without what is given back while a CUDA graph is recorded."""
+    if not torch.cuda.is_available():
+        return 0
+    gc.collect()
+    _compat.free_product_workspaces()
+    return torch.cuda.memory_allocated()
+
+
+class Bench:
+    """The measurement of one workload."""
+
+    def __init__(self, workload: Workload, plan: Plan, world: World, progress: Progress) -> None:
+        self.workload, self.plan, self.world = workload, plan, world
+        self.on_gpu = world.place.device == "cuda"
+        self.graphs = plan.cuda_graphs and self.on_gpu
+        self._progress = progress
+        self._done = 0.0
+        self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
+
+    def tell(self, text: str, share: float = 0.0) -> None:
+        """Say what happens, and by how much the whole has advanced."""
+        self._done += share
+        self._progress(text, min(1.0, self._done / self._whole))
+
+    def measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
+        """Time the variants and account for their time, in the result."""
+        self._time(runners)
+        blocks = max(self._account(runner) for runner in runners)
+        if not result.emulated:
+            result.wire_ctas = blocks or None
+        if self.plan.float64:
+            self._compare_float64(runners)
+        result.compare()
+        self.tell("done", self._whole)
+
+    def empty(self, command: str) -> BenchResult:
+        """A result without variants."""
+        world, place = self.world, self.world.place
+        backend = "NCCL" if self.on_gpu else "gloo"
+        return BenchResult(
+            **asdict(self.workload),
+            link=backend if world.table is None else world.table.name,
+            emulated=world.table is not None,
+            cuda_graphs=self.graphs,
+            device=torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            torch=torch.__version__,
+            command=command,
+            rounds=self.plan.rounds,
+            steps=self.plan.steps,
+            wire_ctas=(place.ctas or world.table.ctas) if self.on_gpu and world.table else None,
+            high_priority=self.on_gpu and place.high_priority,
+        )
+
+    def compile(self, result: BenchResult) -> list[Runner]:
+        """Compile all variants; one that fails is listed with its error, unless it is the base.
+
+        Raises:
+            RanksError: one failed here and not on all ranks. Others may have compiled it and wait
+                for this rank in its collectives: to go on would be to wait for ever.
+        """
+        runners: list[Runner] = []
+        for variant in self.plan.variants:
+            self.tell(f"compiling {variant.label}")
+            try:
+                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
+            except Exception as error:
+                message = f"{type(error).__name__}: {first_line(error)}"
+                if not self.world.failed_alike(variant.label):
+                    raise RanksError(f"{variant.label} failed: {message}") from error
+                if not runners:
+                    raise
+                result.variants.append(VariantResult(variant.label, status="failed", error=message))
+            else:
+                base = runners[0] if runners else runner
+                if not variant.free or self.world.table is not None:
+                    runner.result.grad_error = relative_error(
+                        runner.first, base.first, self.world.place.device
+                    )
+                if runner is not base:
+                    runner.first = {}
+                runners.append(runner)
+                result.variants.append(runner.result)
+            self.tell(f"compiled {variant.label}", 10)
+        runners[0].first = {}
+        return runners
+
+    def _time(self, runners: Sequence[Runner]) -> None:
+        """All variants once in each round; the first round is not counted.
+
+        Their order is drawn anew in each, the same on all ranks. One that always came behind a
+        variant that leaves the device idle, at the power limit, would seem faster for it.
+        """
+        times: list[list[float]] = [[] for _ in runners]
+        turns, draw = list(zip(runners, times, strict=True)), random.Random(0)
+        for number in range(self.plan.rounds + 1):
+            self.tell(f"measuring, round {number} of {self.plan.rounds}", 1)
+            draw.shuffle(turns)
+            for runner, found in turns:
+                found.append(self._timed(runner))
+        for runner, found in zip(runners, times, strict=True):
+            rounds = self.world.agreed(found[1:])
+            runner.result.step_ms = statistics.median(rounds)
+            runner.result.spread_ms = middle_half(rounds)
+
+    def _timed(self, runner: Runner) -> float:
+        """Milliseconds a step: by the device's events on a GPU, else by the clock."""
+        self.world.line_up()
+        if not self.on_gpu:
+            began = time.perf_counter()
+            for _ in range(self.plan.steps):
+                runner()
+            return (time.perf_counter() - began) * 1e3 / self.plan.steps
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        runner()  # the device has work while the host issues what is measured
+        begin.record()
+        for _ in range(self.plan.steps):
+            runner()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / self.plan.steps
+
+    def _account(self, runner: Runner) -> int:
+        """Wire, exposed and compute time: from kernel traces, or from the emulated link's trace.
+
+        Returns:
+            The most thread blocks that a collective held; 0 where the trace does not say.
+        """
+        self.tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
+        self.world.line_up()
+        runner()
+        if self.on_gpu:
+            accounts = [
+                Account.of(
+                    record(runner, self._kept(runner, number), lead=not self.world.place.alone)
+                )
+                for number in range(TRACED)
+            ]
+            account = Account.median(accounts)
+            runner.result.take(account)
+            runner.result.host_ms = self._host_ms(runner)
+            return account.blocks
+        if self.world.table is not None:
+            self._account_gloo(runner)
+        return 0
+
+    def _kept(self, runner: Runner, number: int) -> Path | None:
+        if self.plan.traces is None or number:
+            return None
+        self.plan.traces.mkdir(parents=True, exist_ok=True)
+        name = runner.variant.label.replace(":", "-")
+        if self.world.rank:
+            name += f".rank{self.world.rank}"
+        return self.plan.traces / f"{name}.trace.json"
+
+    def _host_ms(self, runner: Runner) -> float:
+        times = []
+        for _ in range(TRACED):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            runner()
+            times.append((time.perf_counter() - began) * 1e3)
+        torch.cuda.synchronize()
+        return statistics.median(times)
+
+    def _account_gloo(self, runner: Runner) -> None:
+        """On gloo ranks the waits themselves tell how long they blocked."""
+        wires, exposed = [], []
+        for _ in range(TRACED):
+            emulate.reset_trace()
+            runner()
+            summary = emulate.summary()
+            wires.append(summary.wire_ms)
+            exposed.append(summary.exposed_ms or 0.0)
+        wire, blocked = self.world.agreed([statistics.median(wires), statistics.median(exposed)])
+        runner.result.wire_ms, runner.result.exposed_ms = wire, blocked
+        if runner.result.step_ms is not None:
+            runner.result.compute_ms = runner.result.step_ms - blocked
+
+    def _compare_float64(self, runners: Sequence[Runner]) -> None:
+        """Each program compiled again without dropout, against the same in float64, uncompiled."""
+        workload, device = self.workload.without_dropout(), self.world.place.device
+        self.tell("computing in float64")
+        self.world.choose(free=False)
+        expected = Step(workload, self.world.group, device, exact=True).results()
+        for runner in runners:
+            variant = runner.variant
+            self.tell(f"comparing {variant.label} with float64", 10)
+            if variant.free:
+                continue
+            self.world.choose(free=False)
+            compiled = partial(variant.compile, link=self.plan.link)
+            step = Step(workload, self.world.group, device, compiled)
+            runner.result.grad_error_float64 = relative_error(step.results(), expected, device)

@@ -1,0 +1,107 @@
+"""The programs that ``domino bench`` compares, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from domino_compile.backend import domino
+from domino_compile.errors import did_you_mean
+from domino_compile.tools.bench.shapes import BenchError
+
+NAMES = ("inductor", "inductor-overlap", "domino", "free", "domino-free")
+#: What Inductor itself offers for overlap: scheduling of collectives in the graph.
+INDUCTOR_OVERLAP = {"aten_distributed_optimizations.enable_overlap_scheduling": True}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compile the step.
+
+    Attributes:
+        name: ``inductor``: Inductor alone; ``inductor-overlap``: with its own overlap scheduling;
+            ``domino``: this package; ``free`` and ``domino-free``: Inductor and this package where
+            collectives take no time.
+        slices: of ``domino``, rows; None: as the package chooses.
+        columns: of ``domino``, parts of the columns; None: as the package chooses.
+    """
+
+    name: str
+    slices: int | None = None
+    columns: int | None = None
+
+    @property
+    def label(self) -> str:
+        """As the user writes it."""
+        if self.slices is None:
+            return self.name
+        columns = "" if self.columns is None else f"x{self.columns}"
+        return f"{self.name}:{self.slices}{columns}"
+
+    @property
+    def free(self) -> bool:
+        """Whether its collectives take no time."""
+        return self.name in ("free", "domino-free")
+
+    @property
+    def domino(self) -> bool:
+        """Whether this package compiles it."""
+        return self.name.startswith("domino")
+
+    def compile(
+        self, model: Callable[..., Any], cuda_graphs: bool = False, link: str | None = None
+    ) -> Callable[..., Any]:
+        """``torch.compile`` with the variant's settings.
+
+        Args:
+            model: what is compiled.
+            cuda_graphs: whether Inductor records CUDA graphs.
+            link: the link that this package plans with; ``None``: the one it assumes.
+        """
+        settings: dict[str, Any] = {"triton.cudagraphs": True} if cuda_graphs else {}
+        if not self.domino:
+            if self.name == "inductor-overlap":
+                settings |= INDUCTOR_OVERLAP
+            return torch.compile(model, backend="inductor", options=settings)
+        options: dict[str, Any] = {"inductor": settings}
+        if link is not None:
+            options["link"] = link
+        chosen = {"slices": self.slices, "columns": self.columns}
+        options |= {name: parts for name, parts in chosen.items() if parts is not None}
+        return torch.compile(model, backend=domino, options=options)
+
+
+def parse_variant(text: str) -> Variant:
+    """A variant from ``name``, ``domino:slices`` or ``domino:slicesxcolumns``.
+
+    Raises:
+        BenchError: unknown name, or slices that are no number of at least 1.
+    """
+    name, colon, slices = text.strip().partition(":")
+    if name not in NAMES:
+        hint = did_you_mean(name, NAMES)
+        raise BenchError(f"--variants: unknown {name!r}{hint}; known: {', '.join(NAMES)}")
+    if not colon:
+        return Variant(name)
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", slices)
+    if not name.startswith("domino") or found is None:
+        raise BenchError(
+            f"--variants: {text!r}: only domino takes a number of slices, such as domino:3, "
+            "or of slices and columns, such as domino:1x2"
+        )
+    return Variant(name, int(found[1]), int(found[2]) if found[2] else None)
+
+
+def parse_variants(text: str) -> list[Variant]:
+    """Variants from a list with commas; ``inductor`` is always there, as what others are held to.
+
+    Raises:
+        BenchError: one of them is unknown.
+    """
+    chosen = [parse_variant(part) for part in text.split(",") if part.strip()]
+    first = Variant("inductor")
+    return [first, *dict.fromkeys(v for v in chosen if v != first)]

@@ -1,0 +1,263 @@
+"""The ranks of a benchmark: emulated on one GPU, real gloo ranks with an emulated link, or real.
+
+================  ============================================================  ==========
+world             what it is                                                    emulated
+================  ============================================================  ==========
+one GPU           this process is one rank of ``--tp``, its collectives take    yes
+                  the time of a link table
+gloo ranks        real ranks on the CPU; each completion is delayed to a link   yes
+                  table's time
+real ranks        under torchrun: NCCL or RCCL on GPUs, gloo on the CPU         no
+================  ============================================================  ==========
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile import _compat, emulate
+from domino_compile.links import LinkTable, load_link
+from domino_compile.tools.bench.shapes import BenchError
+
+TIMEOUT = timedelta(minutes=10)
+#: For the store of torchrun, when a rank fails.
+STORE_TIMEOUT = timedelta(seconds=5)
+#: For other ranks to fail at what one has failed at.
+OTHERS_TIMEOUT = timedelta(seconds=20)
+#: For benchmarks that have the machine before this one.
+TURN_TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run.
+
+    Attributes:
+        device: ``cuda`` or ``cpu``.
+        link: name or file of the emulated link; None: the real one.
+        ctas: thread blocks that an emulated collective holds on the GPU; None: the table's.
+        rank: of this process; None: what torchrun says.
+        rendezvous: where ranks that were not started by torchrun meet.
+        high_priority: whether collectives run on streams of high priority (GPU). On one of normal
+            priority a collective's blocks wait behind all blocks of a kernel that begins with it.
+    """
+
+    device: str
+    link: str | None
+    ctas: int | None = None
+    rank: int | None = None
+    rendezvous: str | None = None
+    high_priority: bool = True
+
+    @property
+    def stream_priority(self) -> int:
+        """Of the collectives' streams."""
+        return -1 if self.high_priority and self.device == "cuda" else 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process stands for one rank, the others being imagined."""
+        return self.device == "cuda" and self.link is not None
+
+    @property
+    def can_be_free(self) -> bool:
+        """Whether collectives can be made to take no time: gloo's own always take some."""
+        return self.device == "cuda" or self.link is not None
+
+
+@dataclass
+class World:
+    """The process groups of a benchmark.
+
+    Attributes:
+        place: where it runs.
+        ranks: size of the tensor-parallel group.
+        rank: this process's.
+        group: the tensor-parallel group.
+        free_group: one whose collectives take no time; None where there can be none.
+        table: the emulated link, scaled to ``ranks``; None if it is real.
+        host_group: one on which ranks wait without keeping a GPU busy; None if they are alone.
+    """
+
+    place: Place
+    ranks: int
+    rank: int
+    group: dist.ProcessGroup
+    free_group: dist.ProcessGroup | None
+    table: LinkTable | None
+    host_group: dist.ProcessGroup | None = None
+
+    def choose(self, free: bool) -> None:
+        """Set what the emulated collectives of the next step take."""
+        if self.table is not None:
+            link = None if free else self.place.link
+            emulate.use_link(
+                link,
+                device=self.place.device,
+                ctas=self.place.ctas,
+                stream_priority=self.place.stream_priority,
+            )
+
+    def group_for(self, free: bool) -> dist.ProcessGroup:
+        """The group that a variant's model uses.
+
+        Raises:
+            BenchError: free collectives are asked for and cannot be had.
+        """
+        if not free:
+            return self.group
+        if self.free_group is None:
+            raise BenchError("free collectives need an emulated link or a GPU: add --link")
+        return self.free_group
+
+    def agreed(self, values: list[float]) -> list[float]:
+        """The largest over all ranks, each (a step is as slow as its slowest rank)."""
+        if self.place.alone:
+            return values
+        found = torch.tensor(values, dtype=torch.float64, device=self.place.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
+        return [float(value) for value in found]
+
+    def failed_alike(self, what: str) -> bool:
+        """Whether all ranks fail at the same thing, so that none waits for another in it."""
+        shared = None if self.place.alone else _compat.shared_store(self.group.group_name)
+        if shared is None:
+            return True
+        store, ranks, own = shared
+        keys = [f"domino_bench/failed/{what}/{position}" for position in range(len(ranks))]
+        store.set(keys[own], "")
+        try:
+            store.wait(keys, OTHERS_TIMEOUT)
+        except (RuntimeError, dist.DistError):
+            return False
+        return True
+
+    def line_up(self) -> None:
+        """Let every rank arrive."""
+        if self.place.device == "cuda":
+            torch.cuda.synchronize()
+        if not self.place.alone:
+            dist.barrier(group=self.group)
+
+    def first_alone(self, action: Callable[[], None]) -> None:
+        """Let the first rank do something while the others wait, all GPUs being idle."""
+        if self.place.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # whoever is waited for may need it
+        if self.rank == 0:
+            action()
+        if self.host_group is not None:
+            dist.barrier(group=self.host_group)
+
+
+@contextmanager
+def open_world(place: Place, ranks: int) -> Iterator[World]:
+    """Make the process groups; leave none behind, unless one of several ranks fails.
+
+    Its process must end then: to destroy a group can mean to wait for ranks that go on in it.
+
+    Raises:
+        BenchError: the place does not have what is asked for.
+        LinkError: unknown or malformed link.
+    """
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("no GPU here: --device cpu runs a small model on gloo ranks instead")
+    if dist.is_initialized():
+        raise BenchError(
+            "a process group exists already: run the benchmark in a process of its own"
+        )
+    try:
+        yield _open(place, ranks)
+    except BaseException:
+        if place.alone:
+            _close()
+        raise
+    _close()
+
+
+def _close() -> None:
+    if dist.is_initialized():
+        _release_graphs()
+        dist.destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other rank of torchrun's has failed before: others fail because of the first.
+
+    Asks torchrun's store: the groups may be what failed. Without an answer: true.
+    """
+    with contextlib.suppress(KeyError, ValueError, RuntimeError):
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return int(store.add(f"domino_bench/failed/{attempt}", 1)) == 1
+    return True
+
+
+def _release_graphs() -> None:
+    """Let go of recorded CUDA graphs: NCCL waits for ever for those that hold its collectives.
+
+    https://github.com/pytorch/pytorch/issues/115388
+    """
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _open(place: Place, ranks: int) -> World:
+    if place.alone:
+        emulate.init(
+            place.link,
+            device="cuda",
+            world_size=ranks,
+            ctas=place.ctas,
+            stream_priority=place.stream_priority,
+        )
+        return _world(place, ranks, 0, _default_group(), _default_group())
+    meeting: dict[str, Any] = {"timeout": TIMEOUT}
+    if place.rendezvous is not None:
+        meeting |= {"rank": place.rank, "world_size": ranks, "init_method": place.rendezvous}
+    if place.link is not None:
+        emulate.init(place.link, **meeting)
+        return _world(place, ranks, dist.get_rank(), _default_group(), _default_group())
+    if place.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        settings = dist.ProcessGroupNCCL.Options(is_high_priority_stream=place.high_priority)
+        meeting["pg_options"] = settings
+    dist.init_process_group("nccl" if place.device == "cuda" else "gloo", **meeting)
+    free = None
+    if place.device == "cuda":
+        emulate.use_link(None, device="cuda")
+        free = dist.new_group(backend=emulate.BACKEND)
+    return _world(place, ranks, dist.get_rank(), _default_group(), free)
+
+
+def _default_group() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def _world(
+    place: Place,
+    ranks: int,
+    rank: int,
+    group: dist.ProcessGroup,
+    free: dist.ProcessGroup | None,
+) -> World:
+    if group.size() != ranks:
+        raise BenchError(f"--tp {ranks} needs {ranks} ranks, {group.size()} were started")
+    table = None if place.link is None else load_link(place.link).scaled_to(ranks)
+    host = None if place.alone else dist.new_group(backend="gloo", timeout=TURN_TIMEOUT)
+    return World(place, ranks, rank, group, free, table, host)

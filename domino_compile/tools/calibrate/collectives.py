@@ -1,0 +1,159 @@
+"""Time of a group's collectives over the payload, as curves of a link table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile.errors import first_line
+from domino_compile.links import Curve
+from domino_compile.tools.bench.kernels import record
+from domino_compile.tools.calibrate.clock import Clock, Run, iterations_for
+from domino_compile.tools.calibrate.ranks import Ranks
+from domino_compile.tools.calibrate.settings import Settings
+
+COLLECTIVES = ("all_reduce", "reduce_scatter", "all_gather")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured collective.
+
+    Attributes:
+        curve: times that are the same on all ranks.
+        raised: payloads in bytes whose time was raised to that of a smaller payload, since a
+            link table's times do not fall.
+    """
+
+    curve: Curve
+    raised: tuple[int, ...]
+
+
+def call_of(collective: str, full: torch.Tensor, group: Any) -> Run:
+    """One collective of the payload ``full``, in the conventions of a link table.
+
+    Args:
+        collective: one of ``COLLECTIVES``.
+        full: input and output of ``all_reduce``, input of ``reduce_scatter``, output of
+            ``all_gather``; its length is a multiple of the group's size.
+        group: the process group.
+    """
+    if collective == "all_reduce":
+        return partial(dist.all_reduce, full, group=group)
+    shard = torch.zeros(full.numel() // group.size(), dtype=full.dtype, device=full.device)
+    if collective == "reduce_scatter":
+        scatter = _newest("reduce_scatter_single", "reduce_scatter_tensor")
+        return partial(scatter, shard, full, group=group)
+    gather = _newest("all_gather_single", "all_gather_into_tensor")
+    return partial(gather, full, shard, group=group)
+
+
+def _newest(name: str, before: str) -> Callable[..., object]:
+    """Torch 2.13 renamed these functions and warns of the names that older ones have."""
+    found: Callable[..., object] = getattr(dist, name, None) or getattr(dist, before)
+    return found
+
+
+def unsupported(ranks: Ranks, collective: str, group: Any, dtype: torch.dtype) -> str:
+    """Why the backend cannot run a collective; empty if it can, the same on all ranks."""
+    reason = ""
+    try:
+        call_of(collective, _payload(4, group.size(), dtype, ranks.device), group)()
+    except (NotImplementedError, RuntimeError) as error:
+        reason = first_line(error)
+    (failed,) = ranks.slowest([float(bool(reason))])
+    return (reason or "another rank refused it") if failed else ""
+
+
+def _payload(nbytes: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros of at least ``nbytes``, rounded up to whole elements for each rank."""
+    elements = -(-nbytes // dtype.itemsize)
+    return torch.zeros(-(-elements // size) * size, dtype=dtype, device=device)
+
+
+def measure(
+    ranks: Ranks,
+    clock: Clock,
+    settings: Settings,
+    collective: str,
+    group: Any,
+    dtype: torch.dtype,
+    tick: Callable[[str], None],
+) -> Measured:
+    """The curve of one collective; all groups of this size run at once, the slowest counts.
+
+    Args:
+        ranks: all ranks; each must call this alike.
+        clock: times this rank.
+        settings: sizes and rounds.
+        collective: one of ``COLLECTIVES``.
+        group: of this rank.
+        dtype: of the payload.
+        tick: told what comes next, before each size.
+    """
+    sizes: list[int] = []
+    times: list[float] = []
+    for nbytes in (1, *settings.sizes):  # the first one is the floor
+        tick(f"{collective} {nbytes / 1024:g} KiB" if nbytes > 1 else f"{collective}, smallest")
+        payload = _payload(nbytes, group.size(), dtype, ranks.device)
+        real = payload.numel() * payload.element_size()
+        if nbytes > 1 and sizes[1:] and real <= sizes[-1]:
+            continue  # rounded up to the size before
+        sizes.append(real)
+        times.append(median_us(ranks, clock, settings, call_of(collective, payload, group)))
+    floor, *curve = ranks.slowest(times)
+    return monotone(sizes[1:], curve, floor)
+
+
+def blocks_held(ranks: Ranks, settings: Settings, group: Any, dtype: torch.dtype) -> int | None:
+    """The thread blocks of an all-reduce of the largest payload, from the profiler's trace.
+
+    Returns:
+        The most that any rank saw; ``None`` where the profiler does not tell (no GPU).
+    """
+    blocks = 0
+    if ranks.device.type == "cuda":
+        payload = _payload(settings.sizes[-1], group.size(), dtype, ranks.device)
+        kernels = record(call_of("all_reduce", payload, group))
+        blocks = max((kernel.blocks for kernel in kernels if kernel.kind == "wire"), default=0)
+    (most,) = ranks.slowest([float(blocks)])
+    return int(most) or None
+
+
+def median_us(ranks: Ranks, clock: Clock, settings: Settings, run: Run) -> float:
+    """Median over rounds of one call's microseconds on this rank, all ranks calling at once."""
+    clock.time_us(run, 2)  # warm-up: connections, buffers
+    ranks.barrier()
+    # The same number of calls on every rank, or the ranks would wait for each other for ever.
+    (estimate,) = ranks.slowest([clock.time_us(run, 2)])
+    iterations = iterations_for(estimate, settings.round_s)
+    samples = []
+    for _ in range(settings.rounds):
+        ranks.barrier()
+        samples.append(clock.time_us(run, iterations))
+    return statistics.median(samples)
+
+
+def monotone(sizes: Sequence[int], times: Sequence[float], floor: float) -> Measured:
+    """The curve in which no time is less than that of a smaller payload.
+
+    Args:
+        sizes: payloads in bytes, increasing.
+        times: their microseconds.
+        floor: microseconds of the smallest payload.
+    """
+    points: list[tuple[int, float]] = []
+    raised: list[int] = []
+    highest = 0.0
+    for nbytes, time in zip(sizes, times, strict=True):
+        if time < highest:
+            raised.append(nbytes)
+        highest = max(highest, time)
+        points.append((nbytes, highest))
+    return Measured(Curve(tuple(points), min(floor, points[0][1])), tuple(raised))

@@ -1,0 +1,210 @@
+"""Rates of a device: matrix products, attention, memory copies, launches.
+
+All ranks measure at once, as they compute at once in training; the slowest counts.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from domino_compile.tools.calibrate.clock import Clock, Run
+from domino_compile.tools.calibrate.collectives import median_us
+from domino_compile.tools.calibrate.ranks import Ranks
+from domino_compile.tools.calibrate.settings import MIB, Settings
+
+#: Rows, columns, contracted extent: a large product, and those of a rank's MLP under TP=8. Those
+#: for processors are small: many of them take seconds for a larger one in bfloat16, which they
+#: emulate, and its rate is that of a small one.
+MATMULS = {
+    "cuda": ((8192, 8192, 8192), (4096, 4096, 4096), (8192, 2048, 4096), (8192, 4096, 2048)),
+    "cpu": ((256, 256, 256), (512, 512, 512)),
+}
+#: Batch, heads, sequence, extent of a head; causal.
+ATTENTION = {
+    "cuda": ((4, 32, 2048, 128), (8, 16, 1024, 128)),
+    "cpu": ((1, 4, 256, 64), (1, 4, 512, 64)),
+}
+COPY_BYTES = {"cuda": 1024 * MIB, "cpu": 64 * MIB}
+_LAUNCHES = 100
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing to time.
+
+    Attributes:
+        what: ``matmul``, ``attention_forward``, ``attention_backward``, ``copy`` or ``launch``.
+        dtype: of its tensors.
+        shape: of ``MATMULS`` or ``ATTENTION``; else empty.
+        amount: operations, or bytes read plus written, or launches of one call.
+        make: allocates what the call needs, and gives the call.
+    """
+
+    what: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    amount: float
+    make: Callable[[], Run]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name as torch reports it, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "cpu"
+
+
+def probes(device: torch.device) -> list[Probe]:
+    """Everything that is timed on a device."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        found += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]
+    half = torch.bfloat16 if device.type == "cuda" else torch.float32
+    for shape in ATTENTION[device.type]:
+        found += [_attention(shape, half, device, backward) for backward in (False, True)]
+    return [*found, _copy(device), _launch(device)]
+
+
+def _matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
+    m, n, k = shape
+
+    def make() -> Run:
+        # Random numbers: zeros draw less power, and a device then clocks higher than in training.
+        left = torch.randn(m, k, device=device).to(dtype)
+        right = torch.randn(k, n, device=device).to(dtype)
+        out = torch.empty(m, n, device=device, dtype=dtype)
+        return lambda: torch.mm(left, right, out=out)
+
+    return Probe("matmul", dtype, shape, 2.0 * m * n * k, make)
+
+
+def _attention(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, backward: bool
+) -> Probe:
+    batch, heads, sequence, extent = shape
+    forward = 4.0 * batch * heads * sequence * sequence * extent / 2  # half of it: causal
+
+    def make() -> Run:
+        query, key, value, grad = (torch.randn(shape, device=device).to(dtype) for _ in range(4))
+        inputs = [x.requires_grad_(backward) for x in (query, key, value)]
+        attend = functional.scaled_dot_product_attention
+        if not backward:
+            return lambda: attend(query, key, value, is_causal=True)
+        out = attend(query, key, value, is_causal=True)
+        return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
+
+    what = "attention_backward" if backward else "attention_forward"
+    return Probe(what, dtype, shape, forward * (2.5 if backward else 1.0), make)
+
+
+def _copy(device: torch.device) -> Probe:
+    nbytes = COPY_BYTES[device.type]
+
+    def make() -> Run:
+        source = torch.ones(nbytes, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        return lambda: target.copy_(source)
+
+    return Probe("copy", torch.uint8, (), 2.0 * nbytes, make)
+
+
+def _launch(device: torch.device) -> Probe:
+    """Tiny kernels in a row; on CUDA in a graph, so that the host's speed does not count."""
+
+    def make() -> Run:
+        one = torch.zeros(1, device=device)
+        if device.type == "cpu":
+            return lambda: one.add_(1)
+        one.add_(1)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (NCCL's watchdog) may ask for events meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            for _ in range(_LAUNCHES):
+                one.add_(1)
+        return graph.replay
+
+    return Probe("launch", torch.float32, (), 1.0 if device.type == "cpu" else _LAUNCHES, make)
+
+
+def host_launch_us(device: torch.device, clock: Clock, rounds: int) -> float:
+    """Microseconds of the host to issue one operation; the best round: others were disturbed."""
+    one = torch.zeros(1, device=device)
+    best = float("inf")
+    for _ in range(rounds + 1):
+        clock.synchronize()
+        began = time.perf_counter_ns()
+        for _ in range(_LAUNCHES):
+            one.add_(1)
+        best = min(best, (time.perf_counter_ns() - began) / 1e3 / _LAUNCHES)
+    clock.synchronize()
+    return best
+
+
+def measure(
+    ranks: Ranks, clock: Clock, settings: Settings, tick: Callable[[str], None]
+) -> tuple[dict[str, float], list[dict[str, object]]]:
+    """Rates as ``DeviceRates`` has them, and the single measurements; the same on all ranks.
+
+    Args:
+        ranks: all ranks; each must call this alike.
+        clock: times this rank.
+        settings: rounds.
+        tick: told what comes next.
+    """
+    found = probes(ranks.device)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # the rate of float32 is without TF32
+    times = []
+    try:
+        for probe in found:
+            tick(" ".join([probe.what, _short(probe.dtype), "x".join(map(str, probe.shape))]))
+            times.append(median_us(ranks, clock, settings, probe.make()))
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    *times, host = ranks.slowest([*times, host_launch_us(ranks.device, clock, settings.rounds)])
+    rates = rates_of(found, times) | {"host_launch_us": host}
+    if ranks.device.type == "cuda":
+        device = torch.cuda.get_device_properties(ranks.device)
+        rates["multiprocessors"] = float(device.multi_processor_count)
+    return rates, [_entry(probe, time) for probe, time in zip(found, times, strict=True)]
+
+
+def rates_of(found: list[Probe], times: list[float]) -> dict[str, float]:
+    """The rates that measured microseconds come to: of a kind of operation, the best shape's."""
+    speeds: dict[tuple[str, torch.dtype], float] = {}
+    for probe, time_us in zip(found, times, strict=True):
+        key = (probe.what, probe.dtype)
+        speeds[key] = max(speeds.get(key, 0.0), probe.amount / time_us)
+    attention = next(p.dtype for p in found if p.what == "attention_forward")
+    return {
+        "half_tflops": speeds["matmul", torch.bfloat16] / 1e6,
+        "single_tflops": speeds["matmul", torch.float32] / 1e6,
+        "memory_gb_s": speeds["copy", torch.uint8] / 1e3,
+        "launch_us": 1 / speeds["launch", torch.float32],
+        "attention_forward_tflops": speeds["attention_forward", attention] / 1e6,
+        "attention_backward_tflops": speeds["attention_backward", attention] / 1e6,
+    }
+
+
+def _entry(probe: Probe, time_us: float) -> dict[str, object]:
+    entry: dict[str, object] = {"what": probe.what, "dtype": _short(probe.dtype)}
+    if probe.shape:
+        entry["shape"] = list(probe.shape)
+    return entry | {"amount": probe.amount, "time_us": time_us}
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,22 @@
+"""The command line ``domino``; its commands are in ``main.py``."""
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run ``domino`` with the process's arguments, and exit with its code."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError:
+        print(
+            "error: domino's command line needs: pip install 'domino-compile[report]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    from domino_compile.tools.cli.main import end_cleanly_on_sigterm, ranks_end_at_once, run
+
+    end_cleanly_on_sigterm()
+    with ranks_end_at_once():
+        sys.exit(run(sys.argv[1:]))

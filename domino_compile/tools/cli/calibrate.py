@@ -1,0 +1,304 @@
+"""``domino calibrate``: measure this machine's collectives and rates on a real process group."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from domino_compile.cost.rates_file import VARIABLE
+from domino_compile.errors import first_line
+from domino_compile.host.launch import (
+    PROGRESS_LINES,
+    RanksError,
+    end_at_once,
+    progress_line,
+    run_ranks,
+)
+from domino_compile.links import busbw_factor
+from domino_compile.links.user import links_folder
+from domino_compile.tools.calibrate.settings import (
+    DEFAULT_ROUNDS,
+    DEFAULT_SIZES,
+    CalibrateError,
+    Settings,
+    check_group_sizes,
+    check_writable,
+    parse_group_sizes,
+    parse_sizes,
+)
+from domino_compile.tools.cli.show import (
+    Progress,
+    digits,
+    examples,
+    fail,
+    json_option,
+    print_json,
+    progress_bar,
+    say,
+    show_table,
+    size_text,
+)
+
+if TYPE_CHECKING:
+    from domino_compile.tools.calibrate.ranks import Place
+    from domino_compile.tools.calibrate.run import Calibration
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _Range(click.FloatRange):
+    """A range that has no place for ``nan``, which is neither below nor above any limit."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
+
+
+@click.command(
+    epilog=examples(
+        "torchrun --nproc-per-node 8 -m domino_compile calibrate",
+        "torchrun --nproc-per-node 8 -m domino_compile calibrate --group-size 2,4,8",
+        "domino calibrate --ranks 2 --sizes 64K,1MiB,16MiB    (gloo, on the CPU)",
+    )
+)
+@click.option("--ranks", type=click.IntRange(min=1), help="Start so many gloo ranks on the CPU.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU if there is one."
+)
+@click.option("--name", help="Name of the link table.  [device and group size]")
+@click.option("--out", type=_FILE, help="File of the link table.  [NAME.json in your links folder]")
+@click.option("--rates-out", type=_FILE, help="File of the device's rates.  [in your folder]")
+@click.option("--group-size", help="Ranks of a group, also several: 2,4,8.  [all ranks]")
+@click.option("--sizes", help="Payloads, like 64K,1MiB,32MiB.  [16K to 64M; GPU: 64K to 1G]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Times each; the median counts.")
+@click.option(
+    "--round-ms",
+    type=_Range(min=0, max=1e6, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Least duration of a round; short calls are repeated.",
+)
+@click.option(
+    "--ctas",
+    type=click.IntRange(min=1),
+    help="For the table: thread blocks a collective holds.  [GPU: measured, CPU: 16]",
+)
+@click.option(
+    "--timeout",
+    type=_Range(min=1, max=86_400),
+    default=300.0,
+    show_default=True,
+    help="Seconds that ranks wait for each other.",
+)
+@json_option
+def calibrate(ranks: int | None, as_json: bool, **asked: Any) -> None:
+    """Measure the collectives of a real process group, and the device's rates.
+
+    All-reduce, reduce-scatter and all-gather over payloads become a link table, which an emulated
+    group or the option "link" can name. Rates of matrix products, attention, memory and launches
+    go to a file that DOMINO_COMPILE_RATES can name. Start it under torchrun, on an idle machine:
+    NCCL (or RCCL) on GPUs, gloo on the CPU.
+    """
+    from domino_compile.tools.calibrate.ranks import place_in
+
+    place = place_in(os.environ)
+    if ranks is not None and place is not None:
+        fail("--ranks starts ranks of its own: leave it out under torchrun")
+    try:
+        settings = _settings(asked, "cpu" if ranks is not None else asked["device"])
+    except CalibrateError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    if ranks is not None:
+        found = _on_new_ranks(ranks, settings)
+    elif place is None:
+        fail(f"this measures a running group; start it with: {_torchrun_line(settings)}")
+    else:
+        found = _as_rank(place, settings)
+        if place.rank:
+            return
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _settings(asked: dict[str, Any], device: str | None) -> Settings:
+    import torch
+
+    if asked["device"] == "cuda" and device == "cpu":
+        raise CalibrateError("--ranks is for the CPU; for GPUs start under torchrun, without it")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CalibrateError("no GPU here; measure gloo on the CPU with --device cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sizes, groups = asked["sizes"], asked["group_size"]
+    return Settings(
+        device=device,
+        sizes=DEFAULT_SIZES[device] if sizes is None else parse_sizes(sizes),
+        rounds=asked["rounds"] or DEFAULT_ROUNDS[device],
+        round_s=asked["round_ms"] / 1e3,
+        group_sizes=() if groups is None else parse_group_sizes(groups),
+        name=asked["name"],
+        out=asked["out"],
+        rates_out=asked["rates_out"],
+        ctas=asked["ctas"],
+        timeout_s=asked["timeout"],
+    )
+
+
+def _given(*left_out: str) -> list[str]:
+    """The options of this command that were given, as arguments."""
+    context = click.get_current_context()
+    arguments = []
+    for name, value in context.params.items():
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in left_out:
+            continue
+        if value is True:
+            arguments.append("--json")
+        else:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def _torchrun_line(settings: Settings) -> str:
+    """How to start what was asked for."""
+    import torch
+
+    on_gpus = settings.device == "cuda"
+    count = max(2, torch.cuda.device_count() if on_gpus else 2, *settings.group_sizes)
+    arguments = shlex.join(["-m", "domino_compile", "calibrate", *_given()])
+    line = f"torchrun --nproc-per-node {count} {arguments}"
+    return line if on_gpus else f"{line} (or, gloo on the CPU alone, add: --ranks {count})"
+
+
+def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
+    """Start gloo ranks, and return what rank 0 printed; what can be refused is refused before."""
+    check_group_sizes(settings.group_sizes, count)
+    for path in (settings.out, settings.rates_out):
+        if path is not None:
+            check_writable(path)
+    arguments = ["-m", "domino_compile", "calibrate", "--device", "cpu", "--json"]
+    arguments += _given("ranks", "device", "as_json")
+    try:
+        with progress_bar() as progress:
+            printed = run_ranks(count, arguments, progress)
+    except RanksError as error:
+        fail(str(error), 1)
+    try:
+        found: dict[str, Any] = json.loads(printed)
+    except ValueError:
+        fail(f"rank 0 printed no result but: {printed[:200]!r}", 1)
+    return found
+
+
+def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
+    """Measure as one rank under torchrun. A failure here ends the process at once.
+
+    torchrun then ends the other ranks. A regular exit could wait for them in a destructor.
+    """
+    from domino_compile.tools.calibrate.ranks import Ranks
+    from domino_compile.tools.calibrate.run import calibrate as run
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # also while a collective waits
+    ranks = Ranks(place, settings.device, settings.timeout_s)
+    try:
+        with _rank_progress(place) as progress:
+            return _as_data(run(ranks, settings, progress))
+    except CalibrateError as error:
+        message, code = str(error), error.code
+    except (RuntimeError, OSError, MemoryError, ValueError) as error:
+        message, code = f"rank {place.rank}: {type(error).__name__}: {first_line(error)}", 1
+    if ranks.first_to_fail():
+        click.echo(f"error: {message}", err=True)
+    end_at_once(code)
+
+
+@contextlib.contextmanager
+def _rank_progress(place: Place) -> Iterator[Progress]:
+    """A bar on rank 0; lines for the process that started the ranks where there is one."""
+    if place.rank == 0 and PROGRESS_LINES in os.environ:
+        yield lambda text, share: click.echo(progress_line(text, share), err=True)
+        return
+    with progress_bar(enabled=place.rank == 0) as progress:
+        yield progress
+
+
+def _as_data(found: Calibration) -> dict[str, Any]:
+    """The result as one JSON object."""
+    links = [
+        {
+            "name": table.name,
+            "file": str(path),
+            "ranks": table.ranks,
+            "nodes": table.nodes,
+            "source": table.source,
+            "note": table.note,
+            "collectives": {
+                name: {
+                    "floor_us": curve.floor_us,
+                    "size_bytes": [size for size, _ in curve.points],
+                    "time_us": [time_us for _, time_us in curve.points],
+                    "raised_bytes": list(found.raised[table.name].get(name, ())),
+                }
+                for name, curve in table.curves.items()
+            },
+        }
+        for table, path in found.tables
+    ]
+    rates = found.rates.as_json() | {"file": str(found.rates_file)}
+    return {"emulated": False, "links": links, "rates": rates}
+
+
+def _show(found: dict[str, Any]) -> None:
+    for link in found["links"]:
+        _show_link(link)
+    rates = found["rates"]
+    rows = [[name, digits(value)] for name, value in rates["rates"].items()]
+    show_table(["rate", "value"], rows, title=f"Rates, measured: {rates['device']}")
+    if not found["links"]:
+        say("One rank has no link to measure: start as many ranks as a group has.")
+    for link in found["links"]:
+        click.echo(f"link table: {link['file']}")  # a path is not folded: it is to be copied
+        click.echo(f'  use it: options={{"link": {json.dumps(_mention(link))}}}')
+    click.echo(f"rates: {rates['file']}")
+    click.echo(f"  use them: {VARIABLE}={shlex.quote(rates['file'])} on every rank")
+
+
+def _mention(link: dict[str, Any]) -> str:
+    """How to name a table: by its name if it lies in the user's folder, else by its file.
+
+    The file's whole path: without a separator it would be read as a name, and the program that
+    names it may run in another folder.
+    """
+    path = Path(link["file"]).absolute()
+    return str(link["name"] if path == links_folder() / f"{link['name']}.json" else path)
+
+
+def _show_link(link: dict[str, Any]) -> None:
+    """One row a payload: milliseconds of each collective, and all_reduce's bus bandwidth."""
+    curves = link["collectives"]
+    factor = busbw_factor("all_reduce", link["ranks"])
+    rows = []
+    for position, size in enumerate(curves["all_reduce"]["size_bytes"]):
+        times = [curve["time_us"][position] for curve in curves.values()]
+        busbw = size / times[0] * factor / 1e3
+        rows.append([size_text(size), *(digits(time / 1e3) for time in times), digits(busbw)])
+    title = f"{link['name']}, measured on {link['ranks']} ranks, {link['nodes']} node(s): ms"
+    show_table(["payload", *curves, "GB/s"], rows, title=title)
+    say(link["source"])
+    say(link["note"])
+    say("")

@@ -1,0 +1,113 @@
+"""``domino explain``: what becomes of every collective of a script, and what would change it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from domino_compile.tools.cli.outputs import Outputs, facts, output_options, show_explanation
+from domino_compile.tools.cli.scripts import CONTEXT
+from domino_compile.tools.cli.show import examples, fail, print_json, require_enabled
+
+if TYPE_CHECKING:
+    from domino_compile.tools.html import ReportData
+    from domino_compile.tools.scripts.observe import Observation
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog=examples(
+        "domino explain train.py --epochs 1",
+        "domino explain train.py --html report.html -- --device cuda   (behind --: the script's)",
+        "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
+        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py    (no cluster here)",
+    ),
+)
+@click.argument("script", type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--ranks", type=click.IntRange(min=2), help="Put a fake group of so many ranks "
+              "in place of the script's own: nothing travels.")  # fmt: skip
+@click.option("--link", help="Link table of the predicted times, see: domino links.")
+@click.option("--device", help="Plan for this device, such as H200; else for the one here.")
+@click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
+@click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
+@click.option("--calls", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How often a compiled graph runs before the script is ended.")  # fmt: skip
+@click.option("--require", type=click.Choice(["overlap"]), help="Exit with 1 if one is not hidden.")
+@output_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; what the script "
+              "prints goes to stderr.")  # fmt: skip
+def explain(
+    script: Path,
+    arguments: tuple[str, ...],
+    ranks: int | None,
+    calls: int,
+    require: str | None,
+    as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
+    **chosen: Any,
+) -> None:
+    """Run SCRIPT as it is until its first step is done, and explain its collectives.
+
+    Its torch.compile calls are planned by domino and run operation by operation. One row for every
+    collective: where it is in the model, what hides it, or why nothing does and what would change
+    that. Times are predicted, not measured. Options that are not listed here go to the script, as
+    does everything behind --.
+    """
+    from domino_compile.report.explanation import OverlapError
+    from domino_compile.tools.scripts.observe import ScriptError, observe
+
+    require_enabled()
+    outputs = Outputs(html, png, trace)
+    options = {name: value for name, value in chosen.items() if value is not None}
+    first = not int(os.environ.get("RANK", "0"))
+    if first:
+        outputs.check()
+    with contextlib.ExitStack() as stack:
+        if outputs:
+            folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
+            options["dump_dir"] = stack.enter_context(folder)
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+            found = observe(script, arguments, options, calls, ranks)
+        if found.code:
+            sys.exit(found.code)
+        if not first:
+            return
+        try:
+            found.check(script)
+        except ScriptError as error:
+            fail(str(error), code=1)
+        if as_json:
+            print_json(found.explanation.as_dict())
+        else:
+            show_explanation(found.explanation)
+        if outputs:
+            outputs.write(_report(script, found, Path(options["dump_dir"]), chosen["link"]))
+    if require:
+        try:
+            found.explanation.check()
+        except OverlapError as error:
+            fail(str(error), code=1)
+
+
+def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
+    from domino_compile.tools.html import ReportData, candidate_tables, read_dump
+    from domino_compile.tools.timelines import predicted
+
+    dump = read_dump(folder)
+    return ReportData(
+        title=f"domino explain: {script.name}",
+        facts=facts(link=link),
+        explanation=found.explanation,
+        timelines=predicted(dump.reports),
+        graphs=dump.graphs,
+        tables=candidate_tables(dump.reports),
+    )

@@ -1,0 +1,223 @@
+"""``domino poc``: the same script with and without domino, and a verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from domino_compile.tools.cli.outputs import Outputs, facts, output_options
+from domino_compile.tools.cli.scripts import (
+    CONTEXT,
+    ms_text,
+    out_option,
+    parsed_options,
+    prepare,
+    processes,
+    script_failures,
+    script_options,
+    under_torchrun,
+)
+from domino_compile.tools.cli.show import (
+    examples,
+    fail,
+    json_option,
+    print_json,
+    progress_bar,
+    say,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from domino_compile.tools.html import ReportData
+    from domino_compile.tools.poc.result import PocResult
+
+EXIT_CODES = """\b
+Exit codes:
+  0    faster, and training is equal within noise and rounding
+  1    the script failed (its traceback is shown), or has nothing to overlap
+  2    bad input, or it cannot run here
+  3    not faster
+  4    training differs, or ends with numbers that are not finite
+  130  interrupted"""
+#: Steps of the curves that are shown.
+SHOWN_STEPS = 6
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog=examples(
+        "domino poc train.py --steps 20 --html report.html",
+        "domino poc --rounds 3 train.py -- --steps 1000      (behind --: the script's own options)",
+        "domino poc --ranks 2 --link demo-2 train.py         (CPU ranks, emulated link)",
+        "domino poc --ranks 8 --link h200-nvlink-8 train.py  (one GPU, emulated link)",
+        "domino poc --slices 4 --option memory_cap=0.2 train.py",
+    )
+    + "\n\n"
+    + EXIT_CODES,
+)
+@script_options
+@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True,
+              help="Runs of each variant, in turn; two show the baseline's noise.")  # fmt: skip
+@click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
+@click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
+@click.option("--option", "chosen", metavar="NAME=VALUE", multiple=True,
+              help="Any option of the backend; may be repeated.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
+              help="Of torch, Python and NumPy; set before the script begins.")  # fmt: skip
+@out_option("out/poc")
+@output_options
+@json_option
+def poc(
+    script: Path,
+    arguments: tuple[str, ...],
+    ranks: int | None,
+    link: str | None,
+    steps: int,
+    warmup: int,
+    rounds: int,
+    chosen: tuple[str, ...],
+    seed: int,
+    out: Path,
+    as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
+    **parts: int | None,
+) -> int:
+    """Run SCRIPT with Inductor alone and with domino, in turn, and compare.
+
+    The script is not edited: its torch.compile calls are answered by one or the other, with the
+    same seeds, in fresh processes. Compared are the time of a step, what of it computes, exposed
+    communication and peak memory, and whether training is equal: losses and gradient norms against
+    what the baseline's own runs differ by. Ends with a verdict and an exit code. Options that are
+    not listed here go to the script.
+    """
+    if under_torchrun():
+        fail("domino poc starts its ranks itself, several times: start it without torchrun "
+             "(--ranks says how many)")  # fmt: skip
+    from domino_compile.tools.poc.run import Plan, run
+    from domino_compile.tools.profiling.session import Phases
+
+    outputs = Outputs(html, png, trace)
+    outputs.check()
+    options = {name: value for name, value in parts.items() if value is not None}
+    options |= parsed_options(chosen)
+    if options.get("disable"):
+        fail(
+            "--option disable: it switches domino off, and nothing is left to compare: leave it out"
+        )
+    prepare(script, out)
+    count, alone = processes(ranks, link)
+    plan = Plan(script, arguments, count, alone, link or "", Phases(warmup, steps), rounds,
+                options, seed, out)  # fmt: skip
+    with script_failures(1), progress_bar() as progress:
+        found = run(plan, progress)
+    _write(found, out)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _show(found, out)
+    if outputs:
+        outputs.write(_report(found, out))
+    return found.verdict.code
+
+
+def _write(found: PocResult, out: Path) -> None:
+    from domino_compile.tools.profiling.earlier import RESULT
+
+    folder = out / "timelines"
+    folder.mkdir(parents=True, exist_ok=True)
+    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
+    for variant, lines in found.timelines.items():
+        for line in lines:
+            path = folder / f"{variant}.rank_{line.rank}.json"
+            path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _report(found: PocResult, out: Path) -> ReportData:
+    from domino_compile.tools.html import Table
+    from domino_compile.tools.html.measured import poc_report
+
+    data = found.as_dict()
+    before, after = _both(data)
+    rows = tuple(tuple(_row(title, before[key], after[key])) for title, key in _ROWS)
+    numbers = Table("Numbers", ("", *COLUMNS[1:]), rows)
+    about = facts(link=_link(data), ranks=str(data["ranks"]), device=data["device"])
+    return poc_report(found, about, [numbers], out / "dumps")
+
+
+def _link(data: dict[str, Any]) -> str:
+    return f"emulated link {data['link']}" if data["emulated"] else "real link"
+
+
+def _both(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    before, after = (data["variants"][name] for name in ("inductor", "domino"))
+    return before, after
+
+
+def _show(found: PocResult, out: Path) -> None:
+    data = found.as_dict()
+    link = _link(data)
+    before, after = _both(data)
+    rounds = "1 round" if data["rounds"] == 1 else f"{data['rounds']} rounds"
+    say(
+        f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {rounds} "
+        f"of {data['steps']} steps; a step ends with: {data['step_ends']}"
+    )
+    show_table(
+        COLUMNS,
+        [_row(title, before[key], after[key]) for title, key in _ROWS],
+    )
+    _show_curves(before, after)
+    for graph in data["graphs"]:
+        say(graph)
+    say(found.verdict.text)
+    for note in found.notes:
+        say(note)
+    say(f"Times of collectives: {data['account_from']}. Peak: {data['peak_of']}.")
+    say(f"Result, timelines, dumps, and what the script printed: {out}")
+
+
+COLUMNS = ("", "Inductor", "domino", "ratio")
+_ROWS = (
+    ("step ms, median", "step_ms"),
+    ("step ms, middle half", "quartiles_ms"),
+    ("total ms", "total_ms"),
+    ("utilisation", "utilisation"),
+    ("on the wire ms", "wire_ms"),
+    ("exposed ms", "exposed_ms"),
+    ("late ms", "late_ms"),
+    ("peak MiB", "peak_mib"),
+    ("compile s", "compile_s"),
+)
+
+
+def _row(title: str, before: Any, after: Any) -> list[str]:
+    if title == "utilisation":
+        return [title, f"{before:.0%}", f"{after:.0%}", ""]
+    if isinstance(before, list):
+        return [title, *("-".join(map(ms_text, pair)) for pair in (before, after)), ""]
+    ratio = f"{after / before:.2f}" if before and after is not None else ""
+    return [title, ms_text(before), ms_text(after), ratio]
+
+
+def _show_curves(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Some steps of both curves, the first and the last among them."""
+    losses = list(zip(before["losses"], after["losses"], strict=False))
+    norms = list(zip(before["grad_norms"], after["grad_norms"], strict=False))
+    if not losses or losses[-1][0] is None:
+        return
+    last = len(losses) - 1
+    count = min(SHOWN_STEPS, len(losses))
+    steps = sorted({round(n * last / max(1, count - 1)) for n in range(count)})
+    show_table(
+        ["step", "loss, Inductor", "loss, domino", "grad norm, Inductor", "grad norm, domino"],
+        [[str(n), *map(_number, (*losses[n], *norms[n]))] for n in steps],
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"

@@ -1,0 +1,242 @@
+"""``domino profile``: where the steps of a script go, and what overlap could win."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from domino_compile.tools.cli.outputs import Outputs, facts, output_options
+from domino_compile.tools.cli.scripts import (
+    CONTEXT,
+    group_rows,
+    ms_text,
+    out_option,
+    prepare,
+    processes,
+    script_failures,
+    script_options,
+    under_torchrun,
+)
+from domino_compile.tools.cli.show import (
+    examples,
+    fail,
+    json_option,
+    print_json,
+    progress_bar,
+    say,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from domino_compile.tools.html import ReportData
+    from domino_compile.tools.profiling.measured import RankMeasured
+    from domino_compile.tools.profiling.result import ProfileResult
+    from domino_compile.tools.profiling.script import Request
+
+EXIT_CODES = """\b
+Exit codes:
+  0    measured
+  1    nothing to measure: no compile, no collective, too few steps; or a rank died
+  2    bad input, or it cannot run here
+  130  interrupted
+  else the script failed: its own exit code"""
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog=examples(
+        "domino profile train.py --html report.html -- --epochs 1",
+        "domino profile --ranks 2 --link demo-2 train.py     (CPU ranks, emulated link)",
+        "torchrun --nproc-per-node 8 -m domino_compile profile train.py",
+    )
+    + "\n\n"
+    + EXIT_CODES,
+)
+@script_options
+@click.option("--traced", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Steps under torch's profiler, after the timed ones.")  # fmt: skip
+@out_option("out/profile")
+@output_options
+@json_option
+def profile(
+    script: Path,
+    arguments: tuple[str, ...],
+    ranks: int | None,
+    link: str | None,
+    steps: int,
+    warmup: int,
+    traced: int,
+    out: Path,
+    as_json: bool,
+    html: Path | None,
+    png: Path | None,
+    trace: Path | None,
+) -> None:
+    """Run SCRIPT as it is for some steps, and say where their time goes.
+
+    A step ends when the script's optimizer steps; without an optimizer, after each backward;
+    without either, at each call of a compiled graph. Says how long a step takes, how much of it
+    computes and how much of its communication is exposed, and what overlap could win of that. The
+    script is ended when enough is measured. Under torchrun the ranks are torchrun's. Options that
+    are not listed here go to the script, as does everything behind --.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", "1")  # before torch is loaded
+    from domino_compile.tools.profiling.earlier import TIMELINES, remove_files, remove_result
+    from domino_compile.tools.profiling.script import Request
+    from domino_compile.tools.profiling.session import Phases
+
+    outputs = Outputs(html, png, trace)
+    outputs.check()
+    prepare(script, out)
+    request = Request(script, arguments, phases=Phases(warmup, steps, traced), folder=out / "ranks")
+    if under_torchrun() and (ranks is not None or link is not None):
+        fail("--ranks and --link start ranks of their own: leave them out under torchrun")
+    if os.environ.get("RANK", "0") == "0":
+        remove_result(out)
+        remove_files(out, TIMELINES)
+    if under_torchrun():
+        found = _as_rank(request, as_json)
+        if found is None:
+            return
+    else:
+        found = _on_new_ranks(request, *processes(ranks, link), link or "")
+    _write(found, out)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _show(found, out)
+    if outputs:
+        outputs.write(_report(found))
+
+
+def _on_new_ranks(request: Request, count: int, alone: int, link: str) -> ProfileResult:
+    from dataclasses import replace
+
+    from domino_compile.tools.profiling.ranks import run_on_ranks
+
+    request = replace(request, link=link, alone=alone)
+    with script_failures(), progress_bar() as progress:
+        outcomes = run_on_ranks(request, count, progress)
+        for outcome in outcomes:
+            outcome.check(request)
+    return _result(request, [o.measured for o in outcomes if o.measured is not None])
+
+
+def _as_rank(request: Request, as_json: bool) -> ProfileResult | None:
+    """One rank of torchrun's; None on all but the first."""
+    from domino_compile.tools.profiling.context import shared
+    from domino_compile.tools.profiling.script import run
+
+    everyone: list[RankMeasured] = []
+
+    def finished(mine: RankMeasured) -> None:
+        everyone.extend(shared(mine))
+
+    first = os.environ["RANK"] == "0"
+    stream = sys.stderr if as_json else sys.stdout
+    with contextlib.redirect_stdout(stream), progress_bar(enabled=first) as progress:
+        outcome = run(request, progress, finished)
+    if outcome.code:
+        sys.exit(outcome.code)
+    if not first:
+        return None
+    with script_failures():
+        outcome.check(request)
+    if not everyone and outcome.measured is not None:
+        everyone.append(outcome.measured)
+    return _result(request, everyone)
+
+
+def _result(request: Request, ranks: list[RankMeasured]) -> ProfileResult:
+    from domino_compile.tools.profiling.result import profile_result
+
+    notes = []
+    first = ranks[0]
+    if len(ranks) < first.ranks and not request.alone:
+        notes.append(
+            f"The script ended before all steps were seen: these are rank {first.rank}'s numbers, "
+            "not agreed with the other ranks."
+        )
+    if request.alone:
+        notes.append(
+            f"One process stands for one of {request.alone} ranks: the collectives take the time "
+            "of the link table, and no numbers travel."
+        )
+    command = shlex.join([str(request.script), *request.arguments])
+    return profile_result(ranks, command, notes)
+
+
+def _write(found: ProfileResult, out: Path) -> None:
+    from domino_compile.tools.profiling.earlier import RESULT
+
+    folder = out / "timelines"
+    folder.mkdir(parents=True, exist_ok=True)
+    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
+    for line in found.timelines:
+        path = folder / f"measured.rank_{line.rank}.json"
+        path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _report(found: ProfileResult) -> ReportData:
+    from domino_compile.tools.html import Table
+    from domino_compile.tools.html.measured import profile_report
+
+    data = found.as_dict()
+    tables = [Table("A step", STEP_COLUMNS, tuple(map(tuple, _step_rows(found, data))))]
+    groups = tuple(map(tuple, group_rows(data["groups"])))
+    tables.append(Table("By process group", GROUP_COLUMNS, groups))
+    about = facts(link=_link(found), ranks=str(found.ranks), device=found.device)
+    return profile_report(found, about, tables)
+
+
+STEP_COLUMNS = ("", "ms", "")
+GROUP_COLUMNS = ("group", "collectives", "wire ms", "exposed ms", "hidden ms")
+
+
+def _link(found: ProfileResult) -> str:
+    return f"emulated link {found.link}" if found.emulated else "real link"
+
+
+def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
+    """What a step is spent on."""
+    low, high = data["quartiles_ms"]
+    rows = [
+        ["step", ms_text(data["step_ms"]), f"median of {data['steps']}; middle half "
+         f"{ms_text(low)} to {ms_text(high)}"],
+        ["computing", ms_text(data["compute_ms"]), f"utilisation {data['utilisation']:.0%}"
+         + (" of the GPU" if found.device != "cpu" else " (CPU: not in a wait; Python counts)")],
+        ["on the wire", ms_text(data["wire_ms"]), f"{data['collectives']:g} collectives"],
+        ["exposed", ms_text(data["exposed_ms"]), f"{_part(data)} of the step"],
+        ["hidden", ms_text(data["hidden_ms"]), "under computing"],
+    ]  # fmt: skip
+    if data["late_ms"]:
+        rows.append(["late", ms_text(data["late_ms"]), "waits beyond the emulated wire's time: "
+                     "for slower ranks and the real transport"])  # fmt: skip
+    bound = ms_text(data["recommendation"]["bound_ms"])
+    return [*rows, ["bound", bound, "no overlap gets below it"]]
+
+
+def _show(found: ProfileResult, out: Path) -> None:
+    data = found.as_dict()
+    say(
+        f"{found.script}: {found.ranks} ranks, {found.device}, {_link(found)}; a step ends with: "
+        f"{found.step_ends}"
+    )
+    show_table(STEP_COLUMNS, _step_rows(found, data), wrap=True)
+    if len(data["groups"]) > 1:
+        show_table(GROUP_COLUMNS, group_rows(data["groups"]), title="By process group")
+    say(found.recommendation.text)
+    for note in found.notes:
+        say(note)
+    say(f"Times of collectives: {found.account_from}. Result and timelines: {out}")
+
+
+def _part(data: dict[str, Any]) -> str:
+    return f"{data['recommendation']['share']:.0%}"

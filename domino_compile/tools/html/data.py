@@ -1,0 +1,75 @@
+"""What a report shows, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from domino_compile.report.explanation import Explanation
+from domino_compile.report.graph_rows import Rows
+from domino_compile.tools.timelines import Timeline
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """The operations of one compiled graph, by phase, as rows of ``graph_rows.COLUMNS``.
+
+    Attributes:
+        number: of the compiled graph.
+        summary: what was done, in a line.
+        before: as captured.
+        after: as planned.
+    """
+
+    number: int
+    summary: str
+    before: dict[str, Rows]
+    after: dict[str, Rows]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training run.
+
+    Attributes:
+        name: for people, such as ``Inductor alone, run 1``.
+        losses: of each step.
+        gradient_norms: of each step.
+    """
+
+    name: str
+    losses: tuple[float, ...]
+    gradient_norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows; what is empty has no section.
+
+    Attributes:
+        title: the report's.
+        facts: names and values: the command, versions, the link.
+        explanation: a row for every collective.
+        verdict: paragraphs in front of everything.
+        timelines: steps that share one time axis, in the order to be drawn.
+        graphs: the compiled graphs.
+        curves: training runs.
+        tables: other numbers.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    explanation: Explanation
+    verdict: tuple[str, ...] = ()
+    timelines: tuple[Timeline, ...] = ()
+    graphs: tuple[GraphView, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    tables: tuple[Table, ...] = field(default=())

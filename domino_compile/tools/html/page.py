@@ -1,0 +1,93 @@
+"""The report's page: data and template in, one self-contained file out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from domino_compile.report.graph_rows import COLUMNS
+from domino_compile.report.origin import bytes_text, short_line, time_text
+from domino_compile.tools.html.data import GraphView, ReportData
+from domino_compile.tools.timelines import colours
+
+#: Cells that are aligned to the right.
+_NUMBER = re.compile(r"[\d.,%+x -]*")
+ASSETS = Path(__file__).with_name("assets")
+
+
+def page(data: ReportData) -> str:
+    """The HTML text of a report; it needs no network and no other file.
+
+    Raises:
+        ImportError: the extra ``report`` is not installed.
+    """
+    import jinja2
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    from domino_compile.tools.html import plots
+
+    figures: dict[str, Any] = {}
+    if any(timeline.spans for timeline in data.timelines):
+        figures["timeline"] = plots.timeline_figure(data.timelines)
+    for what, label in (("losses", "loss"), ("gradient_norms", "gradient norm")):
+        if any(getattr(curve, what) for curve in data.curves):
+            figures[what] = plots.curve_figure(data.curves, what, label)
+    script, divs = components(figures) if figures else ("", {})
+    library = Resources(mode="inline", components=["bokeh"]).render_js() if figures else ""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"time": time_text, "bytes": bytes_text, "json": _embedded}
+    environment.filters["line"] = short_line
+    environment.tests["numeric"] = lambda text: _NUMBER.fullmatch(text) is not None
+    environment.globals["asset"] = lambda name: (ASSETS / name).read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        ranks=sorted({timeline.rank for timeline in data.timelines}),
+        kinds=_seen(data, "kind"),
+        phases=_seen(data, "phase"),
+        slices=sorted({s.slice for t in data.timelines for s in t.spans if s.slice is not None}),
+        colours={"slices": colours.SLICES, "whole": colours.WHOLE},
+        graphs={"columns": COLUMNS, "graphs": [_plain(graph) for graph in data.graphs]},
+        library=library,
+        script=script,
+        divs=divs,
+    )
+
+
+def _seen(data: ReportData, field: str) -> list[str]:
+    """The values of a field of spans of compute, most frequent first."""
+    counts: dict[str, int] = {}
+    for timeline in data.timelines:
+        for span in timeline.spans:
+            if span.lane == "compute" and (value := getattr(span, field)):
+                counts[value] = counts.get(value, 0) + 1
+    return sorted(counts, key=lambda value: -counts[value])
+
+
+def _plain(graph: GraphView) -> dict[str, Any]:
+    """A graph for the page: phases that were planned, each with what it was before."""
+    phases = [
+        {
+            "phase": phase,
+            "before": graph.before.get("forward" if phase == "inference" else phase, []),
+            "after": rows,
+        }
+        for phase, rows in graph.after.items()
+    ]
+    return {"number": graph.number, "summary": graph.summary, "phases": phases}
+
+
+def _embedded(value: Any) -> str:
+    """JSON that can stand inside a script element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))

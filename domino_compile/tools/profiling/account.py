@@ -1,0 +1,164 @@
+"""What one step spent its time on, on one rank.
+
+The same words mean the same on every device, but they are measured in different ways:
+
+* on a GPU, *computing* is any kernel that is no collective, a collective is *in flight* while its
+  kernel runs, and *exposed* is flight while nothing computes;
+* on the CPU the host is the device: everything but standing in a wait counts as computing (Python
+  too), and *exposed* is flight while the thread stands in a wait.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from domino_compile.emulate.trace import Record
+from domino_compile.tools.timelines import Timeline, union_us
+from domino_compile.tools.timelines.spans import COMPUTE, WIRE
+
+
+@dataclass(frozen=True)
+class GroupTime:
+    """The collectives of one process group in one step; times in milliseconds.
+
+    Attributes:
+        collectives: how many.
+        wire_ms: how long one or several were in flight.
+        exposed_ms: of that, exposed.
+    """
+
+    collectives: float
+    wire_ms: float
+    exposed_ms: float
+
+    @property
+    def hidden_ms(self) -> float:
+        """In flight, and hidden under computing."""
+        return max(0.0, self.wire_ms - self.exposed_ms)
+
+
+@dataclass(frozen=True)
+class Account:
+    """One step; times in milliseconds.
+
+    Attributes:
+        step_ms: the whole step.
+        compute_ms: how long something computed.
+        wire_ms: how long a collective was in flight, several at once counted once.
+        exposed_ms: of that, exposed.
+        late_ms: how long waits lasted beyond an emulated wire's time, for other ranks or for the
+            real transport below; 0 on a real link, where that is part of the flight.
+        groups: by the process group's name.
+    """
+
+    step_ms: float
+    compute_ms: float
+    wire_ms: float
+    exposed_ms: float
+    late_ms: float = 0.0
+    groups: dict[str, GroupTime] = field(default_factory=dict)
+
+    @property
+    def collectives(self) -> float:
+        """How many, of all groups."""
+        return sum(group.collectives for group in self.groups.values())
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Account:
+        """The inverse of ``dataclasses.asdict``."""
+        groups = {name: GroupTime(**group) for name, group in data["groups"].items()}
+        return Account(**{**data, "groups": groups})
+
+
+def account_of_timeline(timeline: Timeline, step_ms: float) -> Account:
+    """The account of a measured timeline, which lasted ``step_ms``."""
+    work = _pairs(timeline, COMPUTE)
+    computed = union_us(work)
+    groups = {}
+    for name in sorted({s.group for s in timeline.spans if s.lane == WIRE}):
+        flights = _pairs(timeline, WIRE, name)
+        exposed = union_us([*work, *flights]) - computed
+        groups[name] = GroupTime(len(flights), union_us(flights) / 1e3, exposed / 1e3)
+    return Account(
+        step_ms,
+        computed / 1e3,
+        timeline.wire_us / 1e3,
+        timeline.exposed_us / 1e3,
+        groups=groups,
+    )
+
+
+def account_of_records(records: Sequence[Record], step_ms: float) -> Account:
+    """The account of a step on gloo ranks with an emulated link, whose waits keep records."""
+    records = [record for record in records if record.name != "barrier"]
+    groups = {}
+    for name in sorted({record.group for record in records}):
+        mine = [record for record in records if record.group == name]
+        exposed = sum(record.exposed_ms or 0.0 for record in mine)
+        groups[name] = GroupTime(len(mine), _flight_ms(mine), exposed)
+    exposed = sum(group.exposed_ms for group in groups.values())
+    late = sum(record.late_ms or 0.0 for record in records)
+    compute = max(0.0, step_ms - exposed - late)
+    return Account(step_ms, compute, _flight_ms(records), exposed, late, groups)
+
+
+def _flight_ms(records: Iterable[Record]) -> float:
+    return union_us((r.start_s * 1e6, r.end_s * 1e6) for r in records) / 1e3
+
+
+def _pairs(timeline: Timeline, lane: str, group: str | None = None) -> list[tuple[float, float]]:
+    return [
+        (span.begin_us, span.end_us)
+        for span in timeline.spans
+        if span.lane == lane and span.kind != "wait" and group in (None, span.group)
+    ]
+
+
+def median(accounts: Sequence[Account]) -> Account:
+    """Each number's median over several steps."""
+    return _combined(accounts, statistics.median)
+
+
+def largest(accounts: Sequence[Account]) -> Account:
+    """Each number's largest over several ranks."""
+    return _combined(accounts, max)
+
+
+def _combined(accounts: Sequence[Account], of: Callable[[list[float]], float]) -> Account:
+    none = GroupTime(0, 0.0, 0.0)
+
+    def group(name: str) -> GroupTime:
+        found = [account.groups.get(name, none) for account in accounts]
+        return GroupTime(
+            of([g.collectives for g in found]),
+            of([g.wire_ms for g in found]),
+            of([g.exposed_ms for g in found]),
+        )
+
+    return Account(
+        of([a.step_ms for a in accounts]),
+        of([a.compute_ms for a in accounts]),
+        of([a.wire_ms for a in accounts]),
+        of([a.exposed_ms for a in accounts]),
+        of([a.late_ms for a in accounts]),
+        {name: group(name) for name in sorted({n for a in accounts for n in a.groups})},
+    )
+
+
+def scaled(account: Account, factor: float) -> Account:
+    """All times multiplied by a factor; what takes which part of the step stays."""
+    groups = {
+        name: GroupTime(group.collectives, group.wire_ms * factor, group.exposed_ms * factor)
+        for name, group in account.groups.items()
+    }
+    return Account(
+        account.step_ms * factor,
+        account.compute_ms * factor,
+        account.wire_ms * factor,
+        account.exposed_ms * factor,
+        account.late_ms * factor,
+        groups,
+    )

@@ -1,0 +1,219 @@
+"""What one rank measured, as plain data, and what all ranks together did."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from domino_compile import emulate
+from domino_compile.report import CompileReport
+from domino_compile.tools.profiling.account import (
+    Account,
+    account_of_records,
+    account_of_timeline,
+    largest,
+    median,
+    scaled,
+)
+from domino_compile.tools.profiling.planned import named_by_plan
+from domino_compile.tools.profiling.session import Session
+from domino_compile.tools.profiling.trace import timeline_of
+from domino_compile.tools.quartiles import middle_half
+from domino_compile.tools.timelines import Timeline
+
+#: Where the times of collectives come from.
+FROM_RECORDS = "the waits of the emulated link, in the timed steps"
+FROM_TRACE = "torch's profiler, in steps of their own"
+
+
+@dataclass
+class RankMeasured:
+    """One rank of one run. Lists of numbers have one entry a step, all phases together.
+
+    Attributes:
+        rank: which.
+        ranks: how many there are.
+        device: what the steps ran on, as torch names it, or ``cpu``.
+        link: the emulated link table's name; empty: a real link.
+        step_ends: what ends a step, see ``domino_compile.tools.scripts.steps``.
+        warmup: steps before the timed ones.
+        step_ms: of the timed steps.
+        traced_ms: of those under the profiler.
+        losses: mean of what was differentiated in the step; None: nothing was.
+        grad_norms: of this rank's gradients when the optimizer stepped; None: it did not.
+        outputs: mean magnitude of what the graphs of inference returned; None elsewhere.
+        account: of one step, medians.
+        account_from: where it comes from.
+        peak_mib: most memory.
+        peak_of: of which memory.
+        compile_s: from the first compile to the end of the step it was in, less a usual step.
+        precision: relative rounding of the coarsest type that a graph computes in.
+        timeline: of one traced step.
+        reports: of the graphs that this package compiled.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    device: str = "cpu"
+    link: str = ""
+    step_ends: str = ""
+    warmup: int = 0
+    step_ms: list[float] = field(default_factory=list)
+    traced_ms: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
+    grad_norms: list[float | None] = field(default_factory=list)
+    outputs: list[float | None] = field(default_factory=list)
+    account: Account | None = None
+    account_from: str = ""
+    peak_mib: float | None = None
+    peak_of: str = ""
+    compile_s: float | None = None
+    precision: float = 0.0
+    timeline: Timeline | None = None
+    reports: list[CompileReport] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        plain = dict(vars(self).items())
+        plain["account"] = None if self.account is None else asdict(self.account)
+        plain["timeline"] = None if self.timeline is None else self.timeline.as_dict()
+        plain["reports"] = [report.as_dict() for report in self.reports]
+        return plain
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> RankMeasured:
+        """The inverse of ``as_dict``."""
+        found = RankMeasured(**data)
+        found.account = None if data["account"] is None else Account.from_dict(data["account"])
+        line = data["timeline"]
+        found.timeline = None if line is None else Timeline.from_dict(line)
+        found.reports = [CompileReport.from_dict(report) for report in data["reports"]]
+        return found
+
+
+def measured(
+    session: Session,
+    title: str,
+    rank: int,
+    ranks: int,
+    link: str,
+    compiled: Sequence[CompileReport] = (),
+    step_ends: str = "",
+) -> RankMeasured:
+    """What a session found, numbers fetched from the device.
+
+    Args:
+        session: whose steps have ended.
+        title: of the timeline.
+        rank: this process's.
+        ranks: how many there are.
+        link: name of the emulated link; empty: a real one.
+        compiled: reports of the graphs that this package compiled.
+        step_ends: what ended a step.
+    """
+    found = RankMeasured(rank, ranks, link=link, step_ends=step_ends)
+    found.device = torch.cuda.get_device_name() if session.on_gpu else "cpu"
+    found.warmup, found.step_ms = session.phases.warmup, session.step_ms
+    found.losses = [_mean(facts.losses) for facts in session.facts]
+    found.grad_norms = [_number(facts.grad_norm) for facts in session.facts]
+    found.outputs = [_mean(facts.output) for facts in session.facts]
+    found.peak_mib, found.peak_of = session.peak_mib, session.peak_of
+    found.compile_s = session.compile_s
+    found.reports = list(compiled)
+    _take_traces(found, session, title)
+    if link and not session.on_gpu and session.step_ms:
+        pairs = zip(session.records, session.step_ms, strict=False)
+        found.account = median([account_of_records(records, ms) for records, ms in pairs])
+        found.account_from = FROM_RECORDS
+    return found
+
+
+def _take_traces(found: RankMeasured, session: Session, title: str) -> None:
+    """The account and the timeline of traced steps."""
+    traces = session.traces[1:] or session.traces
+    if not traces:
+        return
+    found.traced_ms = [trace.step_ms for trace in traces]
+    lines = [
+        timeline_of(trace, title, found.rank, bool(found.link), session.on_gpu) for trace in traces
+    ]
+    pairs = zip(lines, found.traced_ms, strict=True)
+    found.account = median([account_of_timeline(line, ms) for line, ms in pairs])
+    found.account_from = FROM_TRACE
+    middle = sorted(range(len(lines)), key=lambda n: found.traced_ms[n])[len(lines) // 2]
+    found.timeline = named_by_plan(lines[middle], found.reports)
+
+
+def _mean(values: Sequence[torch.Tensor]) -> float | None:
+    numbers = [float(value) for value in values]
+    return statistics.fmean(numbers) if numbers else None
+
+
+def _number(value: torch.Tensor | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def emulated_link() -> str:
+    """The name of the table that the default group's collectives take their time from, if one."""
+    if not dist.is_initialized() or emulate.BACKEND not in dist.get_backend_config():
+        return ""
+    table = emulate.settings.current().link
+    return "free" if table is None else table.name
+
+
+@dataclass(frozen=True)
+class Together:
+    """All ranks of one run. A step is as slow as its slowest rank; times in milliseconds.
+
+    Attributes:
+        step_ms: of every timed step, on its slowest rank.
+        utilisation: part of a step in which something computes, mean over the ranks.
+        account: each number of the rank where it is largest; of traced steps scaled to timed ones.
+        collectives: in a step.
+        peak_mib: of the rank with most.
+        compile_s: of the slowest rank.
+    """
+
+    step_ms: tuple[float, ...]
+    utilisation: float
+    account: Account
+    peak_mib: float | None
+    compile_s: float | None
+
+    @property
+    def median_ms(self) -> float:
+        """Of the steps."""
+        return statistics.median(self.step_ms)
+
+    @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        """Between these lies the middle half of the steps."""
+        return middle_half(self.step_ms)
+
+
+def together(ranks: Sequence[RankMeasured]) -> Together:
+    """Agree on the numbers of one run; all ranks have timed a step and have an account."""
+    accounts = [account for rank in ranks if (account := _as_timed(rank)) is not None]
+    parts = [min(1.0, a.compute_ms / a.step_ms) for a in accounts if a.step_ms]
+    peaks = [rank.peak_mib for rank in ranks if rank.peak_mib is not None]
+    compiles = [rank.compile_s for rank in ranks if rank.compile_s is not None]
+    return Together(
+        tuple(max(step) for step in zip(*(rank.step_ms for rank in ranks), strict=False)),
+        statistics.fmean(parts) if parts else 0.0,
+        largest(accounts),
+        max(peaks, default=None),
+        max(compiles, default=None),
+    )
+
+
+def _as_timed(rank: RankMeasured) -> Account | None:
+    """A rank's account; that of traced steps, which the profiler slows, as parts of a timed one."""
+    account = rank.account
+    if account is None or not rank.step_ms or not account.step_ms:
+        return account
+    return scaled(account, min(1.0, statistics.median(rank.step_ms) / account.step_ms))

@@ -1,0 +1,169 @@
+"""Measured timelines named by the plan: which captured collective a flight is, of which slice.
+
+A profiler sees kernels and flights, not what they were in the captured graph. Where a step has
+exactly the collectives that the plans of its graphs have, in every process group of the same kinds
+in the same order (or a whole number of times as many: micro-batches), they are the same, and
+likewise matrix products. Where the counts differ nothing is guessed, nor where flights of several
+groups overlap and do not tell theirs: those of one group begin in the order of their launches,
+those of two need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from domino_compile.report import CompileReport, ScheduleReport, WireReport
+from domino_compile.tools.bench.kernels import STREAM
+from domino_compile.tools.profiling.trace import collective_name
+from domino_compile.tools.timelines import Span, Timeline
+from domino_compile.tools.timelines.spans import COMPUTE, WIRE
+
+_FORWARD = ("forward", "inference")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What the plan knows about one flight or one matrix product."""
+
+    kind: str
+    phase: str
+    source: str
+    slice: int | None = None
+    collective: str = ""
+    group: str = ""
+
+
+#: The place of a span, and what it is.
+_Pair = tuple[int, _Planned]
+
+
+def named_by_plan(
+    timeline: Timeline, compiled: Sequence[CompileReport], uncut: bool = False
+) -> Timeline:
+    """The timeline, its collectives and matrix products named as far as the plans allow.
+
+    Args:
+        timeline: measured; of one step.
+        compiled: the reports of the graphs that ran in it, in the order of compiling.
+        uncut: it is of the program as it was found, without this package.
+    """
+    schedules = list(_uncut(compiled) if uncut else _planned(compiled))
+    flights = [p for report, s in schedules for p in _flights(report, s, uncut)]
+    products = [p for _, s in schedules for p in _products(s, uncut)]
+    spans = list(timeline.spans)
+    _name(spans, _flown(spans, flights))
+    _name(spans, _paired([i for i, s in enumerate(spans) if _is_product(s)], products))
+    _name_waits(spans)
+    return replace(timeline, spans=tuple(spans))
+
+
+def _is_product(span: Span) -> bool:
+    return span.lane == COMPUTE and span.kind == "gemm"
+
+
+def _planned(
+    compiled: Sequence[CompileReport],
+) -> Iterator[tuple[CompileReport, ScheduleReport]]:
+    """A step runs its forwards in the order of compiling, its backwards in the opposite one."""
+    yield from ((r, s) for r in compiled for s in r.schedules if s.phase in _FORWARD)
+    yield from ((r, s) for r in reversed(compiled) for s in r.schedules if s.phase not in _FORWARD)
+
+
+def _uncut(compiled: Sequence[CompileReport]) -> Iterator[tuple[CompileReport, ScheduleReport]]:
+    """Of one graph alone: of several, the forwards and backwards cannot be told apart."""
+    found = [(r, r.uncut) for r in compiled if r.uncut is not None]
+    if len(found) == 1:
+        yield found[0]
+
+
+def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+    phases = {entry.name: entry.phase for entry in report.collectives}
+
+    def phase(wire: WireReport) -> str:
+        return phases.get(wire.origin or wire.name, "") if uncut else schedule.phase
+
+    for wire in schedule.wires:
+        yield _Planned(
+            collective_name(wire.kind),
+            phase(wire),
+            wire.source,
+            wire.slice,
+            f"{report.graph}:{wire.origin or wire.name}",
+            wire.group,
+        )
+
+
+def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+    for step in schedule.steps:
+        if step.kind == "matmul":
+            yield _Planned("gemm", "" if uncut else schedule.phase, step.source, step.slice)
+
+
+def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:
+    """The flights, each with its plan; none if it is not certain which is which."""
+    places = [place for place, span in enumerate(spans) if span.lane == WIRE]
+    told, groups = {spans[place].group for place in places}, {plan.group for plan in planned}
+    if told == groups:
+        return _by_group(spans, places, planned)
+    if any(map(_is_group, told)) or len(told) > len(groups):
+        return []  # some are of groups that no plan has
+    if len(groups) > 1 and _overlap([spans[place] for place in places]):
+        return []
+    return _paired(places, planned)
+
+
+def _by_group(
+    spans: Sequence[Span], places: Sequence[int], planned: Sequence[_Planned]
+) -> list[_Pair]:
+    found: list[_Pair] = []
+    repeats = set()
+    for group in sorted({plan.group for plan in planned}):
+        mine = [place for place in places if spans[place].group == group]
+        plans = [plan for plan in planned if plan.group == group]
+        repeats.add(len(mine) / len(plans))
+        found += _paired(mine, plans)
+    return found if len(repeats) == 1 else []
+
+
+def _is_group(told: str) -> bool:
+    """Whether a span tells its group; else it tells nothing, or the stream that it ran on."""
+    return bool(told) and not told.startswith(STREAM)
+
+
+def _overlap(flights: Sequence[Span]) -> bool:
+    return any(b.begin_us < a.end_us for a, b in pairwise(flights))
+
+
+def _paired(places: Sequence[int], planned: Sequence[_Planned]) -> list[_Pair]:
+    """Places and plans in order; none if there is not a whole number of times the plans."""
+    if not planned or len(places) % len(planned):
+        return []
+    return [(place, planned[n % len(planned)]) for n, place in enumerate(places)]
+
+
+def _name(spans: list[Span], pairs: Sequence[_Pair]) -> None:
+    """Name spans, in place, if all are of the kinds that were planned."""
+    if any(spans[place].kind != plan.kind for place, plan in pairs):
+        return
+    for place, plan in pairs:
+        spans[place] = replace(
+            spans[place],
+            group=spans[place].group or plan.group,
+            slice=plan.slice,
+            phase=plan.phase,
+            collective=plan.collective,
+            source=plan.source,
+        )
+
+
+def _name_waits(spans: list[Span]) -> None:
+    """A wait is called like the flight that it is for."""
+    flights = {span.name: span for span in spans if span.lane == WIRE}
+    for place, span in enumerate(spans):
+        flight = flights.get(span.name) if span.kind == "wait" else None
+        if flight is not None:
+            spans[place] = replace(
+                span, collective=flight.collective, slice=flight.slice, phase=flight.phase
+            )

@@ -1,0 +1,255 @@
+"""One rank of a measured script: run as it is, or compiled in another way than it asks for."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domino_compile import _compat
+from domino_compile.backend import domino
+from domino_compile.options.checks import OWNED_INDUCTOR_OPTIONS
+from domino_compile.report import reports
+from domino_compile.tools.profiling.measured import RankMeasured, emulated_link, measured
+from domino_compile.tools.profiling.session import Phases, Progress, Session
+from domino_compile.tools.scripts import (
+    Asked,
+    Compiles,
+    Enough,
+    ScriptError,
+    compiles_redirected,
+    require_something,
+    run_script,
+)
+from domino_compile.tools.scripts.groups import emulated
+from domino_compile.tools.scripts.steps import Steps, steps_observed
+
+#: How a script's compiles are answered, with the title of its timeline.
+VARIANTS: Mapping[str, str] = {
+    "own": "as the script has it",
+    "inductor": "Inductor alone",
+    "domino": "with domino",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run on every rank.
+
+    Attributes:
+        script: its path.
+        arguments: its command line.
+        variant: one of ``VARIANTS``.
+        phases: how many steps.
+        options: for domino, besides those that the script has for it.
+        link: the emulated link that takes the place of the script's groups; empty: none does.
+        alone: ranks that one process on a GPU stands for; 0: every rank is a process.
+        seed: set before the script begins; None: left alone.
+        folder: where what a rank says and finds goes.
+    """
+
+    script: Path
+    arguments: tuple[str, ...] = ()
+    variant: str = "own"
+    phases: Phases = field(default_factory=Phases)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    link: str = ""
+    alone: int = 0
+    seed: int | None = None
+    folder: Path = Path()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        plain = {**asdict(self), "script": str(self.script), "folder": str(self.folder)}
+        return plain | {"options": dict(self.options)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Request:
+        """The inverse of ``as_dict``."""
+        found = dict(data)
+        for name in ("script", "folder"):
+            found[name] = Path(found[name])
+        found["arguments"] = tuple(found["arguments"])
+        found["phases"] = Phases(**found["phases"])
+        return Request(**found)
+
+
+@dataclass
+class Outcome:
+    """How one rank's run went.
+
+    Attributes:
+        code: the script's exit code; 0 if it was ended because it had run enough.
+        ended_s: when it ended, of ``time.time()``.
+        steps: how many it did.
+        collectives: in one of its steps; None if that is not known.
+        compiles: its calls of ``torch.compile``.
+        measured: None if it failed or did too few steps.
+    """
+
+    code: int = 0
+    ended_s: float = 0.0
+    steps: int = 0
+    collectives: float | None = None
+    compiles: Compiles = field(default_factory=Compiles)
+    measured: RankMeasured | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        found = None if self.measured is None else self.measured.as_dict()
+        return vars(self) | {"compiles": vars(self.compiles), "measured": found}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Outcome:
+        """The inverse of ``as_dict``."""
+        found = Outcome(**data)
+        found.compiles = Compiles(**data["compiles"])
+        if data["measured"] is not None:
+            found.measured = RankMeasured.from_dict(data["measured"])
+        return found
+
+    def check(self, request: Request) -> None:
+        """Require that there is something to say.
+
+        Raises:
+            ScriptError: nothing compiled, no step, too few steps, or no collective; with the next
+                step.
+        """
+        script = request.script
+        require_something(script, self.compiles, self.compiles.graphs, None)
+        if self.measured is None:
+            raise ScriptError(_too_few(request, self.steps))
+        if self.measured.account is None:
+            raise ScriptError(
+                f"{script} runs torch's profiler while its steps are measured, and there can be "
+                "but one: switch it off"
+            )
+        found = None if self.collectives is None else round(self.collectives)
+        require_something(script, self.compiles, None, found)
+
+
+def _too_few(request: Request, steps: int) -> str:
+    phases = request.phases
+    if not steps:
+        return (
+            f"{request.script} did no step: nothing was differentiated, no optimizer stepped and "
+            "no compiled graph ran twice"
+        )
+    return (
+        f"{request.script} did {steps} steps and ended; {phases.whole} are needed ({phases.warmup} "
+        f"to warm up, {phases.steps} timed, {phases.traced} traced): let it run longer, or give a "
+        "smaller --warmup or --steps"
+    )
+
+
+def run(
+    request: Request,
+    progress: Progress = lambda text, share: None,
+    finished: Callable[[RankMeasured], None] = lambda found: None,
+) -> Outcome:
+    """Run the script on this rank until its steps are measured.
+
+    Args:
+        request: what to run.
+        progress: told after every step.
+        finished: called with what was found while the script's process group is still there.
+    """
+    outcome = Outcome()
+    known = len(reports())
+
+    def found() -> RankMeasured:
+        rank, ranks = _place(request)
+        title = VARIANTS[request.variant]
+        compiled = reports()[known:]
+        result = measured(session, title, rank, ranks, emulated_link(), compiled, steps.kind)
+        result.precision = precision.coarsest
+        return result
+
+    def end() -> None:
+        outcome.measured = found()
+        finished(outcome.measured)
+        raise Enough
+
+    session = Session(request.phases, end, progress)
+    steps = Steps(session.ended, session.restarted)
+    precision = _Precision()
+
+    def compile_graph(
+        asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
+    ) -> Callable[..., Any]:
+        session.compile_began()
+        precision.see(gm)
+        return steps.graph(_compiled(request, asked, gm, inputs))
+
+    with ExitStack() as stack:
+        if request.link:
+            device = "cuda" if request.alone else "cpu"
+            ranks = request.alone or int(os.environ.get("WORLD_SIZE", "1"))
+            stack.enter_context(emulated(request.link, ranks, device))
+        stack.enter_context(compiles_redirected(outcome.compiles, compile_graph))
+        stack.enter_context(steps_observed(steps))
+        if request.seed is not None:
+            seed_everything(request.seed)
+        outcome.code = run_script(request.script, request.arguments)
+        session.stop_tracing()
+        outcome.steps = len(session.facts)
+        if outcome.code == 0 and outcome.measured is None and session.step_ms:
+            late = found()  # it ended by itself, in the middle of the phases
+            outcome.measured = late if late.account is not None else None
+    if outcome.measured is not None and outcome.measured.account is not None:
+        outcome.collectives = outcome.measured.account.collectives
+    outcome.ended_s = time.time()
+    return outcome
+
+
+def _place(request: Request) -> tuple[int, int]:
+    """This rank and how many there are."""
+    if request.alone:
+        return 0, request.alone
+    rank, ranks = _compat.rank_and_world()
+    return int(os.environ.get("RANK", rank)), int(os.environ.get("WORLD_SIZE", ranks))
+
+
+def _compiled(
+    request: Request, asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
+) -> Callable[..., Any]:
+    """A graph compiled as the variant says, with the user's settings as far as they apply."""
+    backend = asked.backend if request.variant == "own" else request.variant
+    if backend == "inductor":
+        settings = _compat.mode_options(asked.mode) if asked.mode else {}
+        return _compat.compile_with_inductor(gm, inputs, settings | asked.inductor)
+    options = dict(asked.domino) | dict(request.options)
+    kept = {k: v for k, v in asked.inductor.items() if k not in OWNED_INDUCTOR_OPTIONS}
+    return domino(gm, inputs, mode=asked.mode, options=options | {"inductor": kept})
+
+
+class _Precision:
+    """The coarsest type that graphs compute in."""
+
+    def __init__(self) -> None:
+        self.coarsest = 0.0
+
+    def see(self, gm: torch.fx.GraphModule) -> None:
+        """Look at the values of a captured graph."""
+        for node in gm.graph.nodes:
+            value = node.meta.get("example_value")
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                self.coarsest = max(self.coarsest, torch.finfo(value.dtype).eps)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, Python and NumPy (if it is there)."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    try:
+        import numpy
+    except ImportError:
+        return
+    numpy.random.seed(seed)

@@ -1,0 +1,15 @@
+"""Running somebody's script as it is: its compiles redirected, its steps observed."""
+
+from domino_compile.tools.scripts.compiles import Asked, Compiles, compiles_redirected
+from domino_compile.tools.scripts.run import Enough, ScriptError, run_script
+from domino_compile.tools.scripts.said import require_something
+
+__all__ = [
+    "Asked",
+    "Compiles",
+    "Enough",
+    "ScriptError",
+    "compiles_redirected",
+    "require_something",
+    "run_script",
+]

@@ -1,0 +1,69 @@
+"""Process groups that take the place of those a script would start: fake or emulated ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch.distributed as dist
+
+from domino_compile.report.explanation import fake_ranks
+
+
+def alone(ranks: int) -> dict[str, str]:
+    """The environment of the first of ``ranks`` ranks when it is the only process."""
+    found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": "1"}
+    return found | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@contextmanager
+def faked(ranks: int) -> Iterator[None]:
+    """A fake group in place of the one that the script, or a mesh that it makes, would start."""
+    with (
+        fake_ranks(ranks),
+        mock.patch.dict(os.environ, alone(ranks)),
+        mock.patch.object(dist, "init_process_group", lambda *_, **__: None),
+    ):
+        yield
+
+
+@contextmanager
+def emulated(link: str, ranks: int, device: str) -> Iterator[None]:
+    """A group with an emulated link in place of the script's own, whatever backend it names.
+
+    Args:
+        link: name or file of the link table.
+        ranks: size of the group.
+        device: ``cpu``: this process is one of so many gloo ranks; ``cuda``: it stands for one of
+            them, alone.
+    """
+    from domino_compile import emulate
+
+    init_process_group, new_group = dist.init_process_group, dist.new_group
+
+    def start(*_: Any, **__: Any) -> None:
+        if dist.is_initialized():
+            return
+        with mock.patch.object(dist, "init_process_group", init_process_group):
+            if device == "cuda":
+                emulate.init(link, device="cuda", world_size=ranks)
+            else:
+                emulate.init(link)
+
+    def another(ranks: Any = None, timeout: Any = None, backend: Any = None, **rest: Any) -> Any:
+        return new_group(ranks, timeout, None, **rest)
+
+    with (
+        mock.patch.dict(os.environ, alone(ranks) if device == "cuda" else {}),
+        mock.patch.object(dist, "init_process_group", start),
+        mock.patch.object(dist, "new_group", another),
+    ):
+        start()  # a mesh may be the first to need it
+        try:
+            yield
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()

@@ -1,0 +1,33 @@
+"""The colours of every picture: they tell slices."""
+
+from __future__ import annotations
+
+from domino_compile.tools.timelines.spans import STILL, WIRE, Span
+
+#: Of slices 0, 1, 2, ... in turn: a palette for colour-blind readers (Okabe and Ito), without its
+#: black and red.
+SLICES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
+#: What is not cut.
+WHOLE = "#8a8f98"
+#: Standing still for a collective, and for another rank.
+WAIT, LATE = "#d1372b", "#6e4b9e"
+
+
+def colour_of(span: Span) -> str:
+    """The colour of a span; the column parts of a row slice share its colour."""
+    if span.kind in STILL:
+        return WAIT if span.kind == "wait" else LATE
+    row = row_of(span.slice)
+    return WHOLE if row is None else SLICES[row % len(SLICES)]
+
+
+def row_of(slice_: int | None) -> int | None:
+    """The row slice of a slice, which may be a column part of it (see ``tags``)."""
+    return slice_ // 100 - 1 if slice_ is not None and slice_ >= 100 else slice_
+
+
+def strength_of(span: Span) -> float:
+    """How strongly a span is painted: collectives, products and attention most."""
+    if span.kind in STILL:
+        return 0.25
+    return 1.0 if span.lane == WIRE or span.kind in ("gemm", "attention") else 0.55

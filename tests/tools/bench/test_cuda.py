@@ -1,0 +1,60 @@
+"""On a GPU: what is measured of a variant does not depend on those before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from domino_compile._compat import kernels
+from domino_compile._compat.config import inductor_config
+from domino_compile.tools.bench.run import Plan, run
+from domino_compile.tools.bench.variants import Variant
+from domino_compile.tools.bench.workload import Workload
+from domino_compile.tools.bench.world import Place
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def test_memory_is_not_that_of_variants_before() -> None:
+    # Large weights and few tokens: gradients are most of it.
+    workload = Workload("llama2-7b", 1, 1, 128, 2)
+    variants = [Variant("inductor"), Variant("free"), Variant("domino", 1)]
+    place = Place("cuda", "h200-nvlink-8")
+    result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
+    first, *others = (variant.peak_mib for variant in result.variants)
+    assert first is not None and None not in others
+    # The first also pays for what libraries keep.
+    assert max(other or 0.0 for other in others) < 1.05 * first
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "piece"), [("gpt3-2.7b", 2, 512), ("gpt3-13b", 8, 1024)]
+)
+def test_wide_rows_are_gone_over_in_pieces_and_gradients_are_the_same(
+    model: str, batch: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[int, dict[str, int]]] = []
+    fixed: Any = kernels._fixed
+
+    def note(warps: int, **blocks: int) -> Any:
+        chosen.append((warps, blocks))
+        return fixed(warps, **blocks)
+
+    monkeypatch.setattr(kernels, "_fixed", note)
+    workload = Workload(model, 1, batch, 1024, 8, dropout=0.1)
+    variants = [Variant("inductor"), Variant("domino", 2)]
+    place = Place("cuda", "h200-nvlink-8")
+    with torch._inductor.config.patch(force_disable_caches=True):
+        result = run(workload, Plan(variants, rounds=1), place, "", lambda *_: None)
+    error = result.variants[1].grad_error
+    assert error is not None and error < 1e-3
+    assert {"XBLOCK": 1, "R0_BLOCK": piece} in [blocks for _, blocks in chosen]
+    pipelined = getattr(inductor_config().triton, kernels.OTHER_KERNELS[-1], False)
+    both_ways = {warps for warps, blocks in chosen if "RSPLIT_SIZE" in blocks}
+    # Slices of 4096 rows are enough for Inductor to reduce in both directions in one kernel.
+    assert both_ways == ({kernels.WARPS_OF_MANY} if batch == 8 and not pipelined else set())

@@ -1,0 +1,85 @@
+"""The benchmarked models: collectives where they belong, the same numbers in both styles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+from domino_compile.tools.bench.variants import Variant
+from domino_compile.tools.bench.workload import Step, Workload
+from tests.emitted.harness import fake_world
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _world() -> Iterator[None]:
+    fake_world(2)
+    yield
+
+
+def workload(model: str, **changes: object) -> Workload:
+    asked: dict[str, object] = {"layers": 2, "batch": 4, "seq": 8, "tp": 2, "dtype": "fp32"}
+    return Workload(model, **{**asked, **changes})  # type: ignore[arg-type]
+
+
+def group() -> dist.ProcessGroup:
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("style", ["megatron", "dtensor"])
+@pytest.mark.parametrize("model", ["tiny-gpt", "tiny-llama"])
+def test_a_step_runs_and_communicates(model: str, style: str, head: bool) -> None:
+    step = Step(workload(model, style=style, head=head), group(), "cpu")
+    with torch.no_grad():  # DTensor's parameters are what the imagined first rank has sent
+        for parameter in step.model.parameters():
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            local.normal_(std=0.02)
+    with CommDebugMode() as counted:
+        loss = step()
+    assert loss.ndim == 0 and torch.isfinite(loss)
+    grads = [p.grad for p in step.model.parameters()]
+    assert all(g is not None for g in grads)
+    # Two all-reduces a layer in forward, two or more in backward (one for each of DTensor's
+    # inputs of a column-parallel layer).
+    assert counted.get_total_counts() >= (2 + 2) * 2
+    step.forget()
+    assert all(p.grad is None for p in step.model.parameters())
+
+
+def test_forward_only_makes_no_gradients() -> None:
+    step = Step(workload("tiny-gpt", training=False), group(), "cpu")
+    assert not step().requires_grad
+    assert all(p.grad is None for p in step.model.parameters())
+
+
+def test_the_same_seed_makes_the_same_step() -> None:
+    first, second = (Step(workload("tiny-llama"), group(), "cpu").results() for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_float64_has_the_parameters_of_the_rounded_model() -> None:
+    rounded = Step(workload("tiny-gpt", dtype="bf16"), group(), "cpu")
+    exact = Step(workload("tiny-gpt", dtype="bf16"), group(), "cpu", exact=True)
+    pairs = zip(rounded.model.parameters(), exact.model.parameters(), strict=True)
+    assert all(b.dtype == torch.float64 and torch.equal(a.double(), b) for a, b in pairs)
+    assert torch.equal(rounded.inputs[0].double(), exact.inputs[0])
+
+
+@pytest.mark.parametrize("variant", [Variant("inductor"), Variant("domino", 2)])
+def test_settings_of_variants_are_taken(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: seen.update(settings))
+    variant.compile(torch.nn.Identity(), cuda_graphs=True, link="demo-2")
+    options = seen["options"]
+    assert isinstance(options, dict)
+    inductor = options["inductor"] if variant.domino else options
+    assert inductor == {"triton.cudagraphs": True}
+    assert options.get("slices") == variant.slices
+    assert options.get("link") == ("demo-2" if variant.domino else None)
