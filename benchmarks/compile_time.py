@@ -29,28 +29,29 @@ from torch import fx
 
 import domino_compile
 from benchmarks.plan_only import plan_only, planned_only
-from domino_compile import pipeline
-from domino_compile.backend import make_hints
 from domino_compile.options import Options
-from domino_compile.pipeline import Pipeline, seconds_in_passes
+from domino_compile.passes import normalise, pin, schedule, slice
+from domino_compile.pipeline import decision, pipeline, reporting, runner
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.hints import hints_of
+from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.pipeline.runner import seconds_in_passes
 from domino_compile.planner import Planner
-from domino_compile.report import outcome as describe
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
-#: What is timed: the stage, and where ``pipeline`` finds the function that it calls.
+#: What is timed: the stage, and where the function is found that it calls.
 STAGES: tuple[tuple[str, Any, str], ...] = (
-    ("find_sites", pipeline, "find_sites"),
-    ("backup", pipeline, "Backup"),
-    ("classify", describe, "classify"),
-    ("normalise", pipeline, "normalise_graph"),
-    ("infer", pipeline, "infer_cut"),
+    ("find", pipeline, "find_collectives"),
+    ("backup", runner, "Backup"),
+    ("normalise", normalise, "normalise_graph"),
+    ("infer", decision, "infer_cut"),
     ("plan", Planner, "run"),
-    ("slice", pipeline, "slice_graph"),
-    ("schedule", pipeline, "schedule_graph"),
-    ("pin", pipeline, "pin_order"),
-    ("report", describe, "outcome"),
+    ("slice", slice, "slice_graph"),
+    ("schedule", schedule, "schedule_graph"),
+    ("pin", pin, "pin_order"),
+    ("report", reporting, "decided"),
     ("report", pipeline, "schedule"),
-    ("report", Pipeline, "_finish"),
+    ("report", Pipeline, "_write"),
     ("lint", fx.Graph, "lint"),
 )
 
@@ -99,7 +100,7 @@ def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> 
         with _timed_stages(spent), _timed(spent, "all"):
             _with_room(run, graph)
 
-    passes = Pipeline(options, make_hints(gm, inputs, options), pin=True)
+    passes = Pipeline(options, hints_of(gm, inputs, options), Lowering(fuses=True))
     return plan_only(passes, gm, inputs, timed)
 
 

@@ -42,9 +42,10 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     import domino_compile
     from benchmarks.plan_only import PlannedOnly, plan_only, planned_only
     from domino_compile import _compat, emulate
-    from domino_compile.backend import make_hints
     from domino_compile.options import Options
-    from domino_compile.pipeline import Pipeline
+    from domino_compile.pipeline.contract import Lowering
+    from domino_compile.pipeline.hints import hints_of
+    from domino_compile.pipeline.pipeline import Pipeline
     from domino_compile.tools.bench.workload import Step, Workload
 
     torch.set_num_threads(1)
@@ -61,7 +62,9 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
         raise PlannedOnly  # the choice is made on the first graph: forward and backward together
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(options, make_hints(gm, inputs, options), pin=True, products=True)
+        passes = Pipeline(
+            options, hints_of(gm, inputs, options), Lowering(fuses=True, products=True)
+        )
         return plan_only(passes, gm, inputs, only)
 
     workload = Workload(

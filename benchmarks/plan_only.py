@@ -12,7 +12,7 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 from domino_compile import _compat
 from domino_compile.backend import inductor_settings
-from domino_compile.pipeline import Pipeline
+from domino_compile.pipeline.pipeline import Pipeline
 
 
 class PlannedOnly(Exception):

@@ -19,9 +19,10 @@ import torch
 import domino_compile
 from benchmarks.gpu_step import Model
 from benchmarks.plan_only import plan_only, planned_only
-from domino_compile.backend import make_hints
 from domino_compile.options import Options
-from domino_compile.pipeline import Pipeline
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.hints import hints_of
+from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
 from tests.emitted.harness import fake_world
 
@@ -56,7 +57,7 @@ def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
     x = torch.empty(batch, seq, 4096, dtype=torch.bfloat16)
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(chosen, make_hints(gm, inputs, chosen), pin=True)
+        passes = Pipeline(chosen, hints_of(gm, inputs, chosen), Lowering(fuses=True))
         return plan_only(passes, gm, inputs, lambda run, graph: run(graph))
 
     with planned_only():

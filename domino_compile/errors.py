@@ -11,6 +11,10 @@ from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from typing import NoReturn
 
+#: The variable that makes a fault of our passes an error, as in our tests. Without it the graph is
+#: put back and Inductor goes on alone.
+STRICT = "DOMINO_COMPILE_STRICT"
+
 
 class DominoError(Exception):
     """Base of every error this package raises on purpose."""

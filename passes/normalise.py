@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.graph.collectives import WAIT, c10d, is_wait
+from domino_compile.graph.collectives import WAIT, Replaced, c10d, is_wait
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import VIEWS, behind_views
 
@@ -23,25 +23,33 @@ aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default
 
 
-def normalise_graph(graph: fx.Graph) -> int:
-    """Merge sums of all-reduces in place; returns how many collectives are gone."""
-    adds = graph.find_nodes(op="call_function", target=aten.add.Tensor)
-    return sum(_merge(graph, node) for node in adds)
+def normalise_graph(graph: fx.Graph) -> Replaced:
+    """Merge sums of all-reduces in place; for each that is gone the one that stands for it."""
+    into: dict[fx.Node, fx.Node] = {}
+    for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        merge = _merge(graph, node)
+        if merge is None:
+            continue
+        total, gone = merge
+        made = set(into.values())  # a sum of sums: what an earlier merge has made may go again
+        into |= {launch: total for launch, last in into.items() if last in gone}
+        into |= {launch: total for launch in gone if launch not in made}
+    return Replaced({launch: (total,) for launch, total in into.items()})
 
 
-def _merge(graph: fx.Graph, add: fx.Node) -> int:
-    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``."""
+def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``: the launch that is new and those that are gone."""
     if len(add.args) != 2 or add.kwargs:
-        return 0
+        return None
     left, right = (_all_reduce_behind(x) for x in add.args)
     if left is None or right is None or left.args[1:] != right.args[1:] or left.args[1] != "sum":
-        return 0
+        return None
     a, b = left.args[0], right.args[0]
     assert isinstance(a, fx.Node) and isinstance(b, fx.Node)
     outcome, first, second = (x.meta["val"] for x in (add, *add.args))  # type: ignore[union-attr]
     same = outcome.shape == first.shape == second.shape
     if not same or not outcome.dtype == first.dtype == second.dtype or left is right:
-        return 0
+        return None
     with graph.inserting_before(add):
         inputs = [_viewed_alike(graph, x, term) for x, term in zip((a, b), add.args, strict=True)]
         total = new_node(graph, add, aten.add.Tensor, tuple(inputs))
@@ -52,7 +60,7 @@ def _merge(graph: fx.Graph, add: fx.Node) -> int:
     graph.erase_node(add)
     for term in terms:
         erase_unused(graph, term)
-    return 1
+    return launch, [left, right]
 
 
 def _all_reduce_behind(value: Any) -> fx.Node | None:

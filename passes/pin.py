@@ -17,9 +17,9 @@ from __future__ import annotations
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.graph.collectives import is_launch, is_wait
+from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.nodes import is_free
+from domino_compile.scheduling.kinds import event_kind
 
 #: How many events in front of an event may be its neighbour (those that feed a launch are passed
 #: over).
@@ -28,7 +28,7 @@ LOOK_BACK = 4
 
 def is_event(node: fx.Node) -> bool:
     """Whether the node's place in the order matters and is pinned."""
-    return is_launch(node) or is_wait(node) or is_matmul(node) or is_attention(node)
+    return event_kind(node) is not None
 
 
 def pin_order(graph: fx.Graph) -> int:

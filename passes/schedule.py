@@ -20,15 +20,25 @@ from domino_compile.scheduling import (
     run_order,
     schedule_units,
 )
+from domino_compile.scheduling.kinds import event_kind
 
 
 @dataclass(frozen=True)
 class ScheduleResult:
-    """The units of a graph, and the schedule before and after."""
+    """The units of a graph, and the schedule before and after.
+
+    Attributes:
+        units: the units.
+        before: the order found.
+        after: the planned order.
+        events: launches, waits, matrix products and attention in the planned order, each as
+            ``kind name``.
+    """
 
     units: UnitGraph
     before: Schedule
     after: Schedule
+    events: tuple[str, ...]
 
 
 def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> ScheduleResult:
@@ -43,7 +53,12 @@ def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> Sched
     before = run_order(units)
     after = schedule_units(units, before.peak_bytes * (1 + memory_cap))
     reorder(graph, (node for index in after.order for node in units.units[index].nodes))
-    return ScheduleResult(units, before, after)
+    return ScheduleResult(units, before, after, events_of(graph))
+
+
+def events_of(graph: fx.Graph) -> tuple[str, ...]:
+    """The nodes of a graph whose order matters, each as ``kind name``."""
+    return tuple(f"{kind} {n.name}" for n in graph.nodes if (kind := event_kind(n)))
 
 
 def reorder(graph: fx.Graph, order: Iterable[fx.Node]) -> None:

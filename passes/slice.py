@@ -32,21 +32,25 @@ from domino_compile.analysis import CutPlan
 from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
-from domino_compile.graph.collectives import size_hint
+from domino_compile.graph.collectives import Replaced, size_hint
 from domino_compile.graph.new_nodes import inherit, run_fake
 from domino_compile.graph.size_nodes import SizeNodes
 from domino_compile.graph.tags import clear_tag, tag_column, tag_slice
 from domino_compile.rules import Cut
 
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten._unsafe_view.default)
+#: Views that fail on some strides, unlike ``reshape``.
+STRICT_VIEWS = (aten.view.default, aten._unsafe_view.default)
 #: Checkpointing marks of a cut operation, which a join or a cut of its value does not inherit.
 _RECOMPUTE_META = ("recompute", "ac_graph_id")
 
 
-def slice_graph(graph: fx.Graph, plan: CutPlan) -> None:
-    """Cut the graph in place."""
-    Slicer(graph, plan).run()
+def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
+    """Cut the graph in place; for each collective that is cut the launches of its slices."""
+    slicer = Slicer(graph, plan)
+    slicer.run()
+    cut = plan.analysis.sliced_collectives()
+    return Replaced({x: tuple(slicer.pieces[x, plan.analysis.state(x)]) for x in cut})
 
 
 class Slicer:
@@ -309,7 +313,7 @@ class Slicer:
     ) -> fx.Node:
         args = fx.node.map_aggregate(args, self.sizes.node_or_int)
         kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)
-        if target in VIEWS and not self._viewable(args):
+        if target in STRICT_VIEWS and not self._viewable(args):
             args = (self._contiguous(like, args[0], index), *args[1:])
         name = None if index is None else f"{like.name}_{'c' if self.columns else 's'}{index}"
         node = self.graph.create_node("call_function", target, args, kwargs, name)

@@ -20,7 +20,7 @@ from torch import fx
 
 from domino_compile._compat.config import inductor_config, inductor_has_option
 from domino_compile._compat.wrap import wrap_once
-from domino_compile.graph.tags import is_overlapped, slice_of
+from domino_compile.graph.tags import Piece, is_overlapped, piece_of
 
 #: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
 #: Inductor does so up to 1024 elements, and goes over others two or three times. (Norms of 4096
@@ -349,9 +349,9 @@ def _of_different_slices(node1: Any, node2: Any) -> bool:
     return len(_slices_of(_origins(node1, node2))) > 1
 
 
-def _slices_of(origins: set[fx.Node]) -> set[int]:
-    """The slices that graph nodes are of."""
-    return {index for origin in origins if (index := slice_of(origin)) is not None}
+def _slices_of(origins: set[fx.Node]) -> set[Piece]:
+    """The slices and parts that graph nodes belong to."""
+    return {piece for origin in origins if (piece := piece_of(origin)) is not None}
 
 
 def _origins(*scheduler_nodes: Any) -> set[fx.Node]:

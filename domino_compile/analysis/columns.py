@@ -18,29 +18,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import fx
 
-from domino_compile.analysis.infer import CutPlan, NoCut, extended, sites_to_cut
+from domino_compile.analysis import reasons
+from domino_compile.analysis.infer import CutPlan, NoCut, extended
 from domino_compile.analysis.propagate import Analysis, Limits, propagate
 from domino_compile.axes import WHOLE, Chunks, Sliced
-from domino_compile.graph.collectives import Site, is_launch, is_wait
+from domino_compile.graph.collectives import Site, find_sites, is_launch, is_wait
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.tags import origin_of
-from domino_compile.rules.registry import rule_of
+from domino_compile.rules.registry import traits_of
+from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
 
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-#: What needs no products in front of collectives.
-WITH_BATCH = "slices=2 cuts the batch"
-#: Families of operations through which a column cut extends.
-_THROUGH = ("pointwise", "collective", "view", "permute", "unsqueeze", "squeeze", "expand")
-#: Families of operations that draw or make what a pointwise operation uses.
-_MADE = ("random", "constant", "iota")
+#: Operations through which a column cut extends.
+_THROUGH = Trait.POINTWISE | Trait.COMMUNICATES | Trait.RESHAPES
 
 
 def cut_columns(
     graph: fx.Graph,
     parts: int,
-    alone: frozenset[fx.Node] = frozenset(),
+    sites: Sequence[Site] | None = None,
     at: Collection[str] = (),
 ) -> CutPlan | NoCut:
     """Cut the products in front of collectives by columns, and analyse the graph.
@@ -48,25 +46,23 @@ def cut_columns(
     Args:
         graph: a functional joint or inference graph.
         parts: how many parts are wanted.
-        alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
+        sites: the collectives that the cut is for; by default all of the graph.
         at: the collectives to cut in front of, by their names in the graph before anything was
             cut; empty for all.
     """
-    sites = sites_to_cut(graph, parts, alone)
-    if isinstance(sites, NoCut):
-        return sites
+    sites = find_sites(graph) if sites is None else sites
+    if not sites:
+        return NoCut(reasons.no_collective())
     if at:
         sites = [s for s in sites if (origin_of(s.launch) or s.launch.name) in at]
     extent, seeds = _seeds(sites)
     if not seeds:
-        reason = "no matrix product feeds a collective: there are no columns to cut"
-        return NoCut(reason, instead=WITH_BATCH)
+        return NoCut(reasons.no_product())
     if extent < parts:
-        reason = f"the products in front of collectives have {extent} columns, not {parts}"
-        return NoCut(reason, instead=f"columns={extent} at most; {WITH_BATCH}")
+        return NoCut(reasons.few_columns(extent, parts))
     analysis = _until_settled(graph, extent, seeds)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
-        return NoCut("no collective carries the columns that were cut", analysis, WITH_BATCH)
+        return NoCut(reasons.no_column_carrier(), analysis)
     return CutPlan(Chunks.even(extent, parts), analysis, columns=True)
 
 
@@ -96,13 +92,13 @@ def _products(launch: fx.Node) -> Iterator[fx.Node]:
         seen.add(node)
         if node.target in PRODUCTS:
             yield node
-        elif _family(node) in _THROUGH and not is_launch(node) and not is_wait(node):
+        elif _traits(node) & _THROUGH and not is_launch(node) and not is_wait(node):
             waiting.extend(node.all_input_nodes)
 
 
 def _until_settled(graph: fx.Graph, extent: int, seeds: Mapping[fx.Node, Sliced]) -> Analysis:
     """Propagate until what is joined somewhere is whole for everything behind."""
-    within = frozenset(n for n in graph.nodes if n in seeds or _family(n) in _THROUGH or is_free(n))
+    within = frozenset(n for n in graph.nodes if n in seeds or _traits(n) & _THROUGH or is_free(n))
     drawn = _drawn(graph)
     ends: frozenset[fx.Node] = frozenset()
     while True:
@@ -135,7 +131,7 @@ def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
 
 def _before(value: fx.Node, analysis: Analysis) -> Iterator[fx.Node]:
     """The cut values that a value is computed from, one after the other, while there is one."""
-    while _family(value) in _THROUGH and not is_wait(value) and not is_launch(value):
+    while _traits(value) & _THROUGH and not is_wait(value) and not is_launch(value):
         cut = {x for x in value.all_input_nodes if analysis.seen(x) != WHOLE}
         if len(cut) != 1:
             return
@@ -147,9 +143,9 @@ def _drawn(graph: fx.Graph) -> frozenset[fx.Node]:
     """What is computed from random numbers and constants alone (masks): made in parts for free."""
     drawn: set[fx.Node] = set()
     for node in graph.nodes:
-        family = _family(node)
-        if family in _MADE or (
-            family in _THROUGH
+        traits = _traits(node)
+        if traits & Trait.CREATES or (
+            traits & _THROUGH
             and node.all_input_nodes
             and all(x in drawn for x in node.all_input_nodes)
         ):
@@ -157,6 +153,5 @@ def _drawn(graph: fx.Graph) -> frozenset[fx.Node]:
     return frozenset(drawn)
 
 
-def _family(node: fx.Node) -> str:
-    rule = rule_of(node.target) if node.op == "call_function" else None
-    return rule.family if rule is not None else ""
+def _traits(node: fx.Node) -> Trait:
+    return traits_of(node.target) if node.op == "call_function" else Trait.NONE

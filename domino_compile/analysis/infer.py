@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from domino_compile.analysis import reasons
+from domino_compile.analysis.found import leading_to_computation
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
+from domino_compile.analysis.reasons import Reason
 from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
 from domino_compile.graph.collectives import (
     Site,
@@ -17,15 +20,12 @@ from domino_compile.graph.collectives import (
     size_hint,
     tensor_bytes,
 )
-from domino_compile.graph.nodes import leading_to_computation
 from domino_compile.rules import Cut, find_pull
 
 #: Candidates that are tried when the batch is not named; more are never seen to be needed.
 MAX_CANDIDATES = 12
 #: Rounds of "make in slices what is wanted in slices" (each finds values one step further back).
 MAX_ROUNDS = 6
-#: What needs no batch.
-WITHOUT_BATCH = "columns=2 cuts products in front of collectives and needs no batch"
 #: Rows of every slice of a dynamic batch: what torch takes for granted of a dynamic extent.
 MIN_DYNAMIC_ROWS = 2
 
@@ -50,19 +50,17 @@ class NoCut:
     """The graph is not cut.
 
     Attributes:
-        reason: why.
+        reason: why, and what would change that.
         tried: the analysis of the axis that came nearest, if one was tried.
-        instead: what would work.
     """
 
-    reason: str
+    reason: Reason
     tried: Analysis | None = None
-    instead: str = ""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One input and one of its dimensions."""
+class Seed:
+    """An input and the dimension of it where a cut may begin."""
 
     node: fx.Node
     dim: int
@@ -74,7 +72,7 @@ def infer_cut(
     slices: int,
     named: Mapping[fx.Node, int] | None = None,
     unlikely: frozenset[fx.Node] = frozenset(),
-    alone: frozenset[fx.Node] = frozenset(),
+    sites: Sequence[Site] | None = None,
 ) -> CutPlan | NoCut:
     """Choose the axis to cut and analyse the graph along it.
 
@@ -86,47 +84,36 @@ def infer_cut(
         slices: how many slices are wanted.
         named: inputs that carry the batch, with the dimension; ``None`` to find them.
         unlikely: inputs to try last (parameters).
-        alone: collectives that need no cut (reductions of gradients over data-parallel ranks).
+        sites: the collectives that the cut is for; by default all of the graph.
     """
-    sites = sites_to_cut(graph, slices, alone)
-    if isinstance(sites, NoCut):
-        return sites
+    sites = find_sites(graph) if sites is None else sites
+    if not sites:
+        return NoCut(reasons.no_collective())
+    if slices < 2:
+        return NoCut(reasons.slices_is_1())
     if named:
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
         best: Analysis | None = propagate(graph, to_size(node.meta["val"].shape[dim]), seeds)
         assert best is not None
     else:
-        best, tried = _best_candidate(graph, sites, unlikely)
+        best, tried = _best_seed(graph, sites, unlikely)
         if best is None:
-            reason = "no input has a dimension that all of a collective's payload follows"
-            return NoCut(reason, tried, WITHOUT_BATCH)
+            return NoCut(reasons.no_axis(), tried)
     rows = rows_of(best)
     parts = min(slices, most_slices(best))
     if parts < 2:
-        return NoCut(_too_few(rows, best.batch), best, f"more rows; {WITHOUT_BATCH}")
+        return NoCut(_too_few(rows, best.batch), best)
     analysis = extended(graph, best)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
-        return NoCut("no collective carries the cut dimension", analysis, WITHOUT_BATCH)
+        return NoCut(reasons.no_carrier(), analysis)
     return CutPlan(Chunks.even(analysis.batch, parts), analysis)
 
 
-def sites_to_cut(graph: fx.Graph, parts: int, alone: frozenset[fx.Node]) -> list[Site] | NoCut:
-    """The collectives that a cut into ``parts`` is for, or why there is nothing to do."""
-    sites = [site for site in find_sites(graph) if site.launch not in alone]
-    if not sites:
-        return NoCut("no collective in this graph")
-    if parts < 2:
-        return NoCut("slices=1: reordered only")
-    return sites
-
-
-def _too_few(rows: int, batch: Size) -> str:
+def _too_few(rows: int, batch: Size) -> Reason:
     if isinstance(batch, int):
-        return f"the batch has {rows} row: nothing to cut"
-    return (
-        f"the dynamic batch was compiled with {rows} rows: a slice of it needs {MIN_DYNAMIC_ROWS}"
-    )
+        return reasons.one_row(rows)
+    return reasons.few_dynamic_rows(rows, MIN_DYNAMIC_ROWS)
 
 
 def rows_of(analysis: Analysis) -> int:
@@ -143,7 +130,7 @@ def most_slices(analysis: Analysis) -> int:
     return rows if isinstance(analysis.batch, int) else rows // MIN_DYNAMIC_ROWS
 
 
-def _best_candidate(
+def _best_seed(
     graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
 ) -> tuple[Analysis | None, Analysis | None]:
     """The axis with the best score, if any is good, and the one that came nearest."""
@@ -183,7 +170,7 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
     return gained - 2 * (analysis.joined_bytes() + summed)
 
 
-def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Candidate]:
+def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]:
     """Input dimensions, the likeliest first: indices, then data, then parameters."""
     inputs: list[tuple[int, int, fx.Node]] = []
     for position, node in enumerate(graph.nodes):
@@ -199,7 +186,7 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Candi
         for _, _, node in sorted(inputs, key=lambda x: x[:2]):
             shape = node.meta["val"].shape
             if dim < len(shape) and size_hint(shape[dim]) > 1:
-                yield Candidate(node, dim, to_size(shape[dim]))
+                yield Seed(node, dim, to_size(shape[dim]))
 
 
 def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:

@@ -15,7 +15,7 @@ from domino_compile.axes.sizes import divides, product
 from domino_compile.graph.collectives import is_launch, tensor_bytes
 from domino_compile.graph.nodes import is_free
 from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
-from domino_compile.rules.contraction import cut_columns
+from domino_compile.rules.contraction import product_columns
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     elif limits.within is not None and node not in limits.within:
         outcome = Refusal("couples the columns, or is behind what does")
     elif want is not None and node in limits.columns:
-        outcome = cut_columns(call, want)
+        outcome = product_columns(call, want)
     elif want is not None and (pull := find_pull(node.target)) is not None:
         outcome = pull(call, want)
     elif (rule := find_rule(node.target)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,26 @@ class Site:
     source: str
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """The collectives that a pass has replaced.
+
+    Attributes:
+        launches: for each launch that is gone the launches that stand for it. Several that are gone
+            may share one (a merge), and one may have several (slices).
+    """
+
+    launches: Mapping[fx.Node, tuple[fx.Node, ...]]
+
+    def __len__(self) -> int:
+        return len(self.launches)
+
+    @property
+    def fewer(self) -> int:
+        """How many collectives fewer the graph has; negative if there are more."""
+        return len(self.launches) - len({new for made in self.launches.values() for new in made})
+
+
 def kind_of(launch: fx.Node) -> str:
     """The collective's kind, without the in-place suffix."""
     target: Any = launch.target
@@ -137,22 +157,24 @@ def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
     return reached
 
 
+def site_of(launch: fx.Node, backward: bool) -> Site:
+    """A collective, given the node that starts it and whether that depends on a gradient."""
+    return Site(
+        launch=launch,
+        waits=tuple(_waits(launch)),
+        kind=kind_of(launch),
+        group=group_of(launch),
+        payload=payload_of(launch),
+        backward=backward,
+        source=user_line(launch),
+    )
+
+
 def find_sites(graph: fx.Graph) -> list[Site]:
     """Every collective, in graph order."""
-    backward = backward_nodes(graph)
-    return [
-        Site(
-            launch=node,
-            waits=tuple(_waits(node)),
-            kind=kind_of(node),
-            group=group_of(node),
-            payload=payload_of(node),
-            backward=node in backward,
-            source=user_line(node),
-        )
-        for node in graph.nodes
-        if is_launch(node)
-    ]
+    launches = [node for node in graph.nodes if is_launch(node)]
+    backward = backward_nodes(graph) if launches else set()
+    return [site_of(node, node in backward) for node in launches]
 
 
 def _waits(launch: fx.Node) -> Iterator[fx.Node]:

@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.graph.collectives import is_launch, is_wait
-from domino_compile.rules.registry import rule_of
+from domino_compile.graph.collectives import is_wait
 
 aten = torch.ops.aten
 
-#: Families of operations that compute nothing out of what is a result already.
-FINISHING = ("pointwise", "cat", "slice_scatter", "select_scatter", "pad")
 #: Operations that give the same elements another shape.
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
@@ -52,24 +49,3 @@ def users_of(node: fx.Node) -> Iterator[fx.Node]:
             yield from users_of(user)
         else:
             yield user
-
-
-def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes on whose value a computation depends.
-
-    Views, pointwise operations, pieces put together or into zeros, and collectives are none: what
-    has nothing else behind it only finishes a result, as the division of a gradient by the number
-    of ranks does, or putting together the gradients of a parameter's parts.
-    """
-    leading: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node in leading or _computes(node):
-            leading.update(node.all_input_nodes)
-    return leading
-
-
-def _computes(node: fx.Node) -> bool:
-    if node.op != "call_function" or is_free(node) or is_launch(node) or is_wait(node):
-        return False
-    rule = rule_of(node.target)
-    return rule is None or rule.family not in FINISHING

@@ -1,8 +1,8 @@
 """The marks that our passes leave on nodes: which slice, of which node, and that they are ours.
 
 The first travels through partitioning, both through Inductor's own passes, because those copy node
-metadata.
-Read and written here only; every other result of an analysis is data, not a mark.
+metadata. They are read and written here only; every other result of an analysis is data, not a
+mark.
 """
 
 from __future__ import annotations
@@ -15,27 +15,55 @@ _KEY = "domino_compile_slice"
 _OVERLAPPED = "domino_compile_overlapped"
 
 
+@dataclass(frozen=True, order=True)
+class Piece:
+    """Which piece of the uncut value a value is.
+
+    Attributes:
+        row: its slice of the rows; -1 where rows are not cut.
+        column: its part of the columns; -1 where columns are not cut.
+    """
+
+    row: int = -1
+    column: int = -1
+
+    @property
+    def slice(self) -> int | None:
+        """The slice of the rows; ``None`` where rows are not cut."""
+        return self.row if self.row >= 0 else None
+
+    @property
+    def part(self) -> int | None:
+        """The part of the columns; ``None`` where columns are not cut."""
+        return self.column if self.column >= 0 else None
+
+    def __str__(self) -> str:
+        row, column = f"s{self.row}" * (self.row >= 0), f"c{self.column}" * (self.column >= 0)
+        return row + column
+
+
 @dataclass(frozen=True)
 class SliceTag:
-    """Slice ``index`` of what was node ``origin`` of the uncut graph."""
+    """A piece of what was node ``origin`` of the uncut graph."""
 
-    index: int
+    piece: Piece
     origin: str
 
 
+def tag_piece(node: fx.Node, piece: Piece, origin: str) -> None:
+    """Mark a node as a piece of what was another node."""
+    node.meta[_KEY] = SliceTag(piece, origin)
+
+
 def tag_slice(node: fx.Node, index: int, origin: str) -> None:
-    """Mark a node as belonging to a slice."""
-    node.meta[_KEY] = SliceTag(index, origin)
+    """Mark a node as belonging to a slice of the rows."""
+    tag_piece(node, Piece(row=index), origin)
 
 
 def tag_column(node: fx.Node, index: int, origin: str) -> None:
-    """Mark a node as part ``index`` of a column cut, within the slice it may belong to already.
-
-    Parts of slice ``s`` are slices ``100 * (s + 1) + index``; of a whole value, ``index``.
-    """
-    row = slice_of(node)
-    whole = origin_of(node) or origin
-    tag_slice(node, index if row is None else 100 * (row + 1) + index, whole)
+    """Mark a node as a part of a column cut, within the slice that it may belong to already."""
+    row = piece.row if (piece := piece_of(node)) is not None else -1
+    tag_piece(node, Piece(row, index), origin_of(node) or origin)
 
 
 def clear_tag(node: fx.Node) -> None:
@@ -43,14 +71,14 @@ def clear_tag(node: fx.Node) -> None:
     node.meta.pop(_KEY, None)
 
 
-def slice_of(node: fx.Node) -> int | None:
-    """The slice a node belongs to; ``None`` for a whole one."""
+def piece_of(node: fx.Node) -> Piece | None:
+    """The piece that a node is; ``None`` for a whole value."""
     tag = node.meta.get(_KEY)
-    return tag.index if isinstance(tag, SliceTag) else None
+    return tag.piece if isinstance(tag, SliceTag) else None
 
 
 def origin_of(node: fx.Node) -> str | None:
-    """The node of the uncut graph it is a slice of."""
+    """The node of the uncut graph that a piece belongs to."""
     tag = node.meta.get(_KEY)
     return tag.origin if isinstance(tag, SliceTag) else None
 

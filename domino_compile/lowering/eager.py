@@ -19,7 +19,7 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.graph.collectives import c10d
-from domino_compile.pipeline import Pipeline
+from domino_compile.pipeline.pipeline import Pipeline
 
 
 def compile_eager(

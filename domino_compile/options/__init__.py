@@ -1,5 +1,6 @@
 """The options of the backend, each declared once: default, meaning, check."""
 
-from domino_compile.options.options import ENVIRONMENT, PASS_NAMES, Options, markdown
+from domino_compile.options.options import ENVIRONMENT, Options, markdown
+from domino_compile.pipeline.order import PASS_NAMES
 
 __all__ = ["ENVIRONMENT", "PASS_NAMES", "Options", "markdown"]

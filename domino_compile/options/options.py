@@ -17,13 +17,12 @@ from typing import Any, Literal, Self
 from domino_compile.errors import OptionError, did_you_mean
 from domino_compile.options import checks
 from domino_compile.options.checks import Check
+from domino_compile.pipeline.order import PASS_NAMES
 
 Guard = Literal["predict", "measure", "off"]
 Lowering = Literal["inductor", "eager"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
-# The passes that `disable_passes` can name, in the order in which they run.
-PASS_NAMES = ("normalise", "accumulate", "materialise", "slice", "schedule", "products", "pin")
 
 # For deployed scripts that cannot be edited, and for what belongs to the machine.
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(

@@ -1,7 +1,7 @@
 """Which split a graph gets: candidates, what they are predicted to take, and the choice."""
 
 from domino_compile.planner.candidates import REORDERED, Candidate
-from domino_compile.planner.choose import Choice, Prediction, Rules, choose
+from domino_compile.planner.choose import Choice, Policy, Prediction, choose
 from domino_compile.planner.plan import Planner, rows_cut
 from domino_compile.planner.predict import Expansion, by_inductor, phases_of, predict_as_found
 
@@ -11,8 +11,8 @@ __all__ = [
     "Choice",
     "Expansion",
     "Planner",
+    "Policy",
     "Prediction",
-    "Rules",
     "by_inductor",
     "choose",
     "phases_of",

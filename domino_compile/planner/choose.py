@@ -15,6 +15,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from domino_compile.analysis import reasons
+from domino_compile.analysis.reasons import Reason
 from domino_compile.planner.candidates import Candidate
 
 #: By what part of its time a graph must be faster for its order to be changed. Less than this is
@@ -45,7 +47,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Rules:
+class Policy:
     """What a choice must keep to.
 
     Attributes:
@@ -63,10 +65,10 @@ class Rules:
 
     @property
     def missed(self) -> str:
-        """What a cut is that the margin refuses."""
+        """What the margin finds wrong with a cut that it refuses."""
         if self.margin < 0:
-            return f"more than {-self.margin:.1%} slower"
-        return f"not the margin of {self.margin:.1%} faster"
+            return f"slower by more than the {-self.margin:.1%} that may be measured"
+        return f"the gain is below the required {self.margin:.1%}"
 
     @property
     def always(self) -> bool:
@@ -80,24 +82,24 @@ class Choice:
 
     Attributes:
         chosen: the prediction of what is taken.
-        reason: one line; why nothing is cut, if so.
+        reason: why nothing is cut; ``None`` for a cut.
         verdicts: for each prediction why it is not taken, in their order; empty for the chosen one.
     """
 
     chosen: Prediction
-    reason: str
+    reason: Reason | None
     verdicts: tuple[str, ...]
 
 
-def choose(predictions: Sequence[Prediction], rules: Rules) -> Choice:
+def choose(predictions: Sequence[Prediction], policy: Policy) -> Choice:
     """Take one of the candidates.
 
     Args:
         predictions: of Inductor alone first; of any other candidates.
-        rules: margin and memory.
+        policy: margin and memory.
     """
     alone = predictions[0]
-    allowed = rules.allowed_bytes(alone)
+    allowed = policy.allowed_bytes(alone)
     whole = [p for p in predictions if not p.candidate.cut]
     uncut = min(whole, key=lambda p: p.us)
     if uncut.us > (1 - LEAST_GAIN) * alone.us:
@@ -105,44 +107,43 @@ def choose(predictions: Sequence[Prediction], rules: Rules) -> Choice:
     known = [p for p in predictions if p.candidate.cut and not p.estimated]
     fitting = [p for p in known if p.peak_bytes <= allowed]
     best = min(fitting, key=lambda p: p.us, default=None)
-    limit = (1 - rules.margin) * uncut.us
+    limit = (1 - policy.margin) * uncut.us
     chosen = best if best is not None and best.us <= limit else uncut
-    if chosen is uncut:
-        reason = _why_uncut(best, known, uncut, rules)
-    else:
-        reason = f"{chosen.candidate}, predicted {_ms(chosen.us)} against {_ms(alone.us)} uncut"
+    reason = _why_uncut(best, known, uncut, policy) if chosen is uncut else None
     verdicts = tuple(
-        "" if p is chosen else _verdict(p, chosen, allowed, limit, rules) for p in predictions
+        "" if p is chosen else _verdict(p, chosen, allowed, limit, policy) for p in predictions
     )
     return Choice(chosen, reason, verdicts)
 
 
 def _why_uncut(
-    best: Prediction | None, known: list[Prediction], uncut: Prediction, rules: Rules
-) -> str:
+    best: Prediction | None, known: list[Prediction], uncut: Prediction, policy: Policy
+) -> Reason:
     if best is None and not known:
-        return "no cut is predicted to pay"
+        return reasons.no_gain()
     if best is None:
         least = min(known, key=lambda p: p.peak_bytes)
-        return (
-            f"every cut needs more memory than memory_cap={rules.memory_cap:g} allows"
+        return reasons.over_memory(
+            f"every cut needs more memory than memory_cap={policy.memory_cap:g} allows"
             f" ({least.candidate}: {_mib(least.peak_bytes)} at the peak)"
         )
-    return (
+    return reasons.below_margin(
         f"the best cut, {best.candidate}, is predicted to take {_ms(best.us)} against"
-        f" {_ms(uncut.us)} uncut: {rules.missed}"
+        f" {_ms(uncut.us)} uncut: {policy.missed}"
     )
 
 
-def _verdict(p: Prediction, chosen: Prediction, allowed: float, limit: float, rules: Rules) -> str:
+def _verdict(
+    p: Prediction, chosen: Prediction, allowed: float, limit: float, policy: Policy
+) -> str:
     if p.candidate.cut and not p.estimated and p.peak_bytes > allowed:
         return f"needs {_mib(p.peak_bytes)}, memory_cap allows {_mib(allowed)}"
     if p.estimated:
         return "estimated slower, even with everything hidden"
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
-        return f"{rules.missed} than uncut"
+        return policy.missed
     if p.us < chosen.us and chosen.candidate.cut:
-        return "faster, but a cut is wanted" + ("" if rules.always else ", to be measured")
+        return "faster, but a cut is wanted" + ("" if policy.always else ", to be measured")
     if p.us < chosen.us:
         return f"less than {LEAST_GAIN:.1%} faster"
     return "slower" if p.us > chosen.us else "no faster"

@@ -24,7 +24,7 @@ from domino_compile.planner.candidates import (
     hybrids,
     row_candidates,
 )
-from domino_compile.planner.choose import Choice, Prediction, Rules, choose
+from domino_compile.planner.choose import Choice, Policy, Prediction, choose
 from domino_compile.planner.predict import Expansion
 from domino_compile.scheduling import UnitGraph
 
@@ -48,7 +48,7 @@ class Planner:
         rows: how rows can be cut, or why not.
         columns: analyses how columns can be cut in front of the named collectives (empty: of all
             of them), when needed.
-        rules: margin and memory.
+        policy: margin and memory.
         parts: the parts of the columns that the user asks for; ``None`` to choose. Where columns
             cannot be cut, it is as if none were asked for.
         units: those of the graph, if they are at hand.
@@ -59,7 +59,7 @@ class Planner:
     alone: Prediction
     rows: CutPlan | NoCut
     columns: Callable[[frozenset[str]], CutPlan | NoCut]
-    rules: Rules
+    policy: Policy
     parts: int | None = None
     units: UnitGraph | None = None
     predictions: list[Prediction] = field(init=False)
@@ -70,23 +70,24 @@ class Planner:
         if self.parts is not None and self.parts > 1:
             plan = self.columns(frozenset())
             if isinstance(plan, CutPlan):
-                self.rules = replace(self.rules, margin=-math.inf)  # asked for: obeyed at any price
+                # The user asks for columns, so the price does not matter.
+                self.policy = replace(self.policy, margin=-math.inf)
                 self._forced_columns(plan, self.parts)
-                return choose(self.predictions, replace(self.rules, memory_cap=math.inf))
+                return choose(self.predictions, replace(self.policy, memory_cap=math.inf))
         reordered = Expansion(self.graph, self.cost, units=self.units)
         whole = reordered.expanded(())
-        uncut = reordered.predict(REORDERED, whole, self.rules.memory_cap)
+        uncut = reordered.predict(REORDERED, whole, self.policy.memory_cap)
         self.predictions.append(uncut)
         self._rows()
         if self.parts is None:
             estimate_us = reordered.estimate_us(whole, COLUMNS[0], uncut.waited)
             if self._columns_may_pay(estimate_us):
                 self._columns(uncut)
-        return choose(self.predictions, self.rules)
+        return choose(self.predictions, self.policy)
 
     def _columns_may_pay(self, estimate_us: float) -> bool:
         best = self._best_rows()
-        if best is None and self.rules.always:
+        if best is None and self.policy.always:
             return True
         exposed = best is None or best.exposed_us > EXPOSED * best.us
         return exposed and estimate_us * (1 - SLACK) < self._best_us
@@ -98,7 +99,7 @@ class Planner:
 
     def _fits(self, found: Prediction) -> bool:
         """Whether its memory is within what is allowed."""
-        return found.peak_bytes <= self.rules.allowed_bytes(self.alone)
+        return found.peak_bytes <= self.policy.allowed_bytes(self.alone)
 
     def _rows(self) -> None:
         if isinstance(self.rows, CutPlan):
@@ -160,11 +161,11 @@ class Planner:
             estimates.append((estimate, place, candidate, expansion, phases))
         best_us, found = self._best_us, dict[int, Prediction]()
         for rank, (estimate, place, candidate, expansion, phases) in enumerate(sorted(estimates)):
-            promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.rules.always)
+            promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.policy.always)
             if rank < MOST_ORDERED and promising:
                 found[place] = expansion.predict(
-                    *(candidate, phases, self.rules.memory_cap),
-                    self.rules.allowed_bytes(self.alone),
+                    *(candidate, phases, self.policy.memory_cap),
+                    self.policy.allowed_bytes(self.alone),
                 )
                 best_us = min(best_us, found[place].us)
             else:

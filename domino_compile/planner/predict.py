@@ -414,7 +414,7 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         unit.launch,
         unit.cost_us,
         unit.group,
-        unit.slice,
+        unit.piece,
         after,
         wires,
         unit.out_bytes,

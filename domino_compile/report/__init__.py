@@ -2,12 +2,14 @@
 
 from domino_compile.report.data import (
     SCHEMA_VERSION,
+    Action,
     CandidateReport,
     CollectiveReport,
     CompileReport,
     Join,
     MeasuredReport,
     ScheduleReport,
+    Status,
     Step,
     WireReport,
     new_report,
@@ -18,12 +20,14 @@ from domino_compile.report.data import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Action",
     "CandidateReport",
     "CollectiveReport",
     "CompileReport",
     "Join",
     "MeasuredReport",
     "ScheduleReport",
+    "Status",
     "Step",
     "WireReport",
     "new_report",

@@ -7,10 +7,13 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 #: Raised whenever a field of ``plan.json`` is renamed, removed or changes its meaning.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+Status = Literal["sliced", "reordered", "inductor"]
+Action = Literal["sliced", "merged", "reordered", "left alone"]
 
 
 @dataclass
@@ -26,7 +29,11 @@ class CollectiveReport:
         source: the user's line.
         phase: ``forward`` or ``backward``.
         action: ``sliced``, ``merged``, ``reordered`` or ``left alone``.
-        reason: why, where it was not sliced.
+        tensor_parallel: whether compute waits for it; false for a reduction of gradients over
+            data-parallel ranks.
+        reason: why it was not sliced, if that is a reason of its own.
+        code: the kind of that reason (``analysis.reasons.Code``).
+        advice: what would change it, where something is known to.
         module: the path of the module that it is in, if it is in one.
     """
 
@@ -37,8 +44,11 @@ class CollectiveReport:
     bytes: int
     source: str
     phase: str
-    action: str
+    action: Action
+    tensor_parallel: bool = True
     reason: str = ""
+    code: str = ""
+    advice: str = ""
     module: str = ""
 
 
@@ -50,7 +60,8 @@ class WireReport:
         name: its node.
         kind: as in ``CollectiveReport``.
         group: the process group's name.
-        slice: the slice it belongs to, ``None`` for a whole one.
+        slice: the slice of the rows it belongs to, ``None`` for a whole one.
+        part: the part of the columns it belongs to, likewise.
         bytes: its payload.
         start_us: when it goes on the wire (after its launch if the group's wire is busy).
         wire_us: how long it is on the wire.
@@ -69,6 +80,7 @@ class WireReport:
     wire_us: float
     exposed_us: float
     start_us: float = 0.0
+    part: int | None = None
     hidden_under: list[str] = field(default_factory=list)
     hidden_under_fused: int = 0
     source: str = ""
@@ -83,7 +95,8 @@ class Step:
         kind: ``launch``, ``wait``, ``matmul``, ``attention``, ``kernel`` (another operation that is
             never fused) or ``fused`` (kernels of anything else that stand next to each other).
         name: the node; of ``fused`` the last one.
-        slice: the slice it belongs to, ``None`` for whole work.
+        slice: the slice of the rows it belongs to, ``None`` for whole work.
+        part: the part of the columns it belongs to, likewise.
         start_us: when it starts.
         end_us: when it ends; a launch takes no time, a wait as long as compute stands still.
         kernels: how many kernels it stands for.
@@ -99,6 +112,12 @@ class Step:
     kernels: int = 1
     collective: str = ""
     source: str = ""
+    part: int | None = None
+
+    @property
+    def piece(self) -> dict[str, int | None]:
+        """Its slice and its part."""
+        return {"slice": self.slice, "part": self.part}
 
 
 @dataclass
@@ -217,6 +236,8 @@ class CompileReport:
             graph was planned again for a link that had changed (option ``watch``).
         status: ``sliced``, ``reordered``, or ``inductor`` (left to Inductor alone).
         reason: why it is not sliced.
+        code: the kind of that reason (``analysis.reasons.Code``).
+        advice: what would change it, where something is known to.
         axis: the inputs where the cut begins, as ``input[dim]``.
         slices: rows of each slice (expressions for a dynamic batch).
         columns: columns of each part, where columns are cut.
@@ -234,8 +255,10 @@ class CompileReport:
     graph: int
     options: str = "defaults"
     slower: float = 1.0
-    status: str = "inductor"
+    status: Status = "inductor"
     reason: str = ""
+    code: str = ""
+    advice: str = ""
     axis: list[str] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
@@ -287,22 +310,9 @@ class CompileReport:
         report.measured = None if measured is None else MeasuredReport(**measured)
         return report
 
-    def fault(self, phase: str, error: Exception) -> None:
-        """Note that our passes failed on a stage, which was put back as it was."""
-        self.reason = f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
-        self.schedules = [entry for entry in self.schedules if entry.phase != phase]
-        if phase == "joint":
-            self.status = "inductor"
-            self.axis, self.slices, self.columns, self.joins = [], [], [], []
-            for collective in self.collectives:
-                collective.action, collective.reason = "left alone", "internal fault"
-
-    def take_measured(self, measured: MeasuredReport) -> None:
-        """Note which program was faster; the uncut one is Inductor's alone."""
-        self.measured = measured
-        if measured.kept == "uncut":
-            planned = " and ".join(self.cuts()) or self.status
-            self.status, self.reason = "inductor", f"measured faster than {planned}"
+    def tensor_parallel_groups(self) -> list[str]:
+        """The process groups whose ranks compute the model together, by name, in order."""
+        return sorted({c.group for c in self.collectives if c.tensor_parallel})
 
     def collective_order(self, group: str | None = None) -> dict[str, list[str]]:
         """What ranks must agree on: the plan, the collectives captured, each phase's launches.

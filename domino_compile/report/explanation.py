@@ -20,31 +20,15 @@ import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.analysis import reasons
 from domino_compile.errors import DominoError
 from domino_compile.report import CollectiveReport, CompileReport, WireReport, reports
 from domino_compile.report.origin import bytes_text, short_line, time_text
-from domino_compile.report.outcome import DATA_PARALLEL
 
 #: Raised whenever a key of ``Explanation.as_dict`` is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
 #: A collective counts as hidden if no more than this part of its time is exposed.
 HIDDEN = 0.05
-
-NOTHING_LEFT = "nothing independent is left to compute while the rest of it flies"
-#: What would change it, by the beginning of the reason.
-_ADVICE: tuple[tuple[str, str], ...] = (
-    ("slices=1", "options={'slices': 2} cuts the batch"),
-    ("the batch has 1 row", "options={'columns': 2} cuts the products in front of it instead"),
-    ("the dynamic batch", "compile with more rows first, or options={'columns': 2}"),
-    ("the batch is marked dynamic with bounds", "mark it without min and max"),
-    ("no input has a dimension", "options={'batch': {'name of the input': dimension}} names it"),
-    ("the best cut", "options={'guard': 'measure'} times both; {'slices': 2} cuts all the same"),
-    ("its payload does not carry the batch", "options={'columns': 2} needs no batch"),
-    ("no product in front", "rows can be cut here, columns cannot: options={'slices': 2}"),
-    ("the pass", "leave the pass on: options={'disable_passes': ()}"),
-    (NOTHING_LEFT, "more rows or longer ones give more to compute under it"),
-    ("compiled from Inductor's cache", "explain it with the caches off"),
-)
 
 
 class OverlapError(DominoError, RuntimeError):
@@ -253,7 +237,7 @@ def _row(
     under = [places.get(name) or name for wire in wires for name in wire.hidden_under]
     wire_us = sum(wire.wire_us for wire in wires)
     exposed_us = sum(wire.exposed_us for wire in wires)
-    status, reason = _status(report, entry, wires, exposed_us, wire_us)
+    status, reason, advice = _status(report, entry, bool(wires), exposed_us, wire_us)
     uncut = report.uncut.wires if report.uncut is not None else []
     return Row(
         graph=report.graph,
@@ -272,32 +256,28 @@ def _row(
         uncut_exposed_us=sum(w.exposed_us for w in uncut if w.origin == entry.name),
         hidden_under=tuple(dict.fromkeys(under)),
         reason=reason,
-        advice=_advice(reason) if status in ("exposed", "partly hidden") else "",
+        advice=advice,
     )
 
 
 def _status(
-    report: CompileReport,
-    entry: CollectiveReport,
-    wires: list[WireReport],
-    exposed_us: float,
-    wire_us: float,
-) -> tuple[str, str]:
+    report: CompileReport, entry: CollectiveReport, flew: bool, exposed_us: float, wire_us: float
+) -> tuple[str, str, str]:
+    """The status of a collective, the reason why it is not hidden, and what would change that."""
     if entry.action == "merged":
-        return "merged", entry.reason
-    if entry.reason == DATA_PARALLEL:
-        return "left alone", entry.reason
-    why = entry.reason or report.reason
-    if not wires:
-        return "exposed", why or "it was not scheduled"
-    if exposed_us <= HIDDEN * wire_us:
-        return "hidden", ""
-    status = "exposed" if exposed_us >= (1 - HIDDEN) * wire_us else "partly hidden"
-    return status, why or NOTHING_LEFT
-
-
-def _advice(reason: str) -> str:
-    return next((advice for begins, advice in _ADVICE if reason.startswith(begins)), "")
+        return "merged", entry.reason, ""
+    if not entry.tensor_parallel:
+        return "left alone", entry.reason, ""
+    if flew and exposed_us <= HIDDEN * wire_us:
+        return "hidden", "", ""
+    reason, advice = (
+        (entry.reason, entry.advice) if entry.reason else (report.reason, report.advice)
+    )
+    if not reason:
+        fallback = reasons.nothing_to_overlap() if flew else reasons.not_scheduled()
+        reason, advice = fallback.text, fallback.advice
+    partly = flew and exposed_us < (1 - HIDDEN) * wire_us
+    return ("partly hidden" if partly else "exposed"), reason, advice
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from typing import Any
 from torch import fx
 
 from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
-from domino_compile.graph.tags import origin_of, slice_of
+from domino_compile.graph.tags import origin_of, piece_of
 from domino_compile.report.graph_text import operation
 from domino_compile.report.origin import line_of, module_of, shape_text
 
 #: Raised whenever a column is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
 #: The columns of a row. ``event`` is ``launch``, ``wait`` or empty; ``origin`` names the captured
-#: collective that a launch or wait belongs to; ``slice`` is None for whole work.
+#: collective that a launch or wait belongs to; ``slice`` is the slice of the rows, of
+#: columns alone their part, and None for whole work.
 COLUMNS = ("name", "operation", "shape", "slice", "module", "line", "event", "origin", "inputs")
 
 Rows = list[list[Any]]
@@ -76,10 +77,15 @@ def _row(node: fx.Node) -> list[Any]:
         node.name,
         operation(node),
         shape_text(node.meta.get("val")),
-        slice_of(node),
+        _slice(node),
         module_of(node),
         line_of(node),
         event,
         origin,
         [x.name for x in node.all_input_nodes],
     ]
+
+
+def _slice(node: fx.Node) -> int | None:
+    piece = piece_of(node)
+    return None if piece is None else piece.part if piece.slice is None else piece.slice

@@ -22,8 +22,8 @@ import torch
 from torch import fx
 
 from domino_compile.graph.collectives import is_launch, is_wait
-from domino_compile.graph.tags import slice_of
-from domino_compile.report.origin import count_text, line_of, module_of, shape_text
+from domino_compile.graph.tags import piece_of
+from domino_compile.report.origin import count_text, line_of, module_of, piece_words, shape_text
 
 WIDTH = 100
 
@@ -61,7 +61,7 @@ def operation(node: fx.Node) -> str:
 
 def _title(graph: fx.Graph) -> str:
     launches = sum(map(is_launch, graph.nodes))
-    slices = {s for n in graph.nodes if (s := slice_of(n)) is not None}
+    slices = {s for n in graph.nodes if (s := piece_of(n)) is not None}
     cut = count_text(len(slices), "slice") if slices else "not sliced"
     operations = sum(n.op == "call_function" for n in graph.nodes)
     return f"{operations} operations, {count_text(launches, 'collective')}, {cut}"
@@ -141,8 +141,8 @@ def _remarks(node: fx.Node, after: str) -> list[str]:
     inner = _wrapped(node)
     if inner is not None and is_wait(inner):
         remarks.append("wait")
-    if (where := slice_of(node)) is not None:
-        remarks.append(f"slice {where}")
+    if (piece := piece_of(node)) is not None:
+        remarks.append(piece_words(piece.slice, piece.part))
     if after:
         remarks.append(f"after {after}")
     return remarks

@@ -98,6 +98,17 @@ def time_text(microseconds: float) -> str:
     return f"{microseconds:.1f} us" if microseconds < 1000 else f"{microseconds / 1000:.3f} ms"
 
 
+def piece_text(slice_: int | None, part: int | None) -> str:
+    """A slice and a part of it in short: ``s0``, ``c1``, ``s0c1``; nothing for whole work."""
+    return "".join(f"{k}{n}" for k, n in (("s", slice_), ("c", part)) if n is not None)
+
+
+def piece_words(slice_: int | None, part: int | None) -> str:
+    """The same in words: ``slice 0``, ``part 1``, ``part 1 of slice 0``."""
+    named = (f"{what} {n}" for what, n in (("part", part), ("slice", slice_)) if n is not None)
+    return " of ".join(named)
+
+
 def count_text(count: int, noun: str) -> str:
     """A number of things: ``1 kernel``, ``2 kernels``."""
     return f"{count} {noun}{'s' * (count != 1)}"

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import fx
 
-from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.graph.collectives import is_launch, is_wait, kind_of, payload_of
+from domino_compile.graph.collectives import is_wait, kind_of, payload_of
 from domino_compile.graph.tags import origin_of
-from domino_compile.passes.schedule import ScheduleResult
+from domino_compile.passes.schedule import ScheduleResult, events_of
 from domino_compile.report import ScheduleReport, Step, WireReport
 from domino_compile.report.origin import place_of
 from domino_compile.scheduling import Schedule, Span, Unit, UnitGraph, run_order
-from domino_compile.scheduling.kinds import is_anchor
+from domino_compile.scheduling.kinds import event_kind, is_anchor
 
 
-def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleReport:
+def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
     """The planned order of one graph, in words.
 
     Args:
         phase: ``forward``, ``backward``, ``inference`` or ``uncut``.
-        graph: the graph in its planned order.
         result: the schedule that was made for it.
     """
-    events = [f"{kind} {n.name}" for n in graph.nodes if (kind := event_kind(n))]
     return ScheduleReport(
         phase=phase,
-        events=events,
+        events=list(result.events),
         wires=list(_wires(result.units.units, result.after)),
         predicted_before_us=_round(result.before.total_us),
         predicted_us=_round(result.after.total_us),
@@ -44,18 +42,7 @@ def schedule(phase: str, graph: fx.Graph, result: ScheduleResult) -> ScheduleRep
 def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
     """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
     found = run_order(units)
-    return schedule("uncut", graph, ScheduleResult(units, found, found))
-
-
-def event_kind(node: fx.Node) -> str | None:
-    """How the schedule calls a node, if it is an event."""
-    if is_launch(node):
-        return "launch"
-    if is_wait(node):
-        return "wait"
-    if is_attention(node):
-        return "attention"
-    return "matmul" if is_matmul(node) else None
+    return schedule("uncut", ScheduleResult(units, found, found, events_of(graph)))
 
 
 def unit_kind(unit: Unit) -> str:
@@ -79,7 +66,7 @@ def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
             name=unit.name,
             kind=kind_of(unit.nodes[0]),
             group=str(unit.group),
-            slice=unit.slice,
+            **_piece(unit),
             bytes=payload_of(unit.nodes[0]),
             start_us=_round(span.start_us),
             wire_us=_round(unit.cost_us),
@@ -124,7 +111,7 @@ class _Walk:
             yield Step(
                 kind="wait",
                 name=wait.name,
-                slice=self.units[index].slice,
+                **_piece(self.units[index]),
                 start_us=_round(began),
                 end_us=_round(self.now),
                 collective=launch.name,
@@ -136,7 +123,7 @@ class _Walk:
         start = self.now
         self.now = start if span.wire else span.end_us
         last = result[-1] if result else None
-        if kind == "fused" and last and last.kind == "fused" and last.slice == unit.slice:
+        if kind == "fused" and last and last.kind == "fused" and last.piece == _piece(unit):
             last.kernels += 1
             last.name, last.end_us = main.name, _round(self.now)
             return
@@ -144,13 +131,26 @@ class _Walk:
             Step(
                 kind=kind,
                 name=main.name,
-                slice=unit.slice,
+                **_piece(unit),
                 start_us=_round(start),
                 end_us=_round(self.now),
                 collective=main.name if span.wire else "",
                 source="" if kind == "fused" else place_of(main),
             )
         )
+
+
+class _Piece(TypedDict):
+    slice: int | None
+    part: int | None
+
+
+def _piece(unit: Unit) -> _Piece:
+    """Which slice and which part a unit is, as a report says it."""
+    piece = unit.piece
+    if piece is None:
+        return {"slice": None, "part": None}
+    return {"slice": piece.slice, "part": piece.part}
 
 
 def _round(microseconds: float) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from domino_compile.report import ScheduleReport, Step, WireReport
-from domino_compile.report.origin import bytes_text, count_text, time_text
+from domino_compile.report.origin import bytes_text, count_text, piece_text, piece_words, time_text
 
 LEGEND = """\
 Times are predicted by the cost model, not measured. s0 is slice 0; -- is uncut or mixed work.
@@ -69,7 +69,7 @@ def _merge_fused(steps: list[Step]) -> list[Step]:
             continue
         merged[-1] = replace(
             last,
-            slice=last.slice if last.slice == step.slice else None,
+            **(last.piece if last.piece == step.piece else {"slice": None, "part": None}),
             end_us=step.end_us,
             kernels=last.kernels + step.kernels,
         )
@@ -77,7 +77,7 @@ def _merge_fused(steps: list[Step]) -> list[Step]:
 
 
 def _compute_column(step: Step) -> tuple[str, str, str, str]:
-    where = "--" if step.slice is None else f"s{step.slice}"
+    where = piece_text(step.slice, step.part) or "--"
     if step.kind == "fused":
         return where, "fused", count_text(step.kernels, "kernel"), ""
     if step.kind != "wait":
@@ -117,7 +117,7 @@ def _hidden(entry: ScheduleReport) -> list[str]:
         under = list(wire.hidden_under)
         if wire.hidden_under_fused:
             under.append(count_text(wire.hidden_under_fused, "fused kernel"))
-        where = "whole" if wire.slice is None else f"slice {wire.slice}"
+        where = piece_words(wire.slice, wire.part) or "whole"
         lines.append(
             f"  {wire.name} ({where}, {wire.source}): {hidden:.0%} of {wire.wire_us:.1f} us hidden"
             f" under {', '.join(under) or 'nothing'}"

@@ -4,7 +4,8 @@ One file per family of operations; each ends in a table. ``registry`` gathers th
 """
 
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
-from domino_compile.rules.registry import Rule, all_rules, find_pull, find_rule
+from domino_compile.rules.registry import all_rules, find_pull, find_rule, traits_of
+from domino_compile.rules.rule import Rule, Trait
 
 __all__ = [
     "Call",
@@ -13,7 +14,9 @@ __all__ = [
     "Outcome",
     "Refusal",
     "Rule",
+    "Trait",
     "all_rules",
     "find_pull",
     "find_rule",
+    "traits_of",
 ]

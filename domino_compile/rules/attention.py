@@ -22,7 +22,7 @@ from domino_compile.axes import WHOLE, PerSlice, Sliced, State, States
 from domino_compile.axes.sizes import same
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal, by_name
 from domino_compile.rules.pointwise import broadcast_state
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import family
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ import torch
 from domino_compile.axes import Sliced, quotient
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Trait, family
 
 c10d: Any = torch.ops._c10d_functional
 
@@ -51,7 +51,15 @@ RULES = {
         "collective",
         elementwise,
         (c10d.all_reduce.default, c10d.broadcast.default, c10d.wait_tensor.default),
+        traits=Trait.COMMUNICATES,
     ),
-    **family("collective", all_gather, (c10d.all_gather_into_tensor.default,)),
-    **family("collective", reduce_scatter, (c10d.reduce_scatter_tensor.default,)),
+    **family(
+        "collective", all_gather, (c10d.all_gather_into_tensor.default,), traits=Trait.COMMUNICATES
+    ),
+    **family(
+        "collective",
+        reduce_scatter,
+        (c10d.reduce_scatter_tensor.default,),
+        traits=Trait.COMMUNICATES,
+    ),
 }

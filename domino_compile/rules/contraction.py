@@ -7,7 +7,7 @@ import torch
 from domino_compile.axes import WHOLE, PartialSum, Sliced, States
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
 from domino_compile.rules.pointwise import broadcast_state
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import family
 
 aten = torch.ops.aten
 
@@ -52,7 +52,7 @@ def pull_matmul(call: Call, want: Sliced) -> Outcome:
     return Refusal("columns of a product are not pulled")
 
 
-def cut_columns(call: Call, want: Sliced) -> Outcome:
+def product_columns(call: Call, want: Sliced) -> Outcome:
     """A product of any kind here, its columns cut: the right operand's columns, one by one."""
     *added, left, _ = call.operands
     if want.dim != left.rank - 1:

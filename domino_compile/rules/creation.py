@@ -8,7 +8,7 @@ import torch
 
 from domino_compile.axes import WHOLE, Sliced
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal, Scaled
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Trait, family
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -53,6 +53,7 @@ RULES = {
             aten.empty.memory_format,
         ),
         pull_sized(0),
+        traits=Trait.CREATES,
     ),
     **family(
         "constant",
@@ -64,6 +65,7 @@ RULES = {
             aten.new_zeros.default,
         ),
         pull_sized(1),
+        traits=Trait.CREATES,
     ),
-    **family("iota", never_cut, (prims.iota.default,), pull_iota),
+    **family("iota", never_cut, (prims.iota.default,), pull_iota, traits=Trait.CREATES),
 }

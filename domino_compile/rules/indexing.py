@@ -11,7 +11,7 @@ import torch
 from domino_compile.axes import WHOLE, Sliced, States
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
 from domino_compile.rules.pointwise import broadcast_state
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten

@@ -6,7 +6,7 @@ import torch
 
 from domino_compile.axes import WHOLE
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ import torch
 
 from domino_compile.axes import Size, Sliced, quotient
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal, Scaled
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Trait, family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten
@@ -198,10 +198,14 @@ RULES = {
     **family("select", select, (aten.select.int,), pull_select),
     **family("unbind", unbind, (aten.unbind.int,)),
     **family("split", split, (aten.split.Tensor, aten.split_with_sizes.default)),
-    **family("cat", cat, (aten.cat.default,), pull_cat),
+    **family("cat", cat, (aten.cat.default,), pull_cat, traits=Trait.PUTS_TOGETHER),
     **family("stack", stack, (aten.stack.default,)),
     **family("beside dims", beside_dims, (aten.flip.default, aten.roll.default, prims.rev.default)),
-    **family("pad", pad, (aten.constant_pad_nd.default,)),
-    **family("slice_scatter", slice_scatter, (aten.slice_scatter.default,)),
-    **family("select_scatter", select_scatter, (aten.select_scatter.default,)),
+    **family("pad", pad, (aten.constant_pad_nd.default,), traits=Trait.PUTS_TOGETHER),
+    **family(
+        "slice_scatter", slice_scatter, (aten.slice_scatter.default,), traits=Trait.PUTS_TOGETHER
+    ),
+    **family(
+        "select_scatter", select_scatter, (aten.select_scatter.default,), traits=Trait.PUTS_TOGETHER
+    ),
 }

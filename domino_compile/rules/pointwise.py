@@ -8,13 +8,13 @@ import torch
 
 from domino_compile.axes import WHOLE, Sliced, States
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Rule, Trait, family
 
 aten = torch.ops.aten
 prims = torch.ops.prims
 
 
-def is_pointwise(op: Any) -> bool:
+def is_tagged_pointwise(op: Any) -> bool:
     """Whether torch tags the operation as pointwise, and it is a pure function.
 
     The tag is not complete (see ``UNTAGGED``), and some operations that carry it are not what a
@@ -35,6 +35,11 @@ def pointwise(call: Call) -> Outcome:
     assert lead.sliced is not None
     dim = lead.sliced.dim + len(call.out_shape) - lead.rank
     return pull_pointwise(call, Sliced(dim, lead.sliced.outer))
+
+
+def rule_by_tag(op: Any) -> Rule:
+    """The rule of an operation that only its tag tells to be pointwise."""
+    return Rule(op, "pointwise", pointwise, pull_pointwise, Trait.POINTWISE)
 
 
 def pull_pointwise(call: Call, want: Sliced) -> Outcome:
@@ -108,11 +113,12 @@ UNTAGGED = (
 )
 
 RULES = {
-    **family("pointwise", pointwise, UNTAGGED, pull_pointwise),
+    **family("pointwise", pointwise, UNTAGGED, pull_pointwise, traits=Trait.POINTWISE),
     **family(
         "pointwise",
         view_as_real,
         (aten.view_as_real, aten.view_as_complex),
         pull_view_as_real,
+        traits=Trait.POINTWISE,
     ),
 }

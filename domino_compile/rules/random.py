@@ -18,7 +18,7 @@ from domino_compile.axes import WHOLE, Sliced
 from domino_compile.ops.random_slice import random_slice
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
 from domino_compile.rules.creation import never_cut
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Trait, family
 
 prims = torch.ops.prims
 
@@ -38,4 +38,8 @@ def pull_random(call: Call, want: Sliced) -> Outcome:
     return Cut((WHOLE,), want, build=build)
 
 
-RULES = {**family("random", never_cut, (prims.inductor_random.default,), pull_random)}
+RULES = {
+    **family(
+        "random", never_cut, (prims.inductor_random.default,), pull_random, traits=Trait.CREATES
+    )
+}

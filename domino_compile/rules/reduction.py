@@ -9,7 +9,7 @@ import torch
 from domino_compile.axes import PartialSum, Sliced
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ import torch
 from domino_compile.axes import WHOLE, Shape, Size, Sliced, States, quotient
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Build, Call, Cut, Outcome, Refusal, Scaled
-from domino_compile.rules.registry import family
+from domino_compile.rules.rule import Trait, family
 
 aten = torch.ops.aten
 
@@ -168,15 +168,17 @@ RULES = {
         view,
         (aten.view.default, aten._unsafe_view.default, aten.reshape.default),
         pull_view,
+        traits=Trait.RESHAPES,
     ),
     **family(
         "permute",
         permute,
         (aten.permute.default, aten.transpose.int, aten.t.default),
         pull_permute,
+        traits=Trait.RESHAPES,
     ),
-    **family("unsqueeze", unsqueeze, (aten.unsqueeze,), pull_unsqueeze),
-    **family("squeeze", squeeze, (aten.squeeze,), pull_squeeze),
-    **family("expand", expand, (aten.expand.default,), pull_expand),
+    **family("unsqueeze", unsqueeze, (aten.unsqueeze,), pull_unsqueeze, traits=Trait.RESHAPES),
+    **family("squeeze", squeeze, (aten.squeeze,), pull_squeeze, traits=Trait.RESHAPES),
+    **family("expand", expand, (aten.expand.default,), pull_expand, traits=Trait.RESHAPES),
     **family("repeat", repeat, (aten.repeat.default,)),
 }

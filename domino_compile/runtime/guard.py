@@ -23,6 +23,8 @@ import torch.distributed as dist
 
 from domino_compile import _compat
 from domino_compile.errors import RankMismatchError
+from domino_compile.lowering.request import Compiled
+from domino_compile.pipeline import reporting
 from domino_compile.report import CompileReport, MeasuredReport
 from domino_compile.runtime.rank_check import GroupNumbers
 
@@ -37,6 +39,19 @@ ROUNDS = 5
 TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
 
 _measurements = GroupNumbers()
+
+
+def guarded(compiled: Compiled) -> Compiled:
+    """A program that is timed against the uncut one in its first steps, if the options ask for it.
+
+    A graph that is left to Inductor alone has nothing to be timed against.
+    """
+    request, options = compiled.request, compiled.request.options
+    if options.guard != "measure" or not compiled.pipeline.rewrites:
+        return compiled
+    uncut = request.again(request.inputs).compile_uncut()
+    done, timeout_s = compiled.pipeline.write, options.check_timeout_s
+    return compiled.run_by(Measuring(compiled.program, uncut, compiled.report, done, timeout_s))
 
 
 class Measuring:
@@ -79,14 +94,13 @@ class Measuring:
         own = [statistics.median(found[WARM_UP:]) for found in times]
         planned_ms, uncut_ms = agreed(own, self.report, self.timeout_s)
         keep = 0 if planned_ms < uncut_ms else 1
-        self.report.take_measured(
-            MeasuredReport(
-                kept=("planned", "uncut")[keep],
-                planned_ms=round(planned_ms, 4),
-                uncut_ms=round(uncut_ms, 4),
-                rounds=ROUNDS,
-            )
+        found = MeasuredReport(
+            kept=("planned", "uncut")[keep],
+            planned_ms=round(planned_ms, 4),
+            uncut_ms=round(uncut_ms, 4),
+            rounds=ROUNDS,
         )
+        reporting.measured(self.report, found)
         self.programs = [self.programs[keep]]
         self.marks.clear()
         gc.collect()  # compiled programs are full of circles; their buffers are wanted back now

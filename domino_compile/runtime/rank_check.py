@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,8 +19,8 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.cost.rates_file import VARIABLE
 from domino_compile.errors import RankMismatchError
+from domino_compile.lowering.request import Compiled
 from domino_compile.report import CompileReport
-from domino_compile.report.outcome import tensor_parallel_groups
 
 
 class GroupNumbers:
@@ -43,30 +42,21 @@ class GroupNumbers:
 _plans = GroupNumbers()
 
 
-def checked(
-    program: Callable[..., Any],
-    report: Callable[[], CompileReport],
-    rates: str,
-    timeout_s: float,
-) -> Callable[..., Any]:
-    """The program, preceded once by the comparison with the other ranks.
-
-    Args:
-        program: a compiled graph.
-        report: gives what was compiled, when the program is first called.
-        rates: the identity of those that it was planned with.
-        timeout_s: how long to wait for the other ranks.
-    """
+def checked(compiled: Compiled) -> Compiled:
+    """A program that compares plans with the other ranks before it first runs, if options ask."""
+    request, report, program = compiled.request, compiled.report, compiled.program
+    if not request.options.check_ranks:
+        return compiled
     pending = True
 
     def run(*args: Any) -> Any:
         nonlocal pending
         if pending:
-            compare_ranks(report(), rates, timeout_s)
+            compare_ranks(report, request.rates, request.options.check_timeout_s)
             pending = False
         return program(*args)
 
-    return run
+    return compiled.run_by(run)
 
 
 def compare_ranks(report: CompileReport, rates: str, timeout_s: float) -> None:
@@ -79,7 +69,7 @@ def compare_ranks(report: CompileReport, rates: str, timeout_s: float) -> None:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    for group in tensor_parallel_groups(report):
+    for group in report.tensor_parallel_groups():
         shared = _compat.shared_store(group)
         if shared is not None:
             _compare(report, rates, group, *shared, timeout_s)

@@ -15,15 +15,17 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.lowering.request import Compiled
 from domino_compile.report import CompileReport
-from domino_compile.report.outcome import tensor_parallel_groups
 from domino_compile.runtime.guard import agreed
+from domino_compile.runtime.rank_check import checked
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,41 @@ class WatchedLink:
 _links: weakref.WeakKeyDictionary[Any, WatchedLink] = weakref.WeakKeyDictionary()
 
 
+def watched(compiled: Compiled) -> Compiled:
+    """A program that is planned again when its link changes, if the options ask for it."""
+    request, options = compiled.request, compiled.request.options
+    if not options.watch or not _can_be_watched(compiled):
+        return compiled
+
+    def again(slower: float, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return checked(request.again(inputs, slower).compile()).program
+
+    table_us = partial(_table_us, compiled)
+    return compiled.run_by(
+        Watching(
+            *(compiled.program, again, compiled.report, table_us),
+            *(options.watch, options.check_timeout_s),
+        )
+    )
+
+
+def _can_be_watched(compiled: Compiled) -> bool:
+    """Whether there is something to plan again, and no dynamic size, which would be lost."""
+    inputs = compiled.request.inputs
+    sizes = [n for x in inputs if isinstance(x, torch.Tensor) for n in x.shape]
+    symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    return (
+        compiled.pipeline.cost is not None
+        and bool(compiled.report.tensor_parallel_groups())
+        and not any(isinstance(value, symbols) for value in (*sizes, *inputs))
+    )
+
+
+def _table_us(compiled: Compiled, group: str, nbytes: int) -> float:
+    assert compiled.pipeline.cost is not None
+    return compiled.pipeline.cost.table(group).time_us("all_reduce", nbytes)
+
+
 class Watching:
     """The program of one graph, compiled anew when the link of its largest group changes.
 
@@ -90,7 +127,7 @@ class Watching:
 
     Args:
         program: as compiled first.
-        again: compiles it for a link that takes so many times its table's time, with the inputs of
+        again: recompiles it for a link ``slower`` times slower than its table, with the inputs of
             the call that it is wanted for.
         report: of the graph.
         table_us: the link table's time of an all-reduce of so many bytes in a group.
@@ -109,7 +146,7 @@ class Watching:
     ) -> None:
         self.program, self.again, self.report = program, again, report
         self.table_us, self.every, self.timeout_s = table_us, every, timeout_s
-        groups = tensor_parallel_groups(report)
+        groups = report.tensor_parallel_groups()
         watched = (c for c in report.collectives if c.group in groups)
         largest = max(watched, key=lambda c: c.bytes)
         self.group, self.nbytes = largest.group, min(largest.bytes, MOST_BYTES)

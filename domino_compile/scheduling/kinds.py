@@ -13,7 +13,8 @@ from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.graph.collectives import is_launch, is_wait, size_hint
 from domino_compile.graph.nodes import is_free
 from domino_compile.rules.call import by_name
-from domino_compile.rules.registry import rule_of
+from domino_compile.rules.registry import traits_of
+from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -50,6 +51,17 @@ def is_anchor(node: fx.Node) -> bool:
     return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
 
 
+def event_kind(node: fx.Node) -> str | None:
+    """What a schedule calls a node whose place in the order matters; ``None`` for other nodes."""
+    if is_launch(node):
+        return "launch"
+    if is_wait(node):
+        return "wait"
+    if is_attention(node):
+        return "attention"
+    return "matmul" if is_matmul(node) else None
+
+
 def is_work(node: fx.Node) -> bool:
     """Whether the node belongs to a unit."""
     return not is_free(node) and not is_wait(node) and not is_folded(node)
@@ -67,8 +79,7 @@ def is_fusible(node: fx.Node) -> bool:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each element of a fusible node's value is made of elements alone."""
-    rule = rule_of(node.target)
-    return is_fusible(node) and rule is not None and rule.family == "pointwise"
+    return is_fusible(node) and bool(traits_of(node.target) & Trait.POINTWISE)
 
 
 def sums_over_rows(node: fx.Node) -> bool:

@@ -27,7 +27,7 @@ from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
 from domino_compile.graph.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.graph.nodes import is_free, users_of
-from domino_compile.graph.tags import slice_of
+from domino_compile.graph.tags import Piece, piece_of
 from domino_compile.scheduling.kinds import (
     draws,
     is_anchor,
@@ -51,7 +51,7 @@ class Unit:
             its time on the wire.
         cost_us: predicted time.
         group: the process group of a launch.
-        slice: the slice it belongs to, ``None`` for whole work.
+        piece: the slice or part it belongs to, ``None`` for whole work.
         after: the units whose results it needs.
         after_wire: the launches whose collectives it needs completed.
         out_bytes: what it leaves in memory.
@@ -64,7 +64,7 @@ class Unit:
     launch: bool
     cost_us: float
     group: str | None = None
-    slice: int | None = None
+    piece: Piece | None = None
     after: set[int] = field(default_factory=set)
     after_wire: set[int] = field(default_factory=set)
     out_bytes: int = 0
@@ -100,7 +100,7 @@ class UnitGraph:
 
 
 def build_units(
-    graph: fx.Graph, cost: CostModel, kind: Callable[[fx.Node], Hashable] = slice_of
+    graph: fx.Graph, cost: CostModel, kind: Callable[[fx.Node], Hashable] = piece_of
 ) -> UnitGraph:
     """Group the nodes of a graph into units, with costs and dependencies.
 
@@ -229,7 +229,7 @@ def _order_mutations(of: dict[fx.Node, Unit]) -> None:
 
 def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -> Unit:
     only = nodes[0]
-    unit = Unit(index, nodes, is_launch(only), 0.0, slice=slice_of(only), traffic=traffic)
+    unit = Unit(index, nodes, is_launch(only), 0.0, piece=piece_of(only), traffic=traffic)
     unit.out_bytes = sum(traffic.writes.values())
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)

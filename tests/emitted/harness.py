@@ -17,7 +17,7 @@ from torch._inductor.utils import run_and_get_code
 
 import domino_compile
 from domino_compile import _compat
-from domino_compile.graph.tags import slice_of
+from domino_compile.graph.tags import piece_of
 from domino_compile.report import CompileReport
 from tests.paths import FAST_LINK
 
@@ -106,7 +106,7 @@ class KernelSlices:
             if type(node).__name__ in ("ExternKernelSchedulerNode", "NopKernelSchedulerNode"):
                 continue  # one operation or none; the events it comes after count as its origins
             origins = [o for part in node.get_nodes() if part.node for o in part.node.get_origins()]
-            self.kernels.append({s for o in origins if (s := slice_of(o)) is not None})
+            self.kernels.append({s for o in origins if (s := piece_of(o)) is not None})
         return nodes
 
     def uuid(self) -> str:

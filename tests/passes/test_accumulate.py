@@ -11,12 +11,13 @@ import torch.distributed as dist
 from torch import fx
 from torch.distributed.tensor import DTensor
 
-from domino_compile import pipeline
 from domino_compile.backend import domino
 from domino_compile.passes import accumulate
 from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.pipeline.order import ACCUMULATE
 from domino_compile.tools.bench.workload import Step, Workload, relative_error
 from tests.emitted.harness import fake_world
+from tests.passes.forced import wanted_always
 from tests.passes.graphs import Builder, aten, random_inputs, run, same
 
 BF16 = torch.bfloat16
@@ -179,8 +180,8 @@ def test_gradients_of_a_step_are_the_same(style: str, slices: int) -> None:
 
     with (
         mock.patch.object(accumulate, "HALVES", (torch.float64,)),
-        mock.patch.object(pipeline, "accumulate_products", counted),
-        mock.patch.object(pipeline.Pipeline, "_accumulates", lambda *_: True),
+        mock.patch.object(accumulate, "accumulate_products", counted),
+        wanted_always(ACCUMULATE),
     ):
         found = results(step, **options)
     assert sums == [3]  # two for q, k and v, one for gate and up

@@ -102,16 +102,16 @@ def test_a_sum_of_two_is_merged(name: str) -> None:
     graph = make(MERGED[name])
     inputs = random_inputs(graph)
     expected = run(graph, inputs)
-    assert normalise_graph(graph) == 1
+    assert normalise_graph(graph).fewer == 1
     graph.lint()
     assert len(find_sites(graph)) == 1
     assert same(run(graph, inputs), expected)
-    assert normalise_graph(graph) == 0
+    assert not normalise_graph(graph)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_may_not_be_merged_is_left_alone(name: str) -> None:
     graph = make(REFUSED[name])
     before = str(graph)
-    assert normalise_graph(graph) == 0
+    assert not normalise_graph(graph)
     assert str(graph) == before

@@ -13,8 +13,9 @@ from domino_compile.ops.products import addmm_beside, mm_beside
 from domino_compile.passes import products
 from domino_compile.passes.products import mark_products
 from domino_compile.passes.schedule import schedule_graph
-from domino_compile.pipeline import Pipeline
+from domino_compile.pipeline.order import PRODUCTS
 from tests.emitted.harness import compile_step, events
+from tests.passes.forced import wanted_always
 from tests.passes.graphs import Builder, aten
 
 BF16 = torch.bfloat16
@@ -86,7 +87,7 @@ def test_marked_products_compute_the_same_through_inductor_in_the_planned_order(
     plain = compile_step(2, batch=4, layers=1, built=True)
     with (
         mock.patch.object(products, "HALVES", (torch.float32,)),
-        mock.patch.object(Pipeline, "_marks_products", lambda *_: True),
+        wanted_always(PRODUCTS),
     ):
         found = compile_step(2, batch=4, layers=1, built=True)
     assert found.loss == plain.loss

@@ -1,5 +1,6 @@
 """A pass that fails: the program stays right, one line says so, and the evidence is on disk."""
 
+import importlib
 import logging
 import runpy
 from collections.abc import Callable, Iterator
@@ -11,18 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, fx
 
-from domino_compile import InternalError, _compat, pipeline, reports, reset_reports
+from domino_compile import InternalError, _compat, reports, reset_reports
+from domino_compile.errors import STRICT
+from domino_compile.graph.backup import Backup
 from domino_compile.graph.tags import tag_slice
-from domino_compile.report.faults import STRICT, Backup
 from domino_compile.report.graph_text import readable
 from tests.passes import graphs
 from tests.report.program import Model
 
-PASSES = {
-    "normalise_graph": "joint",
-    "slice_graph": "joint",
-    "schedule_graph": "forward",
-}
+PASSES = {"normalise": "joint", "slice": "joint", "schedule": "forward"}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +48,8 @@ def train(**options: object) -> tuple[Tensor, list[Tensor]]:
 
 def break_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let a pass raise after it has rewritten half of the graph."""
-    real: Callable[..., Any] = getattr(pipeline, name)
+    module = importlib.import_module(f"domino_compile.passes.{name}")
+    real: Callable[..., Any] = getattr(module, f"{name}_graph")
 
     def half(graph: fx.Graph, *args: Any) -> None:
         real(graph, *args)
@@ -59,7 +58,7 @@ def break_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         graph.erase_node(last)
         raise RuntimeError("half\nway")
 
-    monkeypatch.setattr(pipeline, name, half)
+    monkeypatch.setattr(module, f"{name}_graph", half)
 
 
 def assert_equal(first: tuple[Tensor, list[Tensor]], second: tuple[Tensor, list[Tensor]]) -> None:
@@ -95,7 +94,7 @@ def test_strict_mode_raises_and_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STRICT, "1")
-    break_pass(monkeypatch, "slice_graph")
+    break_pass(monkeypatch, "slice")
     with pytest.raises(Exception, match="internal fault") as caught:
         train(dump_dir=str(tmp_path))
     error: BaseException | None = caught.value
@@ -113,7 +112,7 @@ def test_the_repro_runs_the_same_passes_on_the_same_graph(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with monkeypatch.context() as patch:
-        break_pass(patch, "slice_graph" if phase == "joint" else "schedule_graph")
+        break_pass(patch, "slice" if phase == "joint" else "schedule")
         patch.setattr(logging.getLogger("domino_compile.report.faults"), "disabled", True)
         train(dump_dir=str(tmp_path / "fault"))
     torch._dynamo.reset()

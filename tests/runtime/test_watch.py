@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from domino_compile import fake_ranks
 from domino_compile.report import CollectiveReport, CompileReport
-from domino_compile.report.outcome import DATA_PARALLEL
 from domino_compile.runtime import watch
 from domino_compile.runtime.watch import PROBES, Judge, Watching
 
@@ -73,7 +72,7 @@ def test_the_link_that_the_plan_is_for_is_watched(
         "fastest_us",
         lambda asked, nbytes, device: probes.append((nbytes, device.type)) or 100.0,
     )
-    gradients = replace(collective(group, 4096), group="another", reason=DATA_PARALLEL)
+    gradients = replace(collective(group, 4096), group="another", tensor_parallel=False)
     report = CompileReport(0, collectives=[gradients, collective(group)])
     with monkeypatch.context() as patched:
         patched.setattr(watch, "agreed", lambda own, *_: own)

@@ -89,7 +89,7 @@ def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> It
             collective_name(wire.kind),
             phase(wire),
             wire.source,
-            wire.slice,
+            wire.part if wire.slice is None else wire.slice,
             f"{report.graph}:{wire.origin or wire.name}",
             wire.group,
         )
@@ -98,7 +98,8 @@ def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> It
 def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
     for step in schedule.steps:
         if step.kind == "matmul":
-            yield _Planned("gemm", "" if uncut else schedule.phase, step.source, step.slice)
+            piece = step.part if step.slice is None else step.slice
+            yield _Planned("gemm", "" if uncut else schedule.phase, step.source, piece)
 
 
 def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:

@@ -17,13 +17,7 @@ def colour_of(span: Span) -> str:
     """The colour of a span; the column parts of a row slice share its colour."""
     if span.kind in STILL:
         return WAIT if span.kind == "wait" else LATE
-    row = row_of(span.slice)
-    return WHOLE if row is None else SLICES[row % len(SLICES)]
-
-
-def row_of(slice_: int | None) -> int | None:
-    """The row slice of a slice, which may be a column part of it (see ``tags``)."""
-    return slice_ // 100 - 1 if slice_ is not None and slice_ >= 100 else slice_
+    return WHOLE if span.slice is None else SLICES[span.slice % len(SLICES)]
 
 
 def strength_of(span: Span) -> float:

@@ -12,7 +12,6 @@ from domino_compile.tools.timelines.colours import (
     WAIT,
     WHOLE,
     colour_of,
-    row_of,
     strength_of,
 )
 from domino_compile.tools.timelines.spans import WIRE, Span, Timeline
@@ -44,7 +43,7 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
     axes[-1, 0].set_xlabel("ms from the start of the step")
     figure.suptitle(title, fontsize=12)
     spans = [span for timeline in timelines for span in timeline.spans]
-    rows = sorted({row for s in spans if (row := row_of(s.slice)) is not None})
+    rows = sorted({s.slice for s in spans if s.slice is not None})
     looks = [(WHOLE, "not cut"), *((SLICES[r % len(SLICES)], f"slice {r}") for r in rows)]
     handles = [Patch(facecolor=colour, label=label) for colour, label in looks]
     for kind, colour, label in (("wait", WAIT, "waiting"), ("late", LATE, "for another rank")):

@@ -28,7 +28,8 @@ class Span:
         begin_us: when it begins.
         end_us: when it ends.
         group: on the wire, the process group's name, if known.
-        slice: the slice it belongs to; None: whole work, or not known.
+        slice: the slice of the rows it belongs to, or the part of columns where those alone are
+            cut; None: whole work, or not known.
         phase: ``forward``, ``backward``, ``inference``, or empty if not known.
         collective: on the wire and of waits, the captured collective as ``graph:node``, which is
             what a row of an explanation is called; empty if not known.

@@ -11,28 +11,28 @@ def graph(
     # model.py:4: h = relu(h)
     relu: f32[5,16] = aten.relu(mm)
     permute_1: f32[16,8] = aten.permute(down, [1, 0])
-    slice_tensor: f32[16,4] = aten.slice.Tensor(permute_1, 1, 0, 4)  # slice 0
+    slice_tensor: f32[16,4] = aten.slice.Tensor(permute_1, 1, 0, 4)  # part 0
 
     # model.py:5: y = down(h)
-    mm_1_c0: f32[5,4] = aten.mm(relu, slice_tensor)  # slice 0
+    mm_1_c0: f32[5,4] = aten.mm(relu, slice_tensor)  # part 0
 
     # model.py:6: y = all_reduce(y)
-    all_reduce_c0: f32[5,4] = _c10d_functional.all_reduce(mm_1_c0, 'sum', 'tp')  # launch, slice 0
-    slice_tensor_1: f32[16,4] = aten.slice.Tensor(permute_1, 1, 4, 8)  # slice 1
+    all_reduce_c0: f32[5,4] = _c10d_functional.all_reduce(mm_1_c0, 'sum', 'tp')  # launch, part 0
+    slice_tensor_1: f32[16,4] = aten.slice.Tensor(permute_1, 1, 4, 8)  # part 1
 
     # model.py:5: y = down(h)
-    mm_1_c1: f32[5,4] = aten.mm(relu, slice_tensor_1)  # slice 1
+    mm_1_c1: f32[5,4] = aten.mm(relu, slice_tensor_1)  # part 1
 
     # model.py:6: y = all_reduce(y)
-    all_reduce_c1: f32[5,4] = _c10d_functional.all_reduce(mm_1_c1, 'sum', 'tp')  # launch, slice 1
-    slice_tensor_2: f32[5,4] = aten.slice.Tensor(x, 1, 0, 4)  # slice 0
-    wait_tensor_c0: f32[5,4] = _c10d_functional.wait_tensor(all_reduce_c0)  # wait, slice 0
+    all_reduce_c1: f32[5,4] = _c10d_functional.all_reduce(mm_1_c1, 'sum', 'tp')  # launch, part 1
+    slice_tensor_2: f32[5,4] = aten.slice.Tensor(x, 1, 0, 4)  # part 0
+    wait_tensor_c0: f32[5,4] = _c10d_functional.wait_tensor(all_reduce_c0)  # wait, part 0
 
     # model.py:7: return x + y
-    add_c0: f32[5,4] = aten.add.Tensor(slice_tensor_2, wait_tensor_c0)  # slice 0
-    slice_tensor_3: f32[5,4] = aten.slice.Tensor(x, 1, 4, 8)  # slice 1
-    wait_tensor_c1: f32[5,4] = _c10d_functional.wait_tensor(all_reduce_c1)  # wait, slice 1
-    add_c1: f32[5,4] = aten.add.Tensor(slice_tensor_3, wait_tensor_c1)  # slice 1
+    add_c0: f32[5,4] = aten.add.Tensor(slice_tensor_2, wait_tensor_c0)  # part 0
+    slice_tensor_3: f32[5,4] = aten.slice.Tensor(x, 1, 4, 8)  # part 1
+    wait_tensor_c1: f32[5,4] = _c10d_functional.wait_tensor(all_reduce_c1)  # wait, part 1
+    add_c1: f32[5,4] = aten.add.Tensor(slice_tensor_3, wait_tensor_c1)  # part 1
     cat_default: f32[5,8] = aten.cat([add_c0, add_c1], 1)
 
     return (cat_default, relu)

@@ -7,8 +7,7 @@ const domino = (() => {
   const colours = read("colours");
   const colourOf = (slice) => {
     if (slice === null || slice < 0) return colours.whole;
-    const row = slice >= 100 ? Math.floor(slice / 100) - 1 : slice;
-    return colours.slices[row % colours.slices.length];
+    return colours.slices[slice % colours.slices.length];
   };
   const element = (tag, attributes = {}, ...children) => {
     const made = document.createElement(tag);

@@ -1,0 +1,236 @@
+"""Why something was not done, as a value: a code for programs, a sentence and advice for people.
+
+Every reason that a plan can give is made here, once, together with the advice that belongs to it.
+Programs compare ``code``; nothing compares sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What a reason says, for programs."""
+
+    # Nothing to overlap.
+    NO_COLLECTIVE = "no_collective"
+    NOT_TENSOR_PARALLEL = "not_tensor_parallel"
+    # The user asked for it.
+    SLICES_IS_1 = "slices_is_1"
+    PASS_DISABLED = "pass_disabled"
+    # Rows cannot be cut.
+    ONE_ROW = "one_row"
+    FEW_DYNAMIC_ROWS = "few_dynamic_rows"
+    BOUNDED_BATCH = "bounded_batch"
+    NO_AXIS = "no_axis"
+    NO_CARRIER = "no_carrier"
+    # Columns cannot be cut.
+    NO_PRODUCT = "no_product"
+    FEW_COLUMNS = "few_columns"
+    NO_COLUMN_CARRIER = "no_column_carrier"
+    # A cut is possible and does not pay.
+    NO_GAIN = "no_gain"
+    MARGIN = "margin"
+    MEMORY = "memory"
+    MEASURED = "measured"
+    # One collective.
+    MERGED = "merged"
+    DATA_PARALLEL = "data_parallel"
+    NOT_CARRIED = "not_carried"
+    NO_COLUMNS_HERE = "no_columns_here"
+    HIDDEN_UNCUT = "hidden_uncut"
+    NOTHING_TO_OVERLAP = "nothing_to_overlap"
+    NOT_SCHEDULED = "not_scheduled"
+    # Where a plan came from.
+    CACHED = "cached"
+    FAULT = "fault"
+
+
+CUT_ROWS = "options={'slices': 2} cuts the batch"
+CUT_COLUMNS = "options={'columns': 2} cuts the products in front of collectives and needs no batch"
+NAME_BATCH = "options={'batch': {'name of the input': dimension}} names the batch"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something was not done.
+
+    Attributes:
+        code: the kind of reason.
+        text: one sentence without a full stop.
+        advice: what would change it; empty where nothing is known to.
+    """
+
+    code: Code
+    text: str
+    advice: str = ""
+
+    def because(self, detail: str) -> Reason:
+        """The same reason with a detail behind its text."""
+        return replace(self, text=f"{self.text}; {detail}") if detail else self
+
+
+def no_collective() -> Reason:
+    """The graph has no collective."""
+    return Reason(Code.NO_COLLECTIVE, "no collective in this graph")
+
+
+def not_tensor_parallel() -> Reason:
+    """The graph has collectives, but only outputs depend on them."""
+    return Reason(Code.NOT_TENSOR_PARALLEL, "no tensor-parallel collective in this graph")
+
+
+def slices_is_1() -> Reason:
+    """The option ``slices`` asks for reordering only."""
+    return Reason(Code.SLICES_IS_1, "slices=1 asks for reordering only", CUT_ROWS)
+
+
+def pass_disabled(name: str) -> Reason:
+    """The option ``disable_passes`` leaves a pass out."""
+    return Reason(
+        Code.PASS_DISABLED,
+        f"the pass {name!r} is disabled",
+        "leave the pass on: options={'disable_passes': ()}",
+    )
+
+
+def one_row(rows: int) -> Reason:
+    """The batch is too small to be cut."""
+    return Reason(Code.ONE_ROW, f"the batch has {rows} row, which cannot be cut", CUT_COLUMNS)
+
+
+def few_dynamic_rows(rows: int, needed: int) -> Reason:
+    """A dynamic batch was compiled with too few rows."""
+    return Reason(
+        Code.FEW_DYNAMIC_ROWS,
+        f"the dynamic batch was compiled with {rows} rows, and a slice needs at least {needed}",
+        "compile with more rows first, or options={'columns': 2}",
+    )
+
+
+def bounded_batch() -> Reason:
+    """A dynamic batch has user-given bounds, on which guards are errors."""
+    return Reason(
+        Code.BOUNDED_BATCH,
+        "the batch is marked dynamic with bounds, which forbids other guards",
+        "mark it without min and max",
+    )
+
+
+def no_axis() -> Reason:
+    """No input dimension is carried through to a collective."""
+    return Reason(
+        Code.NO_AXIS,
+        "no input has a dimension that a collective's whole payload follows",
+        f"{NAME_BATCH}; {CUT_COLUMNS}",
+    )
+
+
+def no_carrier() -> Reason:
+    """The batch was cut, and no collective carries it."""
+    return Reason(Code.NO_CARRIER, "no collective carries the cut dimension", CUT_COLUMNS)
+
+
+def no_product() -> Reason:
+    """There is no product whose columns could be cut."""
+    return Reason(
+        Code.NO_PRODUCT,
+        "no matrix product feeds a collective, so there are no columns to cut",
+        CUT_ROWS,
+    )
+
+
+def few_columns(columns: int, parts: int) -> Reason:
+    """The products are too narrow for the parts asked for."""
+    return Reason(
+        Code.FEW_COLUMNS,
+        f"the products in front of collectives have {columns} columns, too few for {parts} parts",
+        f"at most columns={columns}; {CUT_ROWS}",
+    )
+
+
+def no_column_carrier() -> Reason:
+    """Columns were cut, and no collective carries them."""
+    return Reason(
+        Code.NO_COLUMN_CARRIER, "no collective carries the columns that were cut", CUT_ROWS
+    )
+
+
+def no_gain() -> Reason:
+    """No cut is predicted to be faster."""
+    return Reason(Code.NO_GAIN, "no cut is predicted to pay")
+
+
+def below_margin(text: str) -> Reason:
+    """The best cut misses the required gain."""
+    return Reason(
+        Code.MARGIN,
+        text,
+        "options={'guard': 'measure'} times both; {'slices': 2} cuts regardless",
+    )
+
+
+def over_memory(text: str) -> Reason:
+    """Every cut needs more memory than allowed."""
+    return Reason(Code.MEMORY, text, "a larger memory_cap allows it")
+
+
+def measured_slower(planned: str) -> Reason:
+    """The guard measured the uncut program as faster."""
+    return Reason(Code.MEASURED, f"measured faster than {planned}")
+
+
+def merged() -> Reason:
+    """Several all-reduces became one."""
+    return Reason(Code.MERGED, "summed with others before one all-reduce")
+
+
+def data_parallel() -> Reason:
+    """A collective that nothing in the model waits for."""
+    return Reason(
+        Code.DATA_PARALLEL, "not tensor parallel: only an output (a gradient) depends on it"
+    )
+
+
+def not_carried() -> Reason:
+    """This collective's payload does not carry the batch."""
+    return Reason(Code.NOT_CARRIED, "its payload does not carry the batch", CUT_COLUMNS)
+
+
+def no_columns_here() -> Reason:
+    """No product in front of this collective has columns to cut."""
+    return Reason(
+        Code.NO_COLUMNS_HERE, "no product in front of it whose columns could be cut", CUT_ROWS
+    )
+
+
+def hidden_uncut() -> Reason:
+    """This collective is hidden as it is."""
+    return Reason(Code.HIDDEN_UNCUT, "hidden without a cut")
+
+
+def nothing_to_overlap() -> Reason:
+    """All independent work is done before the collective ends."""
+    return Reason(
+        Code.NOTHING_TO_OVERLAP,
+        "no independent work is left to overlap with it",
+        "more or longer rows give more to compute meanwhile",
+    )
+
+
+def not_scheduled() -> Reason:
+    """The collective is in no schedule that was made."""
+    return Reason(Code.NOT_SCHEDULED, "it was not scheduled")
+
+
+def cached() -> Reason:
+    """The program came from a cache, with a plan but without graphs."""
+    return Reason(Code.CACHED, "compiled from Inductor's cache", "explain it with the caches off")
+
+
+def fault(phase: str, error: Exception) -> Reason:
+    """One of our passes failed."""
+    return Reason(
+        Code.FAULT, f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
+    )

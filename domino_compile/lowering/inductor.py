@@ -1,0 +1,126 @@
+"""Inductor as the lowering: the only module that knows which of its settings a compile needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.graph.tags import mark_overlapped
+from domino_compile.ops.materialise import materialise
+from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
+from domino_compile.ops.random_slice import random_slice
+from domino_compile.options import Options
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.report import CompileReport
+
+#: Settings of Inductor that would undo the schedule; switched off where this torch has them.
+OFF: Mapping[str, object] = {
+    "reorder_for_compute_comm_overlap": False,
+    "_micro_pipeline_tp": False,
+    "aten_distributed_optimizations.enable_overlap_scheduling": False,
+    "aten_distributed_optimizations.enable_simple_overlap": False,
+    "bucket_all_reduces_fx": "none",
+    "bucket_all_gathers_fx": "none",
+    "bucket_reduce_scatters_fx": "none",
+}
+
+#: Activations that do not stay in a GPU's cache: Inductor's 5 Mi elements, of two bytes.
+LARGE_BYTES = 10 << 20
+
+
+def inductor_alone(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
+) -> Callable[..., Any]:
+    """The program that is compiled without this package."""
+    return _compat.compile_with_inductor(gm, example_inputs, user_settings(options))
+
+
+def inductor_lowering(options: Options) -> Lowering:
+    """What the passes must know of Inductor, under a user's options."""
+    asked = user_settings(options)
+    return Lowering(
+        fuses=True,
+        products=not _compat.products_are_inductors(asked),
+        copies_inputs=bool(asked.get("triton.cudagraphs")),
+    )
+
+
+def compile_planned(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], pipeline: Pipeline, identity: str
+) -> Callable[..., Any]:
+    """The program that a pipeline plans, whether compiled now or taken from a cache.
+
+    Args:
+        gm: the captured graph.
+        example_inputs: its inputs.
+        pipeline: plans it.
+        identity: what decides the pipeline's result, for cache keys.
+    """
+    settings = _settings(pipeline, identity)
+    compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
+    if not pipeline.recall():
+        settings |= _compat.NO_GRAPH_CACHES
+        compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
+    return compiled
+
+
+def user_settings(options: Options) -> dict[str, Any]:
+    """The settings that the user's options ask for."""
+    settings: dict[str, Any] = {}
+    if options.mode != "default":
+        settings.update(_compat.mode_options(options.mode))
+    settings.update(options.inductor)
+    return settings
+
+
+def _settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
+    """Inductor's settings for a pipeline whose passes have an identity for the caches."""
+    _register_operators()
+    config = _compat.inductor_config()
+    settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
+    options = pipeline.options
+    if options.dump_dir is not None or options.guard == "measure" or options.watch:
+        # A compile from a cache has no graphs to show, and may not know whether there is something
+        # to be measured or watched, which all ranks must agree on. Kernels may come from theirs.
+        settings |= _compat.NO_GRAPH_CACHES
+    both = _compat.BOTH_REDUCTIONS
+    if _compat.inductor_has_option(both):
+        settings[both] = False  # as by default, until a graph is cut
+    settings.update(user_settings(options))
+
+    def run_graph(graph: fx.Graph) -> None:
+        pipeline.run_graph(graph)
+        if pipeline.overlap:
+            mark_overlapped(graph)
+            _compat.compile_for_overlap(pipeline.rows_a_block)
+        if _has_large_slices(pipeline.report) and both not in options.inductor:
+            _compat.fuse_both_reductions()
+
+    settings["joint_custom_post_pass"] = _compat.graph_pass(
+        pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass
+    )
+    settings["post_grad_custom_post_pass"] = _compat.graph_pass(
+        run_graph, f"graph {identity}", config.post_grad_custom_post_pass
+    )
+    return settings
+
+
+def _register_operators() -> None:
+    """Teach Inductor our operators. This comes before any compile, also one from a cache."""
+    _compat.register_random_slice_lowering(random_slice)
+    _compat.register_materialise_lowering(materialise)
+    _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
+
+
+def _has_large_slices(report: CompileReport) -> bool:
+    """Whether one kernel should differentiate a norm of a slice.
+
+    Inductor asks for twice as many rows as columns, which the whole has and a slice may not, and
+    for more than what stays in the cache anyway.
+    """
+    wires = [wire for schedule in report.schedules[-1:] for wire in schedule.wires]
+    return any(w.slice is not None and w.bytes >= LARGE_BYTES for w in wires)

@@ -1,0 +1,135 @@
+"""One compile as a value: what was captured, how it is to be compiled, and the program."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.cost.rates import rates_identity
+from domino_compile.lowering.eager import compile_eager
+from domino_compile.lowering.inductor import compile_planned, inductor_alone, inductor_lowering
+from domino_compile.options import Options
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.hints import Hints, hints_of
+from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.pipeline.plan_cache import plan_key
+from domino_compile.report import CompileReport, withdrawn_on_error
+from domino_compile.report.dump import check_folder
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program, and what is known of it.
+
+    Attributes:
+        program: runs the captured graph.
+        report: says what was done.
+        pipeline: has planned it.
+        request: asked for it.
+    """
+
+    program: Callable[..., Any]
+    report: CompileReport
+    pipeline: Pipeline
+    request: Request
+
+    def run_by(self, program: Callable[..., Any]) -> Compiled:
+        """The same with another program round it."""
+        return replace(self, program=program)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides a compile.
+
+    Attributes:
+        gm: the captured graph. Compiling uses it up.
+        inputs: its example inputs.
+        options: the user's.
+        hints: about the inputs.
+        rates: the identity of the device rates that the cost model uses.
+        slower: how many times slower than their link table collectives are taken to be.
+        pristine: the graph once more, where it may have to be compiled again.
+    """
+
+    gm: fx.GraphModule
+    inputs: Sequence[Any]
+    options: Options
+    hints: Hints
+    rates: str
+    slower: float = 1.0
+    pristine: fx.GraphModule | None = None
+
+    @staticmethod
+    def of(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Request:
+        """The request that Dynamo's call of the backend makes.
+
+        Raises:
+            OptionError: an option does not fit the graph, or names what cannot be used.
+        """
+        check_folder(options.dump_dir)
+        hints = hints_of(gm, inputs, options)
+        rates = rates_identity()
+        _compat.keep_gradients(gm)
+        again = options.guard == "measure" or options.watch > 0
+        pristine = _compat.copy_of(gm) if again else None
+        return Request(gm, inputs, options, hints, rates, pristine=pristine)
+
+    def again(self, inputs: Sequence[Any], slower: float = 1.0) -> Request:
+        """The same compile once more, with other inputs or for another link."""
+        assert self.pristine is not None
+        gm = _compat.copy_of(self.pristine)
+        return replace(self, gm=gm, inputs=list(inputs), slower=slower, pristine=None)
+
+    def compile(self) -> Compiled:
+        """Compile what this package plans."""
+        eager = self.options.lowering == "eager"
+        pipeline = Pipeline(
+            self.options,
+            self.hints,
+            Lowering() if eager else inductor_lowering(self.options),
+            slower=self.slower,
+            plan_key=None if eager else self._plan_key(),
+        )
+        with withdrawn_on_error(pipeline.report):
+            if eager:
+                program = compile_eager(self.gm, list(self.inputs), pipeline)
+            else:
+                program = compile_planned(self.gm, self.inputs, pipeline, self._identity())
+        return Compiled(program, pipeline.report, pipeline, self)
+
+    def compile_uncut(self) -> Callable[..., Any]:
+        """Compile without this package."""
+        if self.options.lowering == "eager":
+            return compile_eager(self.gm, list(self.inputs), None)
+        return inductor_alone(self.gm, self.inputs, self.options)
+
+    def _identity(self) -> str:
+        """What decides the result of our passes, for cache keys."""
+        known = f"{self.hints.identity()} {self.rates} {self.slower}"
+        return f"{source_digest()} {self.options.digest()} {known}"
+
+    def _plan_key(self) -> str | None:
+        if not _compat.caches_enabled():
+            return None
+        return plan_key(self.gm, list(self.inputs), self._identity())
+
+
+@cache
+def source_digest() -> str:
+    """A hash of the package's own sources and data, and of torch's version."""
+    hasher = hashlib.sha256(torch.__version__.encode())
+    here = Path(__file__).parents[1]
+    files = {*here.rglob("*.py"), *(here / "passes").glob("*.py"), *here.rglob("*.json")}
+    for path in sorted(files):
+        hasher.update(path.relative_to(here).as_posix().encode())
+        hasher.update(path.read_bytes())
+    return hasher.hexdigest()

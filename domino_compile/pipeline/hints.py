@@ -1,0 +1,70 @@
+"""What is known of a graph's inputs before it is captured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.errors import OptionError
+from domino_compile.options import Options
+from domino_compile.report.origin import input_path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known of the inputs, by their position.
+
+    Attributes:
+        batch: the inputs that the user says carry the batch, with the dimension.
+        parameters: the inputs that are parameters, which are unlikely to carry it.
+        names: the user's names of the inputs, for dumps and reports.
+    """
+
+    batch: Mapping[int, int] = field(default_factory=dict)
+    parameters: frozenset[int] = frozenset()
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def identity(self) -> str:
+        """What of this decides the result of the passes, for cache keys."""
+        return f"{sorted(self.batch.items())} {sorted(self.parameters)}"
+
+
+def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> Hints:
+    """What a captured graph tells about its inputs.
+
+    Raises:
+        OptionError: the option ``batch`` names a dimension that the input does not have.
+    """
+    parameters = frozenset(_compat.parameter_inputs(gm, list(example_inputs)))
+    names = [_compat.input_name(n) for n in gm.graph.find_nodes(op="placeholder")]
+    batch = _batch(names, example_inputs, options.batch or {})
+    if options.batch and not batch:
+        log.info(
+            "batch: this graph has none of the inputs %s; the batch is inferred",
+            list(options.batch),
+        )
+    return Hints(batch, parameters, {i: input_path(name) for i, name in enumerate(names) if name})
+
+
+def _batch(
+    names: Sequence[str], example_inputs: Sequence[Any], asked: Mapping[str, int]
+) -> dict[int, int]:
+    """The positions of the inputs that the user names, with their dimensions."""
+    batch: dict[int, int] = {}
+    for name, dim in asked.items():
+        for position, full in enumerate(names):
+            if full in (name, f"L['{name}']") and position < len(example_inputs):
+                rank = getattr(example_inputs[position], "ndim", 0)
+                if dim >= rank:
+                    raise OptionError(
+                        f"batch: input {name!r} has {rank} dimensions, got dimension {dim}"
+                    )
+                batch[position] = dim
+    return batch

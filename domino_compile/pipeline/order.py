@@ -1,0 +1,122 @@
+"""The passes in the order in which they run: the table of contents of every rewriting.
+
+``JOINT`` runs on the joint forward and backward graph (or the inference graph) before it is
+partitioned, ``GRAPH`` on each of the graphs that come out. What is done with a graph is decided
+between ``PREPARE`` and ``CUT``, on the graph that ``PREPARE`` leaves. Names and numbers of dumps,
+the option ``disable_passes`` and the README's table come from here.
+
+Importing this module does not import torch: the command line and the options read it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from domino_compile.pipeline.contract import Context, Pass
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from domino_compile.graph.collectives import Replaced
+    from domino_compile.passes.columns import Columns
+    from domino_compile.passes.schedule import ScheduleResult
+
+
+def _always(at: Context) -> bool:
+    return True
+
+
+def _adds_in_products(at: Context) -> bool:
+    """Sums go into products on GPUs only, where products are ours: torch's would copy first."""
+    return at.cost.configured and at.cost.rates.multiprocessors > 0
+
+
+def _fuses(at: Context) -> bool:
+    return at.lowering.fuses
+
+
+def _cuts_rows(at: Context) -> bool:
+    return at.decision is not None and at.decision.cuts_rows
+
+
+def _cuts_columns(at: Context) -> bool:
+    return at.decision is not None and at.decision.parts > 1
+
+
+def _tells_products(at: Context) -> bool:
+    return at.lowering.products and at.on_gpu and at.outcomes.of(SCHEDULE) is not None
+
+
+def _normalise(graph: fx.Graph, at: Context) -> Replaced:
+    from domino_compile.passes.normalise import normalise_graph
+
+    return normalise_graph(graph)
+
+
+def _accumulate(graph: fx.Graph, at: Context) -> int:
+    from domino_compile.passes.accumulate import accumulate_products
+
+    return accumulate_products(graph)
+
+
+def _materialise(graph: fx.Graph, at: Context) -> int:
+    from domino_compile.passes.materialise import materialise_values
+
+    return materialise_values(graph)
+
+
+def _slice(graph: fx.Graph, at: Context) -> Replaced:
+    from domino_compile.passes.slice import slice_graph
+
+    assert at.decision is not None
+    return slice_graph(graph, at.decision.cut_plan)
+
+
+def _columns(graph: fx.Graph, at: Context) -> Columns:
+    from domino_compile.passes.columns import slice_columns
+
+    assert at.decision is not None and at.found is not None
+    return slice_columns(graph, at.decision.parts, at.found.to_overlap, at.decision.at)
+
+
+def _schedule(graph: fx.Graph, at: Context) -> ScheduleResult:
+    from domino_compile.passes.schedule import schedule_graph
+
+    return schedule_graph(graph, at.cost, at.memory_cap)
+
+
+def _products(graph: fx.Graph, at: Context) -> dict[str, float]:
+    from domino_compile.passes.products import mark_products
+
+    ordered = at.outcomes.of(SCHEDULE)
+    assert ordered is not None
+    return mark_products(graph, ordered.units, ordered.after, at.cost.held)
+
+
+def _pin(graph: fx.Graph, at: Context) -> int:
+    from domino_compile.passes.pin import pin_order
+
+    return pin_order(graph)
+
+
+NORMALISE = Pass("normalise", _always, _normalise)
+ACCUMULATE = Pass("accumulate", _adds_in_products, _accumulate)
+MATERIALISE = Pass("materialise", _fuses, _materialise)
+SLICE = Pass("slice", _cuts_rows, _slice)
+COLUMNS = Pass("columns", _cuts_columns, _columns)
+SCHEDULE = Pass("schedule", _always, _schedule)
+PRODUCTS = Pass("products", _tells_products, _products)
+PIN = Pass("pin", _fuses, _pin)
+
+PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
+CUT = (SLICE, COLUMNS)
+JOINT = (*PREPARE, *CUT)
+GRAPH = (SCHEDULE, PRODUCTS, PIN)
+
+#: What the option ``disable_passes`` can name, in the order in which the passes run.
+PASS_NAMES = tuple(made.name for made in (*JOINT, *GRAPH))
+
+
+def title(name: str) -> str:
+    """What the dumps of a pass are called: its number in the order, and its name."""
+    return f"{PASS_NAMES.index(name) + 1:02}.{name}"

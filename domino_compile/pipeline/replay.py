@@ -1,0 +1,92 @@
+"""Runs our passes on one graph again, without model, data or ranks: what a repro script does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.errors import STRICT
+from domino_compile.graph.tags import Piece, tag_piece
+from domino_compile.options import Options
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.hints import Hints
+from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.report.graph_text import readable
+
+
+class Replay:
+    """Builds the graph of a repro on fake tensors and runs the passes on it.
+
+    Args:
+        phase: which passes.
+        options: of the compile, where they differ from the defaults.
+    """
+
+    def __init__(self, phase: str, options: Mapping[str, Any]) -> None:
+        _compat.inductor_decompositions()  # loads Inductor's own operations
+        self.phase = phase
+        self.options = Options.parse(options)
+        self.graph = fx.Graph()
+        self.root = torch.nn.Module()
+        self.mode = _compat.fake_mode_of(self.graph)
+
+    def input(self, name: str, described: Any) -> fx.Node:
+        """An input of the graph (see ``_describe``)."""
+        node = self.graph.placeholder(name)
+        node.meta["val"] = self._make(described)
+        return node
+
+    def constant(self, name: str, described: Any) -> fx.Node:
+        """An attribute that the graph reads."""
+        value = self._make(described)
+        setattr(self.root, name, value)
+        node = self.graph.create_node("get_attr", name)
+        node.meta["val"] = value
+        return node
+
+    def __call__(self, name: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """An operation of the graph."""
+        node = self.graph.create_node("call_function", target, args, kwargs, name)
+        values = fx.node.map_arg((args, kwargs), lambda x: x.meta["val"])
+        with self.mode:
+            node.meta["val"] = target(*values[0], **values[1])
+        return node
+
+    def piece(self, node: fx.Node, row: int, column: int, origin: str) -> None:
+        """Mark an operation as a piece of what was another one."""
+        tag_piece(node, Piece(row, column), origin)
+
+    def output(self, result: Any) -> None:
+        """What the graph returns."""
+        self.graph.output(result)
+
+    def run(self) -> fx.Graph:
+        """Run the passes and print the graph.
+
+        Raises:
+            InternalError: the fault.
+        """
+        os.environ[STRICT] = "1"
+        fx.GraphModule(self.root, self.graph)
+        fuses = self.options.lowering == "inductor"
+        pipeline = Pipeline(self.options, Hints(), Lowering(fuses=fuses))
+        if self.phase == "joint":
+            pipeline.run_joint(self.graph)
+        else:
+            pipeline.overlap = True
+            pipeline.run_graph(self.graph)
+        print(readable(self.graph))
+        print(f"# no fault: {pipeline.report.summary()}")
+        return self.graph
+
+    def _make(self, described: Any) -> Any:
+        if not isinstance(described, list):
+            return described
+        dtype, shape, strides, device = described
+        with self.mode:
+            return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=device)

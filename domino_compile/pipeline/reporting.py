@@ -1,0 +1,256 @@
+"""From the decision and the outcomes of the passes to the report. Nothing else writes reports.
+
+The report begins with the collectives as captured, is filled in once the joint graph is cut, and
+gets a schedule for each graph that is ordered. It is what users see: it steers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.analysis import CutPlan, NoCut, reasons
+from domino_compile.analysis.found import Found
+from domino_compile.analysis.propagate import Analysis
+from domino_compile.analysis.reasons import Reason
+from domino_compile.graph.collectives import Site, user_line
+from domino_compile.graph.tags import origin_of
+from domino_compile.pipeline.contract import Context
+from domino_compile.pipeline.decision import Decision
+from domino_compile.pipeline.order import COLUMNS, NORMALISE
+from domino_compile.planner import Choice
+from domino_compile.report import (
+    Action,
+    CandidateReport,
+    CollectiveReport,
+    CompileReport,
+    Join,
+    MeasuredReport,
+    ScheduleReport,
+)
+from domino_compile.report.origin import module_of
+
+#: Gives the user's name of an input.
+NameOf = Callable[[fx.Node], str]
+
+
+def captured(report: CompileReport, found: Found) -> None:
+    """Note the collectives of the captured graph, before anything is decided."""
+    report.collectives = [_collective(site, site.launch in found.parallel) for site in found.sites]
+
+
+def nothing_to_overlap(report: CompileReport, found: Found) -> None:
+    """The graph has no collective that compute waits for: it is left to Inductor alone."""
+    captured(report, found)
+    _explain(report, reasons.not_tensor_parallel() if found.sites else reasons.no_collective())
+
+
+def decided(report: CompileReport, decision: Decision, at: Context, name_of: NameOf) -> None:
+    """Note what was done with the joint graph, and why not more.
+
+    Args:
+        report: of the compile.
+        decision: what was to be done.
+        at: what the passes did, and the collectives that are there now.
+        name_of: gives the user's name of an input.
+    """
+    assert at.found is not None
+    columns = at.outcomes.of(COLUMNS)
+    cuts = [plan for plan in (decision.rows, columns and columns.plan) if plan is not None]
+    made = [plan for plan in cuts if isinstance(plan, CutPlan)]
+    report.status = "sliced" if made else "reordered" if decision.reorder else "inductor"
+    if not made:
+        refused = [_because(plan, at.found, name_of) for plan in cuts if isinstance(plan, NoCut)]
+        _explain(report, _together(refused))
+    for plan in made:
+        sizes = [str(size) for size in plan.chunks.sizes]
+        if plan.columns:
+            report.columns = sizes
+        else:
+            report.slices, report.axis = sizes, _axis(plan.analysis, name_of)
+        report.joins += _joins(plan.analysis)
+    report.candidates = [] if decision.choice is None else _candidates(decision, decision.choice)
+    merged = at.outcomes.of(NORMALISE)
+    gone = {launch.name for launch in merged.launches} if merged is not None else set()
+    cut = {origin_of(n) or n.name for plan in made for n in plan.analysis.sliced_collectives()}
+    for entry in report.collectives:
+        action, why = _fate(entry, decision, made, gone, cut)
+        entry.action = action
+        if why is not None:
+            entry.code, entry.reason, entry.advice = why.code, why.text, why.advice
+
+
+def scheduled(report: CompileReport, entry: ScheduleReport) -> None:
+    """Note the schedule of one of the lowered graphs."""
+    report.schedules = [*(s for s in report.schedules if s.phase != entry.phase), entry]
+
+
+def failed(report: CompileReport, phase: str, error: Exception) -> None:
+    """Note that our passes failed on a stage, which was put back as it was."""
+    _explain(report, reasons.fault(phase, error))
+    report.schedules = [entry for entry in report.schedules if entry.phase != phase]
+    if phase != "joint":
+        return
+    report.status = "inductor"
+    report.axis, report.slices, report.columns, report.joins = [], [], [], []
+    for entry in report.collectives:
+        entry.action = "left alone"
+        if entry.tensor_parallel:
+            entry.code, entry.reason, entry.advice = report.code, "internal fault", ""
+
+
+def measured(report: CompileReport, found: MeasuredReport) -> None:
+    """Note which program was measured as faster; the uncut one is Inductor's alone."""
+    report.measured = found
+    if found.kept == "uncut":
+        planned = " and ".join(report.cuts()) or report.status
+        report.status = "inductor"
+        _explain(report, reasons.measured_slower(planned))
+
+
+def recalled(report: CompileReport, kept: CompileReport) -> None:
+    """Take over the plan that was kept beside a program from a cache."""
+    for item in fields(CompileReport):
+        if item.name not in ("graph", "options"):
+            setattr(report, item.name, getattr(kept, item.name))
+    if not report.reason:
+        _explain(report, reasons.cached())
+
+
+def completed(report: CompileReport, kept: CompileReport) -> bool:
+    """Take over the schedules of graphs that came from a cache; returns whether there are any."""
+    present = {schedule.phase for schedule in report.schedules}
+    missing = [schedule for schedule in kept.schedules if schedule.phase not in present]
+    report.schedules += missing
+    return bool(missing)
+
+
+# -- parts of it ---------------------------------------------------------------------------
+
+
+def _explain(report: CompileReport, why: Reason) -> None:
+    report.code, report.reason, report.advice = why.code, why.text, why.advice
+
+
+def _collective(site: Site, parallel: bool) -> CollectiveReport:
+    """A collective, before anything is decided."""
+    why = None if parallel else reasons.data_parallel()
+    return CollectiveReport(
+        name=site.launch.name,
+        kind=site.kind,
+        group=site.group,
+        ranks=_compat.group_size(site.group),
+        bytes=site.payload,
+        source=site.source,
+        phase="backward" if site.backward else "forward",
+        action="reordered" if parallel else "left alone",
+        tensor_parallel=parallel,
+        code="" if why is None else why.code,
+        reason="" if why is None else why.text,
+        module=module_of(site.launch),
+    )
+
+
+def _fate(
+    entry: CollectiveReport,
+    decision: Decision,
+    made: list[CutPlan],
+    gone: set[str],
+    cut: set[str],
+) -> tuple[Action, Reason | None]:
+    """What was done with one collective, and why not more where that is its own.
+
+    Args:
+        entry: the collective as captured.
+        decision: what was to be done with the graph.
+        made: the cuts that were made.
+        gone: the collectives that were merged with others, by name.
+        cut: those that were cut, by name in the captured graph.
+    """
+    if entry.name in gone:
+        return "merged", reasons.merged()
+    if entry.name in cut:
+        return "sliced", None
+    if not entry.tensor_parallel or not (made or decision.reorder):
+        return "left alone", None
+    if not made:
+        return "reordered", None
+    if not made[-1].columns:
+        return "left alone", reasons.not_carried()
+    wanted = not decision.at or entry.name in decision.at
+    why = reasons.no_columns_here() if wanted else reasons.hidden_uncut()
+    return ("left alone" if decision.cuts_rows else "reordered"), why
+
+
+def _together(refused: list[Reason]) -> Reason:
+    """Why neither rows nor columns were cut, as one reason: the first, with the others' texts."""
+    first, *others = refused
+    for other in others:
+        first = first.because(other.text)
+    return first
+
+
+def _because(plan: NoCut, found: Found, name_of: NameOf) -> Reason:
+    """Why a graph is not cut: the collective, the axis, and what stops it there."""
+    if plan.tried is None:
+        return plan.reason
+    return plan.reason.because(_stopped(plan.tried, found, name_of))
+
+
+def _stopped(tried: Analysis, found: Found, name_of: NameOf) -> str:
+    """The first collective that an axis does not cut, and the operation that stops it."""
+    axis = ", ".join(
+        f"{name_of(n) if n.op == 'placeholder' else n.name}[{s.dim}]"
+        for n, s in tried.seeds.items()
+    )
+    cut = set(tried.sliced_collectives())
+    sites = found.to_overlap
+    site = next((s for s in sites if s.launch not in cut), sites[0])
+    what = f"the {site.kind} of {site.source}, along {axis}"
+    waiting, seen = [site.launch], {site.launch}
+    for node in waiting:  # nearest first
+        refusal = tried.refusals.get(node)
+        if refusal is not None:
+            where = f"{node.name} ({node.target}) of {user_line(node)}"
+            return f"{what}, is stopped by {where}: {refusal.reason}"
+        more = [x for x in node.all_input_nodes if x not in seen]
+        seen.update(more)
+        waiting += more
+    return what if site.launch in cut else f"{what}, is not reached by it"
+
+
+def _axis(analysis: Analysis, name_of: NameOf) -> list[str]:
+    """The inputs where a cut begins, as ``input[dim]``."""
+    seeds = analysis.seeds.items()
+    return [f"{name_of(n)}[{s.dim}]" for n, s in seeds if n.op == "placeholder"]
+
+
+def _joins(analysis: Analysis) -> Iterator[Join]:
+    """Where cut values were made whole inside the graph, and why."""
+    for value, user in analysis.inner_joins():
+        refusal = analysis.refusals.get(user)
+        reason = refusal.reason if refusal else "wanted in another form"
+        yield Join(value.name, f"{user.name} ({user.target})", reason, user_line(user))
+
+
+def _candidates(decision: Decision, choice: Choice) -> list[CandidateReport]:
+    """What was compared, in the order of comparing."""
+    return [
+        CandidateReport(
+            split=found.candidate.split,
+            name=str(found.candidate),
+            slices=list(found.candidate.rows),
+            columns=found.candidate.columns,
+            at=sorted(found.candidate.at),
+            predicted_us=round(found.us, 3),
+            exposed_us=round(found.exposed_us, 3),
+            peak_bytes=found.peak_bytes,
+            estimated=found.estimated,
+            chosen=found is choice.chosen,
+            reason=verdict,
+        )
+        for found, verdict in zip(decision.predictions, choice.verdicts, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""Runs passes: dumps before and after each, its time, and the graph put back if one fails."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from domino_compile.graph.backup import Backup
+from domino_compile.graph.collectives import Replaced
+from domino_compile.pipeline.contract import Context, Pass
+from domino_compile.pipeline.order import title
+from domino_compile.report.dump import Dump, count_difference, op_counts
+from domino_compile.report.faults import Failure
+
+log = logging.getLogger(__name__)
+
+_seconds = 0.0
+
+
+def seconds_in_passes() -> float:
+    """How long this process has spent in our passes, dumps included."""
+    return _seconds
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    global _seconds
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        _seconds += time.perf_counter() - began
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Keep Python's garbage collector from running.
+
+    What passes make lives until they end, and so does all that the compile made before. To search
+    it again and again frees nothing, and takes longer the more of it there is.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass
+class Runner:
+    """Runs the passes of one compile.
+
+    Attributes:
+        dump: receives the graphs before and after each pass.
+        disabled: the passes that the user leaves out, by name.
+        number: of the compiled graph, for the log.
+    """
+
+    dump: Dump
+    disabled: Collection[str] = field(default_factory=frozenset)
+    number: int = 0
+
+    def stage(self, graph: fx.Graph, phase: str, work: Callable[[], None]) -> Failure | None:
+        """Do work that runs passes on a graph. If it fails, the graph is put back as it was."""
+        backup = Backup(graph)
+        with _timed(), _garbage_kept():
+            try:
+                work()
+                graph.lint()
+            except Exception as error:
+                broken = self.dump.text_of(graph)
+                backup.restore(graph)
+                return Failure(phase, graph, broken, error)
+        return None
+
+    def run(
+        self, passes: Iterable[Pass[Any]], graph: fx.Graph, phase: str, context: Context
+    ) -> None:
+        """Run passes in order, those that are wanted, and note in the context what they did."""
+        for made in passes:
+            if made.name in self.disabled or not made.wanted(context):
+                continue
+            outcome = self._one(made, graph, phase, context)
+            context.outcomes.put(made, outcome)
+            if isinstance(outcome, Replaced) and context.found is not None:
+                context.found = context.found.after(outcome)
+
+    def _one(self, made: Pass[Any], graph: fx.Graph, phase: str, context: Context) -> Any:
+        name = f"{phase}/{title(made.name)}"
+        before = op_counts(graph) if self.dump.wanted else None
+        if before is not None:
+            self.dump.write_graph(f"{name}.before.py", graph)
+        count, began = len(graph.nodes), time.perf_counter()
+        outcome = made.run(graph, context)
+        log.debug(
+            "graph %d %s: %s took %.1f ms, %d -> %d nodes",
+            *(self.number, phase, title(made.name), 1e3 * (time.perf_counter() - began)),
+            *(count, len(graph.nodes)),
+        )
+        if before is not None:
+            self.dump.write_graph(f"{name}.after.py", graph)
+            self.dump.write(f"{name}.ops.txt", count_difference(before, op_counts(graph)))
+        return outcome

@@ -1,0 +1,47 @@
+"""``columns``: cut the products in front of collectives by columns.
+
+The analysis (``analysis.columns``) says which products, how far each cut extends and where the
+parts are joined; the slicer rewrites the graph as it does for rows.
+
+Contract: takes a functional joint or inference graph, whose rows may be cut already; afterwards the
+products in front of the named collectives, and these collectives, exist once per part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from domino_compile.analysis import CutPlan, NoCut, cut_columns
+from domino_compile.graph.collectives import Replaced, Site
+from domino_compile.passes.slice import slice_graph
+
+
+@dataclass(frozen=True)
+class Columns(Replaced):
+    """The columns that were cut, or why none were.
+
+    Attributes:
+        plan: how they were cut, or why not.
+    """
+
+    plan: CutPlan | NoCut
+
+
+def slice_columns(
+    graph: fx.Graph, parts: int, sites: Sequence[Site], at: Collection[str]
+) -> Columns:
+    """Cut columns in place, if that can be.
+
+    Args:
+        graph: the graph.
+        parts: into how many parts.
+        sites: the collectives that the cut is for.
+        at: the names of those to cut in front of, in the captured graph; empty for all.
+    """
+    plan = cut_columns(graph, parts, sites, at)
+    if isinstance(plan, NoCut):
+        return Columns({}, plan)
+    return Columns(slice_graph(graph, plan).launches, plan)
