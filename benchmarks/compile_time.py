@@ -37,6 +37,7 @@ from domino_compile.pipeline.hints import hints_of
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.runner import seconds_in_passes
 from domino_compile.planner import Planner
+from domino_compile.report import new_report
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
 #: What is timed: the stage, and where the function is found that it calls.
@@ -100,7 +101,9 @@ def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> 
         with _timed_stages(spent), _timed(spent, "all"):
             _with_room(run, graph)
 
-    passes = Pipeline(options, hints_of(gm, inputs, options), Lowering(fuses=True))
+    passes = Pipeline(
+        new_report(options.describe()), options, hints_of(gm, inputs, options), Lowering(fuses=True)
+    )
     return plan_only(passes, gm, inputs, timed)
 
 

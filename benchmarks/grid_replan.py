@@ -46,6 +46,7 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     from domino_compile.pipeline.contract import Lowering
     from domino_compile.pipeline.hints import hints_of
     from domino_compile.pipeline.pipeline import Pipeline
+    from domino_compile.report import new_report
     from domino_compile.tools.bench.workload import Step, Workload
 
     torch.set_num_threads(1)
@@ -63,7 +64,10 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
         passes = Pipeline(
-            options, hints_of(gm, inputs, options), Lowering(fuses=True, products=True)
+            new_report(options.describe()),
+            options,
+            hints_of(gm, inputs, options),
+            Lowering(fuses=True, products=True),
         )
         return plan_only(passes, gm, inputs, only)
 

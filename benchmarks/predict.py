@@ -23,7 +23,7 @@ from domino_compile.options import Options
 from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.hints import hints_of
 from domino_compile.pipeline.pipeline import Pipeline
-from domino_compile.report import CompileReport
+from domino_compile.report import CompileReport, new_report
 from tests.emitted.harness import fake_world
 
 RESULTS = Path(__file__).parent / "results" / "gpu_step-h200.json"
@@ -57,7 +57,12 @@ def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
     x = torch.empty(batch, seq, 4096, dtype=torch.bfloat16)
 
     def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(chosen, hints_of(gm, inputs, chosen), Lowering(fuses=True))
+        passes = Pipeline(
+            new_report(chosen.describe()),
+            chosen,
+            hints_of(gm, inputs, chosen),
+            Lowering(fuses=True),
+        )
         return plan_only(passes, gm, inputs, lambda run, graph: run(graph))
 
     with planned_only():

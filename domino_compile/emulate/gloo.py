@@ -17,7 +17,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from domino_compile.emulate import _torch_private as private
+from domino_compile._compat import groups as private
 from domino_compile.emulate.group import Call, Tensors
 from domino_compile.emulate.trace import Record
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from domino_compile.emulate import _torch_private as private
+from domino_compile._compat import groups as private
 from domino_compile.emulate import settings, trace
 
 Tensors = list[torch.Tensor]

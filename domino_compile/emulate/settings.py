@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from domino_compile.emulate._torch_private import PythonGroup
+from domino_compile._compat.groups import PythonGroup
 from domino_compile.errors import DominoError
 from domino_compile.links import LinkTable, load_link
 

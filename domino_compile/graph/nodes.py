@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import HigherOrderOperator, OpOverload
 from domino_compile.graph.collectives import is_wait
 
 aten = torch.ops.aten
@@ -24,8 +25,8 @@ def is_free(node: fx.Node) -> bool:
 
 @cache
 def _is_free_operation(target: Any) -> bool:
-    if not isinstance(target, torch._ops.OpOverload):
-        return not isinstance(target, torch._ops.HigherOrderOperator)
+    if not isinstance(target, OpOverload):
+        return not isinstance(target, HigherOrderOperator)
     if target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
         return True
     returns = target._schema.returns

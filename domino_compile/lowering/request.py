@@ -21,7 +21,7 @@ from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.hints import Hints, hints_of
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.plan_cache import plan_key
-from domino_compile.report import CompileReport, withdrawn_on_error
+from domino_compile.report import CompileReport, new_report, withdrawn_on_error
 from domino_compile.report.dump import check_folder
 
 
@@ -93,6 +93,7 @@ class Request:
         """Compile what this package plans."""
         eager = self.options.lowering == "eager"
         pipeline = Pipeline(
+            new_report(self.options.describe()),
             self.options,
             self.hints,
             Lowering() if eager else inductor_lowering(self.options),

@@ -36,7 +36,7 @@ from domino_compile.pipeline.order import (
 from domino_compile.pipeline.plan_cache import load_plan, save_plan
 from domino_compile.pipeline.runner import Runner
 from domino_compile.planner import by_inductor, phases_of, predict_as_found
-from domino_compile.report import CompileReport, new_report
+from domino_compile.report import CompileReport
 from domino_compile.report.dump import Dump
 from domino_compile.report.faults import Failure, report_fault
 from domino_compile.report.graph_rows import GraphRows
@@ -53,12 +53,12 @@ class Pipeline:
     """The passes of one compiled graph, and what they found.
 
     Attributes:
+        report: what was done, for the user; it is filled in.
         options: the user's.
         hints: about the inputs.
         lowering: what runs the graphs.
         slower: how many times slower than their link table collectives are taken to be.
         plan_key: under which the plan is kept beside the lowering's cache, if it has one.
-        report: what was done, for the user.
         rewrites: whether the joint graph was cut or its order is ours; otherwise the program is
             Inductor's alone.
         overlap: whether the next graphs are ours to order. A fault ends that, too.
@@ -66,12 +66,12 @@ class Pipeline:
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
     """
 
+    report: CompileReport
     options: Options
     hints: Hints
     lowering: Lowering
     slower: float = 1.0
     plan_key: str | None = None
-    report: CompileReport = field(init=False)
     dump: Dump = field(init=False)
     runner: Runner = field(init=False)
     rows: GraphRows = field(default_factory=GraphRows)
@@ -82,7 +82,6 @@ class Pipeline:
     ran: bool = False
 
     def __post_init__(self) -> None:
-        self.report = new_report(self.options.describe())
         self.report.slower = self.slower
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
         self.runner = Runner(self.dump, self.options.disable_passes, self.report.graph)

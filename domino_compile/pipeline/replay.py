@@ -16,6 +16,7 @@ from domino_compile.options import Options
 from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.report import CompileReport
 from domino_compile.report.graph_text import readable
 
 
@@ -74,7 +75,8 @@ class Replay:
         os.environ[STRICT] = "1"
         fx.GraphModule(self.root, self.graph)
         fuses = self.options.lowering == "inductor"
-        pipeline = Pipeline(self.options, Hints(), Lowering(fuses=fuses))
+        report = CompileReport(0, self.options.describe())
+        pipeline = Pipeline(report, self.options, Hints(), Lowering(fuses=fuses))
         if self.phase == "joint":
             pipeline.run_joint(self.graph)
         else:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import OpOverload
 from domino_compile.graph.collectives import is_launch, is_wait
 from domino_compile.graph.tags import piece_of
 from domino_compile.report.origin import count_text, line_of, module_of, piece_words, shape_text
@@ -53,7 +54,7 @@ def operation(node: fx.Node) -> str:
     """The operation's name, without ``.default``; of a wrapped one the name inside."""
     inner = _wrapped(node)
     target: Any = (inner or node).target
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return str(target).removesuffix(".default")
     name = getattr(target, "__name__", None) or getattr(target, "_name", None)
     return str(name or type(target).__name__)

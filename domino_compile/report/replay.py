@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import OpOverload
 from domino_compile.graph.collectives import size_hint
 from domino_compile.graph.tags import origin_of, piece_of
 from domino_compile.options import Options
@@ -69,7 +70,7 @@ def _statements(graph: fx.Graph) -> Iterator[str]:
 
 def _target(node: fx.Node) -> str:
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return f"torch.ops.{target}"
     module = getattr(target, "__module__", "")
     if module in ("_operator", "operator"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from domino_compile._compat.operators import OpOverload
 from domino_compile.axes import WHOLE, Sliced, States
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
 from domino_compile.rules.rule import Rule, Trait, family
@@ -21,7 +22,7 @@ def is_tagged_pointwise(op: Any) -> bool:
     rule can treat as pointwise: random ones, and ``equal`` and ``frexp``, whose result is not
     one tensor.
     """
-    if not isinstance(op, torch._ops.OpOverload):
+    if not isinstance(op, OpOverload):
         return False
     if torch.Tag.pointwise not in op.tags or torch.Tag.nondeterministic_seeded in op.tags:
         return False

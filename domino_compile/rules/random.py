@@ -11,16 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch._inductor.inductor_prims  # registers prims.inductor_random
-
+from domino_compile._compat.operators import prims
 from domino_compile.axes import WHOLE, Sliced
 from domino_compile.ops.random_slice import random_slice
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
 from domino_compile.rules.creation import never_cut
 from domino_compile.rules.rule import Trait, family
-
-prims = torch.ops.prims
 
 
 def pull_random(call: Call, want: Sliced) -> Outcome:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-import torch
-
+from domino_compile._compat.operators import OpOverload
 from domino_compile.rules import (
     attention,
     collectives,
@@ -63,11 +62,11 @@ def all_rules() -> Mapping[Any, Rule]:
 def rule_of(op: Any) -> Rule | None:
     """The rule of an operation: its own, its packet's, or the pointwise rule by its tag."""
     rules = all_rules()
-    if isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable:
+    if isinstance(op, OpOverload) and op._schema.is_mutable:
         return None
     if op in rules:
         return rules[op]
-    if isinstance(op, torch._ops.OpOverload):
+    if isinstance(op, OpOverload):
         packet = rules.get(op.overloadpacket)
         if packet is not None:
             return packet

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # registers prims.inductor_lookup_seed
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile._compat.operators import OpOverload, prims
 from domino_compile.cost.model import is_attention, is_matmul
 from domino_compile.graph.collectives import is_launch, is_wait, size_hint
 from domino_compile.graph.nodes import is_free
@@ -17,7 +17,6 @@ from domino_compile.rules.registry import traits_of
 from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
-prims = torch.ops.prims
 
 #: Operations that Inductor runs as kernels of their own.
 NEVER_FUSED = {
@@ -113,7 +112,7 @@ def mutates(node: fx.Node) -> bool:
 def draws(node: fx.Node) -> bool:
     """Whether the node takes random numbers from a generator, so that its order matters."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return _compat.draws_and_saves(target)
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch import fx
 
+from domino_compile._compat.operators import prims
 from domino_compile.cost.fused import Fused
 from domino_compile.graph.collectives import size_hint, tensor_bytes
 from domino_compile.graph.nodes import is_free, users_of
@@ -50,7 +50,7 @@ HARD_FUNCTIONS = {
     aten.pow.Scalar,
     aten.pow.Tensor_Tensor,
 }
-HARD = HARD_FUNCTIONS | {torch.ops.prims.inductor_random.default, random_slice}
+HARD = HARD_FUNCTIONS | {prims.inductor_random.default, random_slice}
 #: Inductor keeps rows of up to so many elements from one end of a kernel to the other.
 KEPT_ROW = 1024
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import prims
 from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
 from domino_compile.graph.collectives import group_of, is_launch, is_wait, tensor_bytes
@@ -38,7 +39,6 @@ from domino_compile.scheduling.kinds import (
 from domino_compile.scheduling.traffic import Traffic, traffic_of
 
 aten = torch.ops.aten
-prims = torch.ops.prims
 
 
 @dataclass

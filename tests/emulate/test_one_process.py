@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from domino_compile import emulate
-from domino_compile.emulate import _torch_private as private
+from domino_compile._compat import groups as private
 from domino_compile.emulate import settings
 from domino_compile.emulate.cuda import CudaTransport
 from domino_compile.emulate.group import Call

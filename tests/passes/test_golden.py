@@ -121,7 +121,7 @@ def test_schedule_and_pin(name: str, golden: Golden) -> None:
     result = schedule_graph(graph, COSTS, CAP)
     assert set(nodes) == set(graph.nodes)
     golden(f"passes/{name}.scheduled.py", readable(graph))
-    golden(f"passes/{name}.schedule.txt", schedule_text(schedule("forward", graph, result)))
+    golden(f"passes/{name}.schedule.txt", schedule_text(schedule("forward", result)))
     assert graphs.same(graphs.run(graph, inputs), expected)
     pin_order(graph)
     golden(f"passes/{name}.pinned.py", readable(graph))

@@ -209,7 +209,7 @@ def _release_graphs() -> None:
 
     https://github.com/pytorch/pytorch/issues/115388
     """
-    torch._dynamo.reset()
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
+
+from domino_compile.host.replaced import replaced
 
 #: Compiles one graph for a script that asked in some way.
 Compile = Callable[["Asked", torch.fx.GraphModule, list[Any]], Callable[..., Any]]
@@ -83,5 +84,5 @@ def compiles_redirected(found: Compiles, compile_graph: Compile) -> Iterator[Non
 
         return original(model, backend=backend_of_graphs, **settings)
 
-    with mock.patch.object(torch, "compile", compile_):
+    with replaced(torch, "compile", compile_):
         yield

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch.distributed as dist
 
+from domino_compile.host.replaced import replaced, with_environment
 from domino_compile.report.explanation import fake_ranks
 
 
@@ -24,8 +23,8 @@ def faked(ranks: int) -> Iterator[None]:
     """A fake group in place of the one that the script, or a mesh that it makes, would start."""
     with (
         fake_ranks(ranks),
-        mock.patch.dict(os.environ, alone(ranks)),
-        mock.patch.object(dist, "init_process_group", lambda *_, **__: None),
+        with_environment(alone(ranks)),
+        replaced(dist, "init_process_group", lambda *_, **__: None),
     ):
         yield
 
@@ -47,7 +46,7 @@ def emulated(link: str, ranks: int, device: str) -> Iterator[None]:
     def start(*_: Any, **__: Any) -> None:
         if dist.is_initialized():
             return
-        with mock.patch.object(dist, "init_process_group", init_process_group):
+        with replaced(dist, "init_process_group", init_process_group):
             if device == "cuda":
                 emulate.init(link, device="cuda", world_size=ranks)
             else:
@@ -57,9 +56,9 @@ def emulated(link: str, ranks: int, device: str) -> Iterator[None]:
         return new_group(ranks, timeout, None, **rest)
 
     with (
-        mock.patch.dict(os.environ, alone(ranks) if device == "cuda" else {}),
-        mock.patch.object(dist, "init_process_group", start),
-        mock.patch.object(dist, "new_group", another),
+        with_environment(alone(ranks) if device == "cuda" else {}),
+        replaced(dist, "init_process_group", start),
+        replaced(dist, "new_group", another),
     ):
         start()  # a mesh may be the first to need it
         try:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -28,6 +27,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from domino_compile.host.replaced import replaced
 
 #: What ends a step, from the weakest sign to the strongest.
 KINDS = ("", "graph call", "backward", "optimizer step")
@@ -179,6 +180,6 @@ def steps_observed(steps: Steps) -> Iterator[None]:
             (register_optimizer_step_post_hook, steps._after),
         ):
             stack.callback(register(hook).remove)
-        stack.enter_context(mock.patch.object(torch.autograd, "backward", backward_))
-        stack.enter_context(mock.patch.object(torch.optim.Optimizer, "__init__", make_))
+        stack.enter_context(replaced(torch.autograd, "backward", backward_))
+        stack.enter_context(replaced(torch.optim.Optimizer, "__init__", make_))
         yield

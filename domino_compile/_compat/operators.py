@@ -1,0 +1,13 @@
+"""The types of torch's operators, which have no public names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch._inductor.inductor_prims  # registers Inductor's own operators
+
+OpOverload = torch._ops.OpOverload
+HigherOrderOperator = torch._ops.HigherOrderOperator
+#: The ``prims`` namespace, Inductor's operators (``inductor_random``, ...) included.
+prims: Any = torch.ops.prims
