@@ -31,7 +31,7 @@ import domino_compile
 from benchmarks.plan_only import plan_only, planned_only
 from domino_compile.options import Options
 from domino_compile.passes import normalise, pin, schedule, slice
-from domino_compile.pipeline import decision, pipeline, reporting, runner
+from domino_compile.pipeline import decide, pipeline, reporting, runner
 from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.hints import hints_of
 from domino_compile.pipeline.pipeline import Pipeline
@@ -45,7 +45,7 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("find", pipeline, "find_collectives"),
     ("backup", runner, "Backup"),
     ("normalise", normalise, "normalise_graph"),
-    ("infer", decision, "infer_cut"),
+    ("infer", decide, "infer_cut"),
     ("plan", Planner, "run"),
     ("slice", slice, "slice_graph"),
     ("schedule", schedule, "schedule_graph"),

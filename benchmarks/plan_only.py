@@ -11,7 +11,7 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 from domino_compile import _compat
-from domino_compile.backend import inductor_settings
+from domino_compile.lowering.inductor import inductor_settings
 from domino_compile.pipeline.pipeline import Pipeline
 
 

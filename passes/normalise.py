@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.graph.collectives import WAIT, Replaced, c10d, is_wait
+from domino_compile._compat.operators import c10d
+from domino_compile.graph.collectives import WAIT, Replaced, is_wait
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import VIEWS, behind_views
 

@@ -491,6 +491,11 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
     return store, dist.get_process_group_ranks(process_group), process_group.rank()
 
 
+def sleep_on_gpu(cycles: int) -> None:
+    """Keep the current stream busy for a number of clock cycles."""
+    torch.cuda._sleep(cycles)
+
+
 def free_product_workspaces() -> None:
     """Give back what torch keeps for its library of products on a GPU; it allocates it again."""
     if torch.cuda.is_available():

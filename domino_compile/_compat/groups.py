@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
+from torch.distributed import _functional_collectives
+
+#: The functional collectives as users call them.
+funcol: Any = _functional_collectives
 
 AllgatherOptions = c10d.AllgatherOptions
 AllreduceOptions = c10d.AllreduceOptions

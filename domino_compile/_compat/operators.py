@@ -11,3 +11,5 @@ OpOverload = torch._ops.OpOverload
 HigherOrderOperator = torch._ops.HigherOrderOperator
 #: The ``prims`` namespace, Inductor's operators (``inductor_random``, ...) included.
 prims: Any = torch.ops.prims
+#: The functional collectives.
+c10d: Any = torch.ops._c10d_functional

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 import torch
 
+from domino_compile import _compat
 from domino_compile.emulate.cuda import kernel_of
 from domino_compile.gemm.cublaslt import (
     WORKSPACE_BYTES,
@@ -124,12 +125,12 @@ class Stage:
             beside: whether beside the holding kernel, which holds for several times that.
         """
         compute = torch.cuda.current_stream(self.device)
-        torch.cuda._sleep(HEAD_START_CYCLES)
+        _compat.sleep_on_gpu(HEAD_START_CYCLES)
         if beside and self.holder is not None:
             self.wire.wait_stream(compute)
             hold_us = 30 + (CALLS + 1) * 2.5 * expected_us
             self.holder.run(None, hold_us, self.held, True, self.wire)
-            torch.cuda._sleep(HEAD_START_CYCLES // 10)  # until its blocks are there
+            _compat.sleep_on_gpu(HEAD_START_CYCLES // 10)  # until its blocks are there
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         call()
         begin.record(compute)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-c10d: Any = torch.ops._c10d_functional
+from domino_compile._compat.operators import c10d
 
 #: Functional collectives, and the position of the group name among their arguments.
 LAUNCHES: dict[Any, int] = {

@@ -18,7 +18,7 @@ from functorch.compile import (
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.graph.collectives import c10d
+from domino_compile._compat.operators import c10d
 from domino_compile.pipeline.pipeline import Pipeline
 
 

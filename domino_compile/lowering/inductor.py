@@ -60,7 +60,7 @@ def compile_planned(
         pipeline: plans it.
         identity: what decides the pipeline's result, for cache keys.
     """
-    settings = _settings(pipeline, identity)
+    settings = inductor_settings(pipeline, identity)
     compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
     if not pipeline.recall():
         settings |= _compat.NO_GRAPH_CACHES
@@ -77,7 +77,7 @@ def user_settings(options: Options) -> dict[str, Any]:
     return settings
 
 
-def _settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
+def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     """Inductor's settings for a pipeline whose passes have an identity for the caches."""
     _register_operators()
     config = _compat.inductor_config()

@@ -22,7 +22,7 @@ from domino_compile.graph.collectives import is_launch, tensor_bytes, tensors_of
 from domino_compile.options import Options
 from domino_compile.pipeline import reporting
 from domino_compile.pipeline.contract import Context, Lowering
-from domino_compile.pipeline.decision import Question, decide
+from domino_compile.pipeline.decide import Question, decide
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import (
     CUT,

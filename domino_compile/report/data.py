@@ -29,12 +29,12 @@ class CollectiveReport:
         source: the user's line.
         phase: ``forward`` or ``backward``.
         action: ``sliced``, ``merged``, ``reordered`` or ``left alone``.
+        reason: why it was not sliced, if that is a reason of its own.
+        module: the path of the module that it is in, if it is in one.
         tensor_parallel: whether compute waits for it; false for a reduction of gradients over
             data-parallel ranks.
-        reason: why it was not sliced, if that is a reason of its own.
-        code: the kind of that reason (``analysis.reasons.Code``).
+        code: the kind of the reason (``analysis.reasons.Code``).
         advice: what would change it, where something is known to.
-        module: the path of the module that it is in, if it is in one.
     """
 
     name: str
@@ -45,11 +45,11 @@ class CollectiveReport:
     source: str
     phase: str
     action: Action
-    tensor_parallel: bool = True
     reason: str = ""
+    module: str = ""
+    tensor_parallel: bool = True
     code: str = ""
     advice: str = ""
-    module: str = ""
 
 
 @dataclass

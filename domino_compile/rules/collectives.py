@@ -6,16 +6,11 @@ slice of what a whole collective is still writing would read too early.)
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
+from domino_compile._compat.operators import c10d
 from domino_compile.axes import Sliced, quotient
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
 from domino_compile.rules.rule import Trait, family
-
-c10d: Any = torch.ops._c10d_functional
 
 
 def elementwise(call: Call) -> Outcome:

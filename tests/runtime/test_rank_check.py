@@ -50,7 +50,7 @@ def pool() -> Iterator[Pool]:
 
 
 def run(pool: Pool, case: list[dict[str, Any]]) -> list[str]:
-    return pool.run("tests.test_rank_check:step", case)
+    return pool.run("tests.runtime.test_rank_check:step", case)
 
 
 def test_equal_plans_run(pool: Pool) -> None:

@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
-from unittest import mock
 
 import torch.distributed as dist
 
 from domino_compile.errors import DominoError
+from domino_compile.host.replaced import replaced
 
 
 class Enough(BaseException):
@@ -40,8 +40,8 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
     """
     require_file(script)
     with (
-        mock.patch.object(sys, "argv", [str(script), *arguments]),
-        mock.patch.object(sys, "path", [str(script.parent), *sys.path]),
+        replaced(sys, "argv", [str(script), *arguments]),
+        replaced(sys, "path", [str(script.parent), *sys.path]),
         chdir("."),  # back, wherever the script went: files are named from here
     ):
         return _run(script)

@@ -1,0 +1,128 @@
+"""How it is decided what is done with a joint graph: from options, analysis and planner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import sympy
+from torch import fx
+
+from domino_compile import _compat
+from domino_compile.analysis import CutPlan, NoCut, cut_columns, infer_cut, reasons
+from domino_compile.analysis.found import Found
+from domino_compile.cost import CostModel
+from domino_compile.options import Options
+from domino_compile.pipeline.decision import Decision
+from domino_compile.pipeline.hints import Hints
+from domino_compile.pipeline.order import COLUMNS, SLICE
+from domino_compile.planner import Planner, Policy, Prediction, rows_cut
+from domino_compile.scheduling import UnitGraph
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that a decision depends on.
+
+    Attributes:
+        graph: the joint or inference graph, collectives merged.
+        found: its collectives.
+        cost: predicts times.
+        alone: what Inductor alone is predicted to take, for the graph as it was captured.
+        units: those of the graph, where it is still as captured.
+        options: the user's.
+        hints: about the inputs.
+    """
+
+    graph: fx.Graph
+    found: Found
+    cost: CostModel
+    alone: Prediction
+    units: UnitGraph | None
+    options: Options
+    hints: Hints = field(default_factory=Hints)
+
+
+def decide(about: Question) -> Decision:
+    """Choose what is done with a graph."""
+    options = about.options
+    slices, columns = options.slices, _columns_asked(options)
+    if slices != "auto":
+        rows = _rows(about, slices)
+        reason = rows.reason if isinstance(rows, NoCut) else None
+        return Decision(True, rows, 1 if columns is None else columns, reason=reason)
+    rows = _rows(about, 2)
+    planner = Planner(
+        graph=about.graph,
+        cost=about.cost,
+        alone=about.alone,
+        rows=rows,
+        columns=cache(
+            lambda at: cut_columns(about.graph, columns or 2, about.found.to_overlap, at)
+        ),
+        policy=_policy(options),
+        parts=columns,
+        units=about.units,
+    )
+    return _decided(planner, rows, columns)
+
+
+def _decided(planner: Planner, rows: CutPlan | NoCut, columns: int | None) -> Decision:
+    """The decision that a planner's choice amounts to."""
+    choice = planner.run()
+    chosen = choice.chosen.candidate
+    if columns is not None:
+        # Also where columns cannot be cut: the pass then says why.
+        chosen = replace(chosen, columns=columns)
+    reason = choice.reason
+    if chosen.rows and isinstance(rows, CutPlan):
+        rows = rows_cut(rows, chosen)
+    elif isinstance(rows, CutPlan):
+        rows = NoCut(reason if reason is not None else reasons.no_gain())
+    elif reason is not None:
+        rows = replace(rows, reason=rows.reason.because(reason.text))
+        reason = rows.reason
+    return Decision(
+        reorder=chosen.reorder or chosen.cut,
+        rows=rows,
+        parts=chosen.columns,
+        at=chosen.at,
+        reason=reason,
+        choice=choice,
+        predictions=tuple(planner.predictions),
+    )
+
+
+def _columns_asked(options: Options) -> int | None:
+    """The parts of the columns that the options ask for; ``None`` to choose."""
+    if COLUMNS.name in options.disable_passes:
+        return 1
+    return None if options.columns == "auto" else options.columns
+
+
+def _policy(options: Options) -> Policy:
+    """What a cut must keep to. Where it is timed as well, a small loss may be predicted."""
+    margins: Mapping[str, float] = {"predict": options.margin, "measure": -options.margin}
+    return Policy(margins.get(options.guard, -math.inf), options.memory_cap)
+
+
+def _rows(about: Question, slices: int) -> CutPlan | NoCut:
+    """How the rows can be cut, or why not."""
+    if SLICE.name in about.options.disable_passes:
+        return NoCut(reasons.pass_disabled(SLICE.name))
+    inputs = {
+        node: position
+        for node in about.graph.find_nodes(op="placeholder")
+        if (position := _compat.input_position(node)) is not None
+    }
+    hints = about.hints
+    named = {node: hints.batch[p] for node, p in inputs.items() if p in hints.batch}
+    unlikely = frozenset(node for node, p in inputs.items() if p in hints.parameters)
+    plan = infer_cut(about.graph, slices, named, unlikely, about.found.to_overlap)
+    if isinstance(plan, CutPlan) and plan.chunks.dynamic:
+        bounded = _compat.strictly_bounded_sizes(about.graph)
+        if bounded & sympy.sympify(plan.chunks.total).free_symbols:
+            return NoCut(reasons.bounded_batch())
+    return plan
