@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.environment import CACHES
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.xdist_group("cache")
 
 PROGRAM = """
