@@ -17,7 +17,7 @@ MATRIX := 2.11.0 $(shell sed -n s/^torch==//p constraints.txt) newest
 SUITE := -m pytest -n $(JOBS) --dist loadgroup
 PYTEST := $(BIN)/python $(SUITE)
 
-.PHONY: help venv setup hooks demo test test-with matrix coverage lint format types docs picture golden fuzz bench-compile clean
+.PHONY: help venv setup hooks demo test test-with matrix coverage lint format types docs picture report-picture golden fuzz bench-compile clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -86,6 +86,9 @@ docs: .venv/.docs  ## build the guides and the API reference into out/docs; any 
 
 picture: setup  ## draw docs/architecture.svg and its table anew
 	$(BIN)/python docs/site/architecture.py
+
+report-picture: setup  ## take docs/report.png anew, in a Chromium that is installed
+	$(BIN)/python docs/site/report_picture.py
 
 golden: setup  ## rewrite the golden files under tests/golden; review the diff
 	$(PYTEST) --update-golden $(ARGS)

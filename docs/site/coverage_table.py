@@ -1,7 +1,7 @@
 """Publish the coverage of the suite: `make coverage` runs this behind the tests.
 
-Reads what `coverage json` wrote and puts one row per package into docs/coverage.md, with the versions
-and the device it was measured with. Nothing is rounded up: a line counts if a test ran it.
+Reads what `coverage json` wrote and puts one row per package into docs/coverage.md, with the
+versions and the device it was measured with. Nothing is rounded up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def package(file: str) -> str:
 
 def share(covered: int, of: int) -> str:
     """A percentage, rounded down."""
-    return f"{int(1000 * covered / of) / 10:.1f} %" if of else "–"
+    return f"{int(1000 * covered / of) / 10:.1f} %" if of else "-"
 
 
 def row(name: str, found: dict[str, int]) -> str:
