@@ -23,8 +23,8 @@ PAGE = ROOT / "docs" / "architecture.md"
 PACKAGE = "domino_compile"
 BEGIN, END = "<!-- begin: make picture -->\n", "<!-- end -->\n"
 
-#: Not drawn: `__init__` and `__main__` only hand on what others have.
-HIDDEN = {"__init__", "__main__"}
+#: Not drawn: the package itself, which only hands on what others have, and helpers of all tools.
+HIDDEN = {"__init__", "__main__", "tools"}
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 32, 18, 44, 24
 #: How often the rows are sorted, upwards and downwards; more change nothing.
 SWEEPS = 30
@@ -50,7 +50,10 @@ def modules() -> dict[str, Path]:
 def room(module: str) -> str:
     """The box that a module is drawn in: `rules`, `backend`, `tools.bench`, ..."""
     _, *parts = module.split(".")
-    return ".".join(parts[: 2 if parts[:1] == ["tools"] else 1]) or "__init__"
+    if parts[:1] == ["tools"]:
+        package = len(parts) > 1 and (ROOT / PACKAGE / "tools" / parts[1]).is_dir()
+        return f"tools.{parts[1]}" if package else "tools"
+    return parts[0] if parts else "__init__"
 
 
 def imported(tree: ast.AST, known: Mapping[str, Path]) -> Iterator[str]:
@@ -78,8 +81,7 @@ def imports() -> dict[str, frozenset[str]]:
         for other in imported(ast.parse(file.read_text(encoding="utf-8")), known):
             found[room(name)].add(room(other))
     boxes = found.keys() - HIDDEN
-    tools = {name for name in boxes if not found[name] and name == "tools"}  # an empty package
-    return {a: frozenset(found[a] & boxes - {a} - tools) for a in sorted(boxes - tools)}
+    return {a: frozenset(found[a] & boxes - {a}) for a in sorted(boxes)}
 
 
 def reachable(edges: Edges, start: str) -> frozenset[str]:
