@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from domino_compile.tools.profiling.context import ProfileError, profile
     from domino_compile.tools.profiling.result import ProfileResult
 
+__version__ = "0.2.0.dev0"
+
 #: Names whose module loads torch, with it: it is imported when one of them is first used.
 _LAZY = {
     "Explanation": "report.explanation",

@@ -48,7 +48,7 @@ class Record:
 
     @property
     def blocked_ms(self) -> float | None:
-        """How long waits kept their threads: exposed plus late."""
+        """How long waits kept their threads, which is exposed plus late."""
         if self.exposed_ms is None or self.late_ms is None:
             return None
         return self.exposed_ms + self.late_ms

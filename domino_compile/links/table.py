@@ -132,7 +132,7 @@ class LinkTable:
 
     @property
     def kind(self) -> str:
-        """Where the numbers come from: ``made up``, ``modelled`` or ``measured``."""
+        """The origin of the numbers, which is ``made up``, ``modelled`` or ``measured``."""
         return "made up" if self.made_up else "modelled" if self.modelled else "measured"
 
     def busbw_gb_s(self, collective: str, nbytes: int) -> float:

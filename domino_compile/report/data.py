@@ -272,7 +272,7 @@ class CompileReport:
 
     @property
     def step_peak_bytes(self) -> int:
-        """Estimated peak of all memory of a step of the planned program, in bytes; 0: unknown.
+        """Estimated peak memory of a step of the planned program, in bytes; 0 if unknown.
 
         The largest of its scheduled graphs.
         """

@@ -161,9 +161,12 @@ def rotary() -> fx.Graph:
 
 
 class OneProcess(fx.Interpreter):
-    """Runs a graph where every all-reduce sums two equal ranks."""
+    """Runs a graph where every collective finds equal values on all ranks, and sums are of two."""
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.target is c10d.all_gather_into_tensor.default:
+            value, ranks, _ = self.fetch_args_kwargs_from_env(n)[0]
+            return torch.cat([value] * ranks)
         if is_launch(n):
             return self.fetch_args_kwargs_from_env(n)[0][0] * 2
         if is_wait(n):

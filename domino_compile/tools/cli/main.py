@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import platform
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from types import FrameType
 from typing import NoReturn
 
 import click
 
+from domino_compile import __version__
 from domino_compile.errors import DominoError, did_you_mean
 from domino_compile.host.launch import end_at_once
 from domino_compile.tools.cli.show import Failure, examples, fail
@@ -76,6 +79,13 @@ def _unavailable(name: str, reason: str) -> click.Command:
     return unavailable
 
 
+def _show_version(ctx: click.Context) -> None:
+    """Print what a bug report needs; torch is asked for its version without loading it."""
+    python = platform.python_version()
+    click.echo(f"domino {__version__} (torch {metadata.version('torch')}, Python {python})")
+    ctx.exit()
+
+
 @click.group(
     cls=Commands,
     invoke_without_command=True,
@@ -83,6 +93,14 @@ def _unavailable(name: str, reason: str) -> click.Command:
     epilog=examples("domino links", "domino links h200-nvlink-8 --json", "domino calibrate --help")
     + "\n\n\b\nExit codes:\n  0    done\n  1    it ran, and a check or the run itself failed\n"
     "  2    bad input, or it cannot run here\n  130  interrupted",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, _option, asked: _show_version(ctx) if asked else None,
+    help="Show the versions of domino, torch and Python, and exit.",
 )
 @click.pass_context
 def domino(ctx: click.Context) -> None:

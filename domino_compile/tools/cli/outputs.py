@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from domino_compile import __version__
 from domino_compile.tools.calibrate.settings import why_unwritable
 from domino_compile.tools.cli.show import fail, say, show_table
 
@@ -86,7 +87,7 @@ def facts(**more: str | None) -> tuple[tuple[str, str], ...]:
     known: dict[str, str | None] = {
         "command": " ".join(["domino", *sys.argv[1:]]),
         **more,
-        "domino_compile": version("domino-compile"),
+        "domino_compile": __version__,
         "torch": version("torch"),
         "Python": platform.python_version(),
     }

@@ -8,7 +8,9 @@ import sys
 
 import click
 import pytest
+import torch
 
+import domino_compile
 from domino_compile.errors import OptionError
 from domino_compile.tools.cli import main as main_module
 from domino_compile.tools.cli.main import COMMANDS
@@ -33,6 +35,12 @@ def test_help_lists_commands_and_exit_codes(domino: Domino) -> None:
     assert all(name in said.out for name in ("links", "calibrate"))
     assert all(f"  {code} " in said.out for code in ("0", "1", "2", "130"))
     assert domino() == said
+
+
+def test_version_names_what_a_bug_report_needs(domino: Domino) -> None:
+    said = domino("--version")
+    assert said.code == 0 and said.err == ""
+    assert said.out.startswith(f"domino {domino_compile.__version__} (torch {torch.__version__}, ")
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, ""])

@@ -3,14 +3,14 @@
 import importlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
 from tests.ranks.pool import Pool
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples"
+FOLDER = ROOT / "examples"
 # `demo` measures time and has a test of its own.
 EXAMPLES = sorted(p.stem for p in FOLDER.glob("[a-z]*.py") if p.stem != "demo")
 
@@ -40,7 +40,7 @@ def pools() -> Iterator[dict[int, Pool]]:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(pools: dict[int, Pool], name: str) -> None:
-    pools[ranks_of(name)].run("tests.test_examples:run_example", name, timeout=300)
+    pools[ranks_of(name)].run("tests.examples.test_examples:run_example", name, timeout=300)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

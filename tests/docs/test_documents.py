@@ -1,19 +1,27 @@
 """The guides say what is so: the options table, the excerpts, the links, the names of files."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from domino_compile.options import markdown
+from domino_compile.pipeline.order import PASS_NAMES, title
 from domino_compile.report import SCHEMA_VERSION, CompileReport
 from tests.paths import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    path
+    for folder in (".", ".github", "docs", "tests", "domino_compile/links")
+    for path in (ROOT / folder).glob("*.md")
+)
 EXCERPT = re.compile(r"<!-- excerpt of (\S+) -->\n```\w*\n(.*?)\n```", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)]*))?\)")
 
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 
 
 def test_the_options_table_is_that_of_the_options() -> None:
@@ -28,6 +36,37 @@ def test_the_first_commands_are_demo_and_test() -> None:
         "make demo",
         "make test",
     ]
+
+
+def test_the_guide_lists_the_passes_in_their_order() -> None:
+    table = (ROOT / "docs" / "adding_a_pass.md").read_text().split("\n\n| Where |")[1]
+    rows = table.split("\n\n")[0].splitlines()[2:]
+    assert tuple(row.split("`")[1] for row in rows) == PASS_NAMES
+
+
+def test_the_example_of_the_pass_guide_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pass and its tests do what the guide says when they are pasted as they stand."""
+    text = (ROOT / "docs" / "adding_a_pass.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = next(block for block in blocks if block.startswith('"""``reuse``: a value'))
+    tests = next(block for block in blocks if "def test_" in block)
+    module = ModuleType("domino_compile.passes.reuse")
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    pasted: dict[str, Any] = {}
+    exec(tests, pasted)
+    shown: list[str] = []
+    pasted["test_the_second_is_not_needed"](lambda _name, text: shown.append(text))
+    pasted["test_another_group_is_another_collective"]()
+    assert shown[0].startswith("# 4 operations, 1 collective")
+
+
+@each_document
+def test_dumps_are_named_as_they_are_written(path: Path) -> None:
+    for number, name in re.findall(r"\b(\d\d)\.([a-z]+)\b", path.read_text()):
+        assert name not in PASS_NAMES or f"{number}.{name}" == title(name), path
 
 
 @each_document
@@ -49,8 +88,6 @@ def test_links_lead_somewhere(path: Path) -> None:
         if target.startswith("http"):
             continue
         file = (path.parent / target) if target else path
-        if file.suffix == ".png" and not file.exists():
-            pytest.skip(f"{target} is not drawn yet")
         assert file.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)

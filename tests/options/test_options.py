@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from domino_compile.errors import OptionError
 from domino_compile.options import ENVIRONMENT, PASS_NAMES, Options, markdown
 from domino_compile.options.checks import OWNED_INDUCTOR_OPTIONS, canonical
+from tests.paths import ROOT
 
 FIELDS = dataclasses.fields(Options)
 NAMES = [field.name for field in FIELDS]
@@ -247,7 +248,7 @@ def test_digest_does_not_depend_on_order() -> None:
 
 
 def test_digest_takes_in_what_the_link_table_says(tmp_path: Path) -> None:
-    table = Path(__file__).parent.parent / "domino_compile" / "links" / "h200-nvlink-8.json"
+    table = ROOT / "domino_compile" / "links" / "h200-nvlink-8.json"
     copy = tmp_path / "copy.json"
     copy.write_text(table.read_text())
     options = Options(link=str(copy))
@@ -266,7 +267,7 @@ def test_digest_is_the_same_in_every_process() -> None:
         run = subprocess.run(
             [sys.executable, "-c", program],
             env=environment,
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
@@ -303,5 +304,4 @@ def test_options_load_no_torch() -> None:
         "assert options.Options(slices=3, inductor={}).slices == 3\n"
         "assert 'torch' not in sys.modules"
     )
-    root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
