@@ -17,6 +17,8 @@ from domino_compile.scheduling import (
     Schedule,
     UnitGraph,
     build_units,
+    least_bytes,
+    mark_recomputed,
     run_order,
     schedule_units,
 )
@@ -47,11 +49,12 @@ def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> Sched
     Args:
         graph: the graph.
         cost: predicts times.
-        memory_cap: extra live memory allowed, as a fraction of the peak in the given order.
+        memory_cap: extra live memory allowed, as a fraction of what Inductor's order needs.
     """
     units = build_units(graph, cost)
+    mark_recomputed(graph, units.units)
     before = run_order(units)
-    after = schedule_units(units, before.peak_bytes * (1 + memory_cap))
+    after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
     reorder(graph, (node for index in after.order for node in units.units[index].nodes))
     return ScheduleResult(units, before, after, events_of(graph))
 

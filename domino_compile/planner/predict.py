@@ -37,7 +37,14 @@ from domino_compile.cost.model import Work, slowdown, work_of
 from domino_compile.graph.collectives import backward_nodes, tensor_bytes
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
-from domino_compile.scheduling import Unit, UnitGraph, build_units, run_order, schedule_units
+from domino_compile.scheduling import (
+    Unit,
+    UnitGraph,
+    build_units,
+    least_bytes,
+    run_order,
+    schedule_units,
+)
 from domino_compile.scheduling.kinds import is_anchor
 from domino_compile.scheduling.traffic import elements_of
 
@@ -338,7 +345,7 @@ class Expansion:
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = min(most_bytes, run_order(graph).peak_bytes * (1 + cap))
+            room = min(most_bytes, least_bytes(graph) * (1 + cap))
             found = schedule_units(graph, room)
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)

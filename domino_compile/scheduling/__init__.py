@@ -2,6 +2,7 @@
 
 from domino_compile.scheduling.list_schedule import schedule_units
 from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
+from domino_compile.scheduling.recompute import least_bytes, mark_recomputed
 from domino_compile.scheduling.simulate import Schedule, Span, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph, build_units
 
@@ -14,6 +15,8 @@ __all__ = [
     "UnitGraph",
     "build_units",
     "held_bytes",
+    "least_bytes",
+    "mark_recomputed",
     "run_order",
     "schedule_units",
     "step_memory",

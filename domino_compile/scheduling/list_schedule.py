@@ -24,9 +24,10 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
+from domino_compile.scheduling.recompute import holds, late_order, stages_of, window_of
 from domino_compile.scheduling.simulate import Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
@@ -46,10 +47,12 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
         cap_bytes: above this much live memory, filler that frees memory goes first. If the own
             order needs more, that is allowed as well.
     """
-    own = run_order(graph)
+    stages = stages_of(graph.units)
+    own = run_order(graph, late_order(graph, stages))
     allowed = max(cap_bytes, own.peak_bytes)
+    held = holds(graph.units, stages, window_of(graph.units, stages))
     for pressure in PRESSURES:
-        found = _Scheduler(graph, allowed * pressure).run()
+        found = _Scheduler(graph, allowed * pressure, held).run()
         if found.peak_bytes <= allowed:
             return found if found.total_us <= own.total_us else own
     return own
@@ -120,7 +123,7 @@ class Segments:
 
 
 class _Scheduler:
-    def __init__(self, graph: UnitGraph, cap_bytes: float) -> None:
+    def __init__(self, graph: UnitGraph, cap_bytes: float, held: Mapping[int, int]) -> None:
         self.units = graph.units
         self.cap = cap_bytes
         self.machine = Machine(graph)
@@ -133,7 +136,10 @@ class _Scheduler:
         for unit in graph.units:
             for other in unit.after:
                 self.users[other].append(unit.index)
-            if not unit.after:
+            if (behind := held.get(unit.index)) is not None:
+                self.users[behind].append(unit.index)
+                self.missing[unit.index] += 1
+            if not self.missing[unit.index]:
                 self._made_ready(unit.index)
 
     def run(self) -> Schedule:

@@ -57,6 +57,7 @@ class Unit:
         out_bytes: what it leaves in memory.
         slowdown: of compute, its predicted time while a collective is in flight over ``cost_us``.
         traffic: what it reads and writes.
+        recomputed: whether it makes values of forward again, in backward (``mark_recomputed``).
     """
 
     index: int
@@ -70,6 +71,7 @@ class Unit:
     out_bytes: int = 0
     slowdown: float = 1.0
     traffic: Traffic = field(default_factory=Traffic)
+    recomputed: bool = False
 
     @property
     def is_fused(self) -> bool:
@@ -275,12 +277,17 @@ def _renumber(units: list[Unit], order: list[int]) -> list[Unit]:
     return result
 
 
+def is_backward(graph: fx.Graph) -> bool:
+    """Whether a graph is a backward or a joint one: gradients of outputs come in."""
+    return any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
+
+
 def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int]]], set[int]]:
     """The inputs that are freed in the graph, and who reads them; the outputs."""
     of = {node: unit for unit in units for node in unit.nodes}
     outputs = {x for x, _ in sources(graph.output_node())}
     pinned = {of[x].index for x in outputs if x in of}
-    backward = any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
+    backward = is_backward(graph)
     inputs: dict[fx.Node, set[int]] = defaultdict(set)
     for unit in units:
         for node in unit.nodes:
