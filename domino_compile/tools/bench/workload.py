@@ -31,11 +31,15 @@ class Granularity(StrEnum):
     BLOCK = "block"
 
 
+def _names(choices: type[StrEnum]) -> tuple[str, ...]:
+    return tuple(choice.value for choice in choices)
+
+
 #: Settings that are one of several names, by field; the option may be called otherwise.
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "style": ("style", tuple(Style)),
-    "ac": ("ac", tuple(Checkpointing)),
-    "granularity": ("compile", tuple(Granularity)),
+    "style": ("style", _names(Style)),
+    "ac": ("ac", _names(Checkpointing)),
+    "granularity": ("compile", _names(Granularity)),
     "dtype": ("dtype", tuple(DTYPES)),
 }
 
@@ -240,6 +244,10 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
 
     def call(x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         x, *angles = first(x)
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # Behind an embedding that is trained, which the first block need not be compiled apart
+            # from the others for.
+            x = x.detach().requires_grad_()
         for block in model.blocks:
             x = middle(block, x, *angles)
         loss: torch.Tensor = last(x, target)
