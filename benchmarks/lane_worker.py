@@ -165,7 +165,8 @@ def live(
     torch.set_num_threads(settings.threads)
     try:
         with _open(cell, settings) as world:
-            plan = Plan(variants, steps=STEPS, link=cell.link if settings.link_known else None)
+            link = cell.link if settings.link_known else None
+            plan = Plan(variants, steps=STEPS, link=link, kernels=settings.device == "cuda")
             bench = kind(
                 workload(cell), plan, world, lambda text, share: print(f"{share:4.0%} {text}")
             )

@@ -47,6 +47,7 @@ class Plan:
         cuda_graphs: record the steps as CUDA graphs (GPU).
         float64: also compare with float64, without dropout.
         traced: steps of each variant whose kernels are traced (GPU).
+        kernels: whether Inductor makes kernels; else operators run one by one (a dry run).
         traces: folder for the profiler's traces of every rank, if they are to be kept (GPU).
         link: name or file of the link that this package plans with; ``None``: the one that it
             assumes for the device.
@@ -60,6 +61,7 @@ class Plan:
     cuda_graphs: bool = True
     float64: bool = False
     traced: int = TRACED
+    kernels: bool = True
     traces: Path | None = None
     link: str | None = None
     turn: Path | None = None
@@ -107,7 +109,7 @@ class Runner:
         workload: Workload,
         world: World,
         graphs: bool,
-        link: str | None = None,
+        plan: Plan,
     ) -> None:
         self.variant, self.world = variant, world
         self.result = VariantResult(variant.label)
@@ -117,7 +119,7 @@ class Runner:
             workload,
             world.group_for(variant.free),
             world.place.device,
-            partial(variant.compile, cuda_graphs=graphs, link=link),
+            partial(variant.compile, cuda_graphs=graphs, link=plan.link, kernels=plan.kernels),
         )
         known = len(domino_compile.reports())
         began = time.perf_counter()
@@ -227,7 +229,7 @@ class Bench:
         for variant in self.plan.variants:
             self.tell(f"compiling {variant.label}")
             try:
-                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
+                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
             except Exception as error:
                 message = f"{type(error).__name__}: {first_line(error)}"
                 if not self.world.failed_alike(variant.label):
@@ -367,7 +369,8 @@ class Bench:
         if not self.workload.dropout:
             return runner.results()
         self.world.choose(runner.variant.free)
-        compiled = partial(runner.variant.compile, link=self.plan.link)
+        plan = self.plan
+        compiled = partial(runner.variant.compile, link=plan.link, kernels=plan.kernels)
         workload, world = self.workload.without_dropout(), self.world
         step = Step(workload, world.group_for(runner.variant.free), world.place.device, compiled)
         return step.results()
