@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from domino_compile.emulate import _torch_private as private
+from domino_compile._compat import groups as private
 from domino_compile.emulate.group import Call
 from domino_compile.emulate.settings import EmulateError
 from domino_compile.emulate.trace import Record
