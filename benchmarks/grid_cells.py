@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from domino_compile.tools.bench.shapes import ModelShape, shape_of
 
@@ -70,6 +71,8 @@ class Cell:
     style: str
     training: bool
     dtype: str = "bf16"
+    ac: ClassVar[str] = "none"
+    granularity: ClassVar[str] = "whole"
 
     def __str__(self) -> str:
         what = "training" if self.training else "forward"
@@ -102,6 +105,11 @@ class Cell:
     def process_gib(self) -> float:
         """About what its process takes of a GPU."""
         return CONTEXT_GIB + KEPT * self.live_gib
+
+    @property
+    def judge_gib(self) -> float:
+        """What it takes besides for a while, when it is its turn to measure: nothing."""
+        return 0.0
 
 
 @cache
@@ -178,9 +186,14 @@ def rounds_of(chosen: Sequence[Cell], workers: int, room_gib: float) -> list[lis
     least = math.ceil(len(chosen) / workers)
     for count in range(least, len(chosen)):
         dealt = _dealt(chosen, count)
-        if all(sum(cell.process_gib for cell in cells) <= room_gib for cells in dealt):
+        if all(_needs_gib(cells) <= room_gib for cells in dealt):
             return dealt
     return [[cell] for cell in chosen]
+
+
+def _needs_gib(cells: Sequence[Cell]) -> float:
+    """All live side by side, and one at a time measures."""
+    return sum(cell.process_gib for cell in cells) + max(cell.judge_gib for cell in cells)
 
 
 def _dealt(chosen: Sequence[Cell], count: int) -> list[list[Cell]]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +27,8 @@ from benchmarks.grid_cells import Cell
 
 #: What measuring a configuration may take before its process is ended, and what is reckoned with.
 MEASURE_LIMIT_S, MEASURE_S = 30.0, 2.5
+#: Numbers from here on are of configurations that another checkout's package is measured with.
+BASELINE = 1000
 #: How long to wait for a process that has been ended.
 END_S = 10.0
 #: How a process says that it found no room, in the words of torch's error and of the driver.
@@ -49,6 +52,9 @@ class Settings:
         link_known: whether the planner is told which link is emulated; else it takes the one that
             it assumes for the device.
         slices: rows are cut into so many, whatever the planner thinks of it; ``None``: its choice.
+        baseline: the other checkout, if one is measured.
+        measure_limit_s: what measuring a configuration may take before its process is ended.
+        measuring_s: what it takes as a rule.
     """
 
     device: str
@@ -58,6 +64,9 @@ class Settings:
     threads: int = 1
     link_known: bool = True
     slices: int | None = None
+    baseline: Path | None = None
+    measure_limit_s: float = MEASURE_LIMIT_S
+    measuring_s: float = MEASURE_S
 
     def log_of(self, cell: Cell) -> Path:
         """Where the output of a configuration's process goes."""
@@ -76,6 +85,13 @@ def probe(pipe: connection.Connection) -> None:
     from benchmarks import lane_worker
 
     lane_worker.probe(pipe)
+
+
+def baseline_work(target: Callable[..., None], *args: Any) -> None:
+    """``baseline.work``, likewise."""
+    from benchmarks import baseline
+
+    baseline.work(target, *args)
 
 
 @dataclass
@@ -200,6 +216,8 @@ class Lane:
         target: what they run; ``work``, but for tests.
         settings: for them and for this.
         queue: of rounds.
+        start_baseline: makes processes for another checkout's package, which must not have loaded
+            this one's; ``None``: there are none.
     """
 
     gpu: str
@@ -207,6 +225,7 @@ class Lane:
     target: Callable[..., None]
     settings: Settings
     queue: Queue
+    start_baseline: Start | None = None
 
     def run(self) -> None:
         """Round after round, until there is none."""
@@ -234,13 +253,17 @@ class Lane:
 
     def _start(self, cell: Cell) -> Worker:
         ours, theirs = connection.Pipe()
-        process = self.start(self.target, (cell, self.settings, self.gpu, theirs))
+        start, target = self.start, self.target
+        if cell.number >= BASELINE:
+            assert self.start_baseline is not None
+            start, target = self.start_baseline, partial(baseline_work, target)
+        process = start(target, (cell, self.settings, self.gpu, theirs))
         theirs.close()
         return Worker(cell, process, ours, self.settings.log_of(cell))
 
     def _compile(self, cells: Sequence[Cell], workers: list[Worker]) -> None:
         began = time.monotonic()
-        last = self.queue.deadline - MEASURE_S * len(cells)
+        last = self.queue.deadline - self.settings.measuring_s * len(cells)
         until = min(began + self.settings.limit_s, max(last, began + self.settings.limit_s / 3))
         for cell in cells:
             workers.append(self._start(cell))
@@ -266,10 +289,10 @@ class Lane:
             except OSError:
                 worker.hear()
             else:
-                if worker.pipe.poll(MEASURE_LIMIT_S):
+                if worker.pipe.poll(self.settings.measure_limit_s):
                     worker.hear()
                 else:
-                    worker.end(f"measuring took more than {MEASURE_LIMIT_S:.0f} s")
+                    worker.end(f"measuring took more than {self.settings.measure_limit_s:.0f} s")
             self.queue.put([worker.result()])
 
     def _tell(self, workers: Sequence[Worker]) -> None:

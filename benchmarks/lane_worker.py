@@ -109,7 +109,8 @@ class CellBench(Bench):
 
     def account(self, result: BenchResult, rounds: int, traces: Path) -> None:
         """All that ``domino bench`` measures, and one trace of kernels of each variant."""
-        self.plan, result.rounds = replace(self.plan, rounds=rounds, traces=traces), rounds
+        self.plan = replace(self.plan, rounds=rounds, traces=traces, float64=True)
+        result.rounds = rounds
         self.measure(result, self.runners)
 
     def _timed(self, runner: Any) -> float:
@@ -143,6 +144,7 @@ def live(
     pipe: Connection,
     variants: Sequence[Variant],
     measure: Callable[[CellBench, BenchResult], Row],
+    kind: type[CellBench] = CellBench,
 ) -> None:
     """The whole life of a process: it ends in here.
 
@@ -153,6 +155,7 @@ def live(
         pipe: to the process that started this one.
         variants: what is compiled of the configuration.
         measure: makes the configuration's row, while nobody else uses the GPU.
+        kind: of bench.
     """
     _log_to(settings.log_of(cell))
     faulthandler.enable()
@@ -162,8 +165,9 @@ def live(
     torch.set_num_threads(settings.threads)
     try:
         with _open(cell, settings) as world:
-            plan = Plan(variants, steps=STEPS, link=cell.link if settings.link_known else None)
-            bench = CellBench(
+            link = cell.link if settings.link_known else None
+            plan = Plan(variants, steps=STEPS, link=link, kernels=settings.device == "cuda")
+            bench = kind(
                 workload(cell), plan, world, lambda text, share: print(f"{share:4.0%} {text}")
             )
             _serve(bench, pipe, measure)
@@ -188,6 +192,8 @@ def workload(cell: Cell) -> Workload:
         training=cell.training,
         dropout=cell.dropout,
         dtype=cell.dtype,
+        ac=cell.ac,
+        granularity=cell.granularity,
     )
 
 
@@ -235,12 +241,14 @@ def _open(cell: Cell, settings: Settings) -> AbstractContextManager[World]:
 @contextmanager
 def _fake_world(cell: Cell) -> Iterator[World]:
     """For a dry run on the CPU: a group of which only this rank exists, and no time on the wire."""
-    _compat.start_fake_group(cell.tp)
-    emulate.use_link(cell.link)
+    if hasattr(emulate, "init_lone_rank"):
+        emulate.init_lone_rank(cell.tp)
+    else:  # another checkout's package
+        _compat.start_fake_group(cell.tp)
     group = dist.group.WORLD
     assert group is not None
     table = load_link(cell.link).scaled_to(cell.tp)
-    yield World(Place("cpu", cell.link), cell.tp, 0, group, None, table)
+    yield World(Place("cpu", cell.link), cell.tp, 0, group, group, table)
 
 
 # -- what comes of it ------------------------------------------------------------------------------
@@ -271,7 +279,7 @@ def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
         row["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20
     else:
         row["dry_run"] = True
-    return _rounded(row)
+    return rounded(row)
 
 
 def planned(reports: list[CompileReport]) -> dict[str, Any]:
@@ -297,13 +305,13 @@ def planned(reports: list[CompileReport]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {key: _rounded(member) for key, member in value.items()}
+        return {key: rounded(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(member) for member in value]
+        return [rounded(member) for member in value]
     return value
 
 

@@ -17,14 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from benchmarks.grid_cells import Cell, rounds_of
-from benchmarks.lane import Lane, Queue, Row, Settings, Start, probe
+from benchmarks.lane import BASELINE, Lane, Queue, Row, Settings, Start, probe
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Processes on a GPU; more do not fit into its memory.
@@ -181,11 +181,13 @@ def run(
     host = len(os.sched_getaffinity(0))
     workers = asked.workers or max(1, min(MOST_WORKERS * len(gpus), host - 2))
     each = max(1, workers // len(gpus))
+    chosen = [*chosen, *baseline_of(asked, chosen)]
     settings = Settings(
         device=asked.device,
         logs=asked.logs.resolve(),
         limit_s=asked.timeout,
         threads=max(1, host // workers),
+        baseline=None if asked.baseline_path is None else asked.baseline_path.resolve(),
         **others,
     )
     settings.logs.mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,8 @@ def run(
     command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
     results = Results(asked.out, kept, {"command": command}, len(chosen), describe)
     queue = Queue(rounds, results, began + asked.seconds)
-    lanes = [Lane(gpu.place, start, target, settings, queue) for gpu in gpus]
+    spawn = starter("spawn")
+    lanes = [Lane(gpu.place, start, target, settings, queue, spawn) for gpu in gpus]
     threads = [threading.Thread(target=lane.run, daemon=True) for lane in lanes]
     for thread in threads:
         thread.start()
@@ -210,6 +213,19 @@ def run(
         print(f"no time for {len(left)}: --only {','.join(map(str, sorted(left)))}")
     print(f"took {time.monotonic() - began:.0f} s; results: {asked.out}; logs: {settings.logs}")
     return results.sorted()
+
+
+def baseline_of(asked: argparse.Namespace, chosen: Sequence[Cell]) -> list[Cell]:
+    """The same configurations, to be measured with another checkout's package, if one is named.
+
+    Raises:
+        SystemExit: there is none in that folder.
+    """
+    if asked.baseline_path is None:
+        return []
+    if not (asked.baseline_path / "domino_compile" / "__init__.py").exists():
+        raise SystemExit(f"--baseline-path {asked.baseline_path}: no domino_compile there")
+    return [replace(cell, number=cell.number + BASELINE) for cell in chosen]
 
 
 def prepare_environment(asked: argparse.Namespace) -> None:
@@ -256,6 +272,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--only", type=_numbers, metavar="N,M", help="these configurations")
     add("--limit", type=int, metavar="N", help="the first N")
     add("--resume", action="store_true", help="those that the results lack or have failed")
+    add("--baseline-path", type=Path, metavar="DIR", help="measure this checkout's package too")
     add("--list", action="store_true", help="show the configurations")
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.grid_cells import Cell
-from benchmarks.lane import Row
+from benchmarks.lane import BASELINE, Row
 from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
 from domino_compile.tools.bench.shapes import shape_of
 
@@ -41,7 +41,7 @@ LINKS = (
 VARIANTS = "inductor,domino,free"
 TITLES = (
     *("workload", "TP, link", "split", "Inductor ms", "domino ms", "speed-up", "of free"),
-    *("of bound", "hidden", "exposed ms", "wire ms", "inflation", "peak"),
+    *("of bound", "hidden", "exposed ms", "wire ms", "inflation", "peak", "error ratio"),
 )
 
 
@@ -88,6 +88,7 @@ def cells_of(row: Row) -> list[str]:
     found = {variant["variant"]: variant for variant in row["variants"]}
     alone, ours = found["inductor"], found["domino"]
     what = "" if row["training"] else ", forward"
+    what += ", baseline" if row["number"] >= BASELINE else ""
     split = f"{ours['status']}, {ours['slices']} x {ours['columns']}"
     return [
         f"{row['model']}, {row['batch']} x {row['seq']}{what}",
@@ -102,6 +103,7 @@ def cells_of(row: Row) -> list[str]:
         _number(ours["wire_ms"], ".2f"),
         _number(ours["inflation"], ".2f"),
         _number((ours["peak_mib"] or 0) / (alone["peak_mib"] or 1) or None, ".2f"),
+        _number(ours.get("grad_error_ratio"), ".3f"),
     ]
 
 

@@ -29,6 +29,7 @@ from domino_compile.emulate.settings import EmulateError, Link, current, use_lin
 from domino_compile.emulate.trace import Record, Summary, reset_trace, summary, trace
 
 BACKEND = "domino_emulated"
+LONE_BACKEND = "domino_lone_rank"
 
 __all__ = [
     "BACKEND",
@@ -37,6 +38,7 @@ __all__ = [
     "Record",
     "Summary",
     "init",
+    "init_lone_rank",
     "reset_trace",
     "summary",
     "trace",
@@ -108,6 +110,25 @@ def init(
     )
 
 
+def init_lone_rank(ranks: int) -> None:
+    """Make the default process group one of which only the first rank exists: this process (CPU).
+
+    Collectives take no time; what their numbers mean is written in ``symmetric.py``.
+
+    Args:
+        ranks: size of the group.
+    """
+    use_link(None)
+    dist.init_process_group(LONE_BACKEND, rank=0, world_size=ranks, store=dist.HashStore())
+
+
+def _create_lone(options: Any, _backend_options: Any) -> EmulatedGroup:
+    from domino_compile.emulate.symmetric import LoneTransport
+
+    rank, size = options.group_rank, options.group_size
+    return EmulatedGroup(LoneTransport(rank, size), rank, size)
+
+
 def _create(options: Any, _backend_options: Any) -> EmulatedGroup:
     """What torch calls for every group of this backend."""
     rank, size = options.group_rank, options.group_size
@@ -122,3 +143,4 @@ def _create(options: Any, _backend_options: Any) -> EmulatedGroup:
 
 
 dist.Backend.register_backend(BACKEND, _create, extended_api=True, devices=["cpu", "cuda"])
+dist.Backend.register_backend(LONE_BACKEND, _create_lone, extended_api=True, devices=["cpu"])

@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from domino_compile.tools.bench.gradients import MOST_RATIO
 from domino_compile.tools.bench.kernels import Account
 
 #: Raised whenever a field of the JSON is renamed, removed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass
@@ -40,8 +41,13 @@ class VariantResult:
         peak_mib: most memory during a step (GPU).
         predicted_peak_mib: the plan's estimate of that (this package's variants).
         compile_s: first step, compiling included.
-        grad_error: loss and gradients against Inductor's, relative.
-        grad_error_float64: likewise against float64, without dropout; None unless asked for.
+        grad_error: the largest relative difference of a parameter's gradient from Inductor's; of a
+            forward pass, that of the output.
+        grad_error_float64: likewise from float64, without dropout; None unless asked for.
+        grad_error_ratio: the largest ratio of the error of a parameter's gradient to that of
+            Inductor's, both against float64, see ``gradients``.
+        grad_worst: the parameter of that ratio, as named on the first rank.
+        grad_passes: whether that ratio is at most ``gradients.MOST_RATIO``.
     """
 
     variant: str
@@ -68,6 +74,14 @@ class VariantResult:
     compile_s: float | None = None
     grad_error: float | None = None
     grad_error_float64: float | None = None
+    grad_error_ratio: float | None = None
+    grad_worst: str = ""
+    grad_passes: bool | None = None
+
+    def judge(self, error: float, ratio: float, name: str) -> None:
+        """Say how far the results are from float64, and from Inductor's distance to it."""
+        self.grad_error_float64, self.grad_error_ratio = error, ratio
+        self.grad_worst, self.grad_passes = name, ratio <= MOST_RATIO
 
     def take(self, account: Account) -> None:
         """The numbers of a kernel trace."""
@@ -100,6 +114,8 @@ class BenchResult:
     head: bool
     dropout: float
     dtype: str
+    ac: str
+    granularity: str
     link: str
     emulated: bool
     cuda_graphs: bool

@@ -19,10 +19,12 @@ from domino_compile import _compat, emulate
 from domino_compile.errors import first_line
 from domino_compile.host.launch import RanksError
 from domino_compile.host.turns import Turn
+from domino_compile.tools.bench.gradients import Error, compare, errors, worst
 from domino_compile.tools.bench.kernels import Account, record
+from domino_compile.tools.bench.reference import exact_results
 from domino_compile.tools.bench.result import BenchResult, VariantResult
 from domino_compile.tools.bench.variants import Variant
-from domino_compile.tools.bench.workload import Step, Workload, relative_error
+from domino_compile.tools.bench.workload import Step, Workload
 from domino_compile.tools.bench.world import Place, World, open_world
 from domino_compile.tools.quartiles import middle_half
 
@@ -30,7 +32,7 @@ from domino_compile.tools.quartiles import middle_half
 Progress = Callable[[str, float], None]
 #: Steps before anything is measured: CUDA graphs are recorded in the second and third.
 WARM_UP = 4
-#: Steps whose kernels are traced.
+#: Steps whose kernels are traced, unless a plan says otherwise.
 TRACED = 5
 
 
@@ -44,6 +46,8 @@ class Plan:
         steps: steps of a variant in a round, timed together.
         cuda_graphs: record the steps as CUDA graphs (GPU).
         float64: also compare with float64, without dropout.
+        traced: steps of each variant whose kernels are traced (GPU).
+        kernels: whether Inductor makes kernels; else operators run one by one (a dry run).
         traces: folder for the profiler's traces of every rank, if they are to be kept (GPU).
         link: name or file of the link that this package plans with; ``None``: the one that it
             assumes for the device.
@@ -56,6 +60,8 @@ class Plan:
     steps: int = 3
     cuda_graphs: bool = True
     float64: bool = False
+    traced: int = TRACED
+    kernels: bool = True
     traces: Path | None = None
     link: str | None = None
     turn: Path | None = None
@@ -103,7 +109,7 @@ class Runner:
         workload: Workload,
         world: World,
         graphs: bool,
-        link: str | None = None,
+        plan: Plan,
     ) -> None:
         self.variant, self.world = variant, world
         self.result = VariantResult(variant.label)
@@ -113,7 +119,7 @@ class Runner:
             workload,
             world.group_for(variant.free),
             world.place.device,
-            partial(variant.compile, cuda_graphs=graphs, link=link),
+            partial(variant.compile, cuda_graphs=graphs, link=plan.link, kernels=plan.kernels),
         )
         known = len(domino_compile.reports())
         began = time.perf_counter()
@@ -149,6 +155,13 @@ class Runner:
         """One step."""
         self.world.choose(self.variant.free)
         self._step()
+
+    def results(self) -> dict[str, torch.Tensor]:
+        """Loss and gradients of a step like those that are measured (recorded, with graphs)."""
+        self.world.choose(self.variant.free)
+        found = self._step.results()
+        self._step.forget()
+        return found
 
 
 def _allocated() -> int:
@@ -216,7 +229,7 @@ class Bench:
         for variant in self.plan.variants:
             self.tell(f"compiling {variant.label}")
             try:
-                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan.link)
+                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
             except Exception as error:
                 message = f"{type(error).__name__}: {first_line(error)}"
                 if not self.world.failed_alike(variant.label):
@@ -227,9 +240,8 @@ class Bench:
             else:
                 base = runners[0] if runners else runner
                 if not variant.free or self.world.table is not None:
-                    runner.result.grad_error = relative_error(
-                        runner.first, base.first, self.world.place.device
-                    )
+                    found = errors(runner.first, base.first, self.world.place.device)
+                    runner.result.grad_error = worst(found)
                 if runner is not base:
                     runner.first = {}
                 runners.append(runner)
@@ -287,7 +299,7 @@ class Bench:
                 Account.of(
                     record(runner, self._kept(runner, number), lead=not self.world.place.alone)
                 )
-                for number in range(TRACED)
+                for number in range(self.plan.traced)
             ]
             account = Account.median(accounts)
             runner.result.take(account)
@@ -331,17 +343,34 @@ class Bench:
             runner.result.compute_ms = runner.result.step_ms - blocked
 
     def _compare_float64(self, runners: Sequence[Runner]) -> None:
-        """Each program compiled again without dropout, against the same in float64, uncompiled."""
-        workload, device = self.workload.without_dropout(), self.world.place.device
+        """Each program's gradients against float64, in comparison with the first's, Inductor's.
+
+        Programs with dropout draw other random numbers: they are compiled again without it.
+        """
+        device = self.world.place.device
         self.tell("computing in float64")
-        self.world.choose(free=False)
-        expected = Step(workload, self.world.group, device, exact=True).results()
+        self.world.choose(free=True)
+        exact = exact_results(self.workload, self.world.group, device)
+        base: dict[str, Error] | None = None
         for runner in runners:
-            variant = runner.variant
-            self.tell(f"comparing {variant.label} with float64", 10)
-            if variant.free:
+            self.tell(f"comparing {runner.variant.label} with float64", 10)
+            if runner.variant.free:
                 continue
-            self.world.choose(free=False)
-            compiled = partial(variant.compile, link=self.plan.link)
-            step = Step(workload, self.world.group, device, compiled)
-            runner.result.grad_error_float64 = relative_error(step.results(), expected, device)
+            found = errors(self._results(runner), exact, device)
+            base = found if base is None else base
+            ranks = compare(found, base)
+            ratio, error = self.world.agreed([ranks.ratio, worst(found)])
+            runner.result.judge(error, ratio, ranks.name)
+        del exact
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+    def _results(self, runner: Runner) -> dict[str, torch.Tensor]:
+        if not self.workload.dropout:
+            return runner.results()
+        self.world.choose(runner.variant.free)
+        plan = self.plan
+        compiled = partial(runner.variant.compile, link=plan.link, kernels=plan.kernels)
+        workload, world = self.workload.without_dropout(), self.world
+        step = Step(workload, world.group_for(runner.variant.free), world.place.device, compiled)
+        return step.results()

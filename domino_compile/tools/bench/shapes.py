@@ -93,6 +93,18 @@ SHAPES: dict[str, ModelShape] = {
             source="Grattafiori et al. 2024, arXiv 2407.21783, table 3",
         ),
         ModelShape(
+            "llama3-70b", "llama", 80, 8192, 64, 8, 128, 28672, 128256,
+            source="Grattafiori et al. 2024, arXiv 2407.21783, table 3",
+        ),
+        ModelShape(
+            "llama3-405b", "llama", 126, 16384, 128, 8, 128, 53248, 128256,
+            source="Grattafiori et al. 2024, arXiv 2407.21783, table 3",
+        ),
+        ModelShape(
+            "qwen3-32b", "llama", 64, 5120, 64, 8, 128, 25600, 151936, qk_norm=True,
+            source="Yang et al. 2025, arXiv 2505.09388, and its released configuration",
+        ),
+        ModelShape(
             "qwen3-8b-like", "llama", 36, 4096, 32, 8, 128, 12288, 151936, qk_norm=True,
             source="Yang et al. 2025, arXiv 2505.09388, and its released configuration",
         ),

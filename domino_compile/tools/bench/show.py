@@ -44,6 +44,7 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("compile s", _number("compile_s", "{:.0f}")),
     ("error", _number("grad_error", "{:.1e}")),
     ("float64", _number("grad_error_float64", "{:.1e}")),
+    ("error ratio", _number("grad_error_ratio", "{:.3f}")),
     ("host ms", _number("host_ms", "{:.2f}")),
 )
 

@@ -16,6 +16,8 @@ from domino_compile.tools.bench.shapes import BenchError
 NAMES = ("inductor", "inductor-overlap", "domino", "free", "domino-free")
 #: What Inductor itself offers for overlap: scheduling of collectives in the graph.
 INDUCTOR_OVERLAP = {"aten_distributed_optimizations.enable_overlap_scheduling": True}
+#: The backend that does as Inductor does but for kernels.
+WITHOUT_KERNELS = "aot_eager_decomp_partition"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Variant:
         return self.name.startswith("domino")
 
     def compile(
-        self, model: Callable[..., Any], cuda_graphs: bool = False, link: str | None = None
+        self,
+        model: Callable[..., Any],
+        cuda_graphs: bool = False,
+        link: str | None = None,
+        kernels: bool = True,
     ) -> Callable[..., Any]:
         """``torch.compile`` with the variant's settings.
 
@@ -61,13 +67,18 @@ class Variant:
             model: what is compiled.
             cuda_graphs: whether Inductor records CUDA graphs.
             link: the link that this package plans with; ``None``: the one it assumes.
+            kernels: whether Inductor makes kernels; else operators run one by one (a dry run).
         """
         settings: dict[str, Any] = {"triton.cudagraphs": True} if cuda_graphs else {}
         if not self.domino:
+            if not kernels:
+                return torch.compile(model, backend=WITHOUT_KERNELS)
             if self.name == "inductor-overlap":
                 settings |= INDUCTOR_OVERLAP
             return torch.compile(model, backend="inductor", options=settings)
         options: dict[str, Any] = {"inductor": settings}
+        if not kernels:
+            options["lowering"] = "eager"
         if link is not None:
             options["link"] = link
         chosen = {"slices": self.slices, "columns": self.columns}

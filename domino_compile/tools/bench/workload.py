@@ -5,18 +5,43 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import FunctionType
+from enum import StrEnum
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from domino_compile.errors import did_you_mean
-from domino_compile.tools.bench.models import STYLES, Model, Parallel, make_model
+from domino_compile.tools.bench.checkpointing import Checkpointing
+from domino_compile.tools.bench.models import Model, make_model
 from domino_compile.tools.bench.shapes import BenchError, ModelShape, shape_of
+from domino_compile.tools.bench.styles import Parallel, Style
 
 _count = itertools.count()
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: Makes the program of a function.
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Granularity(StrEnum):
+    """What is compiled as one program, by the names that ``--compile`` takes."""
+
+    WHOLE = "whole"
+    BLOCK = "block"
+
+
+def _names(choices: type[StrEnum]) -> tuple[str, ...]:
+    return tuple(choice.value for choice in choices)
+
+
+#: Settings that are one of several names, by field; the option may be called otherwise.
+CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "style": ("style", _names(Style)),
+    "ac": ("ac", _names(Checkpointing)),
+    "granularity": ("compile", _names(Granularity)),
+    "dtype": ("dtype", tuple(DTYPES)),
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +54,13 @@ class Workload:
         batch: rows of the batch.
         seq: tokens of a row.
         tp: ranks that share the layers.
-        style: ``megatron`` or ``dtensor``, see ``models.Parallel``.
+        style: how they share them, see ``styles.Style``.
         training: forward and backward; else forward only, without gradients.
         head: with embedding, head and cross entropy; else on hidden states.
         dropout: of the residual branches.
         dtype: ``bf16``, ``fp16`` or ``fp32``.
+        ac: activation checkpointing, see ``checkpointing.Checkpointing``.
+        granularity: what is compiled as one program, see ``Granularity``.
     """
 
     model: str
@@ -46,6 +73,8 @@ class Workload:
     head: bool = False
     dropout: float = 0.0
     dtype: str = "bf16"
+    ac: str = "none"
+    granularity: str = "whole"
 
     def __post_init__(self) -> None:
         for name in ("layers", "batch", "seq"):
@@ -58,16 +87,29 @@ class Workload:
         self.shape.divided_by(self.tp)
         if not 0 <= self.dropout < 1:
             raise BenchError(f"--dropout must be at least 0 and less than 1, not {self.dropout}")
-        for name, allowed in (("style", STYLES), ("dtype", tuple(DTYPES))):
+        for name, (option, allowed) in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 hint = did_you_mean(value, allowed)
-                raise BenchError(f"--{name}: unknown {value!r}{hint}; known: {', '.join(allowed)}")
+                known = ", ".join(allowed)
+                raise BenchError(f"--{option}: unknown {value!r}{hint}; known: {known}")
+        if self.parallel_style.divides_tokens and self.seq % self.tp:
+            raise BenchError(
+                f"--seq {self.seq} cannot be divided among --tp {self.tp}: with --style "
+                f"{self.style} each rank holds an equal part of the tokens"
+            )
+        if self.ac != Checkpointing.NONE and not self.training:
+            raise BenchError("--ac is of training: a forward pass keeps nothing for backward")
 
     @property
     def shape(self) -> ModelShape:
         """The model's dimensions."""
         return shape_of(self.model)
+
+    @property
+    def parallel_style(self) -> Style:
+        """How ranks share the layers."""
+        return Style(self.style)
 
     def without_dropout(self) -> Workload:
         """The same, comparable with a program that draws other random numbers."""
@@ -81,7 +123,7 @@ class Step:
         workload: what to build; parameters and inputs depend on nothing else.
         group: the tensor-parallel group.
         device: ``cuda`` or ``cpu``.
-        compile_: makes the program of the model's call; ``None`` runs it as it is.
+        compile_: makes the program of a function; ``None`` runs it as it is.
         exact: in float64, with the same parameters and inputs (rounded to the workload's dtype).
     """
 
@@ -90,7 +132,7 @@ class Step:
         workload: Workload,
         group: dist.ProcessGroup,
         device: str,
-        compile_: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+        compile_: Compile | None = None,
         exact: bool = False,
     ) -> None:
         self.workload, self.device = workload, device
@@ -98,28 +140,21 @@ class Step:
         self.model = make_model(
             workload.shape,
             workload.layers,
-            Parallel(workload.style, group),
+            Parallel(workload.parallel_style, group),
             dropout=workload.dropout,
             head=workload.head,
             device=device,
             dtype=DTYPES[workload.dtype],
+            checkpointing=Checkpointing(workload.ac),
         )
         if exact:
             self.model.double()
-        self.inputs = self._inputs(exact)
-        self.program = self.model if compile_ is None else compile_(_own_code(self.model))
-
-    def _inputs(self, exact: bool) -> tuple[torch.Tensor, ...]:
-        generator = torch.Generator().manual_seed(2)
-        work = self.workload
-        if work.head:
-            shape = (2, work.batch, work.seq)
-            drawn = torch.randint(work.shape.vocabulary, shape, generator=generator)
-            tokens, labels = drawn.to(self.device)
-            return tokens, labels
-        hidden = torch.randn(work.batch, work.seq, work.shape.hidden, generator=generator)
-        hidden = hidden.to(self.device, DTYPES[work.dtype])
-        return (hidden.double() if exact else hidden,)
+        self.inputs = inputs_of(workload, device, exact)
+        self.program: Callable[..., torch.Tensor] = self.model
+        if compile_ is not None:
+            granularity = Granularity(workload.granularity)
+            make = by_block if granularity is Granularity.BLOCK else as_a_whole
+            self.program = make(self.model, compile_)
 
     def __call__(self) -> torch.Tensor:
         """One step; returns the loss. Gradients are made anew, not added up."""
@@ -127,10 +162,9 @@ class Step:
             torch.compiler.cudagraph_mark_step_begin()
         if not self.workload.training:
             with torch.no_grad():
-                forward: torch.Tensor = self.program(*self.inputs)
-            return forward
+                return self.program(*self.inputs)
         self.forget()
-        loss: torch.Tensor = self.program(*self.inputs)
+        loss = self.program(*self.inputs)
         loss.backward()
         return loss.detach()
 
@@ -140,39 +174,94 @@ class Step:
             parameter.grad = None
 
     def results(self) -> dict[str, torch.Tensor]:
-        """The loss and this rank's gradients of one step with a fixed seed, on the CPU."""
+        """This rank's gradients and the loss of one step with a fixed seed, on the CPU.
+
+        Of a forward pass alone: the loss or, without head, the hidden states.
+        """
         torch.manual_seed(1)
-        found = {"loss": self().detach().clone()}
-        for name, parameter in self.model.named_parameters():
-            grad = parameter.grad
-            if grad is not None:
-                local = grad.to_local() if hasattr(grad, "to_local") else grad
-                found[name] = local.detach()
+        outcome = "loss" if self.workload.training or self.workload.head else "output"
+        found = {outcome: self().detach().clone()} | gradients_of(self.model)
         return {name: value.cpu() for name, value in found.items()}
 
 
-def _own_code(model: Model) -> Callable[..., Any]:
-    """A function that calls the model and has a code object of its own.
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """This rank's part of each parameter's gradient, by the parameter's name."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad
+        if grad is not None:
+            local = grad.to_local() if hasattr(grad, "to_local") else grad
+            found[name] = local.detach()
+    return found
 
-    Dynamo keeps compiled programs by code object: two variants that are compiled alike (with and
-    without free collectives) would otherwise share one, and with it one recorded CUDA graph.
+
+def inputs_of(workload: Workload, device: str, exact: bool = False) -> tuple[torch.Tensor, ...]:
+    """What a step's model is called with, always the same.
+
+    Returns:
+        Hidden states and, in training, the direction of the loss; with ``head`` tokens and labels.
+        Rows come first, or tokens where the style has them first.
     """
+    generator = torch.Generator().manual_seed(2)
+    rows = (workload.batch, workload.seq)
+    made: list[torch.Tensor] = []
+    if workload.head:
+        drawn = torch.randint(workload.shape.vocabulary, (2, *rows), generator=generator)
+        made.extend(drawn.to(device))
+    else:
+        for _ in range(2 if workload.training else 1):
+            hidden = torch.randn(*rows, workload.shape.hidden, generator=generator)
+            rounded = hidden.to(device, DTYPES[workload.dtype])
+            made.append(rounded.double() if exact else rounded)
+    if workload.parallel_style.tokens_first:
+        made = [value.transpose(0, 1).contiguous() for value in made]
+    return tuple(made)
+
+
+def as_a_whole(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
+    """The model as one program."""
 
     def call(*inputs: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = model(*inputs)
         return loss
 
-    own = call.__code__.replace(co_name=f"step_{next(_count)}")
-    return FunctionType(own, call.__globals__, closure=call.__closure__)
+    return compile_(_own_code(call))
 
 
-def relative_error(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], device: str = "cpu"
-) -> float:
-    """The difference of all values together, over their norm; computed on a device in float64."""
-    off = norm = 0.0
-    for name, value in expected.items():
-        exact = value.to(device).double()
-        off += float((found[name].to(device).double() - exact).square().sum())
-        norm += float(exact.square().sum())
-    return float((off / norm) ** 0.5)
+def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
+    """A program for all blocks, called once for each, and one for each end of the model."""
+
+    def begin(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return model.begin(x)
+
+    def run_block(block: torch.nn.Module, *args: torch.Tensor) -> torch.Tensor:
+        return model.run_block(block, *args)
+
+    def finish(x: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
+        return model.finish(x, target)
+
+    first, middle, last = (compile_(_own_code(part)) for part in (begin, run_block, finish))
+
+    def call(x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
+        x, *angles = first(x)
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # Behind an embedding that is trained, which the first block need not be compiled apart
+            # from the others for.
+            x = x.detach().requires_grad_()
+        for block in model.blocks:
+            x = middle(block, x, *angles)
+        loss: torch.Tensor = last(x, target)
+        return loss
+
+    return call
+
+
+def _own_code(function: Any) -> Callable[..., Any]:
+    """The same function with a code object of its own.
+
+    Dynamo keeps compiled programs by code object: two variants that are compiled alike (with and
+    without free collectives) would otherwise share one, and with it one recorded CUDA graph.
+    """
+    code: CodeType = function.__code__
+    own = code.replace(co_name=f"{code.co_name}_{next(_count)}")
+    return FunctionType(own, function.__globals__, closure=function.__closure__)

@@ -63,7 +63,25 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="NAME|FILE",
     help="Link that domino plans with.  [the emulated one; of real ranks the device's]",
 )
-@click.option("--style", default="megatron", show_default=True, help="megatron or dtensor.")
+@click.option(
+    "--style",
+    default="megatron",
+    show_default=True,
+    help="megatron or dtensor; with sequence parallelism megatron-sp or sp (DTensor).",
+)
+@click.option(
+    "--ac",
+    default="none",
+    show_default=True,
+    help="Activation checkpointing: none, selective or full.",
+)
+@click.option(
+    "--compile",
+    "granularity",
+    default="whole",
+    show_default=True,
+    help="What is compiled as one program: whole (the model) or block.",
+)
 @click.option("--forward-only", is_flag=True, help="No backward, no gradients (prefill).")
 @click.option("--head", is_flag=True, help="With embedding, head and cross entropy.")
 @click.option("--dropout", type=float, help="Of the residual branches.  [gpt: 0.1, llama: 0]")
@@ -87,7 +105,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "TORCH_NCCL_HIGH_PRIORITY=1 is set (GPU).",
 )
 @click.option("--ctas", type=int, help="Thread blocks an emulated collective holds on the GPU.")
-@click.option("--float64", is_flag=True, help="Also compare gradients with float64 (no dropout).")
+@click.option(
+    "--float64/--no-float64",
+    default=True,
+    show_default=True,
+    help="Judge each parameter's gradient by float64 (without dropout).",
+)
 @click.option("--traces", type=_FOLDER, help="Folder for the profiler's traces (GPU).")
 @click.option(
     "--turn",
@@ -172,6 +195,8 @@ def _workload(asked: dict[str, Any], device: str) -> Workload:
         training=not asked["forward_only"],
         head=asked["head"],
         dropout=0.0 if asked["forward_only"] else dropout,
+        ac=asked["ac"],
+        granularity=asked["granularity"],
     )
 
 

@@ -13,7 +13,8 @@ from domino_compile.tools.bench.workload import Workload
 def test_dimensions_fit_together(shape: object) -> None:
     found = SHAPES[shape.name]  # type: ignore[attr-defined]
     assert found.source
-    assert found.heads * found.head_dim == found.hidden
+    # Queries of all heads are as wide as the residual stream, but for Qwen 3.
+    assert found.heads * found.head_dim == found.hidden or found.name == "qwen3-32b"
     assert found.heads % found.kv_heads == 0
 
 
@@ -27,6 +28,23 @@ def test_published_sizes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("llama3-8b", 8.03e9),
+        ("llama3-70b", 70.6e9),
+        ("llama3-405b", 405.9e9),
+        ("qwen3-32b", 32.8e9),
+    ],
+)
+def test_published_sizes_with_grouped_queries(name: str, published: float) -> None:
+    shape = shape_of(name)
+    attention = 2 * shape.hidden * shape.head_dim * (shape.heads + shape.kv_heads)
+    per_block = attention + 3 * shape.hidden * shape.ffn
+    embeddings = 2 * shape.vocabulary * shape.hidden
+    assert per_block * shape.layers + embeddings == pytest.approx(published, rel=0.005)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": "gpt3-6b"}, "did you mean 'gpt3-6.7b'"),
@@ -37,6 +55,10 @@ def test_published_sizes() -> None:
         ({"style": "megatorn"}, "did you mean 'megatron'"),
         ({"dtype": "fp8"}, "known: bf16, fp16, fp32"),
         ({"dropout": 1.0}, "--dropout"),
+        ({"ac": "ful"}, "--ac: unknown 'ful'; did you mean 'full'"),
+        ({"granularity": "layer"}, "--compile: unknown 'layer'"),
+        ({"ac": "full", "training": False}, "--ac is of training"),
+        ({"style": "sp", "seq": 9}, "--seq 9 cannot be divided among --tp 2"),
     ],
 )
 def test_refused_workloads(change: dict[str, object], message: str) -> None:

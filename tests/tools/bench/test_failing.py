@@ -36,7 +36,7 @@ class Runner:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, BenchResult]:
     monkeypatch.setattr(bench, "Runner", Runner)
-    monkeypatch.setattr(bench, "relative_error", lambda *_: 0.0)
+    monkeypatch.setattr(bench, "errors", lambda *_: {})
     result = example()
     result.variants = []
     return Plan(parse_variants("domino:2,domino:3")), result

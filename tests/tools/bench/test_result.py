@@ -31,9 +31,10 @@ def example() -> BenchResult:
     failed = VariantResult("inductor-overlap", status="failed", error="ValueError: <no>")
     result = BenchResult(
         model="gpt3-6.7b", layers=4, batch=8, seq=1024, tp=8, style="megatron", training=True,
-        head=False, dropout=0.1, dtype="bf16", link="h200-nvlink-8", emulated=True,
-        cuda_graphs=True, device="some GPU", torch="2.13", command="domino bench", rounds=20,
-        steps=3, variants=[inductor, failed, domino, free],
+        head=False, dropout=0.1, dtype="bf16", ac="none", granularity="whole",
+        link="h200-nvlink-8", emulated=True, cuda_graphs=True, device="some GPU",
+        torch="2.13", command="domino bench", rounds=20, steps=3,
+        variants=[inductor, failed, domino, free],
     )  # fmt: skip
     result.compare()
     return result

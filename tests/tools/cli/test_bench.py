@@ -22,6 +22,7 @@ CPU = ("bench", "--device", "cpu")
 def test_a_run_on_two_ranks(tmp_path: Path) -> None:
     page, turn = tmp_path / "page.html", tmp_path / "turn"
     sizes = ["--layers", "1", "--batch", "2", "--seq", "8", "--rounds", "2", "--steps", "1"]
+    sizes += ["--dropout", "0"]
     asked = [*sizes, "--variants", "domino:1x2", "--html", str(page), "--json"]
     asked[:0] = ["--turn", str(turn)]
     done = subprocess.run(
@@ -38,7 +39,8 @@ def test_a_run_on_two_ranks(tmp_path: Path) -> None:
     inductor, domino = found["variants"]
     assert (inductor["variant"], domino["variant"]) == ("inductor", "domino:1x2")
     assert domino["status"] == "sliced" and domino["columns"] == 2
-    assert domino["grad_error"] < 1e-5
+    assert domino["grad_error"] < 1e-5 and domino["grad_passes"] is True
+    assert domino["grad_error_float64"] < 1e-5 and inductor["grad_error_ratio"] == 1
     assert all(v["step_ms"] > 0 and v["wire_ms"] > 0 for v in (inductor, domino))
     assert "Emulated link" in page.read_text(encoding="utf-8")
     assert turn.exists()

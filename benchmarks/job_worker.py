@@ -1,0 +1,130 @@
+"""A process of ``benchmarks.jobs``: compiles a job, waits for its turn, measures and judges it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import domino_compile
+from benchmarks.job_cells import JobCell
+from benchmarks.lane import BASELINE, Row, Settings
+from benchmarks.lane_worker import CellBench, live, planned, rounded
+from domino_compile.report import CompileReport
+from domino_compile.tools.bench.result import BenchResult, VariantResult
+from domino_compile.tools.bench.variants import parse_variants
+
+#: About how long the timed rounds of a job take, and how many there are at least and at most.
+TIMED_S, ROUNDS = 3.0, (6, 20)
+#: Steps of a variant in a round, and those of a step that takes long, in milliseconds.
+STEPS, LONG_MS = 3, 60.0
+#: Steps of each variant whose kernels are traced.
+TRACED = 2
+
+
+class JobBench(CellBench):
+    """A bench that takes as many rounds as there is time for."""
+
+    def settle(self, most_rounds: int) -> None:
+        """Choose rounds and steps by how long a step takes."""
+        self.plan = replace(self.plan, steps=1)
+        times = [self._timed(runner) for runner in self.runners]
+        steps = 1 if max(times) > LONG_MS else STEPS
+        round_s = sum(times) * (steps + 1) / 1e3
+        least, most = ROUNDS
+        rounds = min(most, most_rounds, max(least, int(TIMED_S / round_s)))
+        self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED, float64=True)
+
+
+def work(
+    cell: JobCell, settings: Settings, gpu: str, pipe: Connection, variants: str, rounds: int
+) -> None:
+    """The whole life of the process.
+
+    Args:
+        cell: the job.
+        settings: of all jobs; a trace of each variant's kernels goes beside their logs.
+        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
+        pipe: to the process that started this one.
+        variants: as of ``domino bench``.
+        rounds: measured rounds at most.
+    """
+
+    def measure(bench: CellBench, result: BenchResult) -> Row:
+        assert isinstance(bench, JobBench)
+        reports = domino_compile.reports()
+        bench.settle(rounds)
+        bench.plan = replace(bench.plan, traces=settings.logs / str(cell.number))
+        result.rounds, result.steps = bench.plan.rounds, bench.plan.steps
+        bench.measure(result, bench.runners)
+        return row_of(cell, result, reports)
+
+    live(cell, settings, gpu, pipe, parse_variants(variants), measure, JobBench)
+
+
+def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> Row:
+    """A job's row: what ``benchmarks/results/jobs.json`` holds of it."""
+    found = {variant.variant: variant for variant in result.variants}
+    alone, ours = found["inductor"], found["domino"]
+    free = found.get("free", VariantResult("free"))
+    row = asdict(cell) | {
+        "version": "baseline" if cell.number >= BASELINE else "",
+        "emulated": True,
+        "link": result.link,
+        "inductor_ms": alone.step_ms,
+        "domino_ms": ours.step_ms,
+        "free_ms": free.step_ms,
+        "speedup": ours.speedup,
+        "of_free": ours.fraction_of_free,
+        "wire_ms": ours.wire_ms,
+        "exposed_ms": ours.exposed_ms,
+        "peak_ratio": _ratio(ours.peak_mib, alone.peak_mib),
+        "grad_error_ratio": ours.grad_error_ratio,
+        "grad_worst": ours.grad_worst,
+        "grad_passes": ours.grad_passes,
+        **_planned(cell, reports),
+        "spread_ms": {name: variant.spread_ms for name, variant in found.items()},
+        "peak_mib": {name: variant.peak_mib for name, variant in found.items()},
+        "predicted_peak_mib": ours.predicted_peak_mib,
+        "compute_ms": {name: variant.compute_ms for name, variant in found.items()},
+        "parts_ms": {name: variant.parts_ms for name, variant in found.items()},
+        "inductor_wire_ms": alone.wire_ms,
+        "grad_error_float64": {name: variant.grad_error_float64 for name, variant in found.items()},
+        "rounds": result.rounds,
+        "steps": result.steps,
+        "cuda_graphs": result.cuda_graphs,
+        "device": result.device,
+        "torch": result.torch,
+    }
+    done: Row = rounded(row)
+    return done
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def _planned(cell: JobCell, reports: list[CompileReport]) -> dict[str, Any]:
+    """What the plans say of a whole step: the plan of a block counts for each block.
+
+    Of programs that are compiled apart only those with collectives have a plan. The last of them is
+    the model's end where ranks divide tokens, whose all-gather it holds; the others are blocks: one
+    for all, or one for the first and one for the others.
+    """
+    graphs = [report for report in reports if report.collectives]
+    counted = graphs
+    if cell.granularity == "block" and graphs:
+        blocks = graphs[:-1] if cell.divides_tokens else graphs
+        ends = graphs[len(blocks) :]
+        first = blocks[: len(blocks) - 1]
+        counted = [*first, *blocks[-1:] * (cell.layers - len(first)), *ends]
+    found = planned(counted)
+    chosen = {c.name: None for report in graphs for c in report.candidates if c.chosen}
+    return {
+        "split": "; ".join(chosen) or "unknown",
+        "status": "; ".join(dict.fromkeys(report.status for report in graphs)),
+        "reason": "; ".join(dict.fromkeys(report.reason for report in graphs if report.reason)),
+        "predicted_ms": found["predicted_ms"],
+        "predicted_inductor_ms": found["predicted_inductor_ms"],
+        "predicted_exposed_ms": found["predicted_exposed_ms"],
+    }

@@ -1,0 +1,107 @@
+"""The jobs that people run with tensor parallelism, on one GPU as one rank of an *emulated* link.
+
+Usage: ``python -m benchmarks.jobs`` on a machine with a GPU: about nine minutes on an H200 with 16
+cores. ``--list`` shows the jobs and what each is reckoned to need, ``--only 0,4`` takes some,
+``--resume`` those that are missing or failed. ``--baseline-path DIR`` measures the package in
+another checkout beside this one's. ``--dry-run`` takes small models on the CPU. ``--render`` writes
+the table in BENCHMARKS.md from the results that there are.
+
+Jobs compile side by side and measure one at a time (``side_by_side``): each compiles three programs
+(Inductor, domino, and Inductor with collectives that take no time), runs them by turns in an order
+that each round draws anew, traces the kernels of a step, and judges every gradient by float64
+(``domino_compile.tools.bench.reference``). Results are written as they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.job_cells import JobCell, dry_jobs, jobs
+from benchmarks.jobs_table import line, markdown, publish
+from benchmarks.side_by_side import ROOT, add_common, complete, parse_common, run, select
+
+NAME = "jobs.json"
+VARIANTS = "inductor,domino,free"
+#: Float64 takes seconds for the largest jobs, and so do their steps.
+MEASURE_LIMIT_S, MEASURING_S = 90.0, 7.0
+#: When to stop starting rounds, of the nine minutes that all may take.
+SECONDS = 530.0
+
+
+def work(*args: Any, **kwargs: Any) -> None:
+    """``job_worker.work``, for a process that has not loaded torch to name it."""
+    from benchmarks import job_worker
+
+    job_worker.work(*args, **kwargs)
+
+
+def main() -> int:
+    """Measure; 1 if a job failed or was left out."""
+    asked = parse()
+    if asked.render:
+        publish(asked.out)
+        return 0
+    chosen, kept = select(asked, dry_jobs() if asked.device == "cpu" else jobs())
+    if asked.list:
+        show([cell for cell in chosen if isinstance(cell, JobCell)])
+        return 0
+    keep_compiled(asked)
+    rows = run(
+        asked,
+        chosen,
+        kept,
+        partial(work, variants=asked.variants, rounds=asked.rounds),
+        line,
+        measure_limit_s=MEASURE_LIMIT_S,
+        measuring_s=MEASURING_S,
+    )
+    print(markdown(rows))
+    return 0 if complete(rows, chosen) else 1
+
+
+def keep_compiled(asked: argparse.Namespace) -> None:
+    """Let Inductor keep what it compiles during this run.
+
+    Communication-free Inductor is Inductor's own program, recorded with a link that takes no time:
+    it is compiled once.
+    """
+    cache = asked.logs.resolve() / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "0"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
+
+
+def show(cells: Sequence[JobCell]) -> None:
+    """Print the jobs and what each is reckoned to need."""
+    for cell in cells:
+        print(
+            f"{cell}  ~{cell.process_gib:.1f} GiB, float64 ~{cell.judge_gib:.1f} GiB and "
+            f"{cell.judge_s:.1f} s, a step computes ~{cell.step_ms:.0f} ms"
+        )
+    print(f"all: {sum(cell.process_gib for cell in cells):.0f} GiB")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
+    add_common(parser)
+    parser.set_defaults(seconds=SECONDS, logs=ROOT / "out/jobs")
+    parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
+    parser.add_argument("--rounds", type=int, default=20, help="at most")
+    parser.add_argument("--dry-run", action="store_true", help="small models on the CPU")
+    parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
+    if "--dry-run" in sys.argv:
+        parser.set_defaults(device="cpu")
+    return parse_common(parser, NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The table of ``benchmarks.jobs``, in the terminal and in BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.lane import BASELINE, Row
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks/results/jobs.json", ROOT / "BENCHMARKS.md"
+#: Between these lines of BENCHMARKS.md stands what ``--render`` writes.
+BEGIN, END = "<!-- benchmarks.jobs: begin -->", "<!-- benchmarks.jobs: end -->"
+TITLES = (
+    *("job", "style, TP", "batch x tokens", "AC", "compiled", "split", "Inductor ms"),
+    *("domino ms", "speed-up", "of free (goal)", "exposed of wire, ms", "peak", "error ratio"),
+    "predicted",
+)
+NOTHING = "No results yet: `python -m benchmarks.jobs` on a machine with a GPU measures them."
+
+
+def cells_of(row: Row) -> list[str]:
+    """A job's row of the table."""
+    predicted = row["predicted_ms"]
+    off = None if predicted is None else predicted / row["domino_ms"] - 1
+    return [
+        name_of(row),
+        f"{row['style']}, {row['tp']}",
+        f"{row['batch']} x {row['seq']}",
+        row["ac"],
+        row["granularity"],
+        row["split"],
+        _number(row["inductor_ms"], ".2f"),
+        _number(row["domino_ms"], ".2f"),
+        _number(row["speedup"], ".3f"),
+        f"{_number(row['of_free'], '.2f')} ({row['to_reach']:.2f})",
+        f"{_number(row['exposed_ms'], '.2f')} of {_number(row['wire_ms'], '.2f')}",
+        _number(row["peak_ratio"], ".2f"),
+        _number(row["grad_error_ratio"], ".3f") + ("" if row["grad_passes"] else " **fails**"),
+        _number(off, "+.1%"),
+    ]
+
+
+def name_of(row: Row) -> str:
+    """A job and its model."""
+    what = "" if row["training"] else ", forward"
+    what += ", baseline" if row["number"] >= BASELINE else ""
+    return f"{row['job']} ({row['model']}{what})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def line(row: Row) -> str:
+    """A job in a line, as it is finished."""
+    if row.get("error"):
+        return f"#{row['number']} {name_of(row)}: FAILED: {row['error']}"
+    pairs = zip(TITLES, cells_of(row), strict=True)
+    return f"#{row['number']} " + "; ".join(f"{title} {cell}" for title, cell in pairs)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """All jobs, those that failed below the table."""
+    good = [row for row in rows if not row.get("error")]
+    if not rows:
+        return NOTHING
+    lines = [list(TITLES), ["---"] * len(TITLES), *(cells_of(row) for row in good)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    failed = [f"* {line(row)}" for row in rows if row.get("error")]
+    return "\n\n".join([table, *(["\n".join(failed)] if failed else [])])
+
+
+def section(rows: Sequence[Row]) -> str:
+    """What stands in BENCHMARKS.md: this checkout's rows, and where they were measured."""
+    ours = [row for row in rows if row["number"] < BASELINE]
+    devices = sorted({row["device"] for row in ours if "device" in row})
+    versions = sorted({row["torch"] for row in ours if "torch" in row})
+    where = f"{', '.join(devices)}, torch {', '.join(versions)}.\n\n" if devices else ""
+    return where + markdown(ours)
+
+
+def rendered(page: str, rows: Sequence[Row]) -> str:
+    """A page with the section in its place.
+
+    Raises:
+        ValueError: the page has no place for it.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} and {END} in the page")
+    return f"{before}{begin}\n{section(rows)}\n{end}{after}"
+
+
+def read(path: Path = RESULTS) -> list[Row]:
+    """The published rows, if there are any."""
+    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
+def publish(path: Path = RESULTS) -> None:
+    """Write the section of BENCHMARKS.md."""
+    PAGE.write_text(rendered(PAGE.read_text(), read(path)))
