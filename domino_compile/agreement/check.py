@@ -25,12 +25,13 @@ says so and goes on at once. Graphs without a tensor-parallel collective ask not
 collectives are never cut, merged or put in another order (``graph.tags.mark_alone``), so that ranks
 with different programs still meet in them.
 
-**Ranks that have parted.** A rank records which program it is at. A waiting rank that finds another
-one at a program at which it has never been itself knows that they would wait for each other for
-ever: it settles both questions with Inductor alone. If their collectives differ (a graph break on
-one rank), later programs of the group would not match either: the group is marked as *parted*, and
-its later programs go on with Inductor alone without waiting. What all have agreed on before stays
-as it is. If only options, rates or versions differ, later programs are asked for anew.
+**Ranks that have parted.** A rank records which program it is at, and at which it has been. A
+waiting rank that finds another one at a program at which it has never been itself knows that they
+would wait for each other for ever: it settles both questions with Inductor alone. If their
+collectives differ (a graph break on one rank), later programs of the group would not match either:
+the group is marked as *parted*, and its later programs go on with Inductor alone without waiting.
+What all have agreed on before stays as it is. If only options, rates or versions differ, the ranks
+are still at the same program, and later ones are asked for anew.
 
 **Several groups** (a mesh): each is asked. Then the outcome goes round, group after group in the
 order of the graph, so that it is the same for all ranks of the mesh.
@@ -180,15 +181,18 @@ class RankCheck:
         return why
 
     def _come(self, matter: Matter, table: Table, stage: str) -> None:
-        """Record at which program this rank is."""
+        """Record at which program this rank is, and that it has been there."""
         if stage == PLAN:
-            here = {
-                "question": matter.question,
-                "content": matter.content,
-                "broken": self.broken,
-                "says": dict(matter.says),
-            }
-            table.write(f"{AT}/{table.own}", json.dumps(here))
+            here = json.dumps(
+                {
+                    "question": matter.question,
+                    "content": matter.content,
+                    "broken": self.broken,
+                    "says": dict(matter.says),
+                }
+            )
+            table.write(f"{AT}/{table.own}", here)
+            table.write(f"{matter.content}/{AT}/{table.own}", here)
 
     def _ask(self, matter: Matter, table: Table, stage: str) -> Answer:
         ballot = Ballot(table, matter.question)
@@ -211,30 +215,29 @@ class RankCheck:
     def _parted(self, matter: Matter, table: Table, missing: Sequence[int]) -> Answer | None:
         """The answer, if a rank that is missing is at a program at which this rank never was."""
         for position in missing:
+            alike = table.read(f"{matter.content}/{AT}/{position}")
+            if alike is not None and _is_news(other := json.loads(alike), matter, table):
+                found = difference(matter.says, other["says"])
+                why = _differ(table, table.ranks[table.own], table.ranks[position], found)
+                Ballot(table, other["question"]).settle(Answer(ALONE, why))
+                return Answer(ALONE, why)
             text = table.read(f"{AT}/{position}")
-            other = json.loads(text) if text is not None else {"question": matter.question}
-            theirs = Ballot(table, other["question"])
-            if other["question"] == matter.question or theirs.has_offer_of(table.own):
-                continue
-            why = self._told_apart(matter, table, position, other)
-            if other["content"] != matter.content:
+            if text is not None and _is_news(other := json.loads(text), matter, table):
+                if table.read(f"{other['content']}/{AT}/{table.own}") is not None:
+                    continue  # it is behind, with other options, and will find that out
+                why = self._told_apart(matter, table, position, other)
                 table.write_once(PARTED, why)
-            theirs.settle(Answer(ALONE, why))
-            return Answer(ALONE, why)
+                Ballot(table, other["question"]).settle(Answer(ALONE, why))
+                return Answer(ALONE, why)
         return None
 
     def _told_apart(
         self, matter: Matter, table: Table, position: int, other: Mapping[str, Any]
     ) -> str:
         here, there = table.ranks[table.own], table.ranks[position]
-        found = difference(matter.says, other["says"])
-        if other["content"] == matter.content:
-            return _differ(table, here, there, found)
         lines = {here: self.broken, there: str(other["broken"])}
-        broken = [
-            f"the graph of rank {rank} broke at {line}" for rank, line in lines.items() if line
-        ]
-        cause = "; ".join(broken) or found
+        broken = [f"that of rank {rank} broke at {line}" for rank, line in lines.items() if line]
+        cause = "; ".join(broken) or difference(matter.says, other["says"])
         return (
             f"ranks {here} and {there} of group {table.group} run different graphs ({cause}); this"
             " and what the group compiles from now on is left to Inductor alone"
@@ -263,6 +266,13 @@ def _tables(vote: Vote) -> list[tuple[Matter, Table]]:
         return []
     tables = ((matter, Table.of(matter.group)) for matter in vote.matters)
     return [(matter, table) for matter, table in tables if table is not None]
+
+
+def _is_news(other: Mapping[str, Any], matter: Matter, table: Table) -> bool:
+    """Whether an other rank is at a question that nobody has settled and this rank never asked."""
+    ballot = Ballot(table, other["question"])
+    known = other["question"] == matter.question or ballot.has_offer_of(table.own)
+    return not known and ballot.answer() is None
 
 
 def _round(matter: Matter, table: Table) -> Ballot:
