@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import fx
 
-from domino_compile.errors import OptionError, refusal
+from domino_compile.errors import OptionError, RankMismatchError, refusal
 from domino_compile.lowering.inductor import inductor_alone
 from domino_compile.lowering.request import Request
 from domino_compile.options import Options
 from domino_compile.runtime.guard import guarded
-from domino_compile.runtime.rank_check import checked
 from domino_compile.runtime.watch import watched
 
 
@@ -37,6 +36,6 @@ def domino(
         if chosen.disable:
             return inductor_alone(gm, example_inputs, chosen)
         request = Request.of(gm, example_inputs, chosen)
-    except OptionError as error:
+        return watched(guarded(request.compile())).program
+    except (OptionError, RankMismatchError) as error:
         return refusal(error)
-    return checked(watched(guarded(request.compile()))).program

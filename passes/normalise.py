@@ -19,6 +19,7 @@ from domino_compile._compat.operators import c10d
 from domino_compile.graph.collectives import WAIT, Replaced, is_wait
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import VIEWS, behind_views
+from domino_compile.graph.tags import is_alone
 
 aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default
@@ -71,7 +72,9 @@ def _all_reduce_behind(value: Any) -> fx.Node | None:
         return None
     launch = wait.args[0]
     assert isinstance(launch, fx.Node)
-    return launch if launch.target is ALL_REDUCE and len(launch.users) == 1 else None
+    if launch.target is not ALL_REDUCE or is_alone(launch):
+        return None  # other ranks, with other programs, may take part in what is alone
+    return launch if len(launch.users) == 1 else None
 
 
 def _viewed_alike(graph: fx.Graph, value: fx.Node, term: Any) -> fx.Node:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from domino_compile.cost import CostModel
+from domino_compile.graph.collectives import is_launch
+from domino_compile.graph.tags import mark_in_order
 from domino_compile.scheduling import (
     Schedule,
     UnitGraph,
@@ -55,8 +57,29 @@ def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> Sched
     mark_recomputed(graph, units.units)
     before = run_order(units)
     after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
-    reorder(graph, (node for index in after.order for node in units.units[index].nodes))
+    _order(graph, units, after)
     return ScheduleResult(units, before, after, events_of(graph))
+
+
+def schedule_in_order(
+    graph: fx.Graph, found: ScheduleResult, cost: CostModel, memory_cap: float
+) -> ScheduleResult:
+    """Schedule a graph once more, its collectives in the order in which they were found.
+
+    Args:
+        graph: the graph, in the planned order.
+        found: has the order in which it was found.
+        cost: predicts times.
+        memory_cap: as for ``schedule_graph``.
+    """
+    _order(graph, found.units, found.before)
+    for launch in filter(is_launch, graph.nodes):
+        mark_in_order(launch)
+    return schedule_graph(graph, cost, memory_cap)
+
+
+def _order(graph: fx.Graph, units: UnitGraph, schedule: Schedule) -> None:
+    reorder(graph, (node for index in schedule.order for node in units.units[index].nodes))
 
 
 def events_of(graph: fx.Graph) -> tuple[str, ...]:

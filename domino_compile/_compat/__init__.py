@@ -376,6 +376,20 @@ def input_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
+def break_line(gm: fx.GraphModule) -> str:
+    """The user's line at which Dynamo ended a graph because it could not go on, and why.
+
+    Empty where the graph is whole, or where this torch does not say.
+    """
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    frames = list(getattr(reason, "user_stack", None) or ())
+    if not frames or not getattr(reason, "graph_break", False):
+        return ""
+    said = str(getattr(reason, "reason", "")).strip().splitlines()
+    line = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line or ''}".strip()
+    return f"{line} ({said[0].strip()})" if said else line
+
+
 def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
     """A Dynamo graph to be compiled a second time: its own nodes, the same parameters and buffers.
 

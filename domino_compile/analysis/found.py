@@ -1,16 +1,19 @@
 """The collectives of a graph, and which of them are tensor parallel. Found once, then carried on.
 
-A tensor-parallel collective is part of the model's computation. A data-parallel one reduces
-gradients or metrics: it has nothing behind it but outputs, at most through views and pointwise
-operations (a division by the number of ranks).
+A tensor-parallel collective is part of the model's computation and carries rows of the batch. A
+data-parallel one reduces gradients or metrics: it has nothing behind it but outputs, at most
+through views and pointwise operations (a division by the number of ranks). Statistics over the
+batches of all ranks, and parameters that are gathered, carry no rows (``carried``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import fx
 
+from domino_compile.analysis.carried import carry_rows
 from domino_compile.graph.collectives import (
     Replaced,
     Site,
@@ -31,10 +34,12 @@ class Found:
     Attributes:
         sites: all of them, in the order in which they were found.
         parallel: the launches that are tensor parallel.
+        statistics: those that are not because they carry no rows of the batch.
     """
 
     sites: tuple[Site, ...]
     parallel: frozenset[fx.Node]
+    statistics: frozenset[fx.Node] = frozenset()
 
     @property
     def to_overlap(self) -> list[Site]:
@@ -53,15 +58,21 @@ class Found:
                     sites[launch] = replace(site_of(launch, site.backward), source=site.source)
                 if site.launch in self.parallel:
                     parallel.add(launch)
-        return Found(tuple(sites.values()), frozenset(parallel))
+        return Found(tuple(sites.values()), frozenset(parallel), self.statistics)
 
 
-def find_collectives(graph: fx.Graph) -> Found:
-    """The collectives of a joint or inference graph, told apart."""
+def find_collectives(graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> Found:
+    """The collectives of a joint or inference graph, told apart.
+
+    Args:
+        graph: a functional graph.
+        parameters: the inputs that are parameters, as far as known.
+    """
     sites = find_sites(graph)
     leading = leading_to_computation(graph) if sites else set()
-    parallel = {s.launch for s in sites if s.launch in leading or _makes_activation(s)}
-    return Found(tuple(sites), frozenset(parallel))
+    computing = {s.launch for s in sites if s.launch in leading or _makes_activation(s)}
+    parallel = carry_rows(graph, computing, parameters) if computing else set()
+    return Found(tuple(sites), frozenset(parallel), frozenset(computing - parallel))
 
 
 def _makes_activation(site: Site) -> bool:

@@ -37,11 +37,15 @@ class Code(StrEnum):
     # One collective.
     MERGED = "merged"
     DATA_PARALLEL = "data_parallel"
+    STATISTICS = "statistics"
     NOT_CARRIED = "not_carried"
     NO_COLUMNS_HERE = "no_columns_here"
     HIDDEN_UNCUT = "hidden_uncut"
     NOTHING_TO_OVERLAP = "nothing_to_overlap"
     NOT_SCHEDULED = "not_scheduled"
+    # Ranks would plan differently.
+    OWN_SIZES = "own_sizes"
+    RANKS_DIFFER = "ranks_differ"
     # Where a plan came from.
     CACHED = "cached"
     FAULT = "fault"
@@ -191,6 +195,29 @@ def data_parallel() -> Reason:
     return Reason(
         Code.DATA_PARALLEL, "not tensor parallel: only an output (a gradient) depends on it"
     )
+
+
+def statistics() -> Reason:
+    """A collective that each rank takes part in with a batch of its own."""
+    return Reason(
+        Code.STATISTICS,
+        "not tensor parallel: it carries no rows of the batch, but sums over them or parameters",
+    )
+
+
+def own_sizes(kind: str, source: str) -> Reason:
+    """Ranks send each other pieces whose sizes are each rank's own."""
+    return Reason(
+        Code.OWN_SIZES,
+        f"the sizes of the {kind} of {source} are each rank's own, so that ranks would choose"
+        " different plans",
+        "options={'slices': 2} plans the same on all ranks",
+    )
+
+
+def ranks_differ(text: str) -> Reason:
+    """The ranks do not have the same plan, and have agreed on none."""
+    return Reason(Code.RANKS_DIFFER, text, "run the same model, options and versions on all ranks")
 
 
 def not_carried() -> Reason:

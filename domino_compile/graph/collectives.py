@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -127,6 +127,32 @@ def payload_of(launch: fx.Node) -> int:
     """Bytes in the link tables' convention (see ``Site.payload``)."""
     sent = sum(tensor_bytes(x.meta.get("val")) for x in launch.all_input_nodes)
     return max(sent, tensor_bytes(launch.meta.get("val")))
+
+
+def has_own_sizes(launch: fx.Node) -> bool:
+    """Whether what is sent differs by rank, as tokens do that are sent to their experts.
+
+    Equal pieces may be equal by chance, on this rank only: sizes of an ``all_to_all_single`` are
+    therefore never compared between ranks (``agreement.votes``).
+    """
+    if launch.target is not c10d.all_to_all_single.default:
+        return False
+    sizes: list[Any] = [size for pieces in launch.args[1:3] for size in cast(Any, pieces)]
+    return any(not isinstance(size, int) or size != sizes[0] for size in sizes)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A collective as all its ranks see it: its kind, payload in bytes, and process group."""
+
+    kind: str
+    bytes: int
+    group: str
+
+
+def as_launch(node: fx.Node) -> Launch:
+    """What a launch is to the ranks of its group."""
+    return Launch(kind_of(node), payload_of(node), group_of(node))
 
 
 def user_line(node: fx.Node) -> str:

@@ -1,8 +1,8 @@
 """The marks that our passes leave on nodes: which slice, of which node, and that they are ours.
 
-The first travels through partitioning, both through Inductor's own passes, because those copy node
-metadata. They are read and written here only; every other result of an analysis is data, not a
-mark.
+Those of pieces and collectives travel through partitioning, and all through Inductor's own passes,
+because those copy node metadata. They are read and written here only; every other result of an
+analysis is data, not a mark.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import fx
 
 _KEY = "domino_compile_slice"
 _OVERLAPPED = "domino_compile_overlapped"
+_ALONE = "domino_compile_alone"
+_IN_ORDER = "domino_compile_in_order"
 
 
 @dataclass(frozen=True, order=True)
@@ -92,3 +94,24 @@ def mark_overlapped(graph: fx.Graph) -> None:
 def is_overlapped(node: fx.Node) -> bool:
     """Whether it is of such a program."""
     return bool(node.meta.get(_OVERLAPPED, False))
+
+
+def mark_alone(node: fx.Node) -> None:
+    """Mark a collective as not tensor parallel: it is not cut or merged, and keeps its order."""
+    node.meta[_ALONE] = True
+    mark_in_order(node)
+
+
+def is_alone(node: fx.Node) -> bool:
+    """Whether it is such a collective."""
+    return bool(node.meta.get(_ALONE, False))
+
+
+def mark_in_order(node: fx.Node) -> None:
+    """Mark a collective as one of those that keep the order in which they were found."""
+    node.meta[_IN_ORDER] = True
+
+
+def is_in_order(node: fx.Node) -> bool:
+    """Whether it is one of those."""
+    return bool(node.meta.get(_IN_ORDER, False))

@@ -60,9 +60,11 @@ def compile_planned(
         pipeline: plans it.
         identity: what decides the pipeline's result, for cache keys.
     """
-    settings = inductor_settings(pipeline, identity)
+    # What is kept with a plan is known of every graph that a cache has under this identity.
+    settings = inductor_settings(pipeline, f"{identity} {pipeline.plan_key}")
     compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
     if not pipeline.recall():
+        pipeline.start_again()
         settings |= _compat.NO_GRAPH_CACHES
         compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
     return compiled
@@ -83,9 +85,11 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
     options = pipeline.options
-    if options.dump_dir is not None or options.guard == "measure" or options.watch:
+    shown = options.dump_dir is not None or options.guard == "measure" or options.watch
+    if shown or pipeline.left_because:
         # A compile from a cache has no graphs to show, and may not know whether there is something
-        # to be measured or watched, which all ranks must agree on. Kernels may come from theirs.
+        # to be measured or watched, which all ranks must agree on. What is left alone today, as
+        # ranks differ, is not left alone for ever. Kernels may come from their cache.
         settings |= _compat.NO_GRAPH_CACHES
     both = _compat.BOTH_REDUCTIONS
     if _compat.inductor_has_option(both):

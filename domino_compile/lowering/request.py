@@ -13,6 +13,8 @@ import torch
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.agreement.check import RankCheck, RanksDiffer
+from domino_compile.agreement.votes import Terms
 from domino_compile.cost.rates import rates_identity
 from domino_compile.lowering.eager import compile_eager
 from domino_compile.lowering.inductor import compile_planned, inductor_alone, inductor_lowering
@@ -90,7 +92,11 @@ class Request:
         return replace(self, gm=gm, inputs=list(inputs), slower=slower, pristine=None)
 
     def compile(self) -> Compiled:
-        """Compile what this package plans."""
+        """Compile what this package plans and all ranks agree on.
+
+        Raises:
+            RankMismatchError: the ranks cannot run the program together.
+        """
         eager = self.options.lowering == "eager"
         pipeline = Pipeline(
             new_report(self.options.describe()),
@@ -99,13 +105,26 @@ class Request:
             Lowering() if eager else inductor_lowering(self.options),
             slower=self.slower,
             plan_key=None if eager else self._plan_key(),
+            check=self._rank_check(),
         )
         with withdrawn_on_error(pipeline.report):
-            if eager:
-                program = compile_eager(self.gm, list(self.inputs), pipeline)
-            else:
-                program = compile_planned(self.gm, self.inputs, pipeline, self._identity())
+            try:
+                program = self._lower(pipeline)
+            except RanksDiffer as differ:
+                pipeline.start_again(str(differ))
+                program = self._lower(pipeline)
         return Compiled(program, pipeline.report, pipeline, self)
+
+    def _lower(self, pipeline: Pipeline) -> Callable[..., Any]:
+        if self.options.lowering == "eager":
+            return compile_eager(self.gm, list(self.inputs), pipeline)
+        return compile_planned(self.gm, self.inputs, pipeline, self._identity())
+
+    def _rank_check(self) -> RankCheck | None:
+        if not self.options.check_ranks:
+            return None
+        terms = Terms(self.options.digest(), f"{self.rates} {self.slower}", source_digest())
+        return RankCheck(terms, self.options.check_timeout_s, _compat.break_line(self.gm))
 
     def compile_uncut(self) -> Callable[..., Any]:
         """Compile without this package."""

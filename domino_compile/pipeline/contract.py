@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from domino_compile.analysis.found import Found
     from domino_compile.cost import CostModel
+    from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.pipeline.decision import Decision
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class Context:
         found: of a joint graph, its collectives as they are now.
         decision: of a joint graph, what is done with it, once that is decided.
         outcomes: what the passes so far returned.
+        agreed: whether all ranks have an order of a lowered graph's collectives.
     """
 
     cost: CostModel
@@ -90,3 +92,4 @@ class Context:
     found: Found | None = None
     decision: Decision | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
+    agreed: Callable[[ScheduleResult], bool] = lambda result: True

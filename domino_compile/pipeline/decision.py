@@ -32,6 +32,25 @@ class Decision:
     choice: Choice | None = None
     predictions: tuple[Prediction, ...] = ()
 
+    def described(self, found: Found, merged: int) -> list[str]:
+        """What other ranks must do as well; empty where Inductor is left alone.
+
+        Args:
+            found: the collectives that are cut or put in order.
+            merged: how many were merged.
+        """
+        if not self.reorder:
+            return []
+        rows = self.rows.chunks.sizes if isinstance(self.rows, CutPlan) else ()
+        at = [n for n, site in enumerate(found.sites) if site.launch.name in self.at]
+        return [
+            f"rows {'+'.join(map(str, rows)) or 'uncut'}",
+            f"columns in {self.parts} parts at {at or 'all'}"
+            if self.parts > 1
+            else "columns uncut",
+            f"{merged} collectives merged",
+        ]
+
     @property
     def cuts_rows(self) -> bool:
         """Whether rows are cut."""

@@ -7,19 +7,31 @@ that the partitioner makes of it. The passes and their order are in ``order``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.agreement.check import RankCheck
+from domino_compile.agreement.votes import Vote, order_vote, plan_vote
+from domino_compile.analysis import reasons
 from domino_compile.analysis.found import Found, find_collectives
+from domino_compile.analysis.reasons import Reason
 from domino_compile.cost import CostModel
 from domino_compile.cost.waves import rows_a_block
-from domino_compile.graph.collectives import is_launch, tensor_bytes, tensors_of
+from domino_compile.graph.collectives import (
+    as_launch,
+    has_own_sizes,
+    is_launch,
+    tensor_bytes,
+    tensors_of,
+)
+from domino_compile.graph.tags import is_alone, mark_alone, mark_in_order
 from domino_compile.options import Options
+from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.pipeline import reporting
 from domino_compile.pipeline.contract import Context, Lowering
 from domino_compile.pipeline.decide import Question, decide
@@ -27,13 +39,14 @@ from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import (
     CUT,
     GRAPH,
+    NORMALISE,
     PIN,
     PREPARE,
     PRODUCTS,
     SCHEDULE,
     title,
 )
-from domino_compile.pipeline.plan_cache import load_plan, save_plan
+from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
 from domino_compile.pipeline.runner import Runner
 from domino_compile.planner import by_inductor, phases_of, predict_as_found
 from domino_compile.report import CompileReport
@@ -64,6 +77,9 @@ class Pipeline:
         overlap: whether the next graphs are ours to order. A fault ends that, too.
         results: what the graph that was scheduled last returns.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
+        check: agrees with the other ranks; ``None``: they are not asked.
+        left_because: why the ranks leave the graph to Inductor alone; empty if they do not.
+        kept: the plan that an earlier process kept under ``plan_key``.
     """
 
     report: CompileReport
@@ -80,8 +96,12 @@ class Pipeline:
     rewrites: bool = False
     overlap: bool = False
     ran: bool = False
+    check: RankCheck | None = None
+    left_because: str = ""
+    kept: Kept | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.kept = load_plan(self.plan_key) if self.plan_key is not None else None
         self.report.slower = self.slower
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
         self.runner = Runner(self.dump, self.options.disable_passes, self.report.graph)
@@ -91,7 +111,9 @@ class Pipeline:
     def run_joint(self, graph: fx.Graph) -> None:
         """Before partitioning: find the collectives, decide, cut."""
         self.ran = True
-        found = find_collectives(graph)
+        found = find_collectives(graph, self._parameters(graph))
+        for site in (site for site in found.sites if site.launch not in found.parallel):
+            mark_alone(site.launch)
         if not found.parallel:
             self._nothing_to_overlap(found)
             return
@@ -109,7 +131,8 @@ class Pipeline:
         if failure is not None:
             self._failed(failure)
 
-    def _joint(self, graph: fx.Graph, found: Found) -> None:
+    def _joint(self, graph: fx.Graph, found: Found) -> bool:
+        """Decide and cut; returns whether the graph is ours."""
         self.overlap = True
         reporting.captured(self.report, found)
         cost, backward = self._cost(graph), phases_of(graph)
@@ -119,6 +142,10 @@ class Pipeline:
         self.report.uncut = uncut(graph, alone)
         if self.dump.wanted:
             self.rows.captured(graph)
+        if (why := self._left(found)) is not None:
+            reporting.left(self.report, why)
+            self._settled([])
+            return True  # as it was
         at = self._context(graph, found)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
@@ -129,13 +156,60 @@ class Pipeline:
                 *(unchanged, self.options, self.hints),
             )
         )
+        merged = at.outcomes.of(NORMALISE)
+        self._settled(decision.described(at.found, len(merged) if merged else 0))
         self.runner.run(CUT, graph, "joint", at)
+        if any(has_own_sizes(site.launch) for site in found.sites):
+            for launch in filter(is_launch, graph.nodes):
+                mark_in_order(launch)  # each rank would put them in an order of its own
         reporting.decided(self.report, decision, at, self.dump.name_of)
-        self.rewrites = self.overlap = decision.reorder
         self._write()
+        return self.rewrites or not at.outcomes.changed
 
-    def _graph(self, graph: fx.Graph, phase: str) -> None:
+    def _left(self, found: Found) -> Reason | None:
+        """Why the graph is left to Inductor alone without a decision, if it is."""
+        if self.left_because:
+            return reasons.ranks_differ(self.left_because)
+        own = next((site for site in found.sites if has_own_sizes(site.launch)), None)
+        if own is not None and self.options.slices == "auto":
+            return reasons.own_sizes(own.kind, own.source)
+        return None
+
+    def _settled(self, plan: list[str]) -> None:
+        """Agree with the other ranks on a plan; an empty one leaves Inductor alone.
+
+        Raises:
+            RanksDiffer: they have another one.
+            RankMismatchError: they cannot run this program.
+        """
+        self.rewrites = self.overlap = bool(plan)
+        if self.check is not None and not self.left_because:
+            self.check.plan(self.report, plan)
+        if not plan:
+            self._write()
+
+    def _agreed(self, phase: str, result: ScheduleResult) -> bool:
+        """Whether all ranks have this order; if not, all have the order found."""
+        if self.check is None:
+            return True
+        wanted, found = (
+            [result.units.units[index].nodes[0] for index in schedule.order]
+            for schedule in (result.after, result.before)
+        )
+        return not self.check.agree(self._order(phase, wanted, found))
+
+    def _order(self, phase: str, wanted: Iterable[fx.Node], found: Iterable[fx.Node]) -> Vote:
+        groups = dict.fromkeys(c.group for c in self.report.collectives if c.tensor_parallel)
+        ours, theirs = (
+            [as_launch(n) for n in order if is_launch(n) and not is_alone(n)]
+            for order in (wanted, found)
+        )
+        return order_vote(phase, ours, theirs, list(groups))
+
+    def _graph(self, graph: fx.Graph, phase: str) -> bool:
+        """Order and pin; returns that the graph is ours."""
         at = self._context(graph, None)
+        at.agreed = partial(self._agreed, phase)
         self.runner.run(GRAPH, graph, phase, at)
         ordered = at.outcomes.of(SCHEDULE)
         if ordered is not None:
@@ -153,6 +227,7 @@ class Pipeline:
                 self.dump.write(f"{phase}/{title(SCHEDULE.name)}.txt", schedule_text(entry))
                 self.rows.scheduled(phase, graph)
         self._write()
+        return True
 
     def _nothing_to_overlap(self, found: Found) -> None:
         if self.report.collectives:
@@ -166,6 +241,15 @@ class Pipeline:
         self.overlap = False
         self.rewrites = self.rewrites and failure.phase != "joint"
         reporting.failed(self.report, failure.phase, failure.error)
+        if self.check is not None:  # others need not wait for what this rank has failed to make
+            nodes = failure.graph.nodes
+            joint = failure.phase == "joint"
+            terms = self.check.terms
+            self.check.tell(
+                plan_vote(self.report, [], terms)
+                if joint
+                else self._order(failure.phase, nodes, nodes)
+            )
         self._write()
         report_fault(self.dump, failure, self.options)
 
@@ -193,12 +277,16 @@ class Pipeline:
         """The bytes of the inputs that the lowering keeps a copy of: all but parameters."""
         if not self.lowering.copies_inputs or device_of(graph).type == "cpu":
             return 0
-        inputs = {n: _compat.input_position(n) for n in graph.find_nodes(op="placeholder")}
+        parameters = self._parameters(graph)
         return sum(
             tensor_bytes(n.meta["val"])
-            for n, position in inputs.items()
-            if position is not None and position not in self.hints.parameters
+            for n in graph.find_nodes(op="placeholder")
+            if _compat.input_position(n) is not None and n not in parameters
         )
+
+    def _parameters(self, graph: fx.Graph) -> frozenset[fx.Node]:
+        inputs = graph.find_nodes(op="placeholder")
+        return frozenset(n for n in inputs if _compat.input_position(n) in self.hints.parameters)
 
     # -- what others ask of a compile ------------------------------------------------------
 
@@ -212,34 +300,59 @@ class Pipeline:
     def recall(self) -> bool:
         """After compiling: what the lowering took from its cache, take from the plan kept with it.
 
-        Either no pass of ours ran, or only the joint ones did.
+        Either no pass of ours ran, or only some did. The other ranks, which may have compiled, are
+        asked what they were asked then.
 
         Returns:
-            Whether it is known what was compiled. A cache may be another machine's: there is a
-            program and no plan, which this rank would have to compare with those of others.
+            Whether it is known what was compiled, and whether other ranks can run it too. A cache
+            may be another machine's: there is a program and no plan.
+
+        Raises:
+            RanksDiffer: other ranks have another plan.
         """
-        kept = load_plan(self.plan_key) if self.plan_key is not None else None
-        if not self.ran:
-            if kept is None:
-                if self.plan_key is not None:
-                    log.info("Inductor's cache has this graph and no plan of it: compiling anew")
-                return self.plan_key is None
-            reporting.recalled(self.report, kept)
-            log.info("%s", self.report.summary())
-        elif self.overlap and kept is not None:
-            if not reporting.completed(self.report, kept):
-                return True
-        else:
+        if self.plan_key is None or (self.ran and not self._lacks_schedule()):
             return True
-        self._write()
-        return True
+        if self.kept is None:
+            log.info("Inductor's cache has this graph and no plan of it: compiling anew")
+            return False
+        if self.ran:
+            reporting.completed(self.report, self.kept.report)
+        else:
+            reporting.recalled(self.report, self.kept.report)
+            log.info("%s", self.report.summary())
+        self.write()
+        return self.check is None or self.check.repeat(self.kept.votes)
+
+    def _lacks_schedule(self) -> bool:
+        """Whether a graph was compiled that was not scheduled here, but in an earlier process."""
+        present = {schedule.phase for schedule in self.report.schedules}
+        kept = self.kept.report.schedules if self.kept is not None else []
+        return self.overlap and (not present or any(s.phase not in present for s in kept))
+
+    def start_again(self, left_because: str = "") -> None:
+        """Forget what was compiled: the same graph will be compiled anew, perhaps left alone."""
+        reporting.restarted(self.report)
+        self.left_because, self.kept = left_because, None
+        self.rewrites = self.overlap = self.ran = False
+        if left_because:
+            self.plan_key = None  # another day the ranks may agree
 
     def _write(self) -> None:
         """Keep the plan for later compiles, and bring the dump up to date."""
         complete = self.report.schedules or not self.overlap
         if self.plan_key is not None and self.ran and complete:
-            save_plan(self.plan_key, self.report)
+            save_plan(self.plan_key, self._to_keep())
         self.write()
+
+    def _to_keep(self) -> Kept:
+        """The plan, and what an earlier process has kept of graphs that come from the cache."""
+        report = replace(self.report, schedules=list(self.report.schedules))
+        votes = list(self.check.cast) if self.check is not None else []
+        if self.kept is not None:
+            reporting.completed(report, self.kept.report)
+            known = {vote.key for vote in votes}
+            votes += [vote for vote in self.kept.votes if vote.key not in known]
+        return Kept(report, tuple(votes))
 
     def write(self) -> None:
         """Write plan and report into the dump."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from domino_compile.agreement.votes import Vote
 from domino_compile.host.kept import keep, kept
 from domino_compile.report import CompileReport
 
@@ -31,17 +33,34 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} {value}"
 
 
-def save_plan(key: str, report: CompileReport) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """A plan that was kept.
+
+    Attributes:
+        report: of the compile.
+        votes: what the ranks agreed on; whoever runs the program asks again.
+    """
+
+    report: CompileReport
+    votes: tuple[Vote, ...]
+
+
+def save_plan(key: str, plan: Kept) -> None:
     """Keep a plan."""
-    keep(f"{key}.json", report.to_json())
+    votes = [asdict(vote) for vote in plan.votes]
+    data = {"report": plan.report.as_dict(), "votes": votes}
+    keep(f"{key}.json", json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
-def load_plan(key: str) -> CompileReport | None:
+def load_plan(key: str) -> Kept | None:
     """The plan that was kept, if it is there and readable."""
     text = kept(f"{key}.json")
     if text is None:
         return None
     try:
-        return CompileReport.from_dict(json.loads(text))
+        found = json.loads(text)
+        votes = tuple(Vote.from_dict(vote) for vote in found["votes"])
+        return Kept(CompileReport.from_dict(found["report"]), votes)
     except (ValueError, TypeError, KeyError):
         return None

@@ -39,13 +39,26 @@ NameOf = Callable[[fx.Node], str]
 
 def captured(report: CompileReport, found: Found) -> None:
     """Note the collectives of the captured graph, before anything is decided."""
-    report.collectives = [_collective(site, site.launch in found.parallel) for site in found.sites]
+    report.collectives = [_collective(site, _apart(site, found)) for site in found.sites]
 
 
 def nothing_to_overlap(report: CompileReport, found: Found) -> None:
     """The graph has no collective that compute waits for: it is left to Inductor alone."""
     captured(report, found)
     _explain(report, reasons.not_tensor_parallel() if found.sites else reasons.no_collective())
+
+
+def left(report: CompileReport, why: Reason) -> None:
+    """The graph is left to Inductor alone, whatever could be done with it."""
+    report.status = "inductor"
+    _explain(report, why)
+    for entry in report.collectives:
+        entry.action = "left alone"
+
+
+def restarted(report: CompileReport) -> None:
+    """Forget what was done: the graph is compiled anew."""
+    vars(report).update(vars(CompileReport(report.graph, report.options, report.slower)))
 
 
 def decided(report: CompileReport, decision: Decision, at: Context, name_of: NameOf) -> None:
@@ -74,7 +87,8 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
         report.joins += _joins(plan.analysis)
     report.candidates = [] if decision.choice is None else _candidates(decision, decision.choice)
     merged = at.outcomes.of(NORMALISE)
-    gone = {launch.name for launch in merged.launches} if merged is not None else set()
+    kept = merged is not None and (bool(made) or decision.reorder)
+    gone = {launch.name for launch in merged.launches} if merged is not None and kept else set()
     cut = {origin_of(n) or n.name for plan in made for n in plan.analysis.sliced_collectives()}
     for entry in report.collectives:
         action, why = _fate(entry, decision, made, gone, cut)
@@ -135,9 +149,15 @@ def _explain(report: CompileReport, why: Reason) -> None:
     report.code, report.reason, report.advice = why.code, why.text, why.advice
 
 
-def _collective(site: Site, parallel: bool) -> CollectiveReport:
+def _apart(site: Site, found: Found) -> Reason | None:
+    """Why a collective is not tensor parallel; ``None`` if it is."""
+    if site.launch in found.parallel:
+        return None
+    return reasons.statistics() if site.launch in found.statistics else reasons.data_parallel()
+
+
+def _collective(site: Site, why: Reason | None) -> CollectiveReport:
     """A collective, before anything is decided."""
-    why = None if parallel else reasons.data_parallel()
     return CollectiveReport(
         name=site.launch.name,
         kind=site.kind,
@@ -146,8 +166,8 @@ def _collective(site: Site, parallel: bool) -> CollectiveReport:
         bytes=site.payload,
         source=site.source,
         phase="backward" if site.backward else "forward",
-        action="reordered" if parallel else "left alone",
-        tensor_parallel=parallel,
+        action="reordered" if why is None else "left alone",
+        tensor_parallel=why is None,
         code="" if why is None else why.code,
         reason="" if why is None else why.text,
         module=module_of(site.launch),

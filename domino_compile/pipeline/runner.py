@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import fx
 
+from domino_compile.agreement.check import RanksDiffer
+from domino_compile.errors import RankMismatchError
 from domino_compile.graph.backup import Backup
 from domino_compile.graph.collectives import Replaced
 from domino_compile.pipeline.contract import Context, Pass
@@ -69,13 +71,23 @@ class Runner:
     disabled: Collection[str] = field(default_factory=frozenset)
     number: int = 0
 
-    def stage(self, graph: fx.Graph, phase: str, work: Callable[[], None]) -> Failure | None:
-        """Do work that runs passes on a graph. If it fails, the graph is put back as it was."""
+    def stage(self, graph: fx.Graph, phase: str, work: Callable[[], bool]) -> Failure | None:
+        """Do work that runs passes on a graph and says whether the graph is to be kept.
+
+        If not, or if it fails, the graph is put back as it was.
+
+        Raises:
+            RanksDiffer: the ranks go on without us, and the graph is of no use.
+            RankMismatchError: they cannot go on.
+        """
         backup = Backup(graph)
         with _timed(), _garbage_kept():
             try:
-                work()
+                if not work():
+                    backup.restore(graph)
                 graph.lint()
+            except (RanksDiffer, RankMismatchError):
+                raise
             except Exception as error:
                 broken = self.dump.text_of(graph)
                 backup.restore(graph)

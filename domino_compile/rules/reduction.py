@@ -9,7 +9,7 @@ import torch
 from domino_compile.axes import PartialSum, Sliced
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.rule import family
+from domino_compile.rules.rule import Trait, family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten
@@ -118,10 +118,10 @@ def prims_sum(call: Call) -> Outcome:
 
 
 RULES = {
-    **family("sum", sum_, (aten.sum.dim_IntList, aten.sum.default)),
-    **family("mean", mean, (aten.mean.dim, aten.mean.default)),
-    **family("sum", prims_sum, (prims.sum.default,)),
-    **family("any", any_, (aten.any.dim, aten.any.dims, aten.any.default)),
+    **family("sum", sum_, (aten.sum.dim_IntList, aten.sum.default), traits=Trait.REDUCES),
+    **family("mean", mean, (aten.mean.dim, aten.mean.default), traits=Trait.REDUCES),
+    **family("sum", prims_sum, (prims.sum.default,), traits=Trait.REDUCES),
+    **family("any", any_, (aten.any.dim, aten.any.dims, aten.any.default), traits=Trait.REDUCES),
     **family(
         "reduction",
         reduce_beside,
@@ -145,5 +145,6 @@ RULES = {
             aten.var_mean.correction,
             aten.linalg_vector_norm.default,
         ),
+        traits=Trait.REDUCES,
     ),
 }

@@ -29,6 +29,8 @@ class Trait(Flag):
     COMMUNICATES = auto()
     #: Makes values from nothing: constants, ranges, random numbers.
     CREATES = auto()
+    #: Combines elements along dimensions that the result does not have, or only with extent 1.
+    REDUCES = auto()
     #: Puts pieces together or into a larger value, and computes nothing.
     PUTS_TOGETHER = auto()
 

@@ -14,6 +14,7 @@ import json
 import logging
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -26,7 +27,6 @@ from domino_compile.errors import RankMismatchError
 from domino_compile.lowering.request import Compiled
 from domino_compile.pipeline import reporting
 from domino_compile.report import CompileReport, MeasuredReport
-from domino_compile.runtime.rank_check import GroupNumbers
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,23 @@ WARM_UP = 3
 ROUNDS = 5
 #: In which order they are called: planned (0) and uncut (1).
 TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
+
+
+class GroupNumbers:
+    """Numbers what the ranks of a process group tell each other: the n-th of each belong together.
+
+    For each group itself: one that is made anew in its place may have other ranks, and begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._last: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def next(self, group: str) -> int:
+        """The number of the next one, from 0."""
+        known = _compat.group_named(group)
+        number = self._last[known] = self._last.get(known, -1) + 1
+        return number
+
 
 _measurements = GroupNumbers()
 

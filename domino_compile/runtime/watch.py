@@ -25,7 +25,6 @@ from domino_compile import _compat
 from domino_compile.lowering.request import Compiled
 from domino_compile.report import CompileReport
 from domino_compile.runtime.guard import agreed
-from domino_compile.runtime.rank_check import checked
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def watched(compiled: Compiled) -> Compiled:
         return compiled
 
     def again(slower: float, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return checked(request.again(inputs, slower).compile()).program
+        return request.again(inputs, slower).compile().program
 
     table_us = partial(_table_us, compiled)
     return compiled.run_by(

@@ -28,7 +28,7 @@ from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
 from domino_compile.graph.collectives import group_of, is_launch, is_wait, tensor_bytes
 from domino_compile.graph.nodes import is_free, users_of
-from domino_compile.graph.tags import Piece, piece_of
+from domino_compile.graph.tags import Piece, is_in_order, piece_of
 from domino_compile.scheduling.kinds import (
     draws,
     is_anchor,
@@ -186,10 +186,15 @@ def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
                     if waited and of[x].launch:
                         unit.after_wire.add(of[x].index)
     _order_mutations(of)
-    drawing = [unit for unit in units if draws(unit.nodes[0])]
-    for first, second in pairwise(sorted(drawing, key=lambda u: u.nodes[0]._sort_key)):
-        second.after.add(first.index)
+    _in_order(unit for unit in units if draws(unit.nodes[0]))
+    _in_order(unit for unit in units if unit.launch and is_in_order(unit.nodes[0]))
     return units
+
+
+def _in_order(units: Iterable[Unit]) -> None:
+    """Units that keep their order: random draws, collectives with ranks whose plans may differ."""
+    for first, second in pairwise(sorted(units, key=lambda u: u.nodes[0]._sort_key)):
+        second.after.add(first.index)
 
 
 def _sink(graph: fx.Graph, level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable]) -> None:

@@ -1,0 +1,1 @@
+"""What the ranks of a process group agree on while they compile."""

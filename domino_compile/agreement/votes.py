@@ -1,0 +1,181 @@
+"""What ranks ask each other about a program, as data: the plan, and the order of its collectives.
+
+See ``rank_check`` for what is asked when, and for what is left out because it is a rank's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from domino_compile.cost.rates_file import VARIABLE
+from domino_compile.graph.collectives import Launch
+from domino_compile.report import CompileReport
+
+#: The answer that every plan accepts: Inductor compiles the program alone.
+ALONE = "inductor"
+#: The stage of a compile that asks for the plan; the others are phases of lowered graphs.
+PLAN = "plan"
+#: Collectives whose sizes are each rank's own.
+OF_ANY_SIZE = ("all_to_all_single",)
+
+
+@dataclass(frozen=True)
+class Matter:
+    """What is to be agreed on in one process group. Plain data: it is kept with cached plans.
+
+    Attributes:
+        group: its name.
+        content: what is asked about, the same on all ranks that belong together.
+        question: the name of the question: the content, and the options.
+        best: the answer that is wanted.
+        fallback: the answer that will do; empty if only ``best`` will.
+        says: explains a difference to others.
+    """
+
+    group: str
+    content: str
+    question: str
+    best: str
+    fallback: str = ""
+    says: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """Acceptable answers, the best first."""
+        return tuple(dict.fromkeys(filter(None, (self.best, self.fallback))))
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one stage of a compile asks.
+
+    Attributes:
+        stage: ``plan``, or the phase of a lowered graph whose order is asked for.
+        matters: one for each group, in the order of the graph.
+    """
+
+    stage: str
+    matters: tuple[Matter, ...]
+
+    @property
+    def key(self) -> str:
+        """What is asked, in one text."""
+        return " ".join((self.stage, *(matter.question for matter in self.matters)))
+
+    def taken(self, best: bool) -> Vote:
+        """The same of a program that is compiled: it has one of the two answers."""
+        taken = (m.best if best else m.fallback for m in self.matters)
+        pairs = zip(self.matters, taken, strict=True)
+        return Vote(self.stage, tuple(replace(m, best=x, fallback="") for m, x in pairs))
+
+    def or_alone(self) -> Vote:
+        """The same, where a compiled program can still be left to Inductor instead."""
+        return Vote(self.stage, tuple(replace(m, fallback=ALONE) for m in self.matters))
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Vote:
+        """The inverse of ``dataclasses.asdict``."""
+        return Vote(data["stage"], tuple(Matter(**matter) for matter in data["matters"]))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decides a plan beside the graph. Ranks with other terms would plan differently.
+
+    Attributes:
+        options: a digest of those that shape the program.
+        rates: the identity of the cost model's rates.
+        version: of this package and torch.
+    """
+
+    options: str = ""
+    rates: str = ""
+    version: str = ""
+
+
+def plan_vote(report: CompileReport, plan: Sequence[str], terms: Terms) -> Vote:
+    """Asks for a plan.
+
+    Args:
+        report: has the collectives of the captured graph.
+        plan: what is done with it; empty: nothing.
+        terms: of the compile.
+    """
+    parallel = [c for c in report.collectives if c.tensor_parallel]
+    numbers = {group: n for n, group in enumerate(dict.fromkeys(c.group for c in parallel))}
+    matters = []
+    for group in numbers:
+        captured = [
+            f"{c.kind}{_size(c.kind, c.bytes, c.group == group)} of {c.ranks} ranks"
+            f" (group #{numbers[c.group]}), {c.phase}"
+            for c in parallel
+        ]
+        says = {
+            "options": report.options,
+            "rates": terms.rates,
+            "version": terms.version,
+            "plan": list(plan) or ["left to Inductor alone"],
+            "captured": captured,
+        }
+        content = _digest(captured)
+        best = _digest(plan, terms.rates, terms.version) if plan else ALONE
+        question = _digest("plan", content, terms.options)
+        matters.append(Matter(group, content, question, best, ALONE if plan else "", says))
+    return Vote(PLAN, tuple(matters))
+
+
+def order_vote(
+    phase: str, wanted: Sequence[Launch], found: Sequence[Launch], groups: Sequence[str]
+) -> Vote:
+    """Asks for the order of a lowered graph's collectives.
+
+    Args:
+        phase: ``forward``, ``backward`` or ``inference``.
+        wanted: the collectives in the planned order.
+        found: in the order in which they were found.
+        groups: the tensor-parallel groups, in the order of the graph.
+    """
+    matters = []
+    for group in groups:
+        orders = [
+            [f"{x.kind}{_size(x.kind, x.bytes, True)}" for x in launches if x.group == group]
+            for launches in (wanted, found)
+        ]
+        if not orders[0]:
+            continue
+        content = _digest(sorted(orders[0]))
+        best, fallback = (_digest(order) for order in orders)
+        question = _digest("order", phase, content)
+        matters.append(Matter(group, content, question, best, fallback, {"order": orders[0]}))
+    return Vote(phase, tuple(matters))
+
+
+def _size(kind: str, nbytes: int, shared: bool) -> str:
+    return f" of {nbytes} bytes" if shared and kind not in OF_ANY_SIZE else ""
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first thing in which what two ranks say differs, in words; empty if nothing does."""
+    if mine.get("rates") != other.get("rates"):
+        return f"the rates of {VARIABLE} differ; all ranks need the same file"
+    if mine.get("options") != other.get("options"):
+        return f"the options are {mine.get('options')} here and {other.get('options')} there"
+    if mine.get("version") != other.get("version"):
+        return "the versions of domino_compile or torch differ"
+    for name in ("captured", "order"):
+        here, there = mine.get(name, []), other.get(name, [])
+        for position, (a, b) in enumerate(zip(here, there, strict=False)):
+            if a != b:
+                return f"collective {position} is {a} here and {b} there"
+        if len(here) != len(there):
+            return f"{len(here)} collectives here and {len(there)} there"
+    plans = [", ".join(said.get("plan", [])) for said in (mine, other)]
+    return f"the plan is {plans[0]} here and {plans[1]} there" if plans[0] != plans[1] else ""
