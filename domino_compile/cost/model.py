@@ -26,12 +26,15 @@ from domino_compile.rules.call import by_name
 
 aten = torch.ops.aten
 
-#: The link tables' names of the functional collectives.
+#: The link tables' names of the functional collectives; an all-reduce for those not named. No table
+#: was measured for an all-to-all: each rank sends and receives (n - 1) / n of the payload, as in an
+#: all-gather of that size.
 LINK_KINDS = {
     "all_gather_into_tensor": "all_gather",
     "reduce_scatter_tensor": "reduce_scatter",
     "all_gather_into_tensor_coalesced": "all_gather",
     "reduce_scatter_tensor_coalesced": "reduce_scatter",
+    "all_to_all_single": "all_gather",
 }
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 

@@ -39,6 +39,30 @@ def broadcast(calls: list[Any]) -> list[Any]:
     return [calls[args[1]][0].clone() for args in calls]
 
 
+def all_to_all(calls: list[Any]) -> list[Any]:
+    """Rank ``r`` gets block ``r`` of every rank, in the order of ranks.
+
+    One rank alone stands for ranks that send each other as much as it gets: all blocks come back.
+    """
+    if len(calls) == 1:
+        return [calls[0][0].clone()]
+    sent = [args[0].split(list(args[2])) for args in calls]
+    for rank, args in enumerate(calls):
+        assert list(args[1]) == [len(blocks[rank]) for blocks in sent]
+    return [torch.cat([blocks[rank] for blocks in sent]) for rank in range(len(calls))]
+
+
+def each_of(single: Any) -> Any:
+    """A collective on a list of tensors, one after another."""
+
+    def run(calls: list[Any]) -> list[Any]:
+        count = len(calls[0][0])
+        found = [single([(a[0][i], *a[1:]) for a in calls]) for i in range(count)]
+        return [list(results) for results in zip(*found, strict=True)]
+
+    return run
+
+
 def wait(calls: list[Any]) -> list[Any]:
     """Nothing to wait for."""
     return [args[0] for args in calls]
@@ -153,6 +177,10 @@ OVERRIDES.update(
         c10d.all_reduce.default: all_reduce,
         c10d.all_gather_into_tensor.default: all_gather,
         c10d.reduce_scatter_tensor.default: reduce_scatter,
+        c10d.all_to_all_single.default: all_to_all,
+        c10d.all_reduce_coalesced.default: each_of(all_reduce),
+        c10d.all_gather_into_tensor_coalesced.default: each_of(all_gather),
+        c10d.reduce_scatter_tensor_coalesced.default: each_of(reduce_scatter),
         c10d.broadcast.default: broadcast,
         c10d.wait_tensor.default: wait,
         prims.inductor_random.default: draw,
