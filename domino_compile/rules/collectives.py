@@ -91,19 +91,17 @@ def coalesced(single: RuleFn) -> RuleFn:
     return rule
 
 
-#: Each operation's rule.
-BY_OPERATION: dict[Any, RuleFn] = {
-    c10d.all_reduce.default: elementwise,
-    c10d.broadcast.default: elementwise,
-    c10d.wait_tensor.default: elementwise,
-    c10d.all_gather_into_tensor.default: all_gather,
-    c10d.reduce_scatter_tensor.default: reduce_scatter,
-    c10d.all_to_all_single.default: all_to_all,
-    c10d.all_reduce_coalesced.default: coalesced(elementwise),
-    c10d.all_gather_into_tensor_coalesced.default: coalesced(all_gather),
-    c10d.reduce_scatter_tensor_coalesced.default: coalesced(reduce_scatter),
+RULES = {
+    op: Rule(op, "collective", rule, traits=Trait.COMMUNICATES)
+    for op, rule in (
+        (c10d.all_reduce.default, elementwise),
+        (c10d.broadcast.default, elementwise),
+        (c10d.wait_tensor.default, elementwise),
+        (c10d.all_gather_into_tensor.default, all_gather),
+        (c10d.reduce_scatter_tensor.default, reduce_scatter),
+        (c10d.all_to_all_single.default, all_to_all),
+        (c10d.all_reduce_coalesced.default, coalesced(elementwise)),
+        (c10d.all_gather_into_tensor_coalesced.default, coalesced(all_gather)),
+        (c10d.reduce_scatter_tensor_coalesced.default, coalesced(reduce_scatter)),
+    )
 }
-
-RULES: dict[Any, Rule] = {}
-for _op, _rule in BY_OPERATION.items():
-    RULES |= family("collective", _rule, (_op,), traits=Trait.COMMUNICATES)
