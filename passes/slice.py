@@ -20,7 +20,6 @@ its name: ``add_2_s0`` is slice 0 of ``add_2``, ``mm_c0`` column part 0 of ``mm`
 
 from __future__ import annotations
 
-import itertools
 import operator
 from typing import Any
 
@@ -35,6 +34,7 @@ from domino_compile.cost.model import is_matmul
 from domino_compile.graph.collectives import Replaced, size_hint
 from domino_compile.graph.new_nodes import inherit, run_fake
 from domino_compile.graph.size_nodes import SizeNodes
+from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
 from domino_compile.graph.tags import clear_tag, tag_column, tag_slice
 from domino_compile.rules import Cut
 
@@ -116,18 +116,22 @@ class Slicer:
             assert isinstance(base, fx.Node)
             piece = self.pieces[base, self.analysis.state(base)][index]
             return self._call(node, operator.getitem, (piece, node.args[1]), {}, index)
-        places = itertools.count()  # one value may be two operands, wanted in two states
+        given: list[fx.Node] = []  # one value may be two operands, wanted in two states
 
         def operand(x: fx.Node) -> fx.Node:
             if not isinstance(x.meta.get("val"), torch.Tensor):
                 return x
-            place = next(places)
-            if chained is not None and place == cut.chain:
-                return chained
-            return self._operand(x, cut.inputs[place], index)
+            place = len(given)
+            chain = chained is not None and place == cut.chain
+            given.append(
+                chained if chain and chained else self._operand(x, cut.inputs[place], index)
+            )
+            return given[-1]
 
         args = tuple(fx.node.map_arg(node.args, operand))
         kwargs = dict(fx.node.map_arg(node.kwargs, operand))
+        if cut.functions:
+            args = self._with_functions(args, cut, given, index)
         target: Any = node.target
         for scaled in cut.scaled:
             size = self.chunks.part_of(scaled.extent, index)
@@ -136,6 +140,23 @@ class Slicer:
             target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
             return self._call(node, target, args, kwargs, index)
         return self._call(node, target, args, kwargs, index, self._value(node, cut, args, index))
+
+    def _with_functions(
+        self, args: tuple[Any, ...], cut: Cut, given: list[fx.Node], index: int
+    ) -> tuple[Any, ...]:
+        """The arguments of a slice, with the slice's own functions if what they take is cut."""
+        functions = iter(cut.functions)
+
+        def own(x: fx.Node) -> fx.Node:
+            if (subgraph := subgraph_of(x)) is None:
+                return x
+            captured = next(functions).captured
+            if all(i is None or cut.inputs[i] == WHOLE for i in captured):
+                return x
+            values = [None if i is None else given[i].meta["val"] for i in captured]
+            return add_subgraph(self.graph, x, copy_for(subgraph, values), f"s{index}")
+
+        return tuple(fx.node.map_arg(args, own))
 
     def _value(self, node: fx.Node, cut: Cut, args: tuple[Any, ...], index: int) -> Any:
         """The fake value of a slice where it follows from the whole one's, else ``None``.

@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 import torch._inductor.inductor_prims  # registers Inductor's own operators
+from torch._higher_order_ops.flex_attention import flex_attention as flex_attention
+from torch._higher_order_ops.flex_attention import (
+    flex_attention_backward as flex_attention_backward,
+)
 
 OpOverload = torch._ops.OpOverload
 HigherOrderOperator = torch._ops.HigherOrderOperator

@@ -14,7 +14,8 @@ from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, st
 from domino_compile.axes.sizes import divides, product
 from domino_compile.graph.collectives import is_launch, tensor_bytes
 from domino_compile.graph.nodes import is_free
-from domino_compile.rules import Call, Cut, Operand, Refusal, find_pull, find_rule
+from domino_compile.graph.subgraphs import subgraph_of
+from domino_compile.rules import Call, Cut, Operand, Refusal, Subgraph, find_pull, find_rule
 from domino_compile.rules.contraction import product_columns
 
 
@@ -143,6 +144,8 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
         state = state_at(states, index)
         analysis.states[node] = state
         analysis.cuts[node] = Cut((states,), state)
+    elif states != WHOLE:
+        _needs_whole(analysis, node)
 
 
 def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
@@ -239,6 +242,8 @@ def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
         value = x.meta.get("val")
         if isinstance(value, torch.SymInt | int):
             return to_shape([value])[0]
+        if (subgraph := subgraph_of(x)) is not None:
+            return Subgraph(subgraph.graph)
         if not isinstance(value, torch.Tensor):
             return x
         made = Operand(len(operands), analysis.seen(x), to_shape(value.shape), value.dtype)

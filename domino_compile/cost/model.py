@@ -26,24 +26,31 @@ from domino_compile.rules.call import by_name
 
 aten = torch.ops.aten
 
-#: The link tables' names of the functional collectives.
+#: The link tables' names of the functional collectives; an all-reduce for those not named. No table
+#: was measured for an all-to-all: each rank sends and receives (n - 1) / n of the payload, as in an
+#: all-gather of that size.
 LINK_KINDS = {
     "all_gather_into_tensor": "all_gather",
     "reduce_scatter_tensor": "reduce_scatter",
     "all_gather_into_tensor_coalesced": "all_gather",
     "reduce_scatter_tensor_coalesced": "reduce_scatter",
+    "all_to_all_single": "all_gather",
 }
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 
+#: Parts of the names of fused attention operations, forward and backward.
+ATTENTION = ("scaled_dot_product", "flex_attention", "_varlen_attn")
 #: Attention's kernels are made for heads of 64, 128, ... elements.
 HEAD_STEP = 64
+#: The block size of a block mask that masks nothing (FlexAttention's ``_LARGE_SPARSE_BLOCK_SIZE``).
+UNMASKED_BLOCK = 1 << 30
 #: Rows of a head that a thread block of the attention kernels computes (cuDNN's on Hopper).
 BLOCK_ROWS = 128
 
 
 def is_attention(node: fx.Node) -> bool:
     """Whether the node is a fused attention operation, forward or backward."""
-    return node.op == "call_function" and _is_called(node.target, "scaled_dot_product")
+    return node.op == "call_function" and any(_is_called(node.target, x) for x in ATTENTION)
 
 
 def is_matmul(node: fx.Node) -> bool:
@@ -203,25 +210,42 @@ def _product(node: fx.Node, value: torch.Tensor) -> Product:
 
 
 def _attention_operations(node: fx.Node) -> tuple[float, float]:
-    """Two products ``S x S x d`` a head (half of it if causal), 2.5 times that in backward.
+    """Two products ``S x S x d`` a head (half of it if masked), 2.5 times that in backward.
 
     A head's width ``d`` is filled up to the tiles of the kernels. Also the operations of one thread
     block: some rows of one head, and all keys, which the last ones see also if it is causal. What
     is filled up does not count there: alone on its multiprocessor it waits for more than products.
     """
     backward = "backward" in str(node.target)
-    query, key = (
-        x.meta["val"]
-        for x in node.args[1 if backward else 0 :][:2]  # one value may be both
-        if isinstance(x, fx.Node)
-    )
+    query, keys, masked = _attention_extents(node, backward)
     width = size_hint(query.shape[-1])
     filled = -(-width // HEAD_STEP) * HEAD_STEP / max(width, 1)
-    row = 4.0 * width * filled * size_hint(key.shape[-2]) * (2.5 if backward else 1.0)
+    row = 4.0 * width * filled * keys * (2.5 if backward else 1.0)
     rows = _elements(query) / max(width, 1)
-    causal = by_name(node.target, node.args, node.kwargs).get("is_causal") is True
     block = row / filled * min(BLOCK_ROWS, size_hint(query.shape[-2]))
-    return row * rows / (2 if causal else 1), block
+    return row * rows / (2 if masked else 1), block
+
+
+def _attention_extents(node: fx.Node, backward: bool) -> tuple[torch.Tensor, int, bool]:
+    """An attention's queries, how many keys each sees, and whether a mask takes half of them.
+
+    How much a block mask leaves, and how long packed sequences are, is known only when the program
+    runs: a mask is taken to be causal, and sequences to be as long as the longest may be.
+    """
+    if _is_called(node.target, "flex_attention"):
+        query, key = (x.meta["val"] for x in node.args[:2] if isinstance(x, fx.Node))
+        mask: Any = node.args[9 if backward else 4]
+        return query, size_hint(key.shape[-2]), size_hint(_value(mask[-2])) < UNMASKED_BLOCK
+    named = by_name(node.target, node.args, node.kwargs)
+    query, key = named["query"].meta["val"], named["key"].meta["val"]
+    masked = named.get("is_causal") is True
+    if "max_k" in named:
+        return query, size_hint(_value(named["max_k"])), masked
+    return query, size_hint(key.shape[-2]), masked
+
+
+def _value(extent: Any) -> Any:
+    return extent.meta["val"] if isinstance(extent, fx.Node) else extent
 
 
 def _elements(tensor: torch.Tensor) -> int:

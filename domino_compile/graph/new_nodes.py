@@ -9,6 +9,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.graph.collectives import is_wait
 from domino_compile.graph.nodes import VIEWS
+from domino_compile.graph.subgraphs import value_of
 
 #: What describes a node's own value or how it was to be treated, not where it comes from.
 _OWN = ("val", "tensor_meta", "eager_input_vals")
@@ -22,8 +23,8 @@ def inherit(node: fx.Node, like: fx.Node) -> None:
 def run_fake(node: fx.Node, fake_mode: Any = None) -> None:
     """Compute a node's ``val`` by running it on fake tensors."""
     target: Any = node.target
-    args = fx.node.map_arg(node.args, lambda x: x.meta["val"])
-    kwargs = fx.node.map_arg(node.kwargs, lambda x: x.meta["val"])
+    args = fx.node.map_arg(node.args, value_of)
+    kwargs = fx.node.map_arg(node.kwargs, value_of)
     with fake_mode or _compat.fake_mode_of(node.graph):
         node.meta["val"] = target(*args, **kwargs)
 

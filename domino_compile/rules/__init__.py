@@ -3,7 +3,7 @@
 One file per family of operations; each ends in a table. ``registry`` gathers them.
 """
 
-from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
+from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal, Subgraph
 from domino_compile.rules.registry import all_rules, find_pull, find_rule, traits_of
 from domino_compile.rules.rule import Rule, Trait
 
@@ -14,6 +14,7 @@ __all__ = [
     "Outcome",
     "Refusal",
     "Rule",
+    "Subgraph",
     "Trait",
     "all_rules",
     "find_pull",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import fx
 
 from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, States
 
@@ -39,12 +40,25 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """An argument that is a function: the graph that a higher-order operation calls."""
+
+    graph: fx.Graph
+
+    @property
+    def inputs(self) -> list[fx.Node]:
+        """Its arguments, in order."""
+        return self.graph.find_nodes(op="placeholder")
+
+
+@dataclass(frozen=True)
 class Call:
     """One operation of the graph, as a rule sees it.
 
     Attributes:
         op: what is called (an ``OpOverload``, or a function such as ``operator.mul``).
-        args: positional arguments, with an ``Operand`` for each tensor.
+        args: positional arguments, with an ``Operand`` for each tensor and a ``Subgraph`` for each
+            function.
         kwargs: keyword arguments, likewise.
         out: the shape of the whole result; for several results a tuple with ``None``
             for each member that is not a tensor.
@@ -100,6 +114,18 @@ Build = Callable[
 
 
 @dataclass(frozen=True)
+class Function:
+    """A function that the operation calls: each slice gets its own, for its own shapes.
+
+    Attributes:
+        captured: the operands that are the function's last arguments, by index; ``None`` for a
+            value that is no tensor.
+    """
+
+    captured: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class Cut:
     """The operation can be done slice by slice.
 
@@ -114,6 +140,7 @@ class Cut:
             ``i - 1`` there, and the last result is the whole one (``out`` is ``WHOLE``).
         finish: for a ``PartialSum``: operations on the sum that make the whole result, as
             ``(target, extra positional arguments)``.
+        functions: for each ``Subgraph`` among the arguments, in order, what it takes.
     """
 
     inputs: tuple[States, ...]
@@ -122,6 +149,7 @@ class Cut:
     build: Build | None = None
     chain: int | None = None
     finish: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
+    functions: tuple[Function, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,23 @@
 """Functional collectives: element by element over ranks, except on their own dimension 0.
 
+An all-gather stacks the ranks' values along dimension 0, a reduce-scatter and an all-to-all take
+dimension 0 apart in one block for each rank. A cut of dimension 0 is possible there if each block
+is cut by itself (``outer`` is a multiple of the group's size); any other dimension is not touched.
+The coalesced forms do the same to each tensor of a list.
+
 None is pulled: a collective on a whole value stays whole, and so does its wait. (A wait for a
 slice of what a whole collective is still writing would read too early.)
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from domino_compile._compat.operators import c10d
-from domino_compile.axes import Sliced, quotient
-from domino_compile.axes.sizes import product
-from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.rule import Trait, family
+from domino_compile.axes import Sliced, State, States, quotient
+from domino_compile.axes.sizes import product, same
+from domino_compile.rules.call import Call, Cut, Outcome, Refusal, Scaled
+from domino_compile.rules.rule import Rule, RuleFn, Trait
 
 
 def elementwise(call: Call) -> Outcome:
@@ -41,20 +48,60 @@ def reduce_scatter(call: Call) -> Outcome:
     return Cut((x.sliced,), Sliced(0, outer))
 
 
+def all_to_all(call: Call) -> Outcome:
+    """Sends block ``r`` of dimension 0 to rank ``r``, and stacks what comes in.
+
+    Blocks of different sizes are each rank's own numbers. A cut that looked at them could be
+    possible on one rank and impossible on another, so dimension 0 is cut only if all are equal.
+    """
+    (x,) = call.operands
+    assert x.sliced is not None
+    if x.sliced.dim != 0:
+        return Cut((x.sliced,), x.sliced)
+    received, sent = call.arg(1, "output_split_sizes"), call.arg(2, "input_split_sizes")
+    if not all(same(size, sent[0]) for size in (*received, *sent)):
+        return Refusal("exchanges blocks of different sizes of the cut dimension between the ranks")
+    if quotient(x.sliced.outer, len(sent)) is None:
+        return Refusal("exchanges the cut dimension itself between the ranks")
+    scaled = (
+        Scaled(argument, entry, size)
+        for argument, sizes in ((1, received), (2, sent))
+        for entry, size in enumerate(sizes)
+    )
+    return Cut((x.sliced,), x.sliced, tuple(scaled))
+
+
+def coalesced(single: RuleFn) -> RuleFn:
+    """The rule of a collective on a list of tensors, from that of the same on one tensor."""
+
+    def rule(call: Call) -> Outcome:
+        inputs: list[States] = []
+        outs: list[State] = []
+        for x in call.operands:
+            if x.sliced is None:
+                return Refusal("some of the tensors that travel together are not cut")
+            found = single(replace(call, operands=(x,)))
+            if isinstance(found, Refusal):
+                return found
+            assert isinstance(found.out, Sliced)
+            inputs += found.inputs
+            outs.append(found.out)
+        return Cut(tuple(inputs), tuple(outs))
+
+    return rule
+
+
 RULES = {
-    **family(
-        "collective",
-        elementwise,
-        (c10d.all_reduce.default, c10d.broadcast.default, c10d.wait_tensor.default),
-        traits=Trait.COMMUNICATES,
-    ),
-    **family(
-        "collective", all_gather, (c10d.all_gather_into_tensor.default,), traits=Trait.COMMUNICATES
-    ),
-    **family(
-        "collective",
-        reduce_scatter,
-        (c10d.reduce_scatter_tensor.default,),
-        traits=Trait.COMMUNICATES,
-    ),
+    op: Rule(op, "collective", rule, traits=Trait.COMMUNICATES)
+    for op, rule in (
+        (c10d.all_reduce.default, elementwise),
+        (c10d.broadcast.default, elementwise),
+        (c10d.wait_tensor.default, elementwise),
+        (c10d.all_gather_into_tensor.default, all_gather),
+        (c10d.reduce_scatter_tensor.default, reduce_scatter),
+        (c10d.all_to_all_single.default, all_to_all),
+        (c10d.all_reduce_coalesced.default, coalesced(elementwise)),
+        (c10d.all_gather_into_tensor_coalesced.default, coalesced(all_gather)),
+        (c10d.reduce_scatter_tensor_coalesced.default, coalesced(reduce_scatter)),
+    )
 }

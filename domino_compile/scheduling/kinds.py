@@ -105,6 +105,8 @@ def _reduced(node: fx.Node) -> set[int]:
 
 def mutates(node: fx.Node) -> bool:
     """Whether the node writes into what it is given."""
+    if is_attention(node):
+        return False  # FlexAttention is a higher-order operation and has no schema
     schema = getattr(node.target, "_schema", None)
     return schema is None or bool(schema.is_mutable)
 

@@ -107,7 +107,7 @@ class Captured:
 def copied(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A copy of a graph with its metadata, and where each node went."""
     env: dict[fx.Node, fx.Node] = {}
-    copy_ = fx.Graph()
+    copy_ = fx.Graph(graph.owning_module)
     copy_.output(copy_.graph_copy(graph, env))
     for node, twin in env.items():
         twin.meta = dict(node.meta)

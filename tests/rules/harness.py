@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from domino_compile.analysis import Analysis, CutPlan, propagate
 from domino_compile.axes import Chunks, PartialSum, Sliced
+from domino_compile.graph.subgraphs import value_of
 from domino_compile.passes.slice import slice_graph
 
 aten = torch.ops.aten
@@ -123,11 +124,14 @@ def pull_cases(sample: Sample) -> Iterator[Case]:
 
 def build(sample: Sample) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
     """The graph of one operation (its members, if it has several results)."""
-    graph = fx.Graph()
+    owner = torch.nn.Module()
+    graph = fx.Graph(owner)
     inputs: list[fx.Node] = []
     made: dict[int, fx.Node] = {}
 
     def placeholder(value: Any) -> Any:
+        if isinstance(value, fx.GraphModule):
+            return get_attr(value)
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) in made:
@@ -139,6 +143,11 @@ def build(sample: Sample) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
             )
         inputs.append(node)
         return node
+
+    def get_attr(value: fx.GraphModule) -> fx.Node:
+        name = f"function_{len(list(owner.children()))}"
+        owner.add_module(name, value)
+        return graph.get_attr(name)
 
     args, kwargs = pytree.tree_map(placeholder, (sample.args, sample.kwargs))
     if not inputs:
@@ -162,7 +171,7 @@ def build(sample: Sample) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
 
 def fill(node: fx.Node) -> None:
     """Compute ``val`` of a node."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
     with MODE:
         node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
 
@@ -201,6 +210,8 @@ def check(sample: Sample, case: Case) -> Outcome:
     outcome.was_cut = cut is not None
     outcome.summed = cut is not None and (isinstance(cut.out, PartialSum) or cut.chain is not None)
     outcome.reason = analysis.refusals[node].reason if node in analysis.refusals else ""
+    if not analysis.cuts:
+        return outcome  # the program is as it was
     slice_graph(graph, CutPlan(case.chunks, analysis))
     graph.lint()
     for one, two in zip(whole(sample), run_ranks(graph, sample), strict=True):
@@ -268,7 +279,8 @@ def run_ranks(graph: fx.Graph, sample: Sample) -> list[Any]:
 
 
 def run(graph: fx.Graph, inputs: list[list[Any]], owner: Any = None) -> list[Any]:
-    """Run a graph on every rank in step; ``owner`` holds its constants."""
+    """Run a graph on every rank in step; ``owner`` holds its constants and its functions."""
+    owner = owner or graph.owning_module
     env: dict[fx.Node, list[Any]] = {}
     todo = [iter(values) for values in inputs]
     result: list[Any] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
+from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 
 from domino_compile.ops.random_slice import random_slice
 from tests.rules.harness import OVERRIDES
@@ -37,6 +38,30 @@ def reduce_scatter(calls: list[Any]) -> list[Any]:
 def broadcast(calls: list[Any]) -> list[Any]:
     """The source's value."""
     return [calls[args[1]][0].clone() for args in calls]
+
+
+def all_to_all(calls: list[Any]) -> list[Any]:
+    """Rank ``r`` gets block ``r`` of every rank, in the order of ranks.
+
+    One rank alone stands for ranks that send each other as much as it gets: all blocks come back.
+    """
+    if len(calls) == 1:
+        return [calls[0][0].clone()]
+    sent = [args[0].split(list(args[2])) for args in calls]
+    for rank, args in enumerate(calls):
+        assert list(args[1]) == [len(blocks[rank]) for blocks in sent]
+    return [torch.cat([blocks[rank] for blocks in sent]) for rank in range(len(calls))]
+
+
+def each_of(single: Any) -> Any:
+    """A collective on a list of tensors, one after another."""
+
+    def run(calls: list[Any]) -> list[Any]:
+        count = len(calls[0][0])
+        found = [single([(a[0][i], *a[1:]) for a in calls]) for i in range(count)]
+        return [list(results) for results in zip(*found, strict=True)]
+
+    return run
 
 
 def wait(calls: list[Any]) -> list[Any]:
@@ -148,14 +173,58 @@ def overrideable_backward(
     return dq, dk, dv, db if mask[3] else None
 
 
+def flex_scores(q: Any, k: Any, score_mod: Any, blocks: Any, scale: float, *captured: Any) -> Any:
+    """Scores before and after ``score_mod`` and ``mask_mod``, and the four numbers of each.
+
+    The functions get tensors where torch calls them once for each score, which is much slower.
+    """
+    before = q @ k.transpose(-1, -2) * scale
+    numbers = torch.meshgrid(*map(torch.arange, before.shape), indexing="ij")
+    after = score_mod(before, *numbers, *captured[0])
+    return before, after.masked_fill(~blocks[-1](*numbers, *captured[1]), -torch.inf), numbers
+
+
+def flex(
+    q: Any, k: Any, v: Any, score_mod: Any, blocks: Any, scale: float, _: Any, *captured: Any
+) -> Any:
+    """``flex_attention``: the log-sum-exp and the largest score are in powers of two."""
+    _, after, _ = flex_scores(q, k, score_mod, blocks, scale, *captured)
+    log_two = math.log(2)
+    lse = after.logsumexp(-1)
+    return after.softmax(-1) @ v, lse / log_two, after.amax(-1) / log_two
+
+
+def flex_backward(
+    q: Any, k: Any, v: Any, out: Any, lse: Any, grad: Any, grad_lse: Any,
+    score_mod: Any, gradient: Any, blocks: Any, scale: float, _: Any, *captured: Any,
+) -> Any:  # fmt: skip
+    """Its gradients."""
+    before, after, numbers = flex_scores(q, k, score_mod, blocks, scale, *captured)
+    log_two = math.log(2)
+    weights = (after - lse[..., None] * log_two).exp()
+    inner = grad @ v.mT - (grad * out).sum(-1, keepdim=True) + grad_lse[..., None] / log_two
+    inner = gradient(before, *numbers, weights * inner, *captured[0])[0] * scale
+    inner = inner.masked_fill(after == -torch.inf, 0)
+    dk, dv = inner.mT @ q, weights.mT @ grad
+    if k.shape[0] < q.shape[0]:
+        dk, dv = dk.sum(0, keepdim=True), dv.sum(0, keepdim=True)
+    return inner @ k, dk, dv, tuple(None for _ in captured[0])
+
+
 OVERRIDES.update(
     {
         c10d.all_reduce.default: all_reduce,
         c10d.all_gather_into_tensor.default: all_gather,
         c10d.reduce_scatter_tensor.default: reduce_scatter,
+        c10d.all_to_all_single.default: all_to_all,
+        c10d.all_reduce_coalesced.default: each_of(all_reduce),
+        c10d.all_gather_into_tensor_coalesced.default: each_of(all_gather),
+        c10d.reduce_scatter_tensor_coalesced.default: each_of(reduce_scatter),
         c10d.broadcast.default: broadcast,
         c10d.wait_tensor.default: wait,
         prims.inductor_random.default: draw,
+        flex_attention: _one(flex),
+        flex_attention_backward: _one(flex_backward),
         aten._scaled_dot_product_flash_attention.default: _one(flash),
         aten._scaled_dot_product_flash_attention_backward.default: _one(flash_backward),
         aten._scaled_dot_product_efficient_attention.default: _one(efficient),

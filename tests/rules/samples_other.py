@@ -36,6 +36,50 @@ COLLECTIVES = [
         blocks_refused={(0, 0): ""},
     ),
 ]
+EXCHANGED = "exchanges the cut dimension itself"
+OWN_SIZES = "blocks of different sizes"
+SOME = "some of the tensors that travel together are not cut"
+#: Each tensor alone; and a second one beside it, which would have to be cut too.
+COALESCED = [
+    Sample(c10d.all_reduce_coalesced.default, ([real(4, 6)], "sum", "g"), ranks=2),
+    Sample(c10d.all_gather_into_tensor_coalesced.default, ([real(4, 6)], 2, "g"), ranks=2),
+    Sample(
+        c10d.reduce_scatter_tensor_coalesced.default,
+        ([real(12, 6)], "sum", 2, "g"),
+        ranks=2,
+        refused={(0, 0): RANKS},
+        blocks_refused={(0, 0): ""},
+    ),
+    *(
+        Sample(
+            op,
+            ([real(12, 6), real(12, 3)], *rest),
+            ranks=2,
+            refused={(i, d): SOME if (i, d) != (0, 0) else "" for i in (0, 1) for d in (0, 1)},
+            blocks_refused={(i, d): "" for i in (0, 1) for d in (0, 1)},
+        )
+        for op, *rest in (
+            (c10d.all_reduce_coalesced.default, "sum", "g"),
+            (c10d.all_gather_into_tensor_coalesced.default, 2, "g"),
+            (c10d.reduce_scatter_tensor_coalesced.default, "sum", 2, "g"),
+        )
+    ),
+]
+ALL_TO_ALL = [
+    Sample(
+        c10d.all_to_all_single.default,
+        (real(12, 6), [6, 6], [6, 6], "g"),
+        ranks=2,
+        refused={(0, 0): EXCHANGED},
+        blocks_refused={(0, 0): ""},
+    ),
+    Sample(  # as of two ranks that send each other different numbers of rows
+        c10d.all_to_all_single.default,
+        (real(12, 6), [8, 4], [8, 4], "g"),
+        refused={(0, 0): OWN_SIZES},
+        blocks_refused={(0, 0): OWN_SIZES},
+    ),
+]
 INTERLEAVED = "blocks are interleaved"
 CREATION = [
     Sample(aten.full.default, ([4, 6], 2.5), {"dtype": torch.float64}),
@@ -61,4 +105,4 @@ CREATION = [
         pull_refused={0: "", 1: ""},
     ),
 ]  # fmt: skip
-SAMPLES = COLLECTIVES + CREATION
+SAMPLES = COLLECTIVES + COALESCED + ALL_TO_ALL + CREATION

@@ -11,6 +11,7 @@ from domino_compile.rules import all_rules
 from domino_compile.rules.registry import rule_of
 from tests.rules import (
     samples_attention,
+    samples_flex,
     samples_indexing,
     samples_math,
     samples_other,
@@ -26,6 +27,7 @@ SAMPLES = [
     *samples_math.SAMPLES,
     *samples_indexing.SAMPLES,
     *samples_attention.SAMPLES,
+    *samples_flex.SAMPLES,
     *samples_other.SAMPLES,
 ]
 IDS = [f"{i}-{sample.op}" for i, sample in enumerate(SAMPLES)]

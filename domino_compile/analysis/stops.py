@@ -1,0 +1,64 @@
+"""What keeps a collective from being cut: found while the graph is as the analysis saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from domino_compile.analysis.propagate import Analysis
+from domino_compile.axes import PartialSum
+from domino_compile.graph.collectives import Site, user_line
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where the cut axis ends on its way to a collective.
+
+    Attributes:
+        operation: what needs the whole value, with the user's line.
+        reason: why.
+    """
+
+    operation: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operation}: {self.reason}"
+
+
+def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
+    """For each collective that is not cut, by name, the nearest operation that stops the cut."""
+    return {
+        site.launch.name: stop
+        for site in sites
+        if site.launch not in analysis.cuts and (stop := _nearest(analysis, site.launch))
+    }
+
+
+def costliest_join(analysis: Analysis) -> Stop | None:
+    """The first operation inside of the graph for which a cut value is made whole."""
+    for _, user in analysis.inner_joins():
+        if (refusal := analysis.refusals.get(user)) is not None:
+            return _stop(user, refusal.reason)
+    return None
+
+
+def _nearest(analysis: Analysis, launch: fx.Node) -> Stop | None:
+    """The operation nearest in front of a collective at which the cut ends."""
+    waiting, seen = [launch], {launch}
+    for node in waiting:
+        if (refusal := analysis.refusals.get(node)) is not None:
+            return _stop(node, refusal.reason)
+        cut = analysis.cuts.get(node)
+        if cut is not None and (isinstance(cut.out, PartialSum) or cut.chain is not None):
+            return _stop(node, "sums over the batch, so what follows has no batch to cut")
+        more = [x for x in node.all_input_nodes if x not in seen]
+        seen.update(more)
+        waiting += more
+    return None
+
+
+def _stop(node: fx.Node, reason: str) -> Stop:
+    return Stop(f"{node.target} ({user_line(node)})", reason)

@@ -1,0 +1,59 @@
+"""The graphs inside a graph: what higher-order operations (attention, conditionals) call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+
+def subgraph_of(node: fx.Node) -> fx.GraphModule | None:
+    """The graph that a ``get_attr`` node names, or ``None`` for any other node."""
+    if node.op != "get_attr":
+        return None
+    value: Any = node.graph.owning_module
+    for name in str(node.target).split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, fx.GraphModule) else None
+
+
+def value_of(node: fx.Node) -> Any:
+    """What a node stands for while operations run on fake tensors: its value, or its graph."""
+    subgraph = subgraph_of(node)
+    return node.meta["val"] if subgraph is None else subgraph
+
+
+def copy_for(subgraph: fx.GraphModule, last: Sequence[Any]) -> fx.GraphModule:
+    """A copy of a graph for other values of its last inputs.
+
+    Inductor wants the inputs of a graph to have the shapes of what it is given.
+
+    Args:
+        subgraph: the graph.
+        last: the fake values of its last inputs; ``None`` for those that stay as they are.
+    """
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    output = graph.output(graph.graph_copy(subgraph.graph, env))
+    output.meta = dict(subgraph.graph.output_node().meta)
+    inputs = graph.find_nodes(op="placeholder")
+    for node, value in zip(inputs[len(inputs) - len(last) :], last, strict=True):
+        if value is not None:
+            node.meta["val"] = value
+    copied = fx.GraphModule(subgraph, graph)
+    copied.meta = dict(subgraph.meta)
+    return copied
+
+
+def add_subgraph(graph: fx.Graph, like: fx.Node, subgraph: fx.GraphModule, mark: str) -> fx.Node:
+    """A node, where the graph inserts, that names a graph made from that of ``like``."""
+    owner = graph.owning_module
+    assert owner is not None
+    name = f"{like.target}_{mark}".replace(".", "_")
+    while hasattr(owner, name):
+        name += "_"
+    owner.add_module(name, subgraph)
+    node = graph.get_attr(name)
+    node.meta = dict(like.meta)
+    return node
