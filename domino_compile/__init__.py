@@ -72,7 +72,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if os.environ.get("DOMINO_COMPILE_ENABLE"):
+def autoload() -> None:
+    """Do nothing more: torch loads this where it is imported, and with it this package.
+
+    That is how ``DOMINO_COMPILE_ENABLE=1`` acts on a program that does not import the package: by
+    the entry points ``torch.backends``, which torch loads unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
+    """
+
+
+if os.environ.get("DOMINO_COMPILE_ENABLE", "0") != "0":
     from domino_compile.switch import enable_from_environment
 
     enable_from_environment()

@@ -88,6 +88,11 @@ def enable(**options: object) -> AbstractContextManager[None]:
         DominoError: this torch is too old.
         OptionError: an option is unknown or has a bad value.
     """
+    _compat.load_dynamo()  # what is asked of Dynamo itself is seen from now on, too
+    return _enable(options)
+
+
+def _enable(options: Mapping[str, object]) -> AbstractContextManager[None]:
     _require_torch()
     described = Options.parse(options).describe()
     before = _position
@@ -111,6 +116,8 @@ def disable() -> AbstractContextManager[None]:
 def enable_from_environment(environment: Mapping[str, str] = os.environ) -> None:
     """Turn the switch on if ``DOMINO_COMPILE_ENABLE`` says so.
 
+    This may run while torch is imported, in programs that never compile: it does not load Dynamo.
+
     Raises:
         OptionError: the variable, or ``DOMINO_COMPILE_OPTIONS`` beside it, has a bad value.
     """
@@ -118,7 +125,7 @@ def enable_from_environment(environment: Mapping[str, str] = os.environ) -> None
     if wanted not in ("", "0", "1"):
         raise OptionError(f"DOMINO_COMPILE_ENABLE: got {wanted!r}, allowed: '0' or '1'")
     if wanted == "1":
-        enable(**_options_in(environment.get("DOMINO_COMPILE_OPTIONS", "")))
+        _enable(_options_in(environment.get("DOMINO_COMPILE_OPTIONS", "")))
 
 
 def _options_in(text: str) -> dict[str, object]:

@@ -6,7 +6,9 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from torch.torch_version import TorchVersion
 import domino_compile
 from domino_compile import switch
 from domino_compile.errors import DominoError, OptionError
+from tests.paths import ROOT
 
 EAGER = {"lowering": "eager", "check_ranks": False}
 X = torch.arange(12.0).reshape(3, 4)
@@ -218,19 +221,56 @@ def test_variables_that_are_off() -> None:
     assert compiled() == 0
 
 
-def test_an_import_turns_the_switch_on_where_the_environment_says_so() -> None:
-    program = (
-        "import torch, domino_compile\n"
-        "torch.compile(lambda x: x @ x)(torch.ones(2, 2))\n"
-        "print([report.options for report in domino_compile.reports()])\n"
-    )
-    variables = {"DOMINO_COMPILE_ENABLE": "1", "DOMINO_COMPILE_OPTIONS": '{"lowering": "eager"}'}
+LOADED = """
+import sys
+import torch
+print("domino_compile" in sys.modules, "domino_compile.switch" in sys.modules)
+assert "torch._dynamo" not in sys.modules
+"""
+COMPILED = """
+torch.compile(lambda x: x @ x)(torch.ones(2, 2))
+import domino_compile
+print([report.options for report in domino_compile.reports()])
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that has this package's entry points, as an installation has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = tmp_path_factory.mktemp("installed")
+    about = folder / "domino_compile-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: domino-compile\nVersion: 0\n")
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {target}" for name, target in points.items()))
+    ]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def printed(installed: Path, program: str, **variables: str) -> str:
+    path = os.pathsep.join((str(installed), str(ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | variables,
-        check=True,
+        env=os.environ | {"PYTHONPATH": path} | variables,
+        check=False,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.stdout.strip() == "[\"lowering='eager'\"]"
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_environment_acts_on_a_program_that_imports_torch_alone(installed: Path) -> None:
+    chosen = '{"lowering": "eager", "slices": 3}'
+    on = {"DOMINO_COMPILE_ENABLE": "1", "DOMINO_COMPILE_OPTIONS": chosen}
+    said = printed(installed, LOADED + COMPILED, **on).splitlines()
+    assert said == ["True True", "[\"slices=3 lowering='eager'\"]"]
+
+
+def test_without_it_nothing_is_loaded(installed: Path) -> None:
+    assert printed(installed, LOADED, DOMINO_COMPILE_ENABLE="0") == "True False"

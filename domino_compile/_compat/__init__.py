@@ -23,6 +23,7 @@ from domino_compile._compat.requests import Answer as Answer
 from domino_compile._compat.requests import Asked as Asked
 from domino_compile._compat.requests import GraphCompiler as GraphCompiler
 from domino_compile._compat.requests import answer_requests as answer_requests
+from domino_compile._compat.requests import load_dynamo as load_dynamo
 from domino_compile._compat.wrap import wrap_once
 
 

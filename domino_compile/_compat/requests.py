@@ -12,6 +12,8 @@ Dynamo's registry, and is answered there.
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,12 +83,14 @@ def _install() -> None:
         wrap_once(owner, "__init__", functools.partial(_asking, owner, request))
         wrap_once(owner, "__call__", _answering)
         wrap_once(owner, "__eq__", _equal)
-    _install_lookup()
+    if "torch._dynamo" in sys.modules:  # else the first request loads it
+        _install_lookup()
 
 
 def _asking(owner: type, request: Callable[..., Asked], original: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
+        _install_lookup()
         if type(self) is owner:  # ahead-of-time Inductor is a subclass
             setattr(self, _KEPT, _ask(request(self, *args, **kwargs)))
 
@@ -134,6 +138,11 @@ def _registered(name: str) -> Any:
     from torch._dynamo.backends import registry
 
     return registry._COMPILER_FNS.get(name)
+
+
+def load_dynamo() -> None:
+    """Load Dynamo, so that requests are seen that go to it alone."""
+    importlib.import_module("torch._dynamo")
 
 
 def _install_lookup() -> None:
