@@ -6,15 +6,15 @@ import importlib.util
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from domino_compile.errors import DominoError
+from domino_compile.host.replaced import replaced
 
 #: The file that the frames of ``runpy`` name.
 _RUNPY = runpy.run_path.__code__.co_filename
@@ -95,22 +95,12 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     """
     place = str(Path.cwd() if program.is_module else Path(program.name).parent)
     with (
-        _set(sys, "argv", [program.name, *arguments]),
-        _set(sys, "path", [place, *sys.path]),
+        replaced(sys, "argv", [program.name, *arguments]),
+        replaced(sys, "path", [place, *sys.path]),
         chdir("."),  # back, wherever the program went: files are named from here
     ):
         program.require()
         return _run(program)
-
-
-@contextmanager
-def _set(owner: Any, name: str, value: object) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def require_file(script: Path) -> None:
