@@ -3,8 +3,10 @@
 `torch.compile(model, backend="domino")` finds the backend without an import of this package.
 What a compile did is in `reports()`; `explain(model, *inputs)` says what becomes of each
 collective, and why; `with profile() as p:` measures steps and what overlap could win of them.
+`enable()` gives domino to what asks for Inductor, where a framework offers no other choice.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from domino_compile.errors import DominoError, InternalError, OptionError, RankMismatchError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         explanation_of,
         fake_ranks,
     )
+    from domino_compile.switch import disable, enable
     from domino_compile.tools.profiling.context import ProfileError, profile
     from domino_compile.tools.profiling.result import ProfileResult
 
@@ -32,6 +35,8 @@ _LAZY = {
     "ProfileError": "tools.profiling.context",
     "ProfileResult": "tools.profiling.result",
     "Row": "report.explanation",
+    "disable": "switch",
+    "enable": "switch",
     "explain": "report.explanation",
     "explanation_of": "report.explanation",
     "fake_ranks": "report.explanation",
@@ -50,6 +55,8 @@ __all__ = [
     "ProfileResult",
     "RankMismatchError",
     "Row",
+    "disable",
+    "enable",
     "explain",
     "explanation_of",
     "fake_ranks",
@@ -65,3 +72,17 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def autoload() -> None:
+    """Do nothing more: torch loads this where it is imported, and with it this package.
+
+    That is how ``DOMINO_COMPILE_ENABLE=1`` acts on a program that does not import the package: by
+    the entry points ``torch.backends``, which torch loads unless TORCH_DEVICE_BACKEND_AUTOLOAD=0.
+    """
+
+
+if os.environ.get("DOMINO_COMPILE_ENABLE", "0") != "0":
+    from domino_compile.switch import enable_from_environment
+
+    enable_from_environment()

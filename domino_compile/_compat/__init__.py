@@ -19,6 +19,11 @@ from domino_compile._compat.config import inductor_has_option as inductor_has_op
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
 from domino_compile._compat.kernels import compile_for_overlap as compile_for_overlap
 from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions
+from domino_compile._compat.requests import Answer as Answer
+from domino_compile._compat.requests import Asked as Asked
+from domino_compile._compat.requests import GraphCompiler as GraphCompiler
+from domino_compile._compat.requests import answer_requests as answer_requests
+from domino_compile._compat.requests import load_dynamo as load_dynamo
 from domino_compile._compat.wrap import wrap_once
 
 

@@ -28,6 +28,9 @@ Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cu
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "DOMINO_COMPILE_DISABLE": "`1` compiles with Inductor alone; `0` or empty has no effect.",
+        "DOMINO_COMPILE_ENABLE": "`1` turns the switch `domino_compile.enable()` on where torch is"
+        " imported; `0` or empty has no effect.",
+        "DOMINO_COMPILE_OPTIONS": "The options of that switch, a JSON object; empty has no effect.",
         "DOMINO_COMPILE_DUMP_DIR": "A path; takes the place of `dump_dir`. Empty has no effect.",
         "DOMINO_COMPILE_RATES": "The device's rates that the cost model uses, a file that "
         "`domino calibrate` wrote; the same on every rank. Empty has no effect.",

@@ -6,6 +6,10 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run ``domino`` with the process's arguments, and exit with its code."""
+    if sys.argv[1:2] == ["run"]:  # somebody's program: no extra is needed, nothing is put round it
+        from domino_compile.tools.scripts.command import main as run_program
+
+        sys.exit(run_program(sys.argv[2:]))
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

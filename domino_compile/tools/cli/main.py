@@ -29,6 +29,7 @@ from domino_compile.tools.cli.show import Failure, examples, fail
 COMMANDS: Mapping[str, str] = {
     "links": "domino_compile.tools.cli.links:links",
     "calibrate": "domino_compile.tools.cli.calibrate:calibrate",
+    "run": "domino_compile.tools.cli.run:run",
     "explain": "domino_compile.tools.cli.explain:explain",
     "report": "domino_compile.tools.cli.report:report",
     "profile": "domino_compile.tools.cli.profile:profile",

@@ -13,7 +13,6 @@ from domino_compile.tools.cli.scripts import (
     CONTEXT,
     ms_text,
     out_option,
-    parsed_options,
     prepare,
     processes,
     script_failures,
@@ -100,11 +99,12 @@ def poc(
              "(--ranks says how many)")  # fmt: skip
     from domino_compile.tools.poc.run import Plan, run
     from domino_compile.tools.profiling.session import Phases
+    from domino_compile.tools.scripts.options import parsed_options
 
     outputs = Outputs(html, png, trace)
     outputs.check()
     options = {name: value for name, value in parts.items() if value is not None}
-    options |= parsed_options(chosen)
+    options = parsed_options(chosen, options)
     if options.get("disable"):
         fail(
             "--option disable: it switches domino off, and nothing is left to compare: leave it out"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,23 +128,6 @@ def script_failures(code: int | None = None) -> Iterator[None]:
 
 def _end(error: Exception, code: int) -> NoReturn:
     fail(str(error), code)
-
-
-def parsed_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Options of the backend from ``name=value``; a value is read as Python where it is some."""
-    from domino_compile import Options
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            fail(f"--option {text!r}: write name=value, such as slices=4")
-        try:
-            found[name.strip()] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name.strip()] = value
-    Options.parse(found)
-    return found
 
 
 def ms_text(value: float | None) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
-from domino_compile.backend import domino
-from domino_compile.options.checks import OWNED_INDUCTOR_OPTIONS
 from domino_compile.report import reports
+from domino_compile.switch import compile_with_domino
 from domino_compile.tools.profiling.measured import RankMeasured, emulated_link, measured
 from domino_compile.tools.profiling.session import Phases, Progress, Session
 from domino_compile.tools.scripts import (
@@ -225,9 +224,7 @@ def _compiled(
     if backend == "inductor":
         settings = _compat.mode_options(asked.mode) if asked.mode else {}
         return _compat.compile_with_inductor(gm, inputs, settings | asked.inductor)
-    options = dict(asked.domino) | dict(request.options)
-    kept = {k: v for k, v in asked.inductor.items() if k not in OWNED_INDUCTOR_OPTIONS}
-    return domino(gm, inputs, mode=asked.mode, options=options | {"inductor": kept})
+    return compile_with_domino(asked, request.options, gm, inputs)
 
 
 class _Precision:

@@ -1,4 +1,4 @@
-"""``torch.compile`` redirected: what a script asks for is known, and another may answer it."""
+"""Requests for a compile, redirected: what a script asks for is seen, and answered elsewhere."""
 
 from __future__ import annotations
 
@@ -9,37 +9,13 @@ from typing import Any
 
 import torch
 
-from domino_compile.host.replaced import replaced
+from domino_compile._compat import Asked, GraphCompiler
+from domino_compile.switch import requests_answered
+
+__all__ = ["Asked", "Compile", "Compiles", "compiles_redirected"]
 
 #: Compiles one graph for a script that asked in some way.
-Compile = Callable[["Asked", torch.fx.GraphModule, list[Any]], Callable[..., Any]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a script called ``torch.compile``.
-
-    Attributes:
-        backend: ``inductor`` or ``domino``.
-        options: of that backend.
-        mode: None for the default one.
-    """
-
-    backend: str
-    options: dict[str, Any]
-    mode: str | None = None
-
-    @property
-    def inductor(self) -> dict[str, Any]:
-        """The options for Inductor among them."""
-        if self.backend == "inductor":
-            return self.options
-        return dict(self.options.get("inductor") or {})
-
-    @property
-    def domino(self) -> dict[str, Any]:
-        """The same as options of this package's backend."""
-        return self.options if self.backend == "domino" else {"inductor": self.options}
+Compile = Callable[[Asked, torch.fx.GraphModule, list[Any]], Callable[..., Any]]
 
 
 @dataclass
@@ -47,7 +23,7 @@ class Compiles:
     """The compiles of a script.
 
     Attributes:
-        calls: how many times it called ``torch.compile`` with a backend that is redirected.
+        calls: how many times it asked for a backend that is redirected.
         others: the backends that it asked for and that were left alone.
         graphs: how many graphs were compiled.
     """
@@ -57,32 +33,35 @@ class Compiles:
     graphs: int = 0
 
 
+@dataclass(frozen=True)
+class _Redirected:
+    """Compiles the graphs of one request. Equal requests share their code, as without us."""
+
+    asked: Asked
+    compile_graph: Compile
+    found: Compiles = field(compare=False)
+
+    def __call__(self, gm: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        compiled = self.compile_graph(self.asked, gm, inputs)
+        self.found.graphs += 1
+        return compiled
+
+
 @contextmanager
 def compiles_redirected(found: Compiles, compile_graph: Compile) -> Iterator[None]:
-    """Let ``torch.compile`` (and ``Module.compile``, which calls it) compile in another way.
+    """Let requests for a compile be answered in another way, however a script makes them.
 
     Args:
-        found: is told of every call.
+        found: is told of every request.
         compile_graph: takes the place of the backends ``inductor`` and ``domino``.
     """
-    original = torch.compile
 
-    def compile_(model: Any = None, **settings: Any) -> Any:
-        backend = settings.pop("backend", "inductor")
-        if backend not in ("inductor", "domino"):
-            found.others.append(str(backend))
-            return original(model, backend=backend, **settings)
+    def answer(asked: Asked) -> GraphCompiler | None:
+        if asked.backend not in ("inductor", "domino"):
+            found.others.append(asked.backend)
+            return None
         found.calls += 1
-        options = dict(settings.pop("options", None) or {})
-        mode = settings.pop("mode", None)
-        asked = Asked(str(backend), options, None if mode == "default" else mode)
+        return _Redirected(asked, compile_graph, found)
 
-        def backend_of_graphs(gm: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-            compiled = compile_graph(asked, gm, inputs)
-            found.graphs += 1
-            return compiled
-
-        return original(model, backend=backend_of_graphs, **settings)
-
-    with replaced(torch, "compile", compile_):
+    with requests_answered(answer):
         yield

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
-from domino_compile.backend import domino
 from domino_compile.report import reports
 from domino_compile.report.explanation import Explanation, explanation_of
+from domino_compile.switch import compile_with_domino
 from domino_compile.tools.scripts import (
     Asked,
     Compiles,
@@ -84,8 +84,8 @@ def observe(
     def compile_graph(
         asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
     ) -> Callable[..., Any]:
-        chosen = asked.domino | {"lowering": "eager", "check_ranks": False, **options}
-        return _ending(domino(gm, inputs, mode=asked.mode, options=chosen), calls)
+        chosen = {"lowering": "eager", "check_ranks": False, **options}
+        return _ending(compile_with_domino(asked, chosen, gm, inputs), calls)
 
     with ExitStack() as stack:
         stack.enter_context(compiles_redirected(found.compiled, compile_graph))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import chdir
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
 
 from domino_compile.errors import DominoError
 from domino_compile.host.replaced import replaced
+
+#: The file that the frames of ``runpy`` name.
+_RUNPY = runpy.run_path.__code__.co_filename
 
 
 class Enough(BaseException):
@@ -26,7 +31,8 @@ class ScriptError(DominoError, RuntimeError):
 def run_script(script: Path, arguments: Sequence[str]) -> int:
     """Run a script to its end, or until something in it raises ``Enough``.
 
-    A script that fails is shown with its own traceback, without the frames that run it.
+    A script that fails is shown with its own traceback, without the frames that run it. Its process
+    group is destroyed.
 
     Args:
         script: its path.
@@ -38,13 +44,63 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
     Raises:
         ScriptError: there is no such file.
     """
-    require_file(script)
+    try:
+        return run_program(Program(str(script)), arguments)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A script, or a module as behind ``python -m``.
+
+    Attributes:
+        name: the script's path, or the module's dotted name.
+        is_module: which of the two.
+    """
+
+    name: str
+    is_module: bool = False
+
+    def require(self) -> None:
+        """Require that it is there.
+
+        Raises:
+            ScriptError: it is not.
+        """
+        if not self.is_module:
+            require_file(Path(self.name))
+            return
+        try:
+            found = importlib.util.find_spec(self.name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise ScriptError(f"no module named {self.name!r}: it is looked for as by python -m")
+
+    def run(self) -> None:
+        """Run it as the main program."""
+        if self.is_module:
+            runpy.run_module(self.name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(self.name, run_name="__main__")
+
+
+def run_program(program: Program, arguments: Sequence[str]) -> int:
+    """Run a program to its end, as Python would, and return its exit code.
+
+    Raises:
+        ScriptError: it is not there.
+    """
+    place = str(Path.cwd() if program.is_module else Path(program.name).parent)
     with (
-        replaced(sys, "argv", [str(script), *arguments]),
-        replaced(sys, "path", [str(script.parent), *sys.path]),
-        chdir("."),  # back, wherever the script went: files are named from here
+        replaced(sys, "argv", [program.name, *arguments]),
+        replaced(sys, "path", [place, *sys.path]),
+        chdir("."),  # back, wherever the program went: files are named from here
     ):
-        return _run(script)
+        program.require()
+        return _run(program)
 
 
 def require_file(script: Path) -> None:
@@ -57,9 +113,9 @@ def require_file(script: Path) -> None:
         raise ScriptError(f"{script}: no such file")
 
 
-def _run(script: Path) -> int:
+def _run(program: Program) -> int:
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        program.run()
     except Enough:
         return 0
     except SystemExit as end:
@@ -69,11 +125,8 @@ def _run(script: Path) -> int:
         return end.code or 0
     except Exception as error:
         own = error.__traceback__
-        while own is not None and own.tb_frame.f_code.co_filename != str(script):
+        while own is not None and own.tb_frame.f_code.co_filename in (__file__, _RUNPY):
             own = own.tb_next
         traceback.print_exception(type(error), error, own or error.__traceback__)
         return 1
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     return 0

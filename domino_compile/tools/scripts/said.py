@@ -9,12 +9,12 @@ from domino_compile.tools.scripts.run import ScriptError
 
 
 def require_something(
-    script: Path, compiles: Compiles, graphs: int | None, collectives: int | None
+    script: Path | str, compiles: Compiles, graphs: int | None, collectives: int | None
 ) -> None:
     """Require that a script compiled something in which ranks communicate.
 
     Args:
-        script: its path.
+        script: its path, or the name of its module.
         compiles: its calls of ``torch.compile``.
         graphs: how many graphs ran; None: not known.
         collectives: how many collectives were found in them; None: not known.

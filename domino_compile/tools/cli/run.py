@@ -1,0 +1,22 @@
+"""``domino run`` as one of the commands; ``tools.scripts.command`` has its options and does it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    }
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: tuple[str, ...]) -> None:
+    """Run a script as it is, with domino where it asks for Inductor."""
+    from domino_compile.tools.scripts.command import main
+
+    sys.exit(main(arguments))
