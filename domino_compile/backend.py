@@ -12,14 +12,19 @@ from typing import Any
 
 from torch import fx
 
+from domino_compile._compat.async_collectives import capture_async_collectives, captures_async
 from domino_compile.errors import OptionError, RankMismatchError, refusal
 from domino_compile.lowering.inductor import inductor_alone
 from domino_compile.lowering.request import Request
 from domino_compile.options import Options
+from domino_compile.runtime.async_work import launched
 from domino_compile.runtime.guard import guarded
 from domino_compile.runtime.watch import watched
 
+capture_async_collectives(launched)  # Dynamo traces before it calls a backend
 
+
+@captures_async
 def domino(
     gm: fx.GraphModule,
     example_inputs: list[Any],

@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 import torch._inductor.inductor_prims  # registers Inductor's own operators
-from torch._higher_order_ops.flex_attention import flex_attention as flex_attention
-from torch._higher_order_ops.flex_attention import (
-    flex_attention_backward as flex_attention_backward,
-)
+import torch._higher_order_ops.flex_attention  # registers its two operators
 
 OpOverload = torch._ops.OpOverload
 HigherOrderOperator = torch._ops.HigherOrderOperator
@@ -17,3 +14,5 @@ HigherOrderOperator = torch._ops.HigherOrderOperator
 prims: Any = torch.ops.prims
 #: The functional collectives.
 c10d: Any = torch.ops._c10d_functional
+flex_attention: Any = torch.ops.higher_order.flex_attention
+flex_attention_backward: Any = torch.ops.higher_order.flex_attention_backward

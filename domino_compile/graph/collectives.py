@@ -155,6 +155,10 @@ def as_launch(node: fx.Node) -> Launch:
     return Launch(kind_of(node), payload_of(node), group_of(node))
 
 
+#: Where Dynamo traces a collective with ``async_op=True``: between the user's line and torch's.
+_HANDLE = "domino_compile/runtime/async_work.py"
+
+
 def user_line(node: fx.Node) -> str:
     """The innermost line of the user's code that made the node, or ``unknown``."""
     trace = node.meta.get("stack_trace") or node.meta.get("fwd_nn_module_stack_trace") or ""
@@ -164,7 +168,7 @@ def user_line(node: fx.Node) -> str:
         for head, code in zip(lines, [*lines[1:], ""], strict=False)
         if head.startswith("File ")
     ]
-    own = [f for f in frames if "/torch/" not in f[0]]
+    own = [f for f in frames if "/torch/" not in f[0] and _HANDLE not in f[0]]
     if not own:
         return "unknown"
     head, code = own[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from domino_compile.analysis import CutPlan, NoCut
+from domino_compile.analysis.found import Found
 from domino_compile.analysis.reasons import Reason
 from domino_compile.planner import Choice, Prediction
 

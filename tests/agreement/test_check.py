@@ -85,9 +85,7 @@ def test_all_ranks_of_a_mesh_do_the_same() -> None:
     """One of four ranks wants another plan: also the one that shares no group with it hears it."""
     both = Program((("row", 64), ("column", 32)))
     groups = [
-        {"row": row, "column": column}
-        for row in ((0, 1), (2, 3))
-        for column in ((0, 2), (1, 3))
+        {"row": row, "column": column} for row in ((0, 1), (2, 3)) for column in ((0, 2), (1, 3))
     ]
     for odd in (replace(both, plan=()), replace(both, plan=("rows 3+1",))):
         for position in range(4):

@@ -1,0 +1,114 @@
+"""Collectives with ``async_op=True``, which Dynamo itself does not capture.
+
+``work = dist.all_reduce(x, async_op=True); ...; work.wait()`` ends Dynamo's graph at the call, in
+torch 2.11 to 2.14. For a backend that asks for it the call is traced as another function of ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from domino_compile._compat.wrap import wrap_once
+
+_MARK = "domino_compile_captures_async"
+Backend = TypeVar("Backend", bound=Callable[..., Any])
+
+
+def captures_async(backend: Backend) -> Backend:
+    """Mark a backend of ``torch.compile``: its graphs hold collectives with ``async_op=True``."""
+    setattr(backend, _MARK, True)
+    return backend
+
+
+def capture_async_collectives(launched: Callable[..., Any]) -> None:
+    """Let Dynamo capture such collectives where the graph is for a marked backend.
+
+    Graphs for other backends stay as they are.
+
+    Args:
+        launched: a function of a module, which Dynamo traces in place of the call, as
+            ``launched(collective, *arguments)`` without ``async_op``; it returns the handle.
+    """
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables import functions
+    from torch._dynamo.variables.base import VariableTracker
+
+    def wrap(original: Any) -> Any:
+        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+            names = list(inspect.signature(self.fn).parameters)
+            arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+            wanted = _is_wanted(tx.output.compiler_fn) and _constant(arguments.get("async_op"))
+            if not (wanted and _can_be_captured(self.fn, arguments)):
+                return original(self, tx, args, kwargs)
+            del arguments["async_op"]
+            positional = [arguments.pop(name) for name in names[:2] if name in arguments]
+            source = AttrSource(tx.import_source(launched.__module__), launched.__name__)
+            traced = VariableTracker.build(tx, launched, source)
+            return traced.call_function(tx, [self, *positional], arguments)
+
+        return call_function
+
+    wrap_once(functions.CollectiveFunctionRewriteVariable, "call_function", wrap)
+
+
+def _can_be_captured(collective: Any, arguments: dict[str, Any]) -> bool:
+    """Whether Dynamo's own version of a collective does the same as eager code.
+
+    Eager code differentiates none of them. It leaves an all-reduce out (and warns), which can be
+    captured; the gradients of the others are not defined.
+
+    Args:
+        collective: the function of ``torch.distributed``.
+        arguments: Dynamo's variables by the names of its parameters.
+    """
+    from torch.distributed._functional_collectives import REDUCE_OP_TO_STR
+
+    operation = getattr(arguments.get("op"), "value", dist.ReduceOp.SUM)
+    group = _constant(arguments.get("group"))
+    if operation not in REDUCE_OP_TO_STR or group is dist.GroupMember.NON_GROUP_MEMBER:
+        return False
+    tensors = [t for variable in arguments.values() for t in _tensors(variable)]
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if differentiated and collective is not dist.all_reduce:
+        return False
+    gathered = {t.shape for t in _tensors(arguments.get("tensor_list"))}
+    return len(gathered) <= 1 and not any(t.is_complex() or t.is_sparse for t in tensors)
+
+
+def _tensors(variable: Any) -> list[torch.Tensor]:
+    """The (fake) tensors of a variable: of a tensor, or of a list of tensors."""
+    from torch._dynamo.variables import BaseListVariable, TensorVariable
+
+    variable = variable.realize() if variable is not None else None
+    members = variable.items if isinstance(variable, BaseListVariable) else [variable]
+    return [
+        member.realize().as_proxy().node.meta["example_value"]
+        for member in members
+        if member is not None and isinstance(member.realize(), TensorVariable)
+    ]
+
+
+def _constant(variable: Any) -> Any:
+    """The value of a variable that Dynamo takes for a constant; None of others."""
+    if variable is None or not variable.is_python_constant():
+        return None
+    return variable.as_python_constant()
+
+
+#: Where torch keeps a backend that it has wrapped: for debugging, with options, in functools.
+_WRAPPED = ("_torchdynamo_orig_backend", "compiler_fn", "__wrapped__", "func")
+
+
+def _is_wanted(backend: Any) -> bool:
+    """Whether the backend, or the one inside of it, is marked."""
+    while backend is not None:
+        if getattr(backend, _MARK, False):
+            return True
+        inside = (getattr(backend, name, None) for name in _WRAPPED)
+        backend = next((b for b in inside if b is not None), None)
+    return False

@@ -1,0 +1,89 @@
+"""Collectives with ``async_op=True`` in a captured program, and the handles that they return."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+
+class CapturedWork:
+    """The handle of a collective that is part of a compiled graph; stands for ``dist.Work``.
+
+    In a graph a collective's result is a value like any other: whatever reads it waits for the
+    collective, whether or not the program has called ``wait``. So the handle has nothing left to
+    do. It is plain Python, which Dynamo can trace and can hand to code outside of the graph.
+
+    Attributes:
+        outputs: the tensors that the collective writes to.
+    """
+
+    def __init__(self, outputs: list[torch.Tensor]) -> None:
+        self.outputs = outputs
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Return at once: the readers of the result wait for it."""
+        return True
+
+    def synchronize(self) -> None:
+        """Do nothing, as ``wait``."""
+
+    def block_current_stream(self) -> None:
+        """Do nothing, as ``wait``."""
+
+    def is_completed(self) -> bool:
+        """Whether the outputs may be read; they always may."""
+        return True
+
+    def is_success(self) -> bool:
+        """Whether the collective has not failed; a failure is raised where the graph runs."""
+        return True
+
+    def exception(self) -> None:
+        """The error of the collective: none (see ``is_success``)."""
+
+    def result(self) -> list[torch.Tensor]:
+        """The tensors that the collective writes to."""
+        return self.outputs
+
+    def get_future(self) -> Any:
+        """A completed ``torch.futures.Future`` of ``result()``. Dynamo ends its graph here."""
+        future: Any = torch.futures.Future()
+        future.set_result(self.outputs)
+        return future
+
+
+def launched(collective: Any, written: Any, *args: Any, **kwargs: Any) -> CapturedWork:
+    """What Dynamo traces in place of a collective with ``async_op=True``.
+
+    Eager code does not differentiate such a collective, and neither is the captured one: gradients
+    pass an all-reduce unchanged.
+
+    Args:
+        collective: the function that was called; called here without ``async_op``.
+        written: the tensor, or the list of tensors, that it writes to.
+        args: its other arguments.
+        kwargs: those that are given by name.
+    """
+    several = isinstance(written, (list, tuple))
+    outputs = list(written) if several else [written]
+    with torch.no_grad():
+        gathers = args and isinstance(args[0], torch.Tensor) and not several
+        if gathers and written.dim() != args[0].dim():
+            written, read = unstacked(written, args[0])
+            args = (read, *args[1:])
+        collective(written, *args, **kwargs)
+    return CapturedWork(outputs)
+
+
+def unstacked(written: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two sides of a gather or a scatter, the larger one as a concatenation.
+
+    NCCL also stacks: it gathers ``(n, ...)`` to ``(ranks, n, ...)``, and scatters that again.
+    """
+    if written.dim() == read.dim() + 1 and read.dim() > 0:
+        return written.view(-1, *read.shape[1:]), read
+    if read.dim() == written.dim() + 1 and written.dim() > 0:
+        return written, read.reshape(-1, *written.shape[1:])
+    return written.view(-1), read.reshape(-1)
