@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # registers Inductor's own operators
 import torch._higher_order_ops.flex_attention  # registers its two operators
+import torch._inductor.inductor_prims  # registers Inductor's own operators
 
 OpOverload = torch._ops.OpOverload
 HigherOrderOperator = torch._ops.HigherOrderOperator
