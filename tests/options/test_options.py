@@ -199,9 +199,31 @@ def test_messages_say_what_to_write(options: dict[str, object], expected: str) -
     assert expected in refused(lambda: Options.parse(options))
 
 
-@pytest.mark.parametrize("name", OWNED_INDUCTOR_OPTIONS)
+#: The options of Inductor that would undo the schedule or the cut, and what the refusal must say.
+OWNED = {
+    "joint_custom_post_pass": "cuts the joint graph",
+    "post_grad_custom_post_pass": "schedules each graph",
+    "reorder_for_compute_comm_overlap": "reorder the collectives",
+    "aten_distributed_optimizations.enable_overlap_scheduling": "replace our schedule",
+    "aten_distributed_optimizations.enable_simple_overlap": "move launches and waits",
+    "inductor_choices_class": "keeps slices apart",
+    "_micro_pipeline_tp": "rewrite the collectives",
+}
+
+
+@pytest.mark.parametrize("name", OWNED)
 def test_owned_inductor_options_are_refused_with_the_reason(name: str) -> None:
-    assert OWNED_INDUCTOR_OPTIONS[name] in refused(lambda: Options(inductor={name: False}))
+    said = refused(lambda: Options(inductor={name: False}))
+    assert said.startswith("inductor: ")
+    assert f"'{name}' is owned by this backend: " in said and OWNED[name] in said
+
+
+def test_what_the_backend_sets_for_itself_is_owned() -> None:
+    """But for bucketing, which may also be wanted for collectives that are not cut."""
+    from domino_compile.lowering.inductor import OFF
+
+    assert {*OWNED} >= {name for name in OFF if not name.startswith("bucket_")}
+    assert {*OWNED} == OWNED_INDUCTOR_OPTIONS.keys()
 
 
 def test_mode_is_torch_compiles_mode() -> None:

@@ -67,7 +67,12 @@ def measured(scenarios: Path) -> Path:
 
 
 def test_ranks_agree(measured: Path) -> None:
+    """On what each of them measured, which differs: no two clocks show the same."""
     first, second = notes(measured)
+    (table,), rates, _ = first
+    times = [us for curve in table["curves"].values() for _, us in curve["points"]]
+    assert len(times) == 3 * len(SIZES) and all(us > 0 for us in times)
+    assert rates["rates"] and all(rate > 0 for rate in rates["rates"].values())
     assert first == second
 
 
