@@ -1,4 +1,4 @@
-"""What it means for a value to be cut: axis states, size arithmetic, chunk sizes."""
+"""How values are cut: axis states, arithmetic on sizes, the sizes of slices."""
 
 from domino_compile.axes.chunks import Chunks
 from domino_compile.axes.sizes import Shape, Size, divides, quotient, to_shape, to_size

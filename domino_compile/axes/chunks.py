@@ -13,8 +13,8 @@ from domino_compile.axes.sizes import Size, quotient, to_size
 class Chunks:
     """The extents of the slices of an axis of extent ``total``.
 
-    Chunks are as even as whole numbers allow, the larger ones first (5 = 3 + 2). Of a
-    dynamic extent, chunk ``i`` is a symbol ``chunk_i``; it stands for
+    Chunks are as even as whole numbers allow, with the larger ones first (5 = 3 + 2). If the
+    extent is dynamic, chunk ``i`` is the symbol ``chunk_i``, which stands for
     ``(total + parts - 1 - i) // parts``, an expression that torch can bound from below.
     """
 

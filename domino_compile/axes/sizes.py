@@ -1,7 +1,7 @@
 """Arithmetic on tensor extents, static (``int``) or dynamic (``sympy.Expr``).
 
-Nothing here ever adds a guard: a question about a dynamic extent is answered from
-the expression alone, and "not provable" is a no.
+Nothing here adds a guard. A question about a dynamic extent is answered from the
+expression alone, and what cannot be proved counts as false.
 """
 
 from __future__ import annotations

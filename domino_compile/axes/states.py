@@ -7,7 +7,7 @@ chunks ``b_0 + ... + b_{p-1} = B``. Every value of the program is in one state:
     not cut; there is one value.
 ``Sliced(dim, outer)``
     cut; slice ``i`` holds its chunk of dimension ``dim``. The batch need not be
-    the outermost factor of the dimension: its extent is
+    the outermost factor of the dimension. The extent is
     ``outer * B * inner`` (``inner`` is whatever remains), and slice ``i`` has
     ``outer * b_i * inner`` there, in the same order. ``(S, B, H) -> (S*B, H)`` gives
     ``Sliced(0, outer=S)``; an all-gather of ``n`` ranks on a ``Sliced(0)`` value

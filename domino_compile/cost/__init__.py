@@ -1,4 +1,4 @@
-"""What things take: device rates, node costs, collectives on a link."""
+"""Predicted times: device rates, the cost of operations, collectives on a link."""
 
 from domino_compile.cost.model import CostModel
 from domino_compile.cost.rates import DeviceRates, rates_for

@@ -1,4 +1,4 @@
-"""What a fused kernel does: all that the time it takes depends on."""
+"""The work of a fused kernel, on which its predicted time depends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Fused:
     """The work of a fused kernel, or of a part of one.
 
     Attributes:
-        bytes: what it reads and writes.
-        hard: the elements of operations that take longer than moving them (``scheduling.traffic``).
+        bytes: bytes read and written.
+        hard: elements of operations that take longer than moving them (``scheduling.traffic``).
         wide: whether it reduces rows so wide that Inductor goes over them twice.
-        sums: how many sums over rows there are of what it makes: gradients of biases and of norms'
-            weights.
-        summed: the elements of what these add up.
+        sums: the number of sums over rows of its results, such as the gradients of biases and of
+            norms' weights.
+        summed: the elements that these sums add.
     """
 
     bytes: float

@@ -1,4 +1,4 @@
-"""How long an operation of a graph takes: matrix products, attention, collectives, bytes moved."""
+"""Predicted times of operations: matrix products, attention, collectives, bytes moved."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def _is_called(target: Any, part: str) -> bool:
 
 
 class CostModel:
-    """Predicted times in microseconds, for one device and one link table a group.
+    """Predicts times in microseconds, for one device and one link table per group.
 
     Args:
         device: where the graph runs, or the name of another device.
-        link: the table for collectives; ``None`` takes the one assumed for the device.
-        group_size: tells the number of ranks of a group by its name.
-        slower: how many times the table's time collectives take.
-        configured: whether products beside a collective are configured for what it leaves
-            (``passes.products``).
+        link: the table for collectives; ``None`` takes the device's default.
+        group_size: returns the number of ranks of a group, given its name.
+        slower: how much slower than in the table collectives are.
+        configured: whether products beside a collective are configured for the multiprocessors
+            that it leaves (``passes.products``).
     """
 
     def __init__(
@@ -105,16 +105,17 @@ class CostModel:
         return self._tables[group]
 
     def wire_us(self, launch: fx.Node, share: float = 1.0) -> float:
-        """How long a collective, or one of a share of its payload, is on the wire."""
+        """Return the wire time of a collective, or of one with a share of its payload."""
         kind = kind_of(launch)
         kind = LINK_KINDS.get(kind, "all_reduce")
         table = self.table(group_of(launch))
         return table.time_us(kind, round(payload_of(launch) * share)) * self.slower
 
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
-        """How long work takes that moves so many bytes, alone and while a collective is in flight.
+        """Return the time of work that moves ``nbytes``, alone and beside a collective.
 
-        What memory bounds is not slowed down: a few multiprocessors less still saturate it.
+        Work that is limited by memory is not slowed down: the remaining multiprocessors still
+        saturate the memory.
         """
         moved = self.rates.memory_us(nbytes)
         alone, beside = (
@@ -128,13 +129,11 @@ class CostModel:
         return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
 
     def fused_us(self, work: Fused, inductors: bool = False) -> tuple[float, float]:
-        """How long a fused kernel takes, alone and while a collective is in flight.
-
-        Nothing, if it does nothing.
+        """Return the time of a fused kernel, alone and beside a collective; 0 for no work.
 
         Args:
-            work: what it does.
-            inductors: whether it is in a program that Inductor alone compiles.
+            work: the kernel's work.
+            inductors: whether Inductor alone compiles the program.
         """
         if not (work.bytes or work.hard):
             return 0.0, 0.0
@@ -146,20 +145,20 @@ class CostModel:
 
 
 def slowdown(alone_us: float, beside_us: float) -> float:
-    """A time while a collective is in flight over that without; 1 of what takes none."""
+    """Return the ratio of a time beside a collective to that without one; 1 for no time."""
     return beside_us / alone_us if alone_us else 1.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a matrix product or attention computes.
+    """The work of a matrix product or attention.
 
     Attributes:
         dtype: of its result.
-        product: the product's extents.
-        attention: the operations of an attention.
-        block: those of one of its thread blocks, of whatever share of the batch.
-        backward: whether that is a backward one.
+        product: the extents of a product.
+        attention: the operations of attention.
+        block: the operations of one thread block of it, whatever the share of the batch.
+        backward: whether it is attention's backward.
     """
 
     dtype: torch.dtype
@@ -169,12 +168,12 @@ class Work:
     backward: bool = False
 
     def share(self, parts: Sequence[float], extents: Sequence[str | None]) -> Work:
-        """What is left of it along several axes.
+        """Return a share of this work along several axes.
 
         Args:
-            parts: of each axis, which share is left.
-            extents: the product's extent that the axis cuts: ``batch``, ``rows``, ``columns`` or
-                ``inner``; ``None`` where it cuts none.
+            parts: the share along each axis.
+            extents: the extent of the product that each axis cuts: ``batch``, ``rows``,
+                ``columns`` or ``inner``; ``None`` if it cuts none.
         """
         if self.product is None:
             return replace(self, attention=self.attention * math.prod(parts))
@@ -186,7 +185,7 @@ class Work:
 
 
 def work_of(node: fx.Node) -> Work | None:
-    """What a matrix product or attention computes; ``None`` for anything else."""
+    """Return the work of a matrix product or attention; ``None`` for anything else."""
     if is_matmul(node):
         value: Any = node.meta["val"]
         return Work(value.dtype, product=_product(node, value))

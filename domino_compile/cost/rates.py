@@ -1,10 +1,9 @@
-"""Sustained rates of devices, for predicting how long operations take.
+"""Sustained rates of devices, from which the times of operations are predicted.
 
-A prediction needs the right order of magnitude and must be the same on every rank: the rates are a
-table, never measured while compiling. ``DOMINO_COMPILE_RATES=FILE`` puts rates that ``domino
-calibrate`` measured before in the table's place. The file is read on every rank and must say the
-same on all; ranks that plan differently because it does not are an error (``ranks.py``), not a
-hang.
+A prediction must have the right order of magnitude and be equal on every rank. The rates are
+therefore a table and are never measured while compiling. ``DOMINO_COMPILE_RATES=FILE`` replaces the
+table by rates that ``domino calibrate`` has measured. Every rank reads the file, and its content
+must be the same on all. If it is not and ranks plan differently, that is an error and not a hang.
 """
 
 from __future__ import annotations
@@ -25,34 +24,36 @@ from domino_compile.cost.rates_file import (
 )
 from domino_compile.cost.waves import Product, time_factor
 
-#: The types whose products tensor cores compute at full rate, and that can be configured.
+#: The types for which tensor cores run at full rate and products can be configured.
 HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """What a device sustains.
+    """The rates that a device sustains.
 
     Attributes:
         name: the device, as matched in its reported name.
-        half_tflops: matrix products in bf16 or fp16 that fill the device, 10^12 a second.
-        single_tflops: matrix products in float32 (with TF32 off), likewise.
-        memory_gb_s: bytes read plus written, 10^9 a second.
-        launch_us: what a kernel takes beyond its work: the gap before it, its first and last
+        half_tflops: 10^12 operations per second of matrix products in bf16 or fp16 that fill the
+            device.
+        single_tflops: the same in float32, with TF32 off.
+        memory_gb_s: 10^9 bytes per second, read plus written.
+        launch_us: the time of a kernel beyond its work: the gap before it, and its first and last
             blocks.
-        link: the link table that is assumed where none is named.
+        link: the default link table.
         attention_forward_tflops: fused attention in bf16 or fp16, causal operations counted.
-        attention_backward_tflops: its backward, likewise.
-        multiprocessors: that products' tiles run on and collectives' thread blocks hold; 0 where
-            a collective takes nothing from compute and products have no waves.
-        configured: what products beside a collective take, when they are configured for the
-            multiprocessors that it leaves, over their time on all of them times the share that is
-            left; 0 where they cannot be.
-        fused_share: what fused kernels (norms, dropout, reductions) reach of ``memory_gb_s``, which
-            is a copy's rate.
-        hard_g_s: elements of operations that take longer than to move them (a random number, a
-            sine), 10^9 a second; 0 where they cost nothing.
-        library_mib: what torch allocates for its library of matrix products to work in.
+        attention_backward_tflops: the same for its backward.
+        multiprocessors: their number. Tiles of products run on them, and thread blocks of
+            collectives hold them. 0 if a collective takes nothing from compute and products have
+            no waves.
+        configured: for products that are configured for the multiprocessors a collective leaves,
+            their time relative to that on the whole device divided by the share that is left; 0 if
+            they cannot be configured.
+        fused_share: share of ``memory_gb_s``, a copy's rate, that fused kernels reach (norms,
+            dropout, reductions).
+        hard_g_s: 10^9 elements per second of operations that take longer than moving their values,
+            such as a random number or a sine; 0 if they cost nothing.
+        library_mib: workspace that torch allocates for its matrix library.
     """
 
     name: str
@@ -72,13 +73,13 @@ class DeviceRates:
     def matmul_us(
         self, product: Product, dtype: torch.dtype, held: int = 0, configured: bool = False
     ) -> float:
-        """Time of a matrix product while a collective holds so many multiprocessors.
+        """Return the time of a matrix product while a collective holds multiprocessors.
 
         Args:
             product: its extents.
-            dtype: of its operands.
-            held: how many are held.
-            configured: whether it is configured for the others, if that can be.
+            dtype: the type of its operands.
+            held: how many multiprocessors are held.
+            configured: whether it is configured for the remaining ones, if it can be.
         """
         full = product.operations / (self._tflops(dtype) * 1e6)
         beside = full * time_factor(product, self.multiprocessors, held)
@@ -91,14 +92,15 @@ class DeviceRates:
     def attention_us(
         self, operations: float, block: float, dtype: torch.dtype, backward: bool, held: int = 0
     ) -> float:
-        """Time of fused attention: many blocks, which share what is not held, or the longest one.
+        """Return the time of fused attention, whose blocks share the multiprocessors.
 
         Args:
-            operations: of all blocks.
-            block: of the longest; with few heads and rows it takes longer than its share of all.
-            dtype: of the result.
-            backward: whether it is the backward one.
-            held: multiprocessors that a collective holds.
+            operations: those of all blocks.
+            block: those of the longest block, which limits the time if there are few heads and
+                rows.
+            dtype: the type of the result.
+            backward: whether this is the backward.
+            held: how many multiprocessors a collective holds.
         """
         rate = self.attention_backward_tflops if backward else self.attention_forward_tflops
         share = self._tflops(dtype) / self.half_tflops
@@ -110,13 +112,14 @@ class DeviceRates:
         return max(longest, together + TAIL * longest)
 
     def fused_us(self, work: Fused, held: int = 0, inductors: bool = False) -> float:
-        """Time of a fused kernel, but for its launch.
+        """Return the time of a fused kernel without its launch.
 
-        What memory bounds is not slowed down by a few multiprocessors less. A kernel of this
-        package's goes over wide rows once (``_compat.kernels``), and moves while it computes.
+        Work that is limited by memory is not slowed down by missing multiprocessors. A kernel that
+        is generated by this package's rules goes over wide rows once (``_compat.kernels``) and
+        moves data while it computes.
 
         Args:
-            work: what it does.
+            work: the kernel's work.
             held: how many multiprocessors a collective holds.
             inductors: whether it is in a program that Inductor alone compiles.
         """

@@ -1,7 +1,7 @@
 """Measured rates of a device, as a versioned JSON file that ``domino calibrate`` writes.
 
-The cost model uses such a file only where ``DOMINO_COMPILE_RATES`` names one: a prediction must
-be the same on every rank, and a file that is picked up by itself would differ between machines.
+The cost model uses such a file only if ``DOMINO_COMPILE_RATES`` names one: predictions must be the
+same on every rank, and a file that is picked up automatically would differ between machines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VARIABLE = "DOMINO_COMPILE_RATES"
 SCHEMA = 1
 #: The rates that the cost model takes from a file; units as in ``DeviceRates``.
 USED = ("half_tflops", "single_tflops", "memory_gb_s", "launch_us")
-#: Likewise, where the file has them; else the table's.
+#: Further rates that it takes if the file has them; otherwise the table's are used.
 OPTIONAL = (
     "attention_forward_tflops",
     "attention_backward_tflops",
@@ -35,7 +35,7 @@ class RatesError(OptionError):
 
 @dataclass(frozen=True)
 class RatesFile:
-    """What was measured on one device.
+    """The rates that were measured on one device.
 
     Attributes:
         device_type: ``cpu`` or ``cuda`` (also for ROCm).
@@ -97,7 +97,7 @@ def _parse(data: object, where: str) -> RatesFile:
     if data.get("schema") != SCHEMA:
         found = data.get("schema")
         raise RatesError(
-            f"{where}: schema: must be {SCHEMA}, not {found!r}; measure anew: domino calibrate"
+            f"{where}: schema: must be {SCHEMA}, not {found!r}; measure again with domino calibrate"
         )
     texts = {key: data.get(key) for key in ("device_type", "device", "source")}
     for key, text in texts.items():

@@ -1,8 +1,8 @@
-"""How full a kernel keeps a GPU: its tiles or blocks run in waves over the multiprocessors.
+"""Waves: how well the tiles or blocks of a kernel fill the multiprocessors of a GPU.
 
-A product of ``m x n`` results is computed in tiles, one a multiprocessor at a time, so that its
-time grows by whole waves. Beside a collective, whose thread blocks hold multiprocessors of their
-own, the same tiles need more of them. Libraries choose a tile as if they had the whole device.
+A product of ``m x n`` results is computed in tiles, one per multiprocessor at a time, so its time
+grows by whole waves. A collective's thread blocks hold some multiprocessors, and the same tiles
+then need more waves. Libraries choose their tiles as if they had the whole device.
 
 The numbers are fitted to one H200 (cuBLAS, bf16, six shapes of 4096 and 8192 rows): within 7 % of
 the times measured alone, and of those measured while another kernel held 8 to 24 multiprocessors
@@ -15,14 +15,14 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-#: Rows and columns of the tiles that libraries choose from, and the part of the full rate that they
-#: reach: a smaller tile reads its operands more often.
+#: Rows and columns of the tiles that libraries choose from, and the share of the full rate that
+#: they reach: a smaller tile reads its operands more often.
 TILES = ((128, 256, 1.0), (128, 128, 0.9))
 #: Waves lost beside a collective: tiles run in clusters of multiprocessors, and those with a held
 #: one among them run behind the others.
 STRANDED_WAVES = 1
-#: No product is predicted slower than this times its full rate: of what does not fill one wave,
-#: libraries take smaller tiles or divide the contracted extent.
+#: The largest predicted slowdown of a product. If it does not fill one wave, libraries take smaller
+#: tiles or divide the contracted extent.
 MOST = 2.0
 #: Rows that a thread block of a norm's gradients takes, least and most, and how many such blocks a
 #: multiprocessor runs at once.
@@ -46,11 +46,11 @@ class Product:
 
 @cache
 def time_factor(product: Product, multiprocessors: int, held: int = 0) -> float:
-    """Time of a product over its time at the full rate of the whole device (at least 1).
+    """Return a product's time relative to that at the device's full rate (at least 1).
 
     Args:
         product: its extents.
-        multiprocessors: of the device; 0 where nothing is known of waves (a CPU).
+        multiprocessors: those of the device; 0 if it has no waves (a CPU).
         held: how many of them a collective holds meanwhile.
     """
     results = product.batch * product.rows * product.columns
@@ -79,14 +79,14 @@ def _waves_beside(tiles: int, free: int) -> int:
 
 @cache
 def rows_a_block(rows: int, multiprocessors: int) -> int:
-    """Rows for each thread block of a norm's gradients: as few as go in whole waves.
+    """Return the rows per thread block of a norm's gradients that fill whole waves.
 
-    Inductor reckons with the whole device. 4096 rows by 16 are 256 blocks, one wave of 132
-    multiprocessors but two of the 116 that a collective leaves; by 18 they are 228.
+    Inductor assumes the whole device. 4096 rows make 256 blocks of 16 rows, which are one wave on
+    132 multiprocessors but two on the 116 that a collective leaves; blocks of 18 rows are 228.
 
     Args:
-        rows: of the value that is reduced along both of its dimensions.
-        multiprocessors: that there are for it.
+        rows: rows of the value that is reduced along both of its dimensions.
+        multiprocessors: how many are available to the kernel.
     """
     at_once = BLOCKS_AT_ONCE * multiprocessors
 

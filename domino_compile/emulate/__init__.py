@@ -1,4 +1,4 @@
-"""Process groups whose collectives take the time a link table gives: always *emulated*.
+"""Process groups whose collectives take the time of a link table. Results are *emulated*.
 
 On the CPU, real gloo ranks exchange real numbers and each completion is delayed::
 
@@ -10,8 +10,8 @@ On the CPU, real gloo ranks exchange real numbers and each completion is delayed
     print(emulate.summary())                      # wire, exposed, hidden
     emulate.reset_trace()
 
-On one GPU, one process acts as one rank of a group (``device="cuda"``); what its numbers then
-mean is written in ``symmetric.py``, what its time means in ``cuda.py``. After ``use_link(...)``,
+On one GPU, one process acts as one rank of a group (``device="cuda"``). ``symmetric.py`` explains
+what its numbers then mean, and ``cuda.py`` what its times mean. After ``use_link(...)``,
 ``torch.distributed.init_process_group("domino_emulated", ...)`` does the same as ``init``.
 """
 
@@ -64,7 +64,7 @@ def init(
     """Make the default process group an emulated one; groups made from it are emulated too.
 
     Args:
-        link: name, JSON file or table; None: collectives take no time.
+        link: name, JSON file or table; with None collectives take no time.
         rank: this process's rank; None: ``RANK`` of the environment, on CUDA 0.
         world_size: number of ranks; None: ``WORLD_SIZE``, on CUDA the table's ranks.
         device: ``cpu``: real gloo ranks; ``cuda``: this process is one rank and the only one.

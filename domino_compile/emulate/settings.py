@@ -1,4 +1,4 @@
-"""Which link which group uses: process-wide settings, read at every collective."""
+"""The links of emulated groups: process-wide settings that every collective reads."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Link = str | os.PathLike[str] | LinkTable | None
 
 
 class EmulateError(DominoError, RuntimeError):
-    """The emulated link is used in a way that cannot work. One line, says what to do."""
+    """An emulated link is used in a way that cannot work. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``use_link`` set.
+    """The settings made by ``use_link``.
 
     Attributes:
-        link: the table of every group that has none of its own; None: collectives take no time.
+        link: the table of all groups without one of their own; None if collectives take no time.
         groups: tables by mesh dimension name, group name or group description.
         device: ``cpu`` (numbers travel through gloo) or ``cuda`` (one rank alone).
-        ctas: thread blocks a collective holds on the GPU; None: what the table says.
-        local_share: part of an all-reduce's payload that is read and written in local memory.
+        ctas: thread blocks that a collective holds on the GPU; None takes the table's number.
+        local_share: share of an all-reduce's payload that is read and written in local memory.
         exclusive: on the GPU, keep matrix multiplications off the multiprocessors that are held.
-        stream_priority: of a group's CUDA stream; 0 is NCCL's default in torch, -1 is high.
+        stream_priority: priority of a group's CUDA stream: 0 is NCCL's default in torch, -1 high.
     """
 
     link: LinkTable | None = None
@@ -62,13 +62,13 @@ def use_link(
     exclusive: bool = True,
     stream_priority: int = 0,
 ) -> None:
-    """Set the link of this process's emulated groups, those that exist and those to come.
+    """Set the link of this process's emulated groups, existing and future ones.
 
-    Takes effect with the next collective; what a CUDA graph has captured keeps its times. Every
-    rank must set the same.
+    This takes effect with the next collective. Collectives that a CUDA graph has captured keep
+    their times. Every rank must set the same link.
 
     Args:
-        link: name, JSON file or table for all groups; None: collectives take no time.
+        link: name, JSON file or table for all groups; with None collectives take no time.
         groups: other links for some groups. A key is a mesh dimension's name (``tp``), a group's
             name or the ``group_desc`` given to ``new_group``. A mesh dimension that spans the
             whole world is the default group and follows ``link``.
@@ -92,7 +92,7 @@ def _table(link: Link) -> LinkTable | None:
 
 
 def current() -> Settings:
-    """The settings in force.
+    """Return the current settings.
 
     Raises:
         EmulateError: none were set.

@@ -1,9 +1,9 @@
-"""What was found for each product: once a process, kept on disk, the same on all ranks.
+"""The choice of an algorithm for each product, kept on disk and equal on all ranks.
 
-Of the ranks that ask the same the first decides, and tells the others through the key-value store
-of all ranks. So a layer that is not cut among ranks is computed alike by its replicas; and a rank
-that has a product of its own shape (the smaller part of a vocabulary that does not divide evenly)
-waits for nobody. Where there is nothing to agree on (one process) each decides for itself.
+Among the ranks that ask the same question, the first decides and tells the others through the
+key-value store of all ranks. Replicas of a layer that is not cut among ranks therefore compute it
+in the same way. A rank whose product has a shape of its own (the smaller part of a vocabulary that
+does not divide evenly) waits for nobody. A single process decides by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from domino_compile.host.kept import alone, keep, kept
 
 log = logging.getLogger(__name__)
 
-#: Raised whenever the files change their meaning.
+#: Raised whenever the meaning of the files changes.
 SCHEMA = 2
 #: How long to wait for the rank that decides.
 TIMEOUT = timedelta(seconds=120)
@@ -34,7 +34,7 @@ TIMEOUT = timedelta(seconds=120)
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """A product for which an algorithm is needed.
 
     Attributes:
         problem: the product.
@@ -49,18 +49,18 @@ class Question:
     library: int
 
     def digest(self) -> str:
-        """A name for it, the same in every process."""
+        """Return a name for the question that is the same in every process."""
         content = {**asdict(self), "schema": SCHEMA}
         content["problem"]["dtype"] = str(self.problem.dtype)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
-    """The ways to compute a product: of the disk, of the rank that asked first, or found now.
+    """Return the ways to compute a product, from disk, from the first rank to ask, or timed now.
 
     Args:
-        question: what is asked.
-        decide: finds it out; called on one rank only.
+        question: the product.
+        decide: times the algorithms; called on one rank only.
     """
     world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
     shared = None if world is None else _compat.shared_store(world.group_name)
@@ -74,7 +74,11 @@ def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
             store.wait([key], TIMEOUT)
         except (RuntimeError, dist.DistError):
             seconds = TIMEOUT.total_seconds()
-            log.warning("rank %d has not timed a product within %g s: torch's own", first, seconds)
+            log.warning(
+                "rank %d has not timed a product within %g s: using torch's own algorithm",
+                first,
+                seconds,
+            )
             return _settled(store, key, NOTHING)
     elif not store.check([key]):  # the others may know that one already
         ways = NOTHING  # if deciding fails: the others must not wait for what never comes
@@ -87,9 +91,9 @@ def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
 
 
 def _settled(store: Any, key: str, ways: Ways) -> Ways:
-    """What holds for all ranks: what the first said that said something, now or before.
+    """Return the answer that holds for all ranks, which is the first one given.
 
-    Ranks that have waited too long and the one that decided too late do so at the same time.
+    Ranks that have waited too long may answer at the same time as the rank that decided too late.
     """
     told = store.compare_set(f"{key}/settled", "", _encoded(ways))
     store.set(key, told)  # the same, whoever sets it; wakes who waits
@@ -112,7 +116,7 @@ def _known_or(question: Question, decide: Callable[[], Ways]) -> Ways:
 
 
 def _gpu() -> str:
-    """A name for this process's GPU that is another for each of a machine's."""
+    """Return a name for this process's GPU that no other GPU of the machine has."""
     if not torch.cuda.is_available():
         return "none"
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)

@@ -1,13 +1,13 @@
-"""The fastest ways to compute a product, beside a collective and alone: by timing what there is.
+"""Time the algorithms for a product, alone and beside a collective, and keep the fastest.
 
-Which those are cannot be told beforehand: it depends on how the tiles of each divide among the
-multiprocessors that remain, and on which of those are in one cluster.
+The fastest algorithm cannot be predicted: it depends on how tiles divide among the remaining
+multiprocessors, and on which of these are in one cluster.
 
-Most products are beside a collective for a part of their time only. An algorithm that divides its
-tiles among all multiprocessors beforehand then waits for the last of them: 138 us for 95, if a
-collective ends after 58 of them. One that is made for the multiprocessors that remain takes as long
-either way, and one whose thread blocks take tiles as they come hardly minds, but has a counter to
-clear. What an algorithm takes is so taken as a mean of both its times, weighted by that part.
+Most products spend only a part of their time beside a collective. An algorithm that divides its
+tiles among all multiprocessors beforehand then waits for the last one: 138 instead of 95 us, if a
+collective ends after 58 us. An algorithm for the remaining multiprocessors takes the same time
+either way. One whose thread blocks take tiles as they come hardly slows down, but must clear a
+counter first. An algorithm is therefore judged by the mean of its two times, weighted by that part.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from domino_compile.gemm.cublaslt import (
     Product,
 )
 
-#: Fractions of the free multiprocessors for which algorithms are asked: which of them do best is
-#: a matter of clusters and tiles.
+#: Fractions of the free multiprocessors for which algorithms are requested. Which fraction does
+#: best depends on clusters and tiles.
 FRACTIONS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
 #: Calls that are timed together.
 CALLS = 4
-#: The parts of a product's time beside a collective that are told apart.
+#: The shares of a product's time beside a collective that are distinguished.
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: The fastest by one measurement are measured again, as often as this.
+#: How many of the fastest are measured again, and how often.
 FINALISTS, AGAIN = 4, 5
-#: By how much an algorithm must be faster than torch's own choice.
+#: The share of time that an algorithm must save over torch's own choice.
 GAIN = 0.02
-#: What an algorithm that needs memory of its own costs beyond its time, microseconds: a counter in
-#: it is cleared first. In a CUDA graph (H200) a kernel follows another within 0.1 us, but such a
-#: clear begins 1.5 us behind it and takes 1, and the next kernel begins 2.5 later. Little of that
-#: is seen when calls are timed one after the other.
+#: Additional microseconds of an algorithm with a workspace, in which a counter is cleared first. In
+#: a CUDA graph (H200) one kernel follows another within 0.1 us, but such a clear begins 1.5 us
+#: after the kernel before, takes 1 us, and the next kernel begins 2.5 us later. Calls that are
+#: timed in a row show little of that.
 CLEARING_US = 4.5
-#: How far a result may be from torch's, as a fraction of its norm: rounding to bf16, in an order
-#: of its own.
+#: How far a result may be from torch's, as a fraction of its norm: both are rounded to bf16 and add
+#: in different orders.
 TOLERANCE = 1e-2
-#: How much of the device clock's time the host gets to issue what is timed.
+#: Cycles of the device's clock that the host gets to issue the timed calls.
 HEAD_START_CYCLES = 150_000
 
 
@@ -70,7 +70,7 @@ class Way:
     beside_us: float
 
     def us(self, share: float) -> float:
-        """Its time if a collective is in flight for a part of it."""
+        """Return its time if a collective is in flight for a share of it."""
         return (1 - share) * self.alone_us + share * self.beside_us
 
 
@@ -79,11 +79,11 @@ Ways: TypeAlias = tuple[Way, ...]
 
 
 def best(ways: Ways, share: float) -> Way:
-    """The fastest way, if a collective is in flight for a part of the time.
+    """Return the fastest way if a collective is in flight for a share of the time.
 
     Args:
-        ways: torch's own first, which is taken where no other is clearly faster.
-        share: the part, 0 to 1.
+        ways: torch's own first, which is taken unless another is clearly faster.
+        share: the share, 0 to 1.
     """
     own, found = ways[0], min(ways, key=lambda way: way.us(share))
     return found if found.us(share) < (1 - GAIN) * own.us(share) else own

@@ -1,1 +1,1 @@
-"""Processes and files of this machine."""
+"""Processes and files on this machine."""

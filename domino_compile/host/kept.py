@@ -1,4 +1,4 @@
-"""Small files beside Inductor's caches: what an earlier process has found out."""
+"""Small files beside Inductor's caches, which hold results of earlier processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _path(name: str) -> Path:
 
 
 def keep(name: str, text: str) -> None:
-    """Keep a text; a full or read-only disk is no reason to stop."""
+    """Keep a text. A full or read-only disk is ignored."""
     path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +37,9 @@ def kept(name: str) -> str | None:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """While this lasts, no other process of this machine does what has this name.
+    """Hold the lock of this name, so that no other process on this machine does the same work.
 
-    Where the folder takes no locks they may; whoever holds one and dies gives it back.
+    If the folder does not support locks, nothing is locked. A process that dies releases its lock.
     """
     path = _path(f"{name}.lock")
     try:

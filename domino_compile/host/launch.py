@@ -1,4 +1,4 @@
-"""Starting ranks on this machine through torchrun, and ending them whatever happens."""
+"""Start ranks on this machine through torchrun, and end them whatever happens."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def progress_line(text: str, share: float) -> str:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End this process with what it has said, but without the interpreter's own end.
+    """End this process after flushing its output, without the interpreter's shutdown.
 
-    That can wait for threads of a group whose other ranks have failed, and a destructor has been
-    seen to abort a rank there that had profiled: torchrun then ends the others before they have
-    said what they found.
+    Shutdown can wait for threads of a group whose other ranks have failed. A destructor has also
+    been seen to abort a rank that had profiled; torchrun then ends the others before they have
+    reported their results.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads it
@@ -42,7 +42,7 @@ def end_at_once(code: int) -> NoReturn:
 
 
 class RanksError(DominoError, RuntimeError):
-    """A rank failed. One line: what it said."""
+    """A rank failed. The message is one line, with that rank's error."""
 
 
 def run_ranks(
@@ -55,12 +55,12 @@ def run_ranks(
 
     Args:
         count: number of ranks.
-        arguments: what torchrun is to run, such as ``-m domino_compile calibrate``.
-        progress: told what is done next, and how much is done (0 to 1).
-        environment: variables of the ranks, besides this process's.
+        arguments: the program for torchrun, such as ``-m domino_compile calibrate``.
+        progress: called with the next piece of work, and the share that is done (0 to 1).
+        environment: additional environment variables of the ranks.
 
     Raises:
-        RanksError: a rank failed; with what it said.
+        RanksError: A rank failed.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), *arguments]

@@ -1,7 +1,7 @@
 """Link tables: how long one collective occupies the wire.
 
-A table holds measured (or modelled) points of ``bytes -> microseconds`` for the collectives that
-somebody measured, and answers ``time_us(collective, nbytes)`` for all of them.
+A table holds measured or modelled points ``bytes -> microseconds`` of some collectives, and answers
+``time_us(collective, nbytes)`` for all of them.
 
 What ``nbytes`` counts, per collective (nccl-tests' convention: the size of the *full* tensor):
 
@@ -46,7 +46,7 @@ COLLECTIVES = (
 
 
 class LinkError(DominoError, ValueError):
-    """A link name, a link file or a request to a link table is wrong. One line, says which."""
+    """A link's name, a link file or a request to a link table is wrong."""
 
 
 def busbw_factor(collective: str, ranks: int) -> float:
@@ -105,15 +105,15 @@ class LinkTable:
     """Measured or modelled speed of the collectives of one group of ranks.
 
     Attributes:
-        name: what ``load_link`` knows it by.
-        ranks: group size that the numbers belong to (at least 2).
+        name: its name for ``load_link``.
+        ranks: the group size of the numbers (at least 2).
         nodes: machines the ranks are spread over.
         source: where the numbers come from.
         curves: per collective that was measured; ``all_reduce`` is always there.
         busbw_ratio: per collective without a curve, its bus bandwidth over all_reduce's.
         ctas: thread blocks that the collective holds on the GPU (one per NCCL channel).
         made_up: the numbers are invented (for demos), not measured.
-        note: anything a reader of a result should know.
+        note: anything that a reader of results should know.
         nccl: NCCL version of the measurement, if known.
         modelled: the numbers follow a formula, not a measurement.
     """

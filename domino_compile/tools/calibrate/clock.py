@@ -1,4 +1,4 @@
-"""Timing something that is repeated: by events on CUDA, by the clock on the CPU."""
+"""Time repeated calls, by events on CUDA and by the clock on the CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """The host's clock, for calls that return when they are done."""
+    """The host's clock, for calls that return when they have finished."""
 
     def time_us(self, run: Run, iterations: int) -> float:
         """See ``Clock``."""

@@ -1,4 +1,4 @@
-"""Time of a group's collectives over the payload, as curves of a link table."""
+"""Measure a group's collectives over their payload, as curves of a link table."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Measured:
     """One measured collective.
 
     Attributes:
-        curve: times that are the same on all ranks.
-        raised: payloads in bytes whose time was raised to that of a smaller payload, since a
-            link table's times do not fall.
+        curve: the times, equal on all ranks.
+        raised: payloads in bytes whose time was raised to that of a smaller payload, because the
+            times of a link table must not fall.
     """
 
     curve: Curve
@@ -55,13 +55,13 @@ def call_of(collective: str, full: torch.Tensor, group: Any) -> Run:
 
 
 def _newest(name: str, before: str) -> Callable[..., object]:
-    """Torch 2.13 renamed these functions and warns of the names that older ones have."""
+    """Return a function by its name in torch 2.13, which renamed it, or by its older name."""
     found: Callable[..., object] = getattr(dist, name, None) or getattr(dist, before)
     return found
 
 
 def unsupported(ranks: Ranks, collective: str, group: Any, dtype: torch.dtype) -> str:
-    """Why the backend cannot run a collective; empty if it can, the same on all ranks."""
+    """Return why the backend cannot run a collective, equal on all ranks; empty if it can."""
     reason = ""
     try:
         call_of(collective, _payload(4, group.size(), dtype, ranks.device), group)()

@@ -1,6 +1,6 @@
 """Rates of a device: matrix products, attention, memory copies, launches.
 
-All ranks measure at once, as they compute at once in training; the slowest counts.
+All ranks measure at once, as they compute at once in training, and the slowest counts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def device_name(device: torch.device) -> str:
 
 
 def probes(device: torch.device) -> list[Probe]:
-    """Everything that is timed on a device."""
+    """Return everything that is timed on a device."""
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         found += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]

@@ -1,8 +1,7 @@
-"""The processes of a calibration: they begin together, agree on every number and end together.
+"""The ranks of a calibration, which begin together, agree on every number and end together.
 
-The ranks come from torchrun's environment. They talk through its key-value store before the
-process group exists, so that whatever is wrong with one rank is known to all before the first
-collective could hang.
+They are described by torchrun's environment. They talk through its key-value store before the
+process group exists, so all ranks know of a problem on one of them before a collective could hang.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ _FAREWELL = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Place:
-    """This process among the ranks, as torchrun says.
+    """The place of this process among the ranks, as given by torchrun.
 
     Attributes:
-        rank: of this process, among all.
-        world: number of ranks.
-        local_rank: of this process, among those of its machine.
-        local_world: ranks on this machine.
+        rank: the rank of this process among all.
+        world: the number of ranks.
+        local_rank: the rank of this process among those on its machine.
+        local_world: the number of ranks on this machine.
     """
 
     rank: int

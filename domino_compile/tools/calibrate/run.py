@@ -31,12 +31,12 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured, the same on all ranks.
+    """The result of a calibration, equal on all ranks.
 
     Attributes:
         tables: a link table and its file for each group size; empty with one rank alone.
-        rates: of the device.
-        rates_file: where they are.
+        rates: the device's rates.
+        rates_file: the file that holds them.
         raised: per table's name and collective, the payloads in bytes whose times were raised
             so that no time is less than that of a smaller payload.
     """
@@ -86,7 +86,7 @@ def calibrate(ranks: Ranks, settings: Settings, progress: Progress) -> Calibrati
 
 
 def _ready(ranks: Ranks, settings: Settings) -> tuple[CalibrateError | None, str]:
-    """What keeps this rank from taking part, and its device's name."""
+    """Return the problem that keeps this rank from taking part, and its device's name."""
     place, name = ranks.place, ""
     try:
         name = _device_name(ranks)

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class CalibrateError(DominoError, RuntimeError):
-    """A calibration cannot run, or failed. One line, says what to do.
+    """A calibration cannot run, or failed. The message is one line that says what to do.
 
     Attributes:
         code: exit code of the command: 2 if it could not begin, 1 if it failed on the way.
@@ -39,19 +39,20 @@ class CalibrateError(DominoError, RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and where the results go.
+    """The measurements to make, and where results go.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
         sizes: payloads in bytes, increasing.
         rounds: how often each time is measured; the median counts.
-        round_s: seconds that one round of repetitions should last at least.
-        group_sizes: ranks of the groups to measure; empty: one group of all.
-        name: of the link table; None: its file's, or made from the device and the group size.
-        out: file of the link table; None: in the user's folder, by name.
-        rates_out: file of the device's rates; None: in the user's folder, by device.
-        ctas: thread blocks that the collectives hold, for the table; None: measured on a GPU,
-            16 elsewhere.
+        round_s: minimum duration of one round of repetitions, in seconds.
+        group_sizes: the group sizes to measure; empty for one group of all ranks.
+        name: name of the link table; None takes the file's name, or makes one from the device and
+            the group size.
+        out: file of the link table; None chooses one in the user's folder by name.
+        rates_out: file of the device's rates; None chooses one in the user's folder by device.
+        ctas: thread blocks that a collective holds, for the table; None measures them on a GPU and
+            takes 16 elsewhere.
         timeout_s: how long ranks wait for each other.
     """
 
@@ -123,7 +124,7 @@ def parse_group_sizes(text: str) -> tuple[int, ...]:
     """Group sizes like ``2,4,8``, increasing.
 
     Raises:
-        CalibrateError: one is no whole number of at least 2.
+        CalibrateError: One is not a whole number of at least 2.
     """
     sizes: set[int] = set()
     for part in text.split(","):
@@ -176,7 +177,7 @@ def check_writable(path: Path) -> None:
 
 
 def why_unwritable(path: Path) -> str:
-    """Why no file can be written there, in words; empty if one can. Nothing is left behind."""
+    """Return why no file can be written there; empty if one can. Nothing is left behind."""
     if path.is_dir():
         return "it is a folder"
     if not path.absolute().parent.is_dir():

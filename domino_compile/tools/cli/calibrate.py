@@ -57,7 +57,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class _Range(click.FloatRange):
-    """A range that has no place for ``nan``, which is neither below nor above any limit."""
+    """A range that refuses ``nan``, which is neither below nor above any limit."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -75,49 +75,51 @@ class _Range(click.FloatRange):
         "domino calibrate --ranks 2 --sizes 64K,1MiB,16MiB    (gloo, on the CPU)",
     )
 )
-@click.option("--ranks", type=click.IntRange(min=1), help="Start so many gloo ranks on the CPU.")
+@click.option("--ranks", type=click.IntRange(min=1), help="Start this many gloo ranks on the CPU.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU if there is one."
 )
 @click.option("--name", help="Name of the link table.  [device and group size]")
 @click.option("--out", type=_FILE, help="File of the link table.  [NAME.json in your links folder]")
 @click.option("--rates-out", type=_FILE, help="File of the device's rates.  [in your folder]")
-@click.option("--group-size", help="Ranks of a group, also several: 2,4,8.  [all ranks]")
+@click.option("--group-size", help="Group sizes to measure, such as 2,4,8.  [all ranks]")
 @click.option("--sizes", help="Payloads, like 64K,1MiB,32MiB.  [16K to 64M; GPU: 64K to 1G]")
-@click.option("--rounds", type=click.IntRange(min=1), help="Times each; the median counts.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), help="Rounds per measurement; the median counts."
+)
 @click.option(
     "--round-ms",
     type=_Range(min=0, max=1e6, min_open=True),
     default=20.0,
     show_default=True,
-    help="Least duration of a round; short calls are repeated.",
+    help="Minimum duration of a round; short calls are repeated.",
 )
 @click.option(
     "--ctas",
     type=click.IntRange(min=1),
-    help="For the table: thread blocks a collective holds.  [GPU: measured, CPU: 16]",
+    help="Thread blocks that a collective holds, for the table.  [GPU: measured, CPU: 16]",
 )
 @click.option(
     "--timeout",
     type=_Range(min=1, max=86_400),
     default=300.0,
     show_default=True,
-    help="Seconds that ranks wait for each other.",
+    help="How many seconds ranks wait for each other.",
 )
 @json_option
 def calibrate(ranks: int | None, as_json: bool, **asked: Any) -> None:
     """Measure the collectives of a real process group, and the device's rates.
 
-    All-reduce, reduce-scatter and all-gather over payloads become a link table, which an emulated
-    group or the option "link" can name. Rates of matrix products, attention, memory and launches
-    go to a file that DOMINO_COMPILE_RATES can name. Start it under torchrun, on an idle machine:
-    NCCL (or RCCL) on GPUs, gloo on the CPU.
+    The times of all-reduce, reduce-scatter and all-gather make a link table, which emulated groups
+    and the option "link" can use. The rates of matrix products, attention, memory and launches go
+    to a file for DOMINO_COMPILE_RATES. Start this under torchrun on an idle machine. It measures
+    NCCL (or RCCL) on GPUs and gloo on the CPU.
     """
     from domino_compile.tools.calibrate.ranks import place_in
 
     place = place_in(os.environ)
     if ranks is not None and place is not None:
-        fail("--ranks starts ranks of its own: leave it out under torchrun")
+        fail("--ranks starts its own ranks: leave it out under torchrun")
     try:
         settings = _settings(asked, "cpu" if ranks is not None else asked["device"])
     except CalibrateError as error:
@@ -125,7 +127,7 @@ def calibrate(ranks: int | None, as_json: bool, **asked: Any) -> None:
     if ranks is not None:
         found = _on_new_ranks(ranks, settings)
     elif place is None:
-        fail(f"this measures a running group; start it with: {_torchrun_line(settings)}")
+        fail(f"no process group is running; start one with: {_torchrun_line(settings)}")
     else:
         found = _as_rank(place, settings)
         if place.rank:
@@ -175,7 +177,7 @@ def _given(*left_out: str) -> list[str]:
 
 
 def _torchrun_line(settings: Settings) -> str:
-    """How to start what was asked for."""
+    """The command that starts the requested measurement."""
     import torch
 
     on_gpus = settings.device == "cuda"
@@ -186,7 +188,7 @@ def _torchrun_line(settings: Settings) -> str:
 
 
 def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
-    """Start gloo ranks, and return what rank 0 printed; what can be refused is refused before."""
+    """Start gloo ranks and return what rank 0 printed. Bad input is refused before they start."""
     check_group_sizes(settings.group_sizes, count)
     for path in (settings.out, settings.rates_out):
         if path is not None:
@@ -201,7 +203,7 @@ def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(printed)
     except ValueError:
-        fail(f"rank 0 printed no result but: {printed[:200]!r}", 1)
+        fail(f"rank 0 printed no result; it printed: {printed[:200]!r}", 1)
     return found
 
 
@@ -229,7 +231,7 @@ def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _rank_progress(place: Place) -> Iterator[Progress]:
-    """A bar on rank 0; lines for the process that started the ranks where there is one."""
+    """A bar on rank 0, or lines if another process started the ranks and reads them."""
     if place.rank == 0 and PROGRESS_LINES in os.environ:
         yield lambda text, share: click.echo(progress_line(text, share), err=True)
         return
@@ -270,7 +272,7 @@ def _show(found: dict[str, Any]) -> None:
     rows = [[name, digits(value)] for name, value in rates["rates"].items()]
     show_table(["rate", "value"], rows, title=f"Rates, measured: {rates['device']}")
     if not found["links"]:
-        say("One rank has no link to measure: start as many ranks as a group has.")
+        say("One rank has no link to measure: start as many ranks as the group has.")
     for link in found["links"]:
         click.echo(f"link table: {link['file']}")  # a path is not folded: it is to be copied
         click.echo(f'  use it: options={{"link": {json.dumps(_mention(link))}}}')
@@ -279,17 +281,17 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _mention(link: dict[str, Any]) -> str:
-    """How to name a table: by its name if it lies in the user's folder, else by its file.
+    """The name of a table in the user's folder, or the absolute path of any other table's file.
 
-    The file's whole path: without a separator it would be read as a name, and the program that
-    names it may run in another folder.
+    A path without a separator would be read as a name, and a relative one would not be found by a
+    program that runs in another folder.
     """
     path = Path(link["file"]).absolute()
     return str(link["name"] if path == links_folder() / f"{link['name']}.json" else path)
 
 
 def _show_link(link: dict[str, Any]) -> None:
-    """One row a payload: milliseconds of each collective, and all_reduce's bus bandwidth."""
+    """Show one row per payload: each collective's milliseconds, and all_reduce's bus bandwidth."""
     curves = link["collectives"]
     factor = busbw_factor("all_reduce", link["ranks"])
     rows = []

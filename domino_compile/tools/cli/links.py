@@ -1,4 +1,4 @@
-"""``domino links``: the link tables that can be named, and what one of them holds."""
+"""``domino links``: the available link tables, and the contents of one of them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _DERIVED = tuple(name for name in COLLECTIVES if name != "barrier")
 def links(name: str | None, as_json: bool) -> None:
     """List the link tables, or show all curves and notes of one.
 
-    A link table says how long a group of ranks needs for a collective. Emulated groups keep to
-    its times, and the cost model plans with them. Tables of your own go to the folder
-    ~/.config/domino_compile/links (domino calibrate measures them), or are named by their file.
+    A link table says how long a collective takes in a group of ranks. Emulated groups keep to its
+    times, and the cost model plans with them. Put your own tables into the folder
+    ~/.config/domino_compile/links (domino calibrate measures them), or name them by their file.
     """
     if name is None:
         _show_all(link_files(), as_json)
@@ -76,7 +76,7 @@ def _show_all(files: list[LinkFile], as_json: bool) -> None:
     sources = [[link.name, link.source] for _, link in good]
     show_table(["link", "source"], sources, title="Sources", wrap=True)
     say(
-        "CTAs: thread blocks that a collective holds on a GPU. All of one table: domino links NAME."
+        "CTAs: thread blocks that a collective holds on a GPU. A whole table: domino links NAME."
         f" Your own tables: {links_folder()}"
     )
 
@@ -106,7 +106,7 @@ def _summary(file: LinkFile, link: LinkTable) -> dict[str, object]:
 
 
 def _points(link: LinkTable, collective: str, sizes: Iterable[int]) -> list[dict[str, object]]:
-    """What the table predicts for payloads."""
+    """The table's predictions for some payloads."""
     return [_point(link, collective, size, link.time_us(collective, size)) for size in sizes]
 
 
@@ -144,11 +144,11 @@ def _show_one(link: LinkTable, as_json: bool) -> None:
     show_table(
         ["collective", "factor", *map(size_text, SIZES)],
         rows,
-        title="Without a curve: emulated from all_reduce, its bus bandwidth times a factor; ms",
+        title="Without a curve: emulated from all_reduce at its bus bandwidth times a factor; ms",
     )
     say(
-        "Between the points and beyond them times are emulated: interpolated, and at the last"
-        " point's bus bandwidth above it."
+        "Times between and beyond the points are emulated: interpolated between them, and at the"
+        " last point's bus bandwidth above it."
     )
 
 

@@ -41,7 +41,7 @@ Exit codes:
   3    not faster
   4    training differs, or ends with numbers that are not finite
   130  interrupted"""
-#: Steps of the curves that are shown.
+#: How many steps of the curves are shown.
 SHOWN_STEPS = 6
 
 
@@ -49,7 +49,7 @@ SHOWN_STEPS = 6
     context_settings=CONTEXT,
     epilog=examples(
         "domino poc train.py --steps 20 --html report.html",
-        "domino poc --rounds 3 train.py -- --steps 1000      (behind --: the script's own options)",
+        "domino poc --rounds 3 train.py -- --steps 1000      (after --: the script's own options)",
         "domino poc --ranks 2 --link demo-2 train.py         (CPU ranks, emulated link)",
         "domino poc --ranks 8 --link h200-nvlink-8 train.py  (one GPU, emulated link)",
         "domino poc --slices 4 --option memory_cap=0.2 train.py",
@@ -59,13 +59,13 @@ SHOWN_STEPS = 6
 )
 @script_options
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True,
-              help="Runs of each variant, in turn; two show the baseline's noise.")  # fmt: skip
+              help="Runs of each variant; two or more show the baseline's noise.")  # fmt: skip
 @click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
-@click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
+@click.option("--columns", type=click.IntRange(min=1), help="Parts that columns are cut into.")
 @click.option("--option", "chosen", metavar="NAME=VALUE", multiple=True,
               help="Any option of the backend; may be repeated.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
-              help="Of torch, Python and NumPy; set before the script begins.")  # fmt: skip
+              help="Seed of torch, Python and NumPy, set before the script begins.")  # fmt: skip
 @out_option("out/poc")
 @output_options
 @json_option
@@ -86,17 +86,17 @@ def poc(
     trace: Path | None,
     **parts: int | None,
 ) -> int:
-    """Run SCRIPT with Inductor alone and with domino, in turn, and compare.
+    """Run SCRIPT with Inductor alone and with domino, alternating, and compare them.
 
-    The script is not edited: its torch.compile calls are answered by one or the other, with the
-    same seeds, in fresh processes. Compared are the time of a step, what of it computes, exposed
-    communication and peak memory, and whether training is equal: losses and gradient norms against
-    what the baseline's own runs differ by. Ends with a verdict and an exit code. Options that are
-    not listed here go to the script.
+    The script is not edited: its torch.compile calls use one backend or the other, with the same
+    seeds, in fresh processes. The comparison covers step time, utilisation, exposed communication
+    and peak memory. It also checks that training is equal: losses and gradient norms may differ by
+    no more than the baseline's own runs do. The command ends with a verdict and an exit code.
+    Options that are not listed here go to the script.
     """
     if under_torchrun():
-        fail("domino poc starts its ranks itself, several times: start it without torchrun "
-             "(--ranks says how many)")  # fmt: skip
+        fail("domino poc starts its own ranks, several times: run it without torchrun "
+             "(--ranks sets their number)")  # fmt: skip
     from domino_compile.tools.poc.run import Plan, run
     from domino_compile.tools.profiling.session import Phases
     from domino_compile.tools.scripts.options import parsed_options
@@ -106,9 +106,7 @@ def poc(
     options = {name: value for name, value in parts.items() if value is not None}
     options = parsed_options(chosen, options)
     if options.get("disable"):
-        fail(
-            "--option disable: it switches domino off, and nothing is left to compare: leave it out"
-        )
+        fail("--option disable switches domino off, so there is nothing to compare: leave it out")
     prepare(script, out)
     count, alone = processes(ranks, link)
     plan = Plan(script, arguments, count, alone, link or "", Phases(warmup, steps), rounds,
@@ -205,7 +203,7 @@ def _row(title: str, before: Any, after: Any) -> list[str]:
 
 
 def _show_curves(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Some steps of both curves, the first and the last among them."""
+    """Show some steps of both curves, including the first and the last."""
     losses = list(zip(before["losses"], after["losses"], strict=False))
     norms = list(zip(before["grad_norms"], after["grad_norms"], strict=False))
     if not losses or losses[-1][0] is None:

@@ -1,4 +1,4 @@
-"""``domino profile``: where the steps of a script go, and what overlap could win."""
+"""``domino profile``: where the time of a script's steps goes, and what overlap could gain."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def profile(
     png: Path | None,
     trace: Path | None,
 ) -> None:
-    """Run SCRIPT as it is for some steps, and say where their time goes.
+    """Run some steps of SCRIPT, unmodified, and show where their time goes.
 
     A step ends when the script's optimizer steps; without an optimizer, after each backward;
-    without either, at each call of a compiled graph. Says how long a step takes, how much of it
-    computes and how much of its communication is exposed, and what overlap could win of that. The
-    script is ended when enough is measured. Under torchrun the ranks are torchrun's. Options that
-    are not listed here go to the script, as does everything behind --.
+    without either, at each call of a compiled graph. The result shows how long a step takes, how
+    much of it is compute, how much communication is exposed, and how much of that overlap could
+    gain. The script is ended once enough has been measured. Under torchrun it uses torchrun's
+    ranks. Options that are not listed here go to the script, as does everything after --.
     """
     os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", "1")  # before torch is loaded
     from domino_compile.tools.profiling.earlier import TIMELINES, remove_files, remove_result
@@ -97,7 +97,7 @@ def profile(
     prepare(script, out)
     request = Request(script, arguments, phases=Phases(warmup, steps, traced), folder=out / "ranks")
     if under_torchrun() and (ranks is not None or link is not None):
-        fail("--ranks and --link start ranks of their own: leave them out under torchrun")
+        fail("--ranks and --link start their own ranks: leave them out under torchrun")
     if os.environ.get("RANK", "0") == "0":
         remove_result(out)
         remove_files(out, TIMELINES)
@@ -130,7 +130,7 @@ def _on_new_ranks(request: Request, count: int, alone: int, link: str) -> Profil
 
 
 def _as_rank(request: Request, as_json: bool) -> ProfileResult | None:
-    """One rank of torchrun's; None on all but the first."""
+    """Measure as one of torchrun's ranks; return None on all but the first."""
     from domino_compile.tools.profiling.context import shared
     from domino_compile.tools.profiling.script import run
 
@@ -205,7 +205,7 @@ def _link(found: ProfileResult) -> str:
 
 
 def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
-    """What a step is spent on."""
+    """The rows of the table that shows how a step's time is spent."""
     low, high = data["quartiles_ms"]
     rows = [
         ["step", ms_text(data["step_ms"]), f"median of {data['steps']}; middle half "
@@ -214,13 +214,13 @@ def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
          + (" of the GPU" if found.device != "cpu" else " (CPU: not in a wait; Python counts)")],
         ["on the wire", ms_text(data["wire_ms"]), f"{data['collectives']:g} collectives"],
         ["exposed", ms_text(data["exposed_ms"]), f"{_part(data)} of the step"],
-        ["hidden", ms_text(data["hidden_ms"]), "under computing"],
+        ["hidden", ms_text(data["hidden_ms"]), "while something computes"],
     ]  # fmt: skip
     if data["late_ms"]:
-        rows.append(["late", ms_text(data["late_ms"]), "waits beyond the emulated wire's time: "
-                     "for slower ranks and the real transport"])  # fmt: skip
+        rows.append(["late", ms_text(data["late_ms"]), "still waiting after the emulated "
+                     "transfer ended, for slower ranks or the real transport"])  # fmt: skip
     bound = ms_text(data["recommendation"]["bound_ms"])
-    return [*rows, ["bound", bound, "no overlap gets below it"]]
+    return [*rows, ["bound", bound, "best possible step with perfect overlap"]]
 
 
 def _show(found: ProfileResult, out: Path) -> None:

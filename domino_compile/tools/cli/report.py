@@ -1,4 +1,4 @@
-"""``domino report``: what a dump says, as a table, a page, a picture or a trace."""
+"""``domino report``: the contents of a dump as a table, a page, a picture or a trace."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from domino_compile.tools.cli.show import examples, json_option, print_json
     )
 )
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--rank", type=click.IntRange(min=0), help="Whose graphs; the lowest rank's if not "
-              "given.")  # fmt: skip
+@click.option("--rank", type=click.IntRange(min=0), help="The rank whose graphs are shown.  [the "
+              "lowest]")  # fmt: skip
 @output_options
 @json_option
 def report(
@@ -30,9 +30,9 @@ def report(
     png: Path | None,
     trace: Path | None,
 ) -> None:
-    """Show what a compile with dump_dir left in FOLDER.
+    """Show what a compile with the option dump_dir wrote to FOLDER.
 
-    The table is that of domino explain. Times are predicted, not measured.
+    The table is the same as that of domino explain. Times are predicted, not measured.
     """
     from domino_compile.report.explanation import explanation_of
     from domino_compile.tools.html import ReportData, candidate_tables, read_dump

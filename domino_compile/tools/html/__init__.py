@@ -1,8 +1,8 @@
 """The report as one self-contained HTML file: timelines, collectives, curves, graphs.
 
-Needs the extra ``report`` (jinja2, bokeh). ``data`` says what is shown, ``dumps`` reads it from
-``dump_dir``, ``plots`` draws it and ``page`` puts it together; what happens in the browser is in
-``assets``.
+This needs the extra ``report`` (jinja2, bokeh). ``data`` defines what is shown, ``dumps`` reads it
+from ``dump_dir``, ``plots`` draws it and ``page`` assembles it. ``assets`` holds the code that runs
+in the browser.
 """
 
 from domino_compile.tools.html.candidates import candidate_tables

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data."""
+"""The content of a report as plain data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class GraphView:
     """The operations of one compiled graph, by phase, as rows of ``graph_rows.COLUMNS``.
 
     Attributes:
-        number: of the compiled graph.
-        summary: what was done, in a line.
-        before: as captured.
-        after: as planned.
+        number: the number of the compiled graph.
+        summary: one line that says what was done.
+        before: the captured operations.
+        after: the planned operations.
     """
 
     number: int
@@ -32,8 +32,8 @@ class Curve:
 
     Attributes:
         name: for people, such as ``Inductor alone, run 1``.
-        losses: of each step.
-        gradient_norms: of each step.
+        losses: the loss of each step.
+        gradient_norms: the gradient norm of each step.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Table:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows; what is empty has no section.
+    """The content of a report. Empty fields have no section.
 
     Attributes:
-        title: the report's.
+        title: the title of the report.
         facts: names and values: the command, versions, the link.
-        explanation: a row for every collective.
-        verdict: paragraphs in front of everything.
-        timelines: steps that share one time axis, in the order to be drawn.
+        explanation: one row for each collective.
+        verdict: paragraphs at the top of the page.
+        timelines: steps that share one time axis, in drawing order.
         graphs: the compiled graphs.
         curves: training runs.
         tables: other numbers.

@@ -1,4 +1,4 @@
-"""What ``dump_dir`` received, read back."""
+"""Read the folder that ``dump_dir`` named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from domino_compile.tools.html.data import GraphView
 
 
 class DumpError(DominoError, ValueError):
-    """A folder is no dump, or one of another version. One line, says what to do."""
+    """A folder is not a dump, or was written by another version."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Dump:
     """The compiled graphs of one rank.
 
     Attributes:
-        rank: whose they are.
-        reports: of each graph, by number.
-        graphs: the operations of those that have collectives.
+        rank: the rank.
+        reports: the report of each graph, by number.
+        graphs: the operations of the graphs that have collectives.
     """
 
     rank: int
@@ -38,7 +38,7 @@ def read_dump(folder: Path, rank: int | None = None) -> Dump:
 
     Args:
         folder: ``dump_dir``, a ``rank_<n>`` in it, or one ``graph_<n>`` of that.
-        rank: whose graphs to read; None: the lowest rank's.
+        rank: the rank whose graphs are read; None for the lowest.
 
     Raises:
         DumpError: there is no dump, or another version of this package wrote it.

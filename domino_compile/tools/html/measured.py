@@ -1,4 +1,4 @@
-"""What the reports of ``domino profile`` and ``domino poc`` show."""
+"""The reports of ``domino profile`` and ``domino poc``."""
 
 from __future__ import annotations
 

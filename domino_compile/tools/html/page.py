@@ -1,4 +1,4 @@
-"""The report's page: data and template in, one self-contained file out."""
+"""Render the report from data and a template into one self-contained file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASSETS = Path(__file__).with_name("assets")
 
 
 def page(data: ReportData) -> str:
-    """The HTML text of a report; it needs no network and no other file.
+    """Return the HTML of a report, which needs no network and no other file.
 
     Raises:
         ImportError: the extra ``report`` is not installed.

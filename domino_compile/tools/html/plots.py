@@ -1,7 +1,7 @@
 """The report's figures, drawn by Bokeh: timelines on one axis, curves of training.
 
-Colours tell slices; they are the same in the graphs' listing. Names given to models here are what
-``assets/report.js`` looks for.
+Colours distinguish slices and are the same in the listing of graphs. ``assets/report.js`` finds
+models by the names that they get here.
 """
 
 from __future__ import annotations
@@ -211,8 +211,8 @@ def curve_figure(curves: Sequence[Curve], what: str, label: str) -> Any:
 
     Args:
         curves: the runs.
-        what: attribute of a curve: ``losses`` or ``gradient_norms``.
-        label: of the y axis.
+        what: the attribute of a curve to draw, ``losses`` or ``gradient_norms``.
+        label: the label of the y axis.
     """
     plot = figure(
         name=f"curve_{what}",

@@ -1,4 +1,4 @@
-"""Whether two programs train alike: their curves, against the baseline's own noise."""
+"""Whether two programs train alike: their curves, compared with the baseline's own noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOWEST = 0.01
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest relative difference between two curves, and the step where it is."""
+    """The largest relative difference between two curves, and its step."""
 
     relative: float = 0.0
     step: int | None = None
@@ -37,14 +37,14 @@ class Quality:
 
     Attributes:
         name: ``loss``, ``grad_norm`` or ``output``.
-        difference: the largest relative one between a run of domino and one of the baseline.
-        step: where, counted from 0; None if there is none.
-        noise: the largest relative one between two runs of the baseline; None with a single run.
-        floor: what rounding alone can make.
+        difference: the largest relative difference between a run of domino and one of the baseline.
+        step: its step, counted from 0; None if there is no difference.
+        noise: the largest relative difference between two runs of the baseline; None with one run.
+        floor: the difference that rounding alone can cause.
         allowed: the larger of the floor and ``NOISE_FACTOR`` times the noise, if that is finite.
-        equal: whether the difference is allowed, and the curves do not end in what is not finite.
-        not_finite: steps where some number is not finite; where that is so in all runs alike, such
-            a step says nothing and is no difference.
+        equal: whether the difference is allowed and the curves end in finite numbers.
+        not_finite: steps in which a number is not finite. If that is so in all runs, the step is no
+            difference.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Quality:
 
 
 def rounding_floor(name: str, precision: float) -> float:
-    """What rounding alone can make of a quantity.
+    """Return the relative difference that rounding alone can cause.
 
     Args:
-        name: of the quantity.
+        name: the name of the quantity.
         precision: relative rounding of the coarsest type that the model computes in.
     """
     return max(precision, SUMMED) * FLOOR_FACTOR[name]

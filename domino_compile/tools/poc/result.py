@@ -1,4 +1,4 @@
-"""What a proof of concept found, and the JSON that is written of it (``docs/measurements.md``)."""
+"""The result of a proof of concept, and its JSON (``docs/measurements.md``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUANTITIES = {"loss": "losses", "grad_norm": "grad_norms", "output": "outputs"}
 
 @dataclass(frozen=True)
 class PocRun:
-    """One run of one variant: what every rank measured, in the order of the ranks."""
+    """One run of one variant: the measurements of each rank, in the order of ranks."""
 
     variant: str
     round: int
@@ -66,14 +66,14 @@ class PocResult:
 
     Attributes:
         script: the command line.
-        settings: what was asked for, as plain data.
-        first: rank 0 of the first run, for what all runs share.
-        variants: by name.
-        qualities: what of the training was compared.
-        verdict: what came out.
-        timelines: a timeline of every rank, by variant.
-        reports: of domino's graphs, on rank 0.
-        notes: what else should be known.
+        settings: the request as plain data.
+        first: rank 0 of the first run, for everything that all runs share.
+        variants: the variants by name.
+        qualities: the comparisons of training.
+        verdict: the verdict.
+        timelines: one timeline per rank, by variant.
+        reports: the reports of domino's graphs on rank 0.
+        notes: anything else worth knowing.
     """
 
     script: str

@@ -1,4 +1,4 @@
-"""The driver of a proof of concept: both variants in turn, each in processes of its own."""
+"""Run a proof of concept: both variants alternating, each in its own processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LEFT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare and how.
+    """A comparison to make.
 
     Attributes:
         script: its path.
@@ -64,9 +64,9 @@ class Plan:
     out: Path = Path("out/poc")
 
     def turns(self) -> Iterator[tuple[int, str]]:
-        """Round and variant in the order of running: the first of a round is the last's last.
+        """Yield round and variant in running order; each round begins with the variant run last.
 
-        A machine that gets warmer or busier while all this runs favours neither.
+        A machine that gets warmer or busier meanwhile then favours neither variant.
         """
         for number in range(self.rounds):
             both = (BASELINE, DOMINO)
@@ -121,7 +121,7 @@ def _request(plan: Plan, round_: int, variant: str) -> Request:
 
 
 def _environment(plan: Plan, caches: Path, variant: str) -> dict[str, str]:
-    """Caches of its own, so that the first compile of each variant is a whole one."""
+    """Return separate cache folders, so that the first compile of each variant is complete."""
     return {
         "PYTHONHASHSEED": str(plan.seed),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / variant),

@@ -16,7 +16,7 @@ _NAMES = {"loss": "losses", "grad_norm": "gradient norms", "output": "outputs"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out.
+    """The verdict on two programs.
 
     Attributes:
         code: exit code: 0: faster, and training is equal; 3: not faster; 4: training differs, or
@@ -24,8 +24,8 @@ class Verdict:
         faster: whether the gain is larger than ``margin``.
         equal: whether every quantity is equal within noise and rounding.
         speedup: the baseline's step over domino's.
-        margin: the gain, as a part of the baseline's step, that counts as one.
-        text: for a person.
+        margin: the smallest gain that counts, as a share of the baseline's step.
+        text: the explanation for the user.
     """
 
     code: int
@@ -43,7 +43,7 @@ class Times:
     Attributes:
         step_ms: median of all steps.
         round_ms: median of every round.
-        exposed_ms: a step.
+        exposed_ms: exposed time of a step.
     """
 
     step_ms: float
@@ -52,13 +52,13 @@ class Times:
 
 
 def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: str = "") -> Verdict:
-    """The verdict on two programs.
+    """Return the verdict on two programs.
 
     Args:
         baseline: Inductor alone.
-        domino: with domino.
-        qualities: what of their training was compared.
-        link: the emulated link; empty: a real one.
+        domino: the program with domino.
+        qualities: the comparisons of their training.
+        link: the emulated link; empty for a real one.
     """
     spread = (max(baseline.round_ms) - min(baseline.round_ms)) / baseline.step_ms
     margin = max(LEAST_GAIN, spread)

@@ -1,11 +1,11 @@
-"""What one step spent its time on, on one rank.
+"""How one rank spent the time of a step.
 
-The same words mean the same on every device, but they are measured in different ways:
+The words mean the same on every device but are measured in different ways:
 
-* on a GPU, *computing* is any kernel that is no collective, a collective is *in flight* while its
-  kernel runs, and *exposed* is flight while nothing computes;
-* on the CPU the host is the device: everything but standing in a wait counts as computing (Python
-  too), and *exposed* is flight while the thread stands in a wait.
+* On a GPU, *computing* is any kernel other than a collective. A collective is *in flight* while its
+  kernel runs, and *exposed* while it is in flight and nothing computes.
+* On the CPU the host is the device. Everything except waiting counts as computing, Python included.
+  A collective is *exposed* while it is in flight and the thread waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GroupTime:
     Attributes:
         collectives: how many.
         wire_ms: how long one or several were in flight.
-        exposed_ms: of that, exposed.
+        exposed_ms: how much of that was exposed.
     """
 
     collectives: float
@@ -48,7 +48,7 @@ class Account:
         step_ms: the whole step.
         compute_ms: how long something computed.
         wire_ms: how long a collective was in flight, several at once counted once.
-        exposed_ms: of that, exposed.
+        exposed_ms: how much of that was exposed.
         late_ms: how long waits lasted beyond an emulated wire's time, for other ranks or for the
             real transport below; 0 on a real link, where that is part of the flight.
         groups: by the process group's name.

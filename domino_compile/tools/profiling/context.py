@@ -1,4 +1,4 @@
-"""``domino_compile.profile``: measure some steps of a training loop that one writes oneself."""
+"""``domino_compile.profile``: measure some steps of your own training loop."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from domino_compile.tools.profiling.session import Phases, Session
 
 
 class ProfileError(DominoError, RuntimeError):
-    """A profile has no step to speak of. One line, says what to do."""
+    """A profile has no result. The message is one line that says what to do."""
 
 
 class profile:
-    """Measure a few steps: where their time goes, and what overlap could win.
+    """Measure a few steps: where their time goes, and what overlap could gain.
 
-    Every rank runs the same::
+    Every rank runs the same code::
 
         with domino_compile.profile(steps=10) as p:
             for batch in batches:
@@ -33,9 +33,12 @@ class profile:
         print(p.result)
 
     Args:
-        steps: that are timed.
-        warmup: steps before them, compilation included.
-        traced: steps after them, under torch's profiler.
+        steps: number of timed steps.
+        warmup: number of steps before them, including compilation.
+        traced: number of steps after them, under torch's profiler.
+
+    Raises:
+        ValueError: One of these is less than 1.
     """
 
     def __init__(self, steps: int = 10, warmup: int = 4, traced: int = 3) -> None:
@@ -50,12 +53,12 @@ class profile:
         return self
 
     def step(self) -> None:
-        """Say that a step has ended."""
+        """Mark the end of a step."""
         self._session.ended()
 
     @property
     def done(self) -> bool:
-        """Whether enough steps have been seen; more do no harm and are not measured."""
+        """Whether enough steps have run. Further ones are not measured and do no harm."""
         return self._session.done
 
     @property
@@ -66,7 +69,7 @@ class profile:
             ProfileError: the block has not ended.
         """
         if self._result is None:
-            raise ProfileError("profile: the result is there when the block has ended")
+            raise ProfileError("profile: there is no result before the with block has ended")
         return self._result
 
     def __exit__(
@@ -96,7 +99,9 @@ class profile:
             "step()",
         )
         if mine.account is None:
-            raise ProfileError("profile: torch's profiler runs already, and there can be but one")
+            raise ProfileError(
+                "profile: torch's profiler is already running, and only one can run at a time"
+            )
         self._result = profile_result(shared(mine))
 
 

@@ -1,7 +1,7 @@
-"""What an earlier run of a command left in a folder, and its removal.
+"""Remove what an earlier run of a command left in a folder.
 
-The folder is the user's and may be a whole project. So only files are removed whose names are those
-of ours at every level, and folders that are empty then.
+The folder is the user's and may be a whole project. Only files whose names are ours at every level
+are removed, and then folders that are empty.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KINDS = ("profile", "poc")
 
 
 def remove_files(folder: Path, *paths: str) -> None:
-    """Remove files of ours, and the folders that this leaves empty.
+    """Remove our files, and the folders that are empty afterwards.
 
     Args:
         folder: where to look; it stays itself.

@@ -1,4 +1,4 @@
-"""What one rank measured, as plain data, and what all ranks together did."""
+"""The measurements of one rank as plain data, and those of all ranks together."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ FROM_TRACE = "torch's profiler, in steps of their own"
 
 @dataclass
 class RankMeasured:
-    """One rank of one run. Lists of numbers have one entry a step, all phases together.
+    """The measurements of one rank. Lists have one entry per step, over all phases.
 
     Attributes:
-        rank: which.
-        ranks: how many there are.
-        device: what the steps ran on, as torch names it, or ``cpu``.
-        link: the emulated link table's name; empty: a real link.
-        step_ends: what ends a step, see ``domino_compile.tools.scripts.steps``.
-        warmup: steps before the timed ones.
-        step_ms: of the timed steps.
-        traced_ms: of those under the profiler.
-        losses: mean of what was differentiated in the step; None: nothing was.
-        grad_norms: of this rank's gradients when the optimizer stepped; None: it did not.
-        outputs: mean magnitude of what the graphs of inference returned; None elsewhere.
-        account: of one step, medians.
-        account_from: where it comes from.
-        peak_mib: most memory.
-        peak_of: of which memory.
-        compile_s: from the first compile to the end of the step it was in, less a usual step.
+        rank: this rank.
+        ranks: the number of ranks.
+        device: the device as torch names it, or ``cpu``.
+        link: name of the emulated link table; empty for a real link.
+        step_ends: what ends a step (``domino_compile.tools.scripts.steps``).
+        warmup: number of steps before the timed ones.
+        step_ms: times of the timed steps.
+        traced_ms: times of the steps under the profiler.
+        losses: mean of what the step differentiated; None if it differentiated nothing.
+        grad_norms: norm of this rank's gradients when the optimizer stepped; None if it did not.
+        outputs: mean magnitude of the results of inference graphs; None otherwise.
+        account: how the time of a step is spent, as medians.
+        account_from: the origin of the account.
+        peak_mib: peak memory.
+        peak_of: the kind of memory.
+        compile_s: time from the first compile to the end of its step, less a usual step.
         precision: relative rounding of the coarsest type that a graph computes in.
-        timeline: of one traced step.
-        reports: of the graphs that this package compiled.
+        timeline: the timeline of one traced step.
+        reports: the reports of the graphs that this package compiled.
     """
 
     rank: int = 0
@@ -171,12 +171,11 @@ class Together:
     """All ranks of one run. A step is as slow as its slowest rank; times in milliseconds.
 
     Attributes:
-        step_ms: of every timed step, on its slowest rank.
-        utilisation: part of a step in which something computes, mean over the ranks.
-        account: each number of the rank where it is largest; of traced steps scaled to timed ones.
-        collectives: in a step.
-        peak_mib: of the rank with most.
-        compile_s: of the slowest rank.
+        step_ms: time of each timed step on its slowest rank.
+        utilisation: share of a step in which something computes, as the mean over ranks.
+        account: the largest of each number over ranks; traced steps are scaled to timed ones.
+        peak_mib: the largest peak memory of any rank.
+        compile_s: compile time of the slowest rank.
     """
 
     step_ms: tuple[float, ...]
@@ -187,17 +186,17 @@ class Together:
 
     @property
     def median_ms(self) -> float:
-        """Of the steps."""
+        """The median of the step times."""
         return statistics.median(self.step_ms)
 
     @property
     def quartiles_ms(self) -> tuple[float, float]:
-        """Between these lies the middle half of the steps."""
+        """The lower and the upper quartile of the step times."""
         return middle_half(self.step_ms)
 
 
 def together(ranks: Sequence[RankMeasured]) -> Together:
-    """Agree on the numbers of one run; all ranks have timed a step and have an account."""
+    """Combine the numbers of one run. All ranks must have timed a step and have an account."""
     accounts = [account for rank in ranks if (account := _as_timed(rank)) is not None]
     parts = [min(1.0, a.compute_ms / a.step_ms) for a in accounts if a.step_ms]
     peaks = [rank.peak_mib for rank in ranks if rank.peak_mib is not None]

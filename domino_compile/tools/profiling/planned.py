@@ -1,11 +1,10 @@
-"""Measured timelines named by the plan: which captured collective a flight is, of which slice.
+"""Name the spans of measured timelines by the plan: captured collective and slice of each flight.
 
-A profiler sees kernels and flights, not what they were in the captured graph. Where a step has
-exactly the collectives that the plans of its graphs have, in every process group of the same kinds
-in the same order (or a whole number of times as many: micro-batches), they are the same, and
-likewise matrix products. Where the counts differ nothing is guessed, nor where flights of several
-groups overlap and do not tell theirs: those of one group begin in the order of their launches,
-those of two need not.
+A profiler sees kernels and flights, but not what they were in the captured graph. If a step has
+exactly the collectives of its graphs' plans, with the same kinds in the same order in every process
+group (or a multiple of them, for micro-batches), they are the same; so are matrix products. Nothing
+is guessed if the counts differ, or if flights of several groups overlap and do not name their
+group: flights of one group begin in the order of their launches, those of two groups need not.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def _paired(places: Sequence[int], planned: Sequence[_Planned]) -> list[_Pair]:
 
 
 def _name(spans: list[Span], pairs: Sequence[_Pair]) -> None:
-    """Name spans, in place, if all are of the kinds that were planned."""
+    """Name spans in place if all have the planned kinds."""
     if any(spans[place].kind != plan.kind for place, plan in pairs):
         return
     for place, plan in pairs:
@@ -160,7 +159,7 @@ def _name(spans: list[Span], pairs: Sequence[_Pair]) -> None:
 
 
 def _name_waits(spans: list[Span]) -> None:
-    """A wait is called like the flight that it is for."""
+    """Name each wait after the flight it waits for."""
     flights = {span.name: span for span in spans if span.lane == WIRE}
     for place, span in enumerate(spans):
         flight = flights.get(span.name) if span.kind == "wait" else None

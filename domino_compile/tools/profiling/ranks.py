@@ -1,4 +1,4 @@
-"""Running a script on ranks of this machine, and hearing what became of each."""
+"""Run a script on ranks of this machine and collect the outcome of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScriptFailed(ScriptError):
 
     Attributes:
         code: its exit code.
-        shown: what it said: its traceback, or its last lines.
+        shown: its traceback, or the last lines of its output.
     """
 
     def __init__(self, message: str, code: int, shown: str) -> None:

@@ -1,4 +1,4 @@
-"""What overlap could win of a measured step, with its arithmetic."""
+"""How much overlap could gain in a measured step, with the arithmetic behind it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from domino_compile.tools.profiling.account import Account
 
-#: Part of what is exposed that gets hidden: 93 % and 97 % in BENCHMARKS.md, and the last
-#: collective of a step has nothing behind it.
+#: Share of the exposed time that gets hidden. BENCHMARKS.md has 93 to 97 %; the last collective of
+#: a step has nothing behind it.
 HIDDEN = 0.90
-#: More computing because work is cut into smaller pieces: 5 % in BENCHMARKS.md.
+#: Additional compute because work is cut into smaller pieces: 5 % in BENCHMARKS.md.
 SLICING = 0.05
-#: How much slower work is beside a collective, as a part of the hidden time: collectives take
-#: multiprocessors and bandwidth (BENCHMARKS.md: products take 2 ms more beside 6.5 ms of flight).
-#: On an emulated link between CPU ranks nobody works for a flight; gloo itself was not measured.
+#: How much slower work is beside a collective, as a share of the hidden time, because collectives
+#: take multiprocessors and bandwidth. (Measured on an H100: products take 2 ms longer beside 6.5 ms
+#: of collectives.) An emulated link between CPU ranks takes no compute; gloo was not measured.
 CONTENTION = {"gpu": 0.30, "cpu": 0.0}
-#: Below this gain the estimate is worth no trial: it is as rough as that.
+#: Below this speed-up a trial is not recommended, since the estimate is no more accurate than that.
 LEAST = 1.03
 
 
@@ -24,13 +24,13 @@ class Recommendation:
     """An estimate; times in milliseconds.
 
     Attributes:
-        bound_ms: no overlap gets below this: the longer of all computing and all communication,
-            with whatever of the step is neither.
-        share: part of the step that is exposed, the most that overlap can win.
-        predicted_ms: the step as estimated.
-        speedup: the step now over that.
-        worth: whether it is worth a trial.
-        text: why, for a person.
+        bound_ms: the best possible step with perfect overlap: the longer of all compute and all
+            communication, plus whatever in the step is neither.
+        share: exposed share of the step, the most that overlap can gain.
+        predicted_ms: estimated time of a step with overlap.
+        speedup: the current step time over ``predicted_ms``.
+        worth: whether a trial is recommended.
+        text: the explanation for the user.
     """
 
     bound_ms: float
@@ -45,10 +45,10 @@ def recommend(step_ms: float, account: Account, device: str, already: bool) -> R
     """Estimate the step with overlap.
 
     Args:
-        step_ms: the step as it is timed.
-        account: what it is spent on.
+        step_ms: the measured step time.
+        account: how that time is spent.
         device: ``gpu`` or ``cpu``.
-        already: whether this package compiled what was measured.
+        already: whether this package compiled the measured program.
     """
     exposed = min(account.exposed_ms, step_ms)
     compute, wire = account.compute_ms, account.wire_ms
@@ -71,15 +71,15 @@ def recommend(step_ms: float, account: Account, device: str, already: bool) -> R
     if already and wire:
         part = hidden_now / wire
         text = (
-            f"domino compiled this already: {part:.0%} of {wire:.1f} ms on the wire is hidden, "
-            f"{exposed:.1f} ms of {step_ms:.1f} ms are still exposed. domino explain says why."
+            f"domino already compiled this program: {part:.0%} of {wire:.1f} ms on the wire is "
+            f"hidden, {exposed:.1f} of {step_ms:.1f} ms are still exposed. domino explain says why."
         )
         return Recommendation(bound, share, step_ms, 1.0, False, text)
     worth = speedup >= LEAST
     if worth:
-        text = f"Try it: {sums}. Next: domino poc measures it."
+        text = f"Worth a trial: {sums}. Measure it with domino poc."
     elif wire == 0:
-        text = "Nothing to win: no collective was in flight in a step."
+        text = "Nothing to gain: no collective was in flight during a step."
     else:
-        text = f"Little to win: {sums}, and {LEAST:.2f}x is the least that is worth a trial."
+        text = f"Little to gain: {sums}. Below {LEAST:.2f}x a trial is not worthwhile."
     return Recommendation(bound, share, predicted, speedup, worth, text)

@@ -1,4 +1,4 @@
-"""What a profile found, and the JSON that is written of it (``docs/measurements.md``)."""
+"""The result of a profile, and its JSON (``docs/measurements.md``)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """A profile; times in milliseconds.
+    """The result of a profile. Times are milliseconds.
 
     Attributes:
         script: the command line, if a script was run.
-        ranks: how many.
-        device: what the steps ran on.
-        link: the emulated link's name; empty: a real link.
+        ranks: the number of ranks.
+        device: the device that the steps ran on.
+        link: the name of the emulated link; empty for a real link.
         step_ends: what ends a step.
-        warmup: steps before the timed ones.
-        numbers: of all ranks together.
+        warmup: number of steps before the timed ones.
+        numbers: the numbers of all ranks together.
         account_from: where the times of collectives come from.
-        peak_of: of which memory the peak is.
-        traced_ms: a step's time under the profiler, for comparison with the timed steps.
-        recommendation: what overlap could win.
-        timelines: of one step, a timeline for every rank.
-        notes: what else should be known.
+        peak_of: the kind of memory whose peak is given.
+        traced_ms: time of a step under the profiler, for comparison with the timed steps.
+        recommendation: what overlap could gain.
+        timelines: one timeline of a step for each rank.
+        notes: anything else worth knowing.
     """
 
     script: str

@@ -1,4 +1,4 @@
-"""One rank of a measured script: run as it is, or compiled in another way than it asks for."""
+"""Run one rank of a measured script, unmodified or with another compiler."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ VARIANTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What to run on every rank.
+    """A script to run on every rank, and how.
 
     Attributes:
         script: its path.
         arguments: its command line.
         variant: one of ``VARIANTS``.
-        phases: how many steps.
-        options: for domino, besides those that the script has for it.
-        link: the emulated link that takes the place of the script's groups; empty: none does.
-        alone: ranks that one process on a GPU stands for; 0: every rank is a process.
-        seed: set before the script begins; None: left alone.
-        folder: where what a rank says and finds goes.
+        phases: the number of steps of each kind.
+        options: options for domino in addition to the script's own.
+        link: the emulated link that replaces the script's groups; empty for none.
+        alone: the number of ranks that one process on a GPU stands for; 0 if every rank is a
+            process.
+        seed: set before the script begins; None leaves it alone.
+        folder: receives the output and the results of each rank.
     """
 
     script: Path
@@ -82,14 +83,14 @@ class Request:
 
 @dataclass
 class Outcome:
-    """How one rank's run went.
+    """The outcome of one rank's run.
 
     Attributes:
         code: the script's exit code; 0 if it was ended because it had run enough.
-        ended_s: when it ended, of ``time.time()``.
-        steps: how many it did.
-        collectives: in one of its steps; None if that is not known.
-        compiles: its calls of ``torch.compile``.
+        ended_s: when it ended, by ``time.time()``.
+        steps: the number of steps it ran.
+        collectives: the number in one step; None if unknown.
+        compiles: the number of calls of ``torch.compile``.
         measured: None if it failed or did too few steps.
     """
 
@@ -115,7 +116,7 @@ class Outcome:
         return found
 
     def check(self, request: Request) -> None:
-        """Require that there is something to say.
+        """Check that something was measured.
 
         Raises:
             ScriptError: nothing compiled, no step, too few steps, or no collective; with the next
@@ -209,7 +210,7 @@ def run(
 
 
 def _place(request: Request) -> tuple[int, int]:
-    """This rank and how many there are."""
+    """Return this rank and the number of ranks."""
     if request.alone:
         return 0, request.alone
     rank, ranks = _compat.rank_and_world()
@@ -219,7 +220,7 @@ def _place(request: Request) -> tuple[int, int]:
 def _compiled(
     request: Request, asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
 ) -> Callable[..., Any]:
-    """A graph compiled as the variant says, with the user's settings as far as they apply."""
+    """Compile a graph as the variant says, with those of the user's settings that apply."""
     backend = asked.backend if request.variant == "own" else request.variant
     if backend == "inductor":
         settings = _compat.mode_options(asked.mode) if asked.mode else {}

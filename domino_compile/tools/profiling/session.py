@@ -1,7 +1,7 @@
-"""The phases of a measured run: warm-up, steps that are timed, steps that are traced.
+"""The phases of a measured run: warm-up, timed steps, traced steps.
 
-Nothing of the profiler runs while steps are timed, and nothing is computed between them: times are
-marks (events on a GPU), numbers stay on the device until the end.
+The profiler is off while steps are timed, and nothing is computed between them: times are marks
+(events on a GPU), and numbers stay on the device until the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RESET_PEAK = "5"  # of /proc/self/clear_refs, see proc(5)
 
 @dataclass(frozen=True)
 class Phases:
-    """How many steps of which kind.
+    """The number of steps of each kind.
 
     Attributes:
         warmup: before anything is measured: compilation, and CUDA graphs in the second and third.

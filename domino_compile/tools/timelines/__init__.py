@@ -1,4 +1,4 @@
-"""What computes and what is on the wire, when: predicted from plans or measured in a run."""
+"""Timelines of compute and wire, predicted from plans or measured in a run."""
 
 from domino_compile.tools.timelines.predicted import predicted
 from domino_compile.tools.timelines.spans import Span, Timeline, union_us

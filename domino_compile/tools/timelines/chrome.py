@@ -1,4 +1,4 @@
-"""Timelines as a Chrome trace, which ui.perfetto.dev and chrome://tracing open."""
+"""Write timelines as a Chrome trace for ui.perfetto.dev and chrome://tracing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from domino_compile.tools.timelines.spans import COMPUTE, Timeline
 
 
 def chrome_trace(timelines: Sequence[Timeline]) -> str:
-    """JSON text: a process for every timeline, a thread for every lane; times in microseconds."""
+    """Return JSON with a process for each timeline and a thread for each lane, in microseconds."""
     events = [e for number, timeline in enumerate(timelines) for e in _events(number, timeline)]
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, indent=0) + "\n"
 

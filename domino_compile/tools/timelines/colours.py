@@ -1,4 +1,4 @@
-"""The colours of every picture: they tell slices."""
+"""The colours of all pictures, which distinguish slices."""
 
 from __future__ import annotations
 

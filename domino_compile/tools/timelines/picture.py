@@ -1,4 +1,4 @@
-"""Timelines as a picture (PNG or SVG), drawn with matplotlib: the extra ``report``."""
+"""Draw timelines as a picture (PNG or SVG) with matplotlib, from the extra ``report``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
 
     Args:
         timelines: at least one.
-        title: above them.
-        path: the file; its ending says the format.
+        title: the title above them.
+        path: the file, whose suffix selects the format.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""The timelines that the cost model predicts for what was compiled."""
+"""The timelines that the cost model predicts for the compiled graphs."""
 
 from __future__ import annotations
 

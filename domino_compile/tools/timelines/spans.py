@@ -20,19 +20,19 @@ class Span:
 
     Attributes:
         lane: ``compute``, or ``wire``.
-        name: of the kernel or operation.
+        name: the name of the kernel or operation.
         kind: in the compute lane ``gemm``, ``attention``, ``pointwise``, ``copies``, ``random``,
-            ``other``, ``compute`` (not told apart), or stands still: ``wait`` (for a collective on
-            the wire), ``late`` (for another rank or the transport); on the wire the collective,
-            such as ``all_reduce``.
+            ``other`` or ``compute`` (unspecified), or idle: ``wait`` (for a collective on the
+            wire) and ``late`` (for another rank or the transport, after an emulated transfer
+            ended). On the wire the collective, such as ``all_reduce``.
         begin_us: when it begins.
         end_us: when it ends.
         group: on the wire, the process group's name, if known.
         slice: the slice of the rows it belongs to, or the part of columns where those alone are
-            cut; None: whole work, or not known.
+            cut; None for whole work, or if not known.
         phase: ``forward``, ``backward``, ``inference``, or empty if not known.
-        collective: on the wire and of waits, the captured collective as ``graph:node``, which is
-            what a row of an explanation is called; empty if not known.
+        collective: for flights and waits the captured collective as ``graph:node``, the key of a
+            row of an explanation; empty if not known.
         source: the module or the user's line; empty if not known.
     """
 
@@ -53,11 +53,11 @@ class Timeline:
     """One step of one program on one rank.
 
     Attributes:
-        title: for people, such as ``Inductor alone``.
-        rank: whose it is.
-        measured: from a profiler; else predicted by the cost model.
-        emulated: measured on an emulated link.
-        spans: in the order of their beginnings; the first begins near 0.
+        title: the title, such as ``Inductor alone``.
+        rank: the rank.
+        measured: whether it was measured by a profiler and not predicted by the cost model.
+        emulated: whether it was measured on an emulated link.
+        spans: the spans, sorted by their beginning; the first begins near 0.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Timeline:
 
     @property
     def wire_us(self) -> float:
-        """How long a collective was in flight, several at once counted once."""
+        """How long a collective was in flight. Several at once count once."""
         return union_us(self._pairs(WIRE))
 
     @property
@@ -90,7 +90,7 @@ class Timeline:
         return union_us([*work, *self._pairs(WIRE)]) - union_us(work)
 
     def summary(self) -> str:
-        """The title with the totals, and where they come from."""
+        """The title with the totals and their origin."""
         how = "measured" if self.measured else "predicted"
         if self.emulated:
             how += ", emulated link"
@@ -104,7 +104,7 @@ class Timeline:
         return [(s.begin_us, s.end_us) for s in found]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data; fields of spans that say nothing are left out."""
+        """As plain data, without the empty fields of spans."""
         spans = [{k: v for k, v in asdict(s).items() if v not in ("", None)} for s in self.spans]
         return {"schema_version": SCHEMA_VERSION, **asdict(self), "spans": spans}
 

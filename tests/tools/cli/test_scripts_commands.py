@@ -284,7 +284,7 @@ def test_an_inference_script_and_the_code_of_one_that_fails(tmp_path: Path) -> N
         (["poc", "--link", "demo2", TRAIN], "did you mean 'demo-2'"),
         (["poc", "--option", "slices", TRAIN], "write name=value"),
         (["poc", "--option", "slice=2", TRAIN], "did you mean 'slices'"),
-        (["poc", "--option", "disable=True", TRAIN], "--option disable: it switches domino off"),
+        (["poc", "--option", "disable=True", TRAIN], "--option disable switches domino off"),
         (["poc", "--slices", "0", TRAIN], "--slices"),
         (["poc", TRAIN, "--steps", "0"], "--steps"),
         (["poc", "--ranks", "1", TRAIN], "one rank communicates with nobody"),

@@ -33,7 +33,7 @@ def test_a_loop_of_ones_own() -> None:
     assert data["emulated"] is False and data["link"] == "real"
     assert data["collectives"] == 0 and data["exposed_ms"] == 0
     assert data["utilisation"] == 1.0  # nothing to wait for
-    assert data["recommendation"]["text"].startswith("Nothing to win")
+    assert data["recommendation"]["text"].startswith("Nothing to gain")
     assert json.loads(p.result.to_json()) == data
     (line,) = p.result.timelines
     assert line.measured and Timeline.from_dict(line.as_dict()) == line

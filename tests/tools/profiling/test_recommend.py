@@ -1,4 +1,4 @@
-"""The arithmetic of what overlap could win."""
+"""The arithmetic of what overlap could gain."""
 
 import pytest
 
@@ -35,8 +35,8 @@ def test_no_estimate_is_below_the_bound() -> None:
 @pytest.mark.parametrize(
     ("account", "begins"),
     [
-        (Account(10.0, 9.9, 0.1, 0.1), "Little to win"),
-        (Account(10.0, 10.0, 0.0, 0.0), "Nothing to win"),
+        (Account(10.0, 9.9, 0.1, 0.1), "Little to gain"),
+        (Account(10.0, 10.0, 0.0, 0.0), "Nothing to gain"),
     ],
 )
 def test_little_to_win(account: Account, begins: str) -> None:
