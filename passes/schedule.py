@@ -7,20 +7,23 @@ stand right in front of their first use; a launch right behind its input.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from domino_compile.cost import CostModel
 from domino_compile.scheduling import (
+    Result,
     Schedule,
+    StepMemory,
     UnitGraph,
     build_units,
     least_bytes,
     mark_recomputed,
     run_order,
     schedule_units,
+    step_memory,
 )
 from domino_compile.scheduling.kinds import event_kind
 
@@ -35,28 +38,40 @@ class ScheduleResult:
         after: the planned order.
         events: launches, waits, matrix products and attention in the planned order, each as
             ``kind name``.
+        memory: of a step while the graph runs in the planned order.
     """
 
     units: UnitGraph
     before: Schedule
     after: Schedule
     events: tuple[str, ...]
+    memory: StepMemory
 
 
-def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> ScheduleResult:
+def schedule_graph(
+    graph: fx.Graph,
+    cost: CostModel,
+    memory_cap: float,
+    held: int = 0,
+    saved: Sequence[Result] = (),
+) -> ScheduleResult:
     """Reorder the graph in place.
 
     Args:
         graph: the graph.
         cost: predicts times.
         memory_cap: extra live memory allowed, as a fraction of what Inductor's order needs.
+        held: bytes of parameters and inputs of the whole step.
+        saved: of a backward graph, what its forward returns, where that is known.
     """
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
     after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
     reorder(graph, (node for index in after.order for node in units.units[index].nodes))
-    return ScheduleResult(units, before, after, events_of(graph))
+    ordered = [units.units[index] for index in after.order]
+    memory = step_memory(graph, ordered, held, saved)
+    return ScheduleResult(units, before, after, events_of(graph), memory)
 
 
 def events_of(graph: fx.Graph) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from domino_compile.cost import CostModel
 from domino_compile.options import Options
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import COLUMNS, SLICE
-from domino_compile.planner import Choice, Planner, Policy, Prediction, rows_cut
+from domino_compile.planner import Choice, Planner, Policy, Prediction, Unfolded, rows_cut
 from domino_compile.scheduling import UnitGraph
 
 
@@ -66,7 +66,8 @@ class Question:
         found: its collectives.
         cost: predicts times.
         alone: what Inductor alone is predicted to take, for the graph as it was captured.
-        units: those of the graph, where it is still as captured.
+        program: the graph with what backward recomputes.
+        units: its units, where the graph is still as captured.
         options: the user's.
         hints: about the inputs.
     """
@@ -75,6 +76,7 @@ class Question:
     found: Found
     cost: CostModel
     alone: Prediction
+    program: Unfolded
     units: UnitGraph | None
     options: Options
     hints: Hints = field(default_factory=Hints)
@@ -90,7 +92,7 @@ def decide(about: Question) -> Decision:
         return Decision(True, rows, 1 if columns is None else columns, reason=reason)
     rows = _rows(about, 2)
     planner = Planner(
-        graph=about.graph,
+        program=about.program,
         cost=about.cost,
         alone=about.alone,
         rows=rows,

@@ -82,7 +82,7 @@ def _columns(graph: fx.Graph, at: Context) -> Columns:
 def _schedule(graph: fx.Graph, at: Context) -> ScheduleResult:
     from domino_compile.passes.schedule import schedule_graph
 
-    return schedule_graph(graph, at.cost, at.memory_cap)
+    return schedule_graph(graph, at.cost, at.memory_cap, at.held_bytes, at.saved)
 
 
 def _products(graph: fx.Graph, at: Context) -> dict[str, float]:

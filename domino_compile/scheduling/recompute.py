@@ -110,7 +110,7 @@ def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:
     Less than what one block leaves, which is the largest stage for each slice, and more than what
     all of its slices but one leave: blocks are not all of one size.
     """
-    slices = {unit.slice for unit in units if unit.recomputed and unit.slice is not None}
+    slices = {unit.piece for unit in units if unit.recomputed and unit.piece is not None}
     largest = max((stage.out_bytes for stage in stages), default=0)
     return (max(1, len(slices)) - 0.5) * largest
 
