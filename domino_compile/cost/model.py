@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.cost.fused import Fused
 from domino_compile.cost.rates import DeviceRates, rates_for
 from domino_compile.cost.waves import Product
@@ -19,7 +20,6 @@ from domino_compile.graph.collectives import (
     kind_of,
     payload_of,
     size_hint,
-    tensors_of,
 )
 from domino_compile.links import LinkTable, load_link
 from domino_compile.rules.call import by_name
@@ -42,7 +42,7 @@ BLOCK_ROWS = 128
 
 
 def is_attention(node: fx.Node) -> bool:
-    """Whether the node is a fused attention operation, forward or backward."""
+    """Whether the node is a fused attention operation, forward or backward, not a wrapped one."""
     return node.op == "call_function" and _is_called(node.target, "scaled_dot_product")
 
 
@@ -183,10 +183,11 @@ def work_of(node: fx.Node) -> Work | None:
     if is_matmul(node):
         value: Any = node.meta["val"]
         return Work(value.dtype, product=_product(node, value))
-    if is_attention(node):
-        dtype = next(tensors_of(node.meta.get("val"))).dtype
-        operations, block = _attention_operations(node)
-        backward = "backward" in str(node.target)
+    target, args, kwargs = _compat.operation_of(node)
+    if _is_called(target, "scaled_dot_product"):
+        dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
+        operations, block = _attention_operations(target, args, kwargs)
+        backward = "backward" in str(target)
         return Work(dtype, attention=operations, block=block, backward=backward)
     return None
 
@@ -202,24 +203,26 @@ def _product(node: fx.Node, value: torch.Tensor) -> Product:
     return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 
 
-def _attention_operations(node: fx.Node) -> tuple[float, float]:
+def _attention_operations(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[float, float]:
     """Two products ``S x S x d`` a head (half of it if causal), 2.5 times that in backward.
 
     A head's width ``d`` is filled up to the tiles of the kernels. Also the operations of one thread
     block: some rows of one head, and all keys, which the last ones see also if it is causal. What
     is filled up does not count there: alone on its multiprocessor it waits for more than products.
     """
-    backward = "backward" in str(node.target)
+    backward = "backward" in str(target)
     query, key = (
         x.meta["val"]
-        for x in node.args[1 if backward else 0 :][:2]  # one value may be both
+        for x in args[1 if backward else 0 :][:2]  # one value may be both
         if isinstance(x, fx.Node)
     )
     width = size_hint(query.shape[-1])
     filled = -(-width // HEAD_STEP) * HEAD_STEP / max(width, 1)
     row = 4.0 * width * filled * size_hint(key.shape[-2]) * (2.5 if backward else 1.0)
     rows = _elements(query) / max(width, 1)
-    causal = by_name(node.target, node.args, node.kwargs).get("is_causal") is True
+    causal = by_name(target, args, kwargs).get("is_causal") is True
     block = row / filled * min(BLOCK_ROWS, size_hint(query.shape[-2]))
     return row * rows / (2 if causal else 1), block
 

@@ -144,7 +144,9 @@ class Pipeline:
         if ordered is not None:
             entry = schedule(phase, ordered)
             self.results = ordered.memory.results
-            entry.step_peak_bytes = ordered.memory.peak_bytes + round(at.cost.rates.library_mib * 2**20)
+            entry.step_peak_bytes = ordered.memory.peak_bytes + round(
+                at.cost.rates.library_mib * 2**20
+            )
             told = at.outcomes.of(PRODUCTS) or {}
             entry.configured = {name: part for name, part in told.items() if part}
             entry.pinned = at.outcomes.of(PIN) or 0
