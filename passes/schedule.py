@@ -7,7 +7,7 @@ stand right in front of their first use; a launch right behind its input.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -16,13 +16,16 @@ from domino_compile.cost import CostModel
 from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.tags import mark_in_order
 from domino_compile.scheduling import (
+    Result,
     Schedule,
+    StepMemory,
     UnitGraph,
     build_units,
     least_bytes,
     mark_recomputed,
     run_order,
     schedule_units,
+    step_memory,
 )
 from domino_compile.scheduling.kinds import event_kind
 
@@ -37,32 +40,49 @@ class ScheduleResult:
         after: the planned order.
         events: launches, waits, matrix products and attention in the planned order, each as
             ``kind name``.
+        memory: of a step while the graph runs in the planned order.
     """
 
     units: UnitGraph
     before: Schedule
     after: Schedule
     events: tuple[str, ...]
+    memory: StepMemory
 
 
-def schedule_graph(graph: fx.Graph, cost: CostModel, memory_cap: float) -> ScheduleResult:
+def schedule_graph(
+    graph: fx.Graph,
+    cost: CostModel,
+    memory_cap: float,
+    held: int = 0,
+    saved: Sequence[Result] = (),
+) -> ScheduleResult:
     """Reorder the graph in place.
 
     Args:
         graph: the graph.
         cost: predicts times.
         memory_cap: extra live memory allowed, as a fraction of what Inductor's order needs.
+        held: bytes of parameters and inputs of the whole step.
+        saved: of a backward graph, what its forward returns, where that is known.
     """
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
     after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
     _order(graph, units, after)
-    return ScheduleResult(units, before, after, events_of(graph))
+    ordered = [units.units[index] for index in after.order]
+    memory = step_memory(graph, ordered, held, saved)
+    return ScheduleResult(units, before, after, events_of(graph), memory)
 
 
 def schedule_in_order(
-    graph: fx.Graph, found: ScheduleResult, cost: CostModel, memory_cap: float
+    graph: fx.Graph,
+    found: ScheduleResult,
+    cost: CostModel,
+    memory_cap: float,
+    held: int = 0,
+    saved: Sequence[Result] = (),
 ) -> ScheduleResult:
     """Schedule a graph once more, its collectives in the order in which they were found.
 
@@ -70,12 +90,14 @@ def schedule_in_order(
         graph: the graph, in the planned order.
         found: has the order in which it was found.
         cost: predicts times.
-        memory_cap: as for ``schedule_graph``.
+        memory_cap: as for ``schedule_graph``, and so are the others.
+        held: bytes of parameters and inputs of the whole step.
+        saved: of a backward graph, what its forward returns, where that is known.
     """
     _order(graph, found.units, found.before)
     for launch in filter(is_launch, graph.nodes):
         mark_in_order(launch)
-    return schedule_graph(graph, cost, memory_cap)
+    return schedule_graph(graph, cost, memory_cap, held, saved)
 
 
 def _order(graph: fx.Graph, units: UnitGraph, schedule: Schedule) -> None:

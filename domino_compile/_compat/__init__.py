@@ -69,6 +69,23 @@ def draws_and_saves(target: Any) -> bool:
     return target is run_and_save_rng_state
 
 
+def operation_of(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """What a node runs, with positional and named arguments, also inside of a checkpointed region.
+
+    The partitioner wraps what draws random numbers there, or might draw them, as attention does.
+    """
+    from torch._prims import rng_prims
+
+    args, kwargs = tuple(node.args), dict(node.kwargs)
+    graphsafe = getattr(rng_prims, "graphsafe_run_with_rng_state", None)
+    if node.target is rng_prims.run_with_rng_state:
+        return args[1], args[2:], kwargs
+    if node.target is rng_prims.run_and_save_rng_state or node.target is graphsafe:
+        kwargs.pop("rng_state", None)
+        return args[0], args[1:], kwargs
+    return node.target, args, kwargs
+
+
 def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
     """The dynamic sizes (symbols) on which a guard is an error.
 

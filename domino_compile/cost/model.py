@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.cost.fused import Fused
 from domino_compile.cost.rates import DeviceRates, rates_for
 from domino_compile.cost.waves import Product
@@ -19,7 +20,6 @@ from domino_compile.graph.collectives import (
     kind_of,
     payload_of,
     size_hint,
-    tensors_of,
 )
 from domino_compile.links import LinkTable, load_link
 from domino_compile.rules.call import by_name
@@ -49,8 +49,8 @@ BLOCK_ROWS = 128
 
 
 def is_attention(node: fx.Node) -> bool:
-    """Whether the node is a fused attention operation, forward or backward."""
-    return node.op == "call_function" and any(_is_called(node.target, x) for x in ATTENTION)
+    """Whether the node is a fused attention operation, forward or backward, not a wrapped one."""
+    return node.op == "call_function" and _is_attention(node.target)
 
 
 def is_matmul(node: fx.Node) -> bool:
@@ -60,6 +60,10 @@ def is_matmul(node: fx.Node) -> bool:
         or _is_called(node.target, "linear_pointwise")
         or _is_called(node.target, "mm_beside")
     )
+
+
+def _is_attention(target: Any) -> bool:
+    return any(_is_called(target, name) for name in ATTENTION)
 
 
 @cache
@@ -189,10 +193,11 @@ def work_of(node: fx.Node) -> Work | None:
     if is_matmul(node):
         value: Any = node.meta["val"]
         return Work(value.dtype, product=_product(node, value))
-    if is_attention(node):
-        dtype = next(tensors_of(node.meta.get("val"))).dtype
-        operations, block = _attention_operations(node)
-        backward = "backward" in str(node.target)
+    target, args, kwargs = _compat.operation_of(node)
+    if _is_attention(target):
+        dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
+        operations, block = _attention_operations(target, args, kwargs)
+        backward = "backward" in str(target)
         return Work(dtype, attention=operations, block=block, backward=backward)
     return None
 
@@ -208,15 +213,17 @@ def _product(node: fx.Node, value: torch.Tensor) -> Product:
     return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 
 
-def _attention_operations(node: fx.Node) -> tuple[float, float]:
+def _attention_operations(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[float, float]:
     """Two products ``S x S x d`` a head (half of it if masked), 2.5 times that in backward.
 
     A head's width ``d`` is filled up to the tiles of the kernels. Also the operations of one thread
     block: some rows of one head, and all keys, which the last ones see also if it is causal. What
     is filled up does not count there: alone on its multiprocessor it waits for more than products.
     """
-    backward = "backward" in str(node.target)
-    query, keys, masked = _attention_extents(node, backward)
+    backward = "backward" in str(target)
+    query, keys, masked = _attention_extents(target, args, kwargs, backward)
     width = size_hint(query.shape[-1])
     filled = -(-width // HEAD_STEP) * HEAD_STEP / max(width, 1)
     row = 4.0 * width * filled * keys * (2.5 if backward else 1.0)
@@ -225,17 +232,19 @@ def _attention_operations(node: fx.Node) -> tuple[float, float]:
     return row * rows / (2 if masked else 1), block
 
 
-def _attention_extents(node: fx.Node, backward: bool) -> tuple[torch.Tensor, int, bool]:
+def _attention_extents(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], backward: bool
+) -> tuple[torch.Tensor, int, bool]:
     """An attention's queries, how many keys each sees, and whether a mask takes half of them.
 
     How much a block mask leaves, and how long packed sequences are, is known only when the program
     runs: a mask is taken to be causal, and sequences to be as long as the longest may be.
     """
-    if _is_called(node.target, "flex_attention"):
-        query, key = (x.meta["val"] for x in node.args[:2] if isinstance(x, fx.Node))
-        mask: Any = node.args[9 if backward else 4]
+    if _is_called(target, "flex_attention"):
+        query, key = (x.meta["val"] for x in args[:2] if isinstance(x, fx.Node))
+        mask: Any = args[9 if backward else 4]
         return query, size_hint(key.shape[-2]), size_hint(_value(mask[-2])) < UNMASKED_BLOCK
-    named = by_name(node.target, node.args, node.kwargs)
+    named = by_name(target, args, kwargs)
     query, key = named["query"].meta["val"], named["key"].meta["val"]
     masked = named.get("is_causal") is True
     if "max_k" in named:

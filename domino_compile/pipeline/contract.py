@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from domino_compile.cost import CostModel
     from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.pipeline.decision import Decision
+    from domino_compile.scheduling import Result
 
 T = TypeVar("T")
 
@@ -79,6 +80,8 @@ class Context:
         lowering: what runs the graph.
         on_gpu: whether its collectives run on a GPU.
         memory_cap: how much more memory an order may need, as a fraction.
+        held_bytes: parameters and inputs of the whole step.
+        saved: of a backward graph, what its forward returns, where that is known.
         found: of a joint graph, its collectives as they are now.
         decision: of a joint graph, what is done with it, once that is decided.
         outcomes: what the passes so far returned.
@@ -89,6 +92,8 @@ class Context:
     lowering: Lowering
     on_gpu: bool
     memory_cap: float
+    held_bytes: int = 0
+    saved: tuple[Result, ...] = ()
     found: Found | None = None
     decision: Decision | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)

@@ -18,7 +18,7 @@ from domino_compile.options import Options
 from domino_compile.pipeline.decision import Decision
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import COLUMNS, SLICE
-from domino_compile.planner import Planner, Policy, Prediction, rows_cut
+from domino_compile.planner import Planner, Policy, Prediction, Unfolded, rows_cut
 from domino_compile.scheduling import UnitGraph
 
 
@@ -31,7 +31,8 @@ class Question:
         found: its collectives.
         cost: predicts times.
         alone: what Inductor alone is predicted to take, for the graph as it was captured.
-        units: those of the graph, where it is still as captured.
+        program: the graph with what backward recomputes.
+        units: its units, where the graph is still as captured.
         options: the user's.
         hints: about the inputs.
     """
@@ -40,6 +41,7 @@ class Question:
     found: Found
     cost: CostModel
     alone: Prediction
+    program: Unfolded
     units: UnitGraph | None
     options: Options
     hints: Hints = field(default_factory=Hints)
@@ -55,7 +57,7 @@ def decide(about: Question) -> Decision:
         return Decision(True, rows, 1 if columns is None else columns, reason=reason)
     rows = _rows(about, 2)
     planner = Planner(
-        graph=about.graph,
+        program=about.program,
         cost=about.cost,
         alone=about.alone,
         rows=rows,

@@ -48,7 +48,7 @@ from domino_compile.pipeline.order import (
 )
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
 from domino_compile.pipeline.runner import Runner
-from domino_compile.planner import by_inductor, phases_of, predict_as_found
+from domino_compile.planner import by_inductor, predict_as_found, unfold
 from domino_compile.report import CompileReport
 from domino_compile.report.dump import Dump
 from domino_compile.report.faults import Failure, report_fault
@@ -56,7 +56,7 @@ from domino_compile.report.graph_rows import GraphRows
 from domino_compile.report.report_text import report_text
 from domino_compile.report.schedule import schedule, uncut
 from domino_compile.report.schedule_text import schedule_text
-from domino_compile.scheduling import Result, build_units, held_bytes, step_memory
+from domino_compile.scheduling import Result, held_bytes
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +135,11 @@ class Pipeline:
         """Decide and cut; returns whether the graph is ours."""
         self.overlap = True
         reporting.captured(self.report, found)
-        cost, backward = self._cost(graph), phases_of(graph)
-        units = build_units(graph, cost, backward)
+        cost, program = self._cost(graph), unfold(graph)
+        units = program.units(cost)
         alone = by_inductor(units, cost)
         self.report.input_bytes = held_bytes(graph) + self._copied_bytes(graph)
-        self.report.uncut = uncut(graph, alone)
+        self.report.uncut = uncut(program.graph, alone)
         if self.dump.wanted:
             self.rows.captured(graph)
         if (why := self._left(found)) is not None:
@@ -149,11 +149,12 @@ class Pipeline:
         at = self._context(graph, found)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
-        unchanged = None if at.outcomes.changed else units
+        changed = at.outcomes.changed
         decision = at.decision = decide(
             Question(
-                *(graph, at.found, cost, predict_as_found(alone, backward)),
-                *(unchanged, self.options, self.hints),
+                *(graph, at.found, cost, predict_as_found(alone, program.is_backward)),
+                *(unfold(graph) if changed else program, None if changed else units),
+                *(self.options, self.hints),
             )
         )
         merged = at.outcomes.of(NORMALISE)
@@ -210,15 +211,16 @@ class Pipeline:
         """Order and pin; returns that the graph is ours."""
         at = self._context(graph, None)
         at.agreed = partial(self._agreed, phase)
+        at.held_bytes = self.report.input_bytes
+        at.saved = self.results if phase == "backward" else ()
         self.runner.run(GRAPH, graph, phase, at)
         ordered = at.outcomes.of(SCHEDULE)
         if ordered is not None:
             entry = schedule(phase, ordered)
-            units = [ordered.units.units[index] for index in ordered.after.order]
-            forward = self.results if phase == "backward" else ()
-            memory = step_memory(graph, units, self.report.input_bytes, forward)
-            self.results = memory.results
-            entry.step_peak_bytes = memory.peak_bytes + round(at.cost.rates.library_mib * 2**20)
+            self.results = ordered.memory.results
+            entry.step_peak_bytes = ordered.memory.peak_bytes + round(
+                at.cost.rates.library_mib * 2**20
+            )
             told = at.outcomes.of(PRODUCTS) or {}
             entry.configured = {name: part for name, part in told.items() if part}
             entry.pinned = at.outcomes.of(PIN) or 0

@@ -3,7 +3,8 @@
 from domino_compile.planner.candidates import REORDERED, Candidate
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose
 from domino_compile.planner.plan import Planner, rows_cut
-from domino_compile.planner.predict import Expansion, by_inductor, phases_of, predict_as_found
+from domino_compile.planner.predict import Expansion, by_inductor, predict_as_found
+from domino_compile.planner.unfold import Unfolded, unfold
 
 __all__ = [
     "REORDERED",
@@ -13,9 +14,10 @@ __all__ = [
     "Planner",
     "Policy",
     "Prediction",
+    "Unfolded",
     "by_inductor",
     "choose",
-    "phases_of",
     "predict_as_found",
     "rows_cut",
+    "unfold",
 ]

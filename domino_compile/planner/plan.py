@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import fx
-
 from domino_compile.analysis import CutPlan, NoCut, most_slices, rows_of
 from domino_compile.axes import Chunks
 from domino_compile.cost import CostModel
@@ -26,6 +24,7 @@ from domino_compile.planner.candidates import (
 )
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose
 from domino_compile.planner.predict import Expansion
+from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import UnitGraph
 
 #: Of each kind of cut, how many candidates are put in order at most.
@@ -42,7 +41,7 @@ class Planner:
     """The planning of one graph.
 
     Args:
-        graph: the joint or inference graph, collectives merged.
+        program: the joint or inference graph, collectives merged.
         cost: predicts times.
         alone: what Inductor alone takes, for the graph as it was found.
         rows: how rows can be cut, or why not.
@@ -54,7 +53,7 @@ class Planner:
         units: those of the graph, if they are at hand.
     """
 
-    graph: fx.Graph
+    program: Unfolded
     cost: CostModel
     alone: Prediction
     rows: CutPlan | NoCut
@@ -74,7 +73,7 @@ class Planner:
                 self.policy = replace(self.policy, margin=-math.inf)
                 self._forced_columns(plan, self.parts)
                 return choose(self.predictions, replace(self.policy, memory_cap=math.inf))
-        reordered = Expansion(self.graph, self.cost, units=self.units)
+        reordered = Expansion(self.program, self.cost, units=self.units)
         whole = reordered.expanded(())
         uncut = reordered.predict(REORDERED, whole, self.policy.memory_cap)
         self.predictions.append(uncut)
@@ -103,7 +102,7 @@ class Planner:
 
     def _rows(self) -> None:
         if isinstance(self.rows, CutPlan):
-            found = Expansion(self.graph, self.cost, [self.rows.analysis])
+            found = Expansion(self.program, self.cost, [self.rows.analysis])
             self._try((c, found, [_shares(c.rows)]) for c in self._row_candidates(1))
 
     def _best_rows(self) -> Prediction | None:
@@ -114,14 +113,14 @@ class Planner:
         """Columns where compute waits: in front of a hidden collective they would only cost."""
         if (cut := self._columns_at(uncut)) is not None:
             plan, at = cut
-            alone = Expansion(self.graph, self.cost, [plan.analysis])
+            alone = Expansion(self.program, self.cost, [plan.analysis])
             self._try((c, alone, [_even(c.columns)]) for c in column_candidates(at))
         best = self._best_rows()
         if best is None or not isinstance(self.rows, CutPlan):
             return
         if (cut := self._columns_at(best)) is not None:
             plan, at = cut
-            both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
+            both = Expansion(self.program, self.cost, [self.rows.analysis, plan.analysis])
             mixed = hybrids(best.candidate, at)
             self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
 
@@ -138,10 +137,10 @@ class Planner:
         return plan, found.waited & cut
 
     def _forced_columns(self, plan: CutPlan, parts: int) -> None:
-        alone = Expansion(self.graph, self.cost, [plan.analysis])
+        alone = Expansion(self.program, self.cost, [plan.analysis])
         self._try([(Candidate(columns=parts), alone, [_even(parts)])])
         if isinstance(self.rows, CutPlan):
-            both = Expansion(self.graph, self.cost, [self.rows.analysis, plan.analysis])
+            both = Expansion(self.program, self.cost, [self.rows.analysis, plan.analysis])
             candidates = self._row_candidates(parts)
             self._try((c, both, [_shares(c.rows), _even(parts)]) for c in candidates)
 

@@ -12,8 +12,9 @@ graph::
                    them where the value is joined in between
 
 Forward and backward are ordered on their own, since Inductor compiles them on their own. What
-forward leaves for backward is what backward reads: which of it is computed anew instead is decided
-later. So memory is over-estimated, for the cut and the uncut program alike.
+forward leaves for backward is what backward reads; what checkpointing recomputes instead is spelled
+out (``unfold``), what else is computed anew is decided later. So memory is over-estimated, for the
+cut and the uncut program alike.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from domino_compile.axes import PartialSum, Sliced
 from domino_compile.cost import CostModel
 from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import Work, slowdown, work_of
-from domino_compile.graph.collectives import backward_nodes, tensor_bytes
+from domino_compile.graph.collectives import tensor_bytes
+from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
+from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
     UnitGraph,
-    build_units,
     least_bytes,
     run_order,
     schedule_units,
@@ -57,12 +59,6 @@ Place: TypeAlias = tuple[int, ...]
 Mask: TypeAlias = tuple[bool, ...]
 
 
-def phases_of(graph: fx.Graph) -> Callable[[fx.Node], Hashable]:
-    """Tells of a joint graph's nodes whether they are backward."""
-    backward = backward_nodes(graph)
-    return lambda node: node in backward
-
-
 def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     """The units of a program that Inductor alone compiles: fused kernels are of its own kind."""
     theirs = []
@@ -76,11 +72,12 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
 
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
     """What Inductor alone takes: the units in the order found."""
-    runs = [run_order(part) for part in _phases(units.units, units.pinned, backward)]
+    parts = _phases(units.units, units.pinned, backward)
+    runs = [run_order(part) for part in parts]
     return Prediction(
         INDUCTOR,
         sum(run.total_us for run in runs),
-        max(run.peak_bytes for run in runs),
+        max(least_bytes(part) for part in parts),
         sum(run.stall_us for run in runs),
     )
 
@@ -119,31 +116,32 @@ class Expansion:
     """The units of one graph, ready to be expanded into slices of any number and size.
 
     Args:
-        graph: the joint or inference graph, not cut.
+        program: the joint or inference graph, not cut.
         cost: predicts times.
         axes: what is cut along each axis; empty to reorder only.
         units: those of the graph, if they are at hand; only where there are no axes.
     """
 
-    graph: fx.Graph
+    program: Unfolded
     cost: CostModel
     axes: Sequence[Analysis] = ()
     units: UnitGraph | None = None
     _wanted: list[set[fx.Node]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.backward = phases_of(self.graph)
+        self.backward = self.program.is_backward
         self._wanted = [{value for value, _ in axis.wanted} for axis in self.axes]
-        self.uncut = self.units or build_units(self.graph, self.cost, self._kind)
+        self.uncut = self.units or self.program.units(self.cost, self._kind)
         self.works = [self._extents(unit) for unit in self.uncut.units]
 
     def _kind(self, node: fx.Node) -> Hashable:
-        return (self.backward(node), *(node in axis.cuts for axis in self.axes))
+        origin = self.program.origin(node)
+        return (self.backward(node), *(origin in axis.cuts for axis in self.axes))
 
     # -- what a cut leaves of each unit ----------------------------------------------------
 
     def _extents(self, unit: Unit) -> _Extents:
-        first = unit.nodes[0]
+        first = self.program.origin(unit.nodes[0])
         cut = tuple(first in axis.cuts for axis in self.axes)
         found = _Extents(unit, cut)
         for value, size in unit.traffic.reads.items():
@@ -167,6 +165,7 @@ class Expansion:
 
     def _mask(self, value: fx.Node, cut: Mask) -> Mask:
         """Along which axes the units of a cut operation see only a part of a value."""
+        value = self.program.origin(value)
         return tuple(
             along and (value in axis.states or value in wanted)
             for axis, wanted, along in zip(self.axes, self._wanted, cut, strict=True)
@@ -179,12 +178,17 @@ class Expansion:
         result = []
         for axis in self.axes:
             pairs = set[tuple[int, int]]()
-            for value, user in axis.joins:
+            for value, user in self._edges(axis):
                 makers = _units_at(value, of, lambda n: n.all_input_nodes)
                 takers = _units_at(user, of, lambda n: list(n.users))
                 pairs.update(itertools.product(makers, takers))
             result.append(pairs)
         return result
+
+    def _edges(self, axis: Analysis) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """Where values are joined that an axis cuts."""
+        for value, user in axis.joins:
+            yield from self.program.edges(value, user)
 
     @cached_property
     def copies(self) -> list[tuple[int, int, set[int]]]:
@@ -197,7 +201,7 @@ class Expansion:
         units = self.uncut.units
         found: dict[fx.Node, set[int]] = {}
         for axis in self.axes:
-            for value, user in axis.joins:
+            for value, user in self._edges(axis):
                 takers = _units_at(user, of, lambda n: list(n.users))
                 needing = {i for i in takers if is_anchor(units[i].nodes[0])}
                 if needing or user.op == "output":
@@ -274,8 +278,10 @@ class Expansion:
         cost_us, slower, kept = work.costs[part]
         return Unit(
             *(index, unit.nodes, unit.launch, cost_us, unit.group),
+            piece=Piece(*place[:2]) if place else None,
             out_bytes=kept,
             slowdown=slower,
+            recomputed=unit.recomputed,
         )
 
     def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
@@ -319,7 +325,7 @@ class Expansion:
             beside = sum(u.cost_us * u.slowdown for u in graph.units if not u.launch)
             wires: dict[str | None, float] = defaultdict(float)
             for unit in graph.units:
-                if unit.launch and unit.nodes[0].name in at:
+                if unit.launch and self.program.origin(unit.nodes[0]).name in at:
                     wires[unit.group] += parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
                 elif unit.launch:
                     wires[unit.group] += unit.cost_us
@@ -350,7 +356,7 @@ class Expansion:
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)
             waited |= {
-                graph.units[span.unit].nodes[0].name
+                self.program.origin(graph.units[span.unit].nodes[0]).name
                 for span in found.spans
                 if span.wire and found.exposed_us(span) > WAITED * (span.end_us - span.start_us)
             }
@@ -426,4 +432,5 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         wires,
         unit.out_bytes,
         unit.slowdown,
+        recomputed=unit.recomputed,
     )

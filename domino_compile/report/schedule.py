@@ -13,7 +13,7 @@ from domino_compile.graph.tags import origin_of
 from domino_compile.passes.schedule import ScheduleResult, events_of
 from domino_compile.report import ScheduleReport, Step, WireReport
 from domino_compile.report.origin import place_of
-from domino_compile.scheduling import Schedule, Span, Unit, UnitGraph, run_order
+from domino_compile.scheduling import Schedule, Span, StepMemory, Unit, UnitGraph, run_order
 from domino_compile.scheduling.kinds import event_kind, is_anchor
 
 
@@ -42,7 +42,7 @@ def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
 def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
     """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
     found = run_order(units)
-    return schedule("uncut", ScheduleResult(units, found, found, events_of(graph)))
+    return schedule("uncut", ScheduleResult(units, found, found, events_of(graph), StepMemory(0)))
 
 
 def unit_kind(unit: Unit) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import HigherOrderOperator
 from domino_compile.graph.collectives import kind_of, tensor_bytes
 from domino_compile.graph.nodes import users_of
 from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work, sums_over_rows
@@ -170,6 +171,12 @@ class _Walk:
         return found
 
     def _made_or_shared(self, node: fx.Node) -> tuple[Buffer, ...]:
+        if (wrapped := _wrapped(node)) is not None:
+            inside = [
+                (wrapped, i) for i, x in enumerate(_tensors_in(wrapped)) if node in (wrapped, *x)
+            ]
+            self.size |= {(wrapped, i): bytes_of(x[-1]) for i, x in enumerate(_tensors_in(wrapped))}
+            return tuple(inside)
         if is_work(node) and not _writes_in_place(node):
             value = node.meta.get("val")
             members = value if isinstance(value, (list, tuple)) else (value,)
@@ -301,6 +308,30 @@ class _Walk:
             size = self.size[buffers[0]] if buffers else 0
             found.append(Result(bytes_of(node), number, size))
         return tuple(found)
+
+
+def _wrapped(node: fx.Node) -> fx.Node | None:
+    """What the partitioner wrapped, if a node is that or a member of its results."""
+    while node.op == "call_function" and "val" in node.meta and _is_member(node):
+        node = node.all_input_nodes[0]
+    while node.op == "call_function" and "val" not in node.meta:
+        if not _is_member(node):
+            return node if isinstance(node.target, HigherOrderOperator) else None
+        node = node.all_input_nodes[0]
+    return None
+
+
+def _tensors_in(node: fx.Node) -> list[tuple[fx.Node, ...]]:
+    """The tensors among the results of what was wrapped, each behind the members that it is in."""
+    found: list[tuple[fx.Node, ...]] = []
+    for user in filter(_is_member, node.users):
+        inner = _tensors_in(user)
+        found += [(user, *rest) for rest in inner] if inner else [(user,)]
+    return [path for path in found if bytes_of(path[-1])]
+
+
+def _is_member(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem" and len(node.all_input_nodes) == 1
 
 
 def _writes_in_place(node: fx.Node) -> bool:

@@ -106,8 +106,8 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
             _take(traffic, units[number], anew)
     for traffic in found:
         for value in traffic.reads:
-            if value in unit_of:
-                found[unit_of[value]].writes[value] = bytes_of(value)
+            if (maker := _maker_of(value)) in unit_of:
+                found[unit_of[maker]].writes[value] = bytes_of(value)
     for node, number in unit_of.items():
         if any(user.op == "output" for user in users_of(node)):
             found[number].writes[node] = bytes_of(node)
@@ -212,10 +212,24 @@ def base_of(node: fx.Node) -> fx.Node:
     """The value that a view shows; of a member of several results the member."""
     while node.op == "call_function" and is_free(node) and bytes_of(node):
         inputs = node.all_input_nodes
-        if not inputs or not isinstance(inputs[0].meta.get("val"), torch.Tensor):
+        if not inputs or not _is_tensor_or_views(inputs[0]):
             break
         node = inputs[0]
     return node
+
+
+def _is_tensor_or_views(node: fx.Node) -> bool:
+    """Whether a node is one tensor, or several views of one, as ``split`` makes them."""
+    if isinstance(node.meta.get("val"), torch.Tensor):
+        return True
+    return node.op == "call_function" and is_free(node) and bool(node.all_input_nodes)
+
+
+def _maker_of(value: fx.Node) -> fx.Node:
+    """The operation that makes a value: of a member of several results the one that has them."""
+    while value.op == "call_function" and is_free(value) and value.all_input_nodes:
+        value = value.all_input_nodes[0]
+    return value
 
 
 def elements_of(node: fx.Node) -> int:
@@ -225,5 +239,11 @@ def elements_of(node: fx.Node) -> int:
 
 
 def bytes_of(node: fx.Node) -> int:
-    """The bytes of a node's value, of all its members together."""
-    return tensor_bytes(node.meta.get("val"))
+    """The bytes of a node's value, of all its members together.
+
+    What the partitioner wraps (``_compat.operation_of``) has no value; its members have.
+    """
+    if "val" not in node.meta:
+        members = (u for u in node.users if u.op == "call_function" and is_free(u))
+        return sum(map(bytes_of, members))
+    return tensor_bytes(node.meta["val"])

@@ -241,7 +241,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
         return unit
-    work = None if unit.is_fused else work_of(only)
+    work = work_of(only)
     if work is None:
         unit.cost_us, beside = cost.fused_us(traffic.fused)
     else:

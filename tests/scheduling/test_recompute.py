@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domino_compile.graph.tags import Piece
 from domino_compile.scheduling import Unit, UnitGraph, run_order, schedule_units
 from domino_compile.scheduling.recompute import late_order, stages_of
 from tests.profiles import examples
@@ -78,7 +79,8 @@ class Stack:
         recomputed: bool,
         launch: bool = False,
     ) -> Unit:
-        unit = Unit(len(self.units), [], launch, 7.0 if launch else 5.0, slice=s, out_bytes=size)
+        unit = Unit(len(self.units), [], launch, 7.0 if launch else 5.0, out_bytes=size)
+        unit.piece = None if s is None else Piece(s)
         unit.group = "tp" if launch else None
         unit.after, unit.after_wire = set(after), {i for i, wire in after.items() if wire}
         unit.recomputed = recomputed
