@@ -33,8 +33,10 @@ from domino_compile.rules import (
     Operand,
     Refusal,
     Subgraph,
+    Trait,
     find_pull,
     find_rule,
+    traits_of,
 )
 from domino_compile.rules.contraction import product_columns
 
@@ -346,18 +348,26 @@ def _is_zero(value: fx.Node) -> bool:
 
 
 def _sums_are_results(analysis: Analysis, output: fx.Node) -> bool:
-    """Whether every partial sum is a result of the graph as it is, which others add up."""
-    return all(
-        cut.chain is None and not cut.finish and set(node.users) == {output}
-        for node, cut in analysis.cuts.items()
-        if cut.out == PartialSum() or cut.chain is not None
-    )
+    """Whether each partial sum, at most reshaped, is a result, which others add up."""
+    for node, cut in analysis.cuts.items():
+        added = cut.out == PartialSum()
+        kept = not cut.finish and all(_is_reshaped_to(user, output) for user in node.users)
+        if cut.chain is not None or (added and not kept):
+            return False
+    return True
+
+
+def _is_reshaped_to(node: fx.Node, output: fx.Node) -> bool:
+    reshapes = node.op == "call_function" and bool(traits_of(node.target) & Trait.RESHAPES)
+    return node is output or (reshapes and all(_is_reshaped_to(u, output) for u in node.users))
 
 
 def _result_state(analysis: Analysis, value: Any) -> State:
-    cut = analysis.cuts.get(value) if isinstance(value, fx.Node) else None
-    if cut is not None and cut.out == PartialSum():
-        return PartialSum()
+    """The state of a result; a summand may have been reshaped."""
     state = analysis.state(value) if isinstance(value, fx.Node) else WHOLE
     assert not isinstance(state, tuple)
+    while isinstance(value, fx.Node) and value.op == "call_function" and state == WHOLE:
+        if value in analysis.cuts and analysis.cuts[value].out == PartialSum():
+            return PartialSum()
+        value = value.args[0] if traits_of(value.target) & Trait.RESHAPES else None
     return state

@@ -86,6 +86,8 @@ def _both(
 def _agreed(states: tuple[State, ...], zeros: tuple[bool, ...]) -> State | None:
     """The state of a result of either graph."""
     known = [s for s, zero in zip(states, zeros, strict=True) if not (zero and s == WHOLE)]
+    if not known:
+        return PartialSum()
     if len(set(known)) != 1:
         return None
     (state,) = set(known)
