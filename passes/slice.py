@@ -32,7 +32,7 @@ from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
 from domino_compile.graph.collectives import Replaced, size_hint
-from domino_compile.graph.new_nodes import inherit, run_fake
+from domino_compile.graph.new_nodes import inherit, run_fake, with_size
 from domino_compile.graph.size_nodes import SizeNodes
 from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
 from domino_compile.graph.tags import clear_tag, tag_column, tag_slice
@@ -56,7 +56,7 @@ def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
 class Slicer:
     """The rewriting of one graph: which nodes stand for the slices of each old node."""
 
-    def __init__(self, graph: fx.Graph, plan: CutPlan) -> None:
+    def __init__(self, graph: fx.Graph, plan: CutPlan, only: int | None = None) -> None:
         self.graph = graph
         self.chunks = plan.chunks
         self.analysis = plan.analysis
@@ -66,6 +66,11 @@ class Slicer:
         self.joined: dict[fx.Node, fx.Node] = {}
         self.fake_mode = _compat.fake_mode_of(graph)
         self.sizes = SizeNodes(graph, plan.chunks, self._fill_meta)
+        #: In a graph that one slice calls, the slice; its inputs are slices already.
+        self.only = only
+        if only is not None:
+            given = ((n, s) for n, s in plan.analysis.seeds.items() if n.op == "placeholder")
+            self.pieces.update({(node, state): [node] * self.parts for node, state in given})
 
     def run(self) -> None:
         """Rewrite every node in order, then drop what was replaced."""
@@ -81,9 +86,7 @@ class Slicer:
                 elif isinstance(cut.out, PartialSum):
                     self._partial_sum(node, cut)
                 else:
-                    self.pieces[node, cut.out] = [
-                        self._emit(node, cut, i) for i in range(self.parts)
-                    ]
+                    self.pieces[node, cut.out] = self._emit_slices(node, cut)
             if self._makes_own_whole(node, cut):
                 self.joined[node] = node
             else:
@@ -108,6 +111,12 @@ class Slicer:
                     node.replace_input_with(operand, self._whole(operand))
 
     # -- one operation ---------------------------------------------------------------------
+
+    def _emit_slices(self, node: fx.Node, cut: Cut) -> list[fx.Node]:
+        """The operation of every slice."""
+        if self.only is not None:
+            return [self._emit(node, cut, self.only)] * self.parts
+        return [self._emit(node, cut, i) for i in range(self.parts)]
 
     def _emit(self, node: fx.Node, cut: Cut, index: int, chained: fx.Node | None = None) -> fx.Node:
         """The operation of slice ``index``."""
@@ -135,7 +144,7 @@ class Slicer:
         target: Any = node.target
         for scaled in cut.scaled:
             size = self.chunks.part_of(scaled.extent, index)
-            args, kwargs = _with_size(args, kwargs, scaled.argument, scaled.entry, size)
+            args, kwargs = with_size(args, kwargs, scaled.argument, scaled.entry, size)
         if cut.build is not None:
             target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
             return self._call(node, target, args, kwargs, index)
@@ -150,11 +159,16 @@ class Slicer:
         def own(x: fx.Node) -> fx.Node:
             if (subgraph := subgraph_of(x)) is None:
                 return x
-            captured = next(functions).captured
-            if all(i is None or cut.inputs[i] == WHOLE for i in captured):
+            function = next(functions)
+            if all(i is None or cut.inputs[i] == WHOLE for i in function.captured):
                 return x
-            values = [None if i is None else given[i].meta["val"] for i in captured]
-            return add_subgraph(self.graph, x, copy_for(subgraph, values), f"s{index}")
+            values = [None if i is None else given[i].meta["val"] for i in function.captured]
+            copied, env = copy_for(subgraph, values)
+            if function.inside is not None:
+                inside = function.inside.analysis.moved(env)
+                Slicer(copied.graph, CutPlan(self.chunks, inside), index).run()
+                copied.recompile()
+            return add_subgraph(self.graph, x, copied, f"s{index}")
 
         return tuple(fx.node.map_arg(args, own))
 
@@ -193,9 +207,9 @@ class Slicer:
 
     def _partial_sum(self, node: fx.Node, cut: Cut) -> None:
         """The summands of the slices, added up, and what remains to be done with the sum."""
-        parts = [self._emit(node, cut, i) for i in range(self.parts)]
+        parts = self._emit_slices(node, cut)
         total = parts[0]
-        for part in parts[1:]:
+        for part in parts[1:] if self.only is None else ():
             last = part is parts[-1] and not cut.finish
             value = node.meta["val"] if last else None
             total = self._whole_call(node, aten.add.Tensor, (total, part), value)
@@ -222,6 +236,8 @@ class Slicer:
         state = self.analysis.state(value)
         if state == WHOLE or value.op == "placeholder":
             return value
+        if self.only is not None:
+            return self.pieces[value, state][self.only]
         if value not in self.joined:
             assert isinstance(state, Sliced), f"{value} is {state} and cannot be joined"
             joined = self._join(value, state)
@@ -378,22 +394,3 @@ def _inverse(order: list[int]) -> list[int]:
 
 def _vals(sizes: Any) -> list[Any]:
     return [s.meta["val"] if isinstance(s, fx.Node) else s for s in sizes]
-
-
-def _with_size(
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    argument: int | str,
-    entry: int | None,
-    size: Size,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with one size replaced."""
-    positional = list(args)
-    store: Any = positional if isinstance(argument, int) else kwargs
-    if entry is None:
-        store[argument] = size
-    else:
-        sizes = list(store[argument])
-        sizes[entry] = size
-        store[argument] = sizes
-    return tuple(positional), kwargs

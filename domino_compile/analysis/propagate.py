@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 
-from domino_compile.axes import WHOLE, PerSlice, Size, Sliced, State, States, state_at, to_shape
+from domino_compile.axes import (
+    WHOLE,
+    PartialSum,
+    PerSlice,
+    Size,
+    Sliced,
+    State,
+    States,
+    state_at,
+    to_shape,
+)
 from domino_compile.axes.sizes import divides, product
 from domino_compile.graph.collectives import is_launch, tensor_bytes
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.subgraphs import subgraph_of
-from domino_compile.rules import Call, Cut, Operand, Refusal, Subgraph, find_pull, find_rule
+from domino_compile.rules import (
+    Call,
+    Cut,
+    Inside,
+    Operand,
+    Refusal,
+    Subgraph,
+    Trait,
+    find_pull,
+    find_rule,
+    traits_of,
+)
 from domino_compile.rules.contraction import product_columns
 
 
@@ -74,6 +96,15 @@ class Analysis:
     def seen(self, node: fx.Node) -> States:
         """The state in which the operations behind see a node's value."""
         return WHOLE if node in self.limits.ends else self.state(node)
+
+    def moved(self, env: Mapping[fx.Node, fx.Node]) -> Analysis:
+        """The same of a copy of the graph, given where each node went; what a cut needs of it."""
+        return replace(
+            self,
+            seeds={env[n]: s for n, s in self.seeds.items()},
+            states={env[n]: s for n, s in self.states.items()},
+            cuts={env[n]: c for n, c in self.cuts.items()},
+        )
 
     def sliced_collectives(self) -> list[fx.Node]:
         """The launches that are cut."""
@@ -142,7 +173,8 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
     if isinstance(states, tuple):
         assert isinstance(index, int)
         state = state_at(states, index)
-        analysis.states[node] = state
+        if state != PartialSum():
+            analysis.states[node] = state
         analysis.cuts[node] = Cut((states,), state)
     elif states != WHOLE:
         _needs_whole(analysis, node)
@@ -254,7 +286,10 @@ def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
     args = fx.node.map_arg(node.args, operand)
     kwargs = fx.node.map_arg(node.kwargs, operand)
     out = _shapes(node.meta.get("val"))
-    call = Call(node.target, tuple(args), dict(kwargs), out, analysis.batch, tuple(operands))
+    inside = partial(cut_inside, analysis.batch)
+    call = Call(
+        node.target, tuple(args), dict(kwargs), out, analysis.batch, tuple(operands), inside
+    )
     return call, nodes
 
 
@@ -264,3 +299,75 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_shapes(member) for member in value)
     return None
+
+
+# -- graphs inside a graph -----------------------------------------------------------------
+
+
+def cut_inside(
+    batch: Size, subgraph: Subgraph, states: tuple[State, ...], results: tuple[State, ...]
+) -> Inside | Refusal:
+    """Follow a cut through a graph that an operation calls. It must be cut from end to end.
+
+    Args:
+        batch: the extent of the cut axis.
+        subgraph: the graph.
+        states: of its inputs. One that is whole is cut as well if the graph wants it so.
+        results: the states that its results had better have; constants are made so.
+    """
+    if not isinstance(batch, int):
+        return Refusal("a graph inside the graph, and a batch of dynamic size")
+    graph, inputs = subgraph.graph, subgraph.inputs
+    output = graph.output_node()
+    made: Any = output.args[0]
+    seeds = {x: s for x, s in zip(inputs, states, strict=True) if isinstance(s, Sliced)}
+    for value, want in zip(made, results, strict=True):
+        if isinstance(value, fx.Node) and isinstance(want, Sliced) and _is_zero(value):
+            seeds[value] = want
+    while True:
+        analysis = propagate(graph, batch, seeds)
+        more = {x: s for x, s in analysis.wanted if x.op == "placeholder" and x not in seeds}
+        if not more:
+            break
+        seeds |= more
+    for node, refusal in analysis.refusals.items():
+        return Refusal(f"{node.target} in a graph inside the graph: {refusal.reason}")
+    joined = any(user is not output for _, user in analysis.joins)
+    if joined or analysis.unjoinable or not _sums_are_results(analysis, output):
+        return Refusal("a graph inside the graph needs a whole value")
+    return Inside(
+        inputs=tuple(seeds.get(x, WHOLE) for x in inputs),
+        out=tuple(_result_state(analysis, value) for value in made),
+        zeros=tuple(isinstance(value, fx.Node) and _is_zero(value) for value in made),
+        analysis=analysis,
+    )
+
+
+def _is_zero(value: fx.Node) -> bool:
+    return value.target is torch.ops.aten.full.default and bool(value.args[1] == 0)
+
+
+def _sums_are_results(analysis: Analysis, output: fx.Node) -> bool:
+    """Whether each partial sum, at most reshaped, is a result, which others add up."""
+    for node, cut in analysis.cuts.items():
+        added = cut.out == PartialSum()
+        kept = not cut.finish and all(_is_reshaped_to(user, output) for user in node.users)
+        if cut.chain is not None or (added and not kept):
+            return False
+    return True
+
+
+def _is_reshaped_to(node: fx.Node, output: fx.Node) -> bool:
+    reshapes = node.op == "call_function" and bool(traits_of(node.target) & Trait.RESHAPES)
+    return node is output or (reshapes and all(_is_reshaped_to(u, output) for u in node.users))
+
+
+def _result_state(analysis: Analysis, value: Any) -> State:
+    """The state of a result; a summand may have been reshaped."""
+    state = analysis.state(value) if isinstance(value, fx.Node) else WHOLE
+    assert not isinstance(state, tuple)
+    while isinstance(value, fx.Node) and value.op == "call_function" and state == WHOLE:
+        if value in analysis.cuts and analysis.cuts[value].out == PartialSum():
+            return PartialSum()
+        value = value.args[0] if traits_of(value.target) & Trait.RESHAPES else None
+    return state

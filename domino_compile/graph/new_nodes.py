@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx
 
 from domino_compile import _compat
+from domino_compile.axes import Size
 from domino_compile.graph.collectives import is_wait
 from domino_compile.graph.nodes import VIEWS
 from domino_compile.graph.subgraphs import value_of
@@ -46,3 +47,22 @@ def erase_unused(graph: fx.Graph, node: Any) -> None:
         source = node.args[0] if node.target in VIEWS or is_wait(node) else None
         graph.erase_node(node)
         node = source
+
+
+def with_size(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    argument: int | str,
+    entry: int | None,
+    size: Size,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with one size replaced."""
+    positional = list(args)
+    store: Any = positional if isinstance(argument, int) else kwargs
+    if entry is None:
+        store[argument] = size
+    else:
+        sizes = list(store[argument])
+        sizes[entry] = size
+        store[argument] = sizes
+    return tuple(positional), kwargs

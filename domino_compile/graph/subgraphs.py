@@ -24,8 +24,10 @@ def value_of(node: fx.Node) -> Any:
     return node.meta["val"] if subgraph is None else subgraph
 
 
-def copy_for(subgraph: fx.GraphModule, last: Sequence[Any]) -> fx.GraphModule:
-    """A copy of a graph for other values of its last inputs.
+def copy_for(
+    subgraph: fx.GraphModule, last: Sequence[Any]
+) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
+    """A copy of a graph for other values of its last inputs, and where each node went.
 
     Inductor wants the inputs of a graph to have the shapes of what it is given.
 
@@ -36,14 +38,16 @@ def copy_for(subgraph: fx.GraphModule, last: Sequence[Any]) -> fx.GraphModule:
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     output = graph.output(graph.graph_copy(subgraph.graph, env))
-    output.meta = dict(subgraph.graph.output_node().meta)
+    env[subgraph.graph.output_node()] = output
+    for node, copied_node in env.items():
+        copied_node.meta = dict(node.meta)
     inputs = graph.find_nodes(op="placeholder")
     for node, value in zip(inputs[len(inputs) - len(last) :], last, strict=True):
         if value is not None:
             node.meta["val"] = value
     copied = fx.GraphModule(subgraph, graph)
     copied.meta = dict(subgraph.meta)
-    return copied
+    return copied, env
 
 
 def add_subgraph(graph: fx.Graph, like: fx.Node, subgraph: fx.GraphModule, mark: str) -> fx.Node:

@@ -3,13 +3,14 @@
 One file per family of operations; each ends in a table. ``registry`` gathers them.
 """
 
-from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal, Subgraph
+from domino_compile.rules.call import Call, Cut, Inside, Operand, Outcome, Refusal, Subgraph
 from domino_compile.rules.registry import all_rules, find_pull, find_rule, traits_of
 from domino_compile.rules.rule import Rule, Trait
 
 __all__ = [
     "Call",
     "Cut",
+    "Inside",
     "Operand",
     "Outcome",
     "Refusal",

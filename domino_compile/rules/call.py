@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, States
+from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, State, States
 
 
 def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +52,26 @@ class Subgraph:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """How a ``Subgraph`` is done slice by slice.
+
+    Attributes:
+        inputs: the state in which each of its inputs is wanted.
+        out: the state of each of its results; a result that is zero may be a ``PartialSum``, too.
+        zeros: for each result whether it is zero.
+        analysis: what its operations do, for the pass that makes the graph of each slice.
+    """
+
+    inputs: tuple[State, ...]
+    out: tuple[State, ...]
+    zeros: tuple[bool, ...]
+    analysis: Any
+
+
+FollowInside = Callable[[Subgraph, tuple[State, ...], tuple[State, ...]], "Inside | Refusal"]
+
+
+@dataclass(frozen=True)
 class Call:
     """One operation of the graph, as a rule sees it.
 
@@ -63,6 +83,8 @@ class Call:
         out: the shape of the whole result; for several results a tuple with ``None``
             for each member that is not a tensor.
         batch: the extent ``B`` of the cut axis.
+        inside: follows a cut through a ``Subgraph``, given the states of its inputs and those that
+            its results had better have.
     """
 
     op: Any
@@ -71,6 +93,7 @@ class Call:
     out: Any
     batch: Size
     operands: tuple[Operand, ...] = field(default=())
+    inside: FollowInside | None = None
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
         """The argument at ``position`` or called ``name``."""
@@ -120,9 +143,11 @@ class Function:
     Attributes:
         captured: the operands that are the function's last arguments, by index; ``None`` for a
             value that is no tensor.
+        inside: how its own operations are cut; ``None`` where it computes the same for any slice.
     """
 
     captured: tuple[int | None, ...]
+    inside: Inside | None = None
 
 
 @dataclass(frozen=True)

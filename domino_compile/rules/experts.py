@@ -18,31 +18,38 @@ from __future__ import annotations
 
 import torch
 
-from domino_compile.axes import WHOLE
+from domino_compile.axes import WHOLE, Sliced
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
 from domino_compile.rules.rule import family
 
 aten = torch.ops.aten
 
 ROWS = "rows of all slices are grouped by expert"
-FEATURES = "cuts the rows of a grouped product into pieces"
+#: The dimensions of left and right along which ``offs`` counts, by their ranks.
+ENDED: dict[tuple[int, int], tuple[int | None, int | None]] = {
+    (3, 3): (None, None),
+    (2, 3): (0, None),
+    (2, 2): (1, 0),
+    (3, 2): (None, 1),
+}
+REST = "only experts, or an equal number of rows of each, can be cut"
 
 
 def grouped_product(call: Call) -> Outcome:
     """``_grouped_mm(left, right, offs, bias, out_dtype)``."""
     left, right, *rest = call.operands
+    whole = tuple(WHOLE for _ in rest)
     state = left.sliced or right.sliced
-    assert state is not None or rest
-    if state is None or (left.sliced and right.sliced and left.sliced != right.sliced):
-        return Refusal(ROWS)
-    if left.rank == right.rank == 3 and state.dim == 0:
-        return Cut((state, state, *(WHOLE for _ in rest)), state)
-    row = left.rank - 2
-    if left.sliced is not None and right.sliced is None and state.dim == row and left.rank == 3:
-        out = state if right.rank == 3 else type(state)(0, state.outer)
-        return Cut((state, WHOLE, *(WHOLE for _ in rest)), out)
-    tokens = 0 if left.rank == 2 and right.rank == 3 else 1
-    return Refusal(ROWS if left.rank == 2 and state.dim == tokens else FEATURES)
+    if left.rank == right.rank == 3 and state is not None and state.dim == 0:
+        return Cut((state, state, *whole), state)
+    alone = left.rank == 3 and right.sliced is None
+    if alone and left.sliced is not None and left.sliced.dim == 1:
+        dim = 1 if right.rank == 3 else 0
+        return Cut((left.sliced, WHOLE, *whole), Sliced(dim, left.sliced.outer))
+    cut = [x.sliced.dim if x.sliced is not None else None for x in (left, right)]
+    ends = ENDED[left.rank, right.rank]
+    met = any(d is not None and d == end for d, end in zip(cut, ends, strict=True))
+    return Refusal(ROWS if met else REST)
 
 
 RULES = {**family("grouped product", grouped_product, (aten._grouped_mm.default,))}

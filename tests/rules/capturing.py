@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +94,7 @@ class Captured:
     def sliced(self, plan: CutPlan) -> fx.Graph:
         """A copy of the graph, cut as planned."""
         graph, env = copied(self.graph)
-        analysis = copy.copy(plan.analysis)
-        analysis.states = {env[n]: s for n, s in analysis.states.items()}
-        analysis.cuts = {env[n]: c for n, c in analysis.cuts.items()}
-        analysis.seeds = {env[n]: s for n, s in analysis.seeds.items()}
-        slice_graph(graph, CutPlan(plan.chunks, analysis))
+        slice_graph(graph, CutPlan(plan.chunks, plan.analysis.moved(env)))
         graph.lint()
         return graph
 

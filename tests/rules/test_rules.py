@@ -11,6 +11,7 @@ from domino_compile.rules import all_rules
 from domino_compile.rules.registry import rule_of
 from tests.rules import (
     samples_attention,
+    samples_experts,
     samples_flex,
     samples_indexing,
     samples_math,
@@ -28,6 +29,7 @@ SAMPLES = [
     *samples_indexing.SAMPLES,
     *samples_attention.SAMPLES,
     *samples_flex.SAMPLES,
+    *samples_experts.SAMPLES,
     *samples_other.SAMPLES,
 ]
 IDS = [f"{i}-{sample.op}" for i, sample in enumerate(SAMPLES)]

@@ -144,7 +144,7 @@ def test_inductor_compiles_each_slice_with_its_own_mask() -> None:
     with torch.no_grad():
         want = torch.compile(model, backend="eager", dynamic=False)(x, mask)
         torch._dynamo.reset()
-        options = {"slices": 3, "check_ranks": False}
+        options = {"slices": 2, "check_ranks": False}
         got = torch.compile(model, backend="domino", options=options, dynamic=False)(x, mask)
     assert domino_compile.reports()[-1].collectives[0].action == "sliced"
     assert torch.allclose(want, got, atol=1e-6)
