@@ -159,6 +159,11 @@ def as_launch(node: fx.Node) -> Launch:
 _HANDLE = "domino_compile/runtime/async_work.py"
 
 
+def is_asynchronous(launch: fx.Node) -> bool:
+    """Whether the program called the collective with ``async_op=True``."""
+    return _HANDLE in str(launch.meta.get("stack_trace"))
+
+
 def user_line(node: fx.Node) -> str:
     """The innermost line of the user's code that made the node, or ``unknown``."""
     trace = node.meta.get("stack_trace") or node.meta.get("fwd_nn_module_stack_trace") or ""

@@ -13,6 +13,7 @@ from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.ops.random_slice import random_slice
 from domino_compile.options import Options
+from domino_compile.passes.hold import hold_asynchronous
 from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
@@ -101,6 +102,8 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         if pipeline.overlap:
             mark_overlapped(graph)
             _compat.compile_for_overlap(pipeline.rows_a_block)
+        else:
+            hold_asynchronous(graph)
         if _has_large_slices(pipeline.report) and both not in options.inductor:
             _compat.fuse_both_reductions()
 
