@@ -56,12 +56,14 @@ class GPT(nn.Module):
         return nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
+PLAN = {name: ColwiseParallel() for name in ("q", "k", "v", "up")}
+PLAN |= {name: RowwiseParallel() for name in ("out", "down")}
+
+
 def parallel_gpt(world: int) -> nn.Module:
     torch.manual_seed(0)
     model = GPT()
-    plan = {name: ColwiseParallel() for name in ("q", "k", "v", "up")}
-    plan |= {name: RowwiseParallel() for name in ("out", "down")}
-    parallelize_module(model.block, init_device_mesh("cpu", (world,)), plan)
+    parallelize_module(model.block, init_device_mesh("cpu", (world,)), PLAN)
     return model
 
 
