@@ -139,6 +139,7 @@ class Ballot:
         explain: Callable[[Mapping[int, Offer]], str],
         elsewhere: Callable[[Sequence[int]], Answer | None],
         timeout_s: float,
+        meet: bool = False,
     ) -> Answer:
         """Offer, wait for the others as long as that can help, and return the answer of all.
 
@@ -148,6 +149,7 @@ class Ballot:
             elsewhere: asked while ranks (by position) are missing: an answer if it is known that
                 they will not come.
             timeout_s: seconds to wait at most.
+            meet: wait for all also where the answer is known.
         """
         known = self.answer()
         if known is not None:
@@ -157,7 +159,7 @@ class Ballot:
         while (known := self.answer()) is None:
             offers = self.offers()
             missing = [p for p in range(len(self.table.ranks)) if p not in offers]
-            found = decide(offers, bool(missing), explain)
+            found = None if meet and missing else decide(offers, bool(missing), explain)
             if found is None and missing:
                 found = elsewhere(missing)
             if found is None and time.monotonic() > deadline:

@@ -12,26 +12,29 @@ in a collective. So they agree while they compile, before anything of the progra
    first run): the scheduled order, or the order found. Ranks whose shapes differ a little (a
    vocabulary that does not divide) may schedule differently.
 
-**What is asked.** Questions are named by their content (``ballot``), never by a count. For each
-process group that is the list of the graph's tensor-parallel collectives, with the bytes of the
-group's own, and the options. What a rank has of its own is left out: the bytes of other groups and
-of an ``all_to_all_single`` (expert parallelism), and all collectives that are not tensor parallel.
+**What is asked.** Questions are named by their content (``ballot``). For each process group that is
+the list of the graph's tensor-parallel collectives, with the bytes of the group's own. What a rank
+has of its own is left out: the bytes of other groups and of an ``all_to_all_single`` (expert
+parallelism), and all collectives that are not tensor parallel. Added are the terms of the compile
+(options, rates, versions) and how many times this content has been planned on other terms before.
 Hence a rank that compiles again alone (its last batch is smaller, it has a padded length of its
 own, a guard failed) asks what was answered before and waits for nobody; ranks that compile again
-together meet.
+together, or on new terms, meet.
 
-**Who waits.** Only ranks that would change the collectives. A rank that leaves a graph to Inductor
+**Who waits.** Only ranks that would change the collectives, or that plan the same content on other
+terms than before (others may have another program still). A rank that leaves a graph to Inductor
 says so and goes on at once. Graphs without a tensor-parallel collective ask nothing: other
 collectives are never cut, merged or put in another order (``graph.tags.mark_alone``), so that ranks
 with different programs still meet in them.
 
 **Ranks that have parted.** A rank records which program it is at, and at which it has been. A
-waiting rank that finds another one at a program at which it has never been itself knows that they
-would wait for each other for ever: it settles both questions with Inductor alone. If their
-collectives differ (a graph break on one rank), later programs of the group would not match either:
-the group is marked as *parted*, and its later programs go on with Inductor alone without waiting.
-What all have agreed on before stays as it is. If only options, rates or versions differ, the ranks
-are still at the same program, and later ones are asked for anew.
+waiting rank that finds another one at a program at which it has never been itself, or at the same
+one on other terms, knows that they would wait for each other for ever: it settles both questions
+with Inductor alone. If their collectives differ (a graph break on one rank), later programs of the
+group would not match either: the group is marked as *parted*, and its later programs go on with
+Inductor alone without waiting. What all have agreed on before stays as it is. If only options,
+rates or versions differ, the ranks are still at the same program, and later ones are asked for
+anew.
 
 **Several groups** (a mesh): each is asked. Then the outcome goes round, group after group in the
 order of the graph, so that it is the same for all ranks of the mesh.
@@ -89,12 +92,16 @@ class RankCheck:
         timeout_s: how long to wait for other ranks.
         broken: the user's line at which the captured graph broke, if it did.
         cast: what was agreed on so far; kept with a cached plan, to be asked again from there.
+        names: by group, of the question that asked for the plan.
+        variants: by group, how many times this content was planned on other terms before.
     """
 
     terms: Terms
     timeout_s: float
     broken: str = ""
     cast: list[Vote] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    variants: dict[str, int] = field(default_factory=dict)
 
     def plan(self, report: CompileReport, plan: Sequence[str]) -> None:
         """Agree on a plan, or tell that there is none (``plan_vote``).
@@ -104,9 +111,7 @@ class RankCheck:
             RankMismatchError: they cannot run it together.
         """
         vote = plan_vote(report, plan, self.terms)
-        if not plan:
-            self.tell(vote)
-        elif why := self.agree(vote):
+        if why := self.agree(vote):
             raise RanksDiffer(why)
 
     def agree(self, vote: Vote) -> str:
@@ -120,7 +125,7 @@ class RankCheck:
         return why
 
     def tell(self, vote: Vote) -> None:
-        """Say what this rank does, without waiting: it can do nothing else.
+        """Say what this rank does where it can do nothing else, without waiting.
 
         Raises:
             RankMismatchError: the other ranks have agreed on something else.
@@ -128,14 +133,13 @@ class RankCheck:
         self.cast.append(vote)
         tables = _tables(vote)
         for matter, table in tables:
-            self._come(matter, table, vote.stage)
-            ballot = Ballot(table, matter.question)
+            ballot = Ballot(table, self._come(matter, table, vote.stage))
             ballot.post(Offer(matter.accepts, matter.says))
             answer = ballot.answer()
             if answer is not None and answer.value not in matter.accepts:
                 raise RankMismatchError(_no_way(matter, table, answer))
             if len(tables) > 1:
-                _round(matter, table).post(Offer((FALLBACK,), {}))
+                self._round(matter, table).post(Offer((FALLBACK,), {}))
 
     def repeat(self, votes: Sequence[Vote]) -> bool:
         """Ask what was asked when a program that comes from a cache was compiled.
@@ -159,17 +163,18 @@ class RankCheck:
         return True
 
     def _repeat_plan(self, vote: Vote) -> None:
-        if any(matter.best == ALONE for matter in vote.matters):
-            self.tell(vote)
-        elif why := self.agree(vote.or_alone()):
+        if why := self.agree(vote.or_alone()):
             raise RanksDiffer(why)
 
     def _agreed(self, vote: Vote) -> str:
-        tables, why = _tables(vote), ""
+        tables, why, plan = _tables(vote), "", vote.stage == PLAN
         for matter, table in tables:
-            self._come(matter, table, vote.stage)
-            if vote.stage != PLAN or table.read(PARTED) is None:
-                Ballot(table, matter.question).post(Offer(matter.accepts, matter.says))
+            name = self._come(matter, table, vote.stage)
+            if not plan or table.read(PARTED) is None:
+                Ballot(table, name).post(Offer(matter.accepts, matter.says))
+        if plan and _nothing_to_change(vote) and all(v == 0 for v in self.variants.values()):
+            self._tell_others(tables)
+            return ""
         for matter, table in tables:
             answer = self._ask(matter, table, vote.stage)
             if answer.value != matter.best:
@@ -180,31 +185,59 @@ class RankCheck:
             log.warning("%s", why)
         return why
 
-    def _come(self, matter: Matter, table: Table, stage: str) -> None:
-        """Record at which program this rank is, and that it has been there."""
-        if stage == PLAN:
-            here = json.dumps(
-                {
-                    "question": matter.question,
-                    "content": matter.content,
-                    "broken": self.broken,
-                    "says": dict(matter.says),
-                }
-            )
-            table.write(f"{AT}/{table.own}", here)
-            table.write(f"{matter.content}/{AT}/{table.own}", here)
+    def _tell_others(self, tables: Sequence[tuple[Matter, Table]]) -> None:
+        """Inductor is left alone: nobody has to be waited for, but others may wait for this."""
+        for matter, table in tables:
+            answer = Ballot(table, self.names[matter.group]).answer()
+            if answer is not None and answer.value not in matter.accepts:
+                raise RankMismatchError(_no_way(matter, table, answer))
+            if len(tables) > 1:
+                self._round(matter, table).post(Offer((FALLBACK,), {}))
+
+    def _come(self, matter: Matter, table: Table, stage: str) -> str:
+        """Record at which program this rank is; returns the name of what is asked there.
+
+        The same content may be planned again on other terms, by all ranks: each change of terms is
+        another variant. A rank that compiles again on the terms of its last compile is where it
+        was.
+        """
+        if stage != PLAN:
+            name = f"{self.names.get(matter.group, '')}/{matter.question}"
+            return name
+        key = f"{matter.content}/{AT}/{table.own}"
+        last = json.loads(table.read(key) or '{"question": "", "variant": -1}')
+        variant = last["variant"] + (last["question"] != matter.question)
+        name = f"{matter.question}#{variant}"
+        self.names[matter.group], self.variants[matter.group] = name, variant
+        here = {
+            "name": name,
+            "question": matter.question,
+            "variant": variant,
+            "content": matter.content,
+            "broken": self.broken,
+            "says": dict(matter.says),
+        }
+        table.write(key, json.dumps(here))
+        table.write(f"{AT}/{table.own}", json.dumps(here))
+        return name
 
     def _ask(self, matter: Matter, table: Table, stage: str) -> Answer:
-        ballot = Ballot(table, matter.question)
-        parted = table.read(PARTED) if stage == PLAN else None
+        plan = stage == PLAN
+        name = self.names[matter.group] if plan else self._come(matter, table, stage)
+        ballot = Ballot(table, name)
+        parted = table.read(PARTED) if plan else None
         if parted is not None and ballot.answer() is None:
             ballot.settle(Answer(ALONE, parted))
 
         def elsewhere(missing: Sequence[int]) -> Answer | None:
-            return self._parted(matter, table, missing) if stage == PLAN else None
+            return self._parted(matter, table, missing) if plan else None
 
         answer = ballot.ask(
-            Offer(matter.accepts, matter.says), _explained(table), elsewhere, self.timeout_s
+            Offer(matter.accepts, matter.says),
+            _explained(table),
+            elsewhere,
+            self.timeout_s,
+            meet=plan and self.variants[matter.group] > 0,
         )
         if answer.value not in matter.accepts:
             if answer.value is None:
@@ -213,21 +246,24 @@ class RankCheck:
         return answer
 
     def _parted(self, matter: Matter, table: Table, missing: Sequence[int]) -> Answer | None:
-        """The answer, if a rank that is missing is at a program at which this rank never was."""
+        """The answer, if ranks that are missing will not come: they are somewhere else."""
+        name, variant = self.names[matter.group], self.variants[matter.group]
         for position in missing:
-            alike = table.read(f"{matter.content}/{AT}/{position}")
-            if alike is not None and _is_news(other := json.loads(alike), matter, table):
-                found = difference(matter.says, other["says"])
-                why = _differ(table, table.ranks[table.own], table.ranks[position], found)
-                Ballot(table, other["question"]).settle(Answer(ALONE, why))
+            there = table.ranks[position]
+            alike = _record(table, f"{matter.content}/{AT}/{position}")
+            if alike is not None and alike["variant"] >= variant and alike["name"] != name:
+                found = difference(matter.says, alike["says"])
+                why = _differ(table, table.ranks[table.own], there, found)
+                Ballot(table, alike["name"]).settle(Answer(ALONE, why))
                 return Answer(ALONE, why)
-            text = table.read(f"{AT}/{position}")
-            if text is not None and _is_news(other := json.loads(text), matter, table):
-                if table.read(f"{other['content']}/{AT}/{table.own}") is not None:
-                    continue  # it is behind, with other options, and will find that out
+            other = _record(table, f"{AT}/{position}")
+            if other is None or table.read(f"{other['content']}/{AT}/{table.own}") is not None:
+                continue  # this rank has been there: the other one may still be on its way
+            theirs = Ballot(table, other["name"])
+            if theirs.answer() is None:
                 why = self._told_apart(matter, table, position, other)
                 table.write_once(PARTED, why)
-                Ballot(table, other["question"]).settle(Answer(ALONE, why))
+                theirs.settle(Answer(ALONE, why))
                 return Answer(ALONE, why)
         return None
 
@@ -247,17 +283,20 @@ class RankCheck:
         """Tell the outcome to all groups of a mesh, one after the other."""
         if why:  # who waits in another group learns it at once
             for matter, table in tables:
-                _round(matter, table).post(Offer((FALLBACK,), {"why": why}))
+                self._round(matter, table).post(Offer((FALLBACK,), {"why": why}))
             return why
         for matter, table in tables:
             offer = Offer((FALLBACK,) if why else (BEST, FALLBACK), {"why": why})
-            ballot = _round(matter, table)
+            ballot = self._round(matter, table)
             answer = ballot.ask(offer, _passed_on, lambda _: None, self.timeout_s)
             if answer.value not in (BEST, FALLBACK):
                 raise RankMismatchError(_no_way(matter, table, answer))
             if answer.value == FALLBACK:
                 why = answer.why or "ranks of another group differ"
         return why
+
+    def _round(self, matter: Matter, table: Table) -> Ballot:
+        return Ballot(table, f"{self.names.get(matter.group, matter.question)}/round")
 
 
 def _tables(vote: Vote) -> list[tuple[Matter, Table]]:
@@ -268,15 +307,13 @@ def _tables(vote: Vote) -> list[tuple[Matter, Table]]:
     return [(matter, table) for matter, table in tables if table is not None]
 
 
-def _is_news(other: Mapping[str, Any], matter: Matter, table: Table) -> bool:
-    """Whether an other rank is at a question that nobody has settled and this rank never asked."""
-    ballot = Ballot(table, other["question"])
-    known = other["question"] == matter.question or ballot.has_offer_of(table.own)
-    return not known and ballot.answer() is None
+def _record(table: Table, key: str) -> dict[str, Any] | None:
+    text = table.read(key)
+    return None if text is None else dict(json.loads(text))
 
 
-def _round(matter: Matter, table: Table) -> Ballot:
-    return Ballot(table, f"{matter.question}/round")
+def _nothing_to_change(vote: Vote) -> bool:
+    return all(matter.best == ALONE for matter in vote.matters)
 
 
 def _passed_on(offers: Mapping[int, Offer]) -> str:

@@ -30,7 +30,7 @@ class Matter:
     Attributes:
         group: its name.
         content: what is asked about, the same on all ranks that belong together.
-        question: the name of the question: the content, and the options.
+        question: the name of the question: of a plan its content and the compile's terms.
         best: the answer that is wanted.
         fallback: the answer that will do; empty if only ``best`` will.
         says: explains a difference to others.
@@ -122,8 +122,8 @@ def plan_vote(report: CompileReport, plan: Sequence[str], terms: Terms) -> Vote:
             "captured": captured,
         }
         content = _digest(captured)
-        best = _digest(plan, terms.rates, terms.version) if plan else ALONE
-        question = _digest("plan", content, terms.options)
+        best = _digest(plan) if plan else ALONE
+        question = _digest(content, terms.options, terms.rates, terms.version)
         matters.append(Matter(group, content, question, best, ALONE if plan else "", says))
     return Vote(PLAN, tuple(matters))
 
@@ -149,7 +149,7 @@ def order_vote(
             continue
         content = _digest(sorted(orders[0]))
         best, fallback = (_digest(order) for order in orders)
-        question = _digest("order", phase, content)
+        question = _digest(phase, content)
         matters.append(Matter(group, content, question, best, fallback, {"order": orders[0]}))
     return Vote(phase, tuple(matters))
 

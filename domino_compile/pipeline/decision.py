@@ -44,13 +44,9 @@ class Decision:
             return []
         rows = self.rows.chunks.sizes if isinstance(self.rows, CutPlan) else ()
         at = [n for n, site in enumerate(found.sites) if site.launch.name in self.at]
-        return [
-            f"rows {'+'.join(map(str, rows)) or 'uncut'}",
-            f"columns in {self.parts} parts at {at or 'all'}"
-            if self.parts > 1
-            else "columns uncut",
-            f"{merged} collectives merged",
-        ]
+        columns = f"in {self.parts} parts at {at or 'all'}" if self.parts > 1 else "uncut"
+        cuts = [f"rows {'+'.join(map(str, rows)) or 'uncut'}", f"columns {columns}"]
+        return [*cuts, f"{merged} collectives merged"]
 
     @property
     def cuts_rows(self) -> bool:
