@@ -37,7 +37,7 @@ def cells_of(row: Row) -> list[str]:
         f"{_number(row['of_free'], '.2f')} ({row['to_reach']:.2f})",
         f"{_number(row['exposed_ms'], '.2f')} of {_number(row['wire_ms'], '.2f')}",
         _number(row["peak_ratio"], ".2f"),
-        _number(row["grad_error_ratio"], ".3f") + ("" if row["grad_passes"] else " **fails**"),
+        _gradients(row),
         _number(off, "+.1%"),
     ]
 
@@ -47,6 +47,11 @@ def name_of(row: Row) -> str:
     what = "" if row["training"] else ", forward"
     what += ", baseline" if row["number"] >= BASELINE else ""
     return f"{row['job']} ({row['model']}{what})"
+
+
+def _gradients(row: Row) -> str:
+    ratio = _number(row["grad_error_ratio"], ".3f")
+    return f"{ratio} **fails**" if row["grad_passes"] is False else ratio
 
 
 def _number(value: float | None, form: str) -> str:
