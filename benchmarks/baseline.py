@@ -29,6 +29,7 @@ def work(
     assert settings.baseline is not None
     try:
         use(settings.baseline)
+        print(f"measuring {settings.baseline}")
     except Exception as error:
         pipe.send(("failed", f"{settings.baseline}: {type(error).__name__}: {error}"))
         return
