@@ -170,6 +170,7 @@ from benchmarks import baseline
 baseline.use(Path(sys.argv[1]))
 import domino_compile
 from domino_compile import errors
+from domino_compile._compat import groups
 from domino_compile.tools.bench import shapes
 print(errors.__file__); print(shapes.__file__); print(domino_compile.MARK)
 """
@@ -180,6 +181,8 @@ def test_another_package_is_measured_with_this_bench(tmp_path: Path) -> None:
     (package / "tools").mkdir(parents=True)
     (package / "__init__.py").write_text("MARK = 'the other'\n")
     (package / "tools/__init__.py").touch()
+    (package / "_compat").mkdir()
+    (package / "_compat/__init__.py").touch()
     (package / "errors.py").write_text((ROOT / "domino_compile/errors.py").read_text())
     done = subprocess.run(
         [sys.executable, "-c", USE, str(tmp_path)],

@@ -61,7 +61,9 @@ class Style(StrEnum):
 
 #: As torch calls them from 2.13 on, and before.
 _ALL_GATHER: Any = getattr(funcol, "all_gather_single", None) or funcol.all_gather_tensor
-_REDUCE_SCATTER: Any = getattr(funcol, "reduce_scatter_single", None) or funcol.reduce_scatter_tensor
+_REDUCE_SCATTER: Any = (
+    getattr(funcol, "reduce_scatter_single", None) or funcol.reduce_scatter_tensor
+)
 
 
 def _gather(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
