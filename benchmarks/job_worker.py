@@ -33,7 +33,7 @@ class JobBench(CellBench):
         round_s = sum(times) * (steps + 1) / 1e3
         least, most = ROUNDS
         rounds = min(most, most_rounds, max(least, int(TIMED_S / round_s)))
-        self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED, float64=True)
+        self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED)
 
 
 def work(

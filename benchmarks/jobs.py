@@ -31,6 +31,8 @@ NAME = "jobs.json"
 VARIANTS = "inductor,domino,free"
 #: Float64 takes seconds for the largest jobs, and so do their steps.
 MEASURE_LIMIT_S, MEASURING_S = 90.0, 7.0
+#: What compiling a job may take before its process is ended.
+TIMEOUT_S = 200.0
 #: When to stop starting rounds, of the nine minutes that all may take.
 SECONDS = 530.0
 
@@ -59,6 +61,7 @@ def main() -> int:
         kept,
         partial(work, variants=asked.variants, rounds=asked.rounds),
         line,
+        judged=True,
         measure_limit_s=MEASURE_LIMIT_S,
         measuring_s=MEASURING_S,
     )
@@ -93,7 +96,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     add_common(parser)
-    parser.set_defaults(seconds=SECONDS, logs=ROOT / "out/jobs")
+    parser.set_defaults(seconds=SECONDS, timeout=TIMEOUT_S, logs=ROOT / "out/jobs")
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20, help="at most")
     parser.add_argument("--dry-run", action="store_true", help="small models on the CPU")

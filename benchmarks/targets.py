@@ -128,7 +128,7 @@ def main() -> int:
         return 0
     target = partial(work, variants=asked.variants, rounds=asked.rounds)
     programs = len(asked.variants.split(","))
-    rows = run(asked, chosen, kept, target, line, programs)
+    rows = run(asked, chosen, kept, target, line, programs, judged=True, measure_limit_s=60.0)
     print("\n".join(table(rows)))
     return 0 if complete(rows, chosen) else 1
 

@@ -64,7 +64,7 @@ def dry_row() -> Iterator[dict[str, Any]]:
         dist.destroy_process_group()
     domino_compile.reset_reports()
     with _fake_world(cell) as world:
-        plan = Plan(parse_variants("domino,free"), link=cell.link, kernels=False)
+        plan = Plan(parse_variants("domino,free"), link=cell.link, kernels=False, float64=True)
         bench = JobBench(workload(cell), plan, world, lambda *_: None)
         result = bench.prepare()
         reports = domino_compile.reports()
