@@ -4,7 +4,7 @@ Usage: ``python -m benchmarks.jobs`` on a machine with a GPU: about nine minutes
 cores. ``--list`` shows the jobs and what each is reckoned to need, ``--only 0,4`` takes some,
 ``--resume`` those that are missing or failed. ``--baseline-path DIR`` measures the package in
 another checkout beside this one's. ``--dry-run`` takes small models on the CPU. ``--render`` writes
-the table in BENCHMARKS.md from the results that there are.
+the table in BENCHMARKS.md from the published results.
 
 Jobs compile side by side and measure one at a time (``side_by_side``): each compiles three programs
 (Inductor, domino, and Inductor with collectives that take no time), runs them by turns in an order
@@ -24,10 +24,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.job_cells import JobCell, dry_jobs, jobs
-from benchmarks.jobs_table import line, markdown, publish
+from benchmarks.jobs_table import FILE, line, markdown, publish
 from benchmarks.side_by_side import ROOT, add_common, complete, parse_common, run, select
 
-NAME = "jobs.json"
 VARIANTS = "inductor,domino,free"
 #: Float64 takes seconds for the largest jobs, and so do their steps.
 MEASURE_LIMIT_S, MEASURING_S = 90.0, 7.0
@@ -48,7 +47,7 @@ def main() -> int:
     """Measure; 1 if a job failed or was left out."""
     asked = parse()
     if asked.render:
-        publish(asked.out)
+        publish()
         return 0
     chosen, kept = select(asked, dry_jobs() if asked.device == "cpu" else jobs())
     if asked.list:
@@ -103,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
     if "--dry-run" in sys.argv:
         parser.set_defaults(device="cpu")
-    return parse_common(parser, NAME)
+    return parse_common(parser, FILE)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import pytest
 import torch.distributed as dist
 
 import domino_compile
-from benchmarks import jobs_table
+from benchmarks import page, targets_table
 from benchmarks.baseline import ROOT
 from benchmarks.grid_cells import rounds_of
 from benchmarks.job_cells import JobCell, dry_jobs, jobs
 from benchmarks.job_worker import JobBench, _judged, _planned, row_of
-from benchmarks.jobs_table import BEGIN, END, TITLES, cells_of, line, markdown, rendered, section
+from benchmarks.jobs_table import FILE, NAME, TITLES, cells_of, line, markdown, rendered, section
 from benchmarks.lane import BASELINE
 from benchmarks.lane_worker import _fake_world, workload
 from domino_compile.links import load_link
@@ -146,18 +146,20 @@ def test_another_checkout_is_shown_but_not_published(dry_row: dict[str, Any]) ->
 
 
 def test_the_page_is_written_between_its_lines(dry_row: dict[str, Any]) -> None:
-    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    done = rendered(page, [dry_row])
+    begin, end = page.marks(NAME)
+    done = rendered(f"before\n{begin}\nold\n{end}\nafter\n", [dry_row])
     assert "old" not in done and done.startswith("before\n") and done.endswith("\nafter\n")
     assert rendered(done, [dry_row]) == done and "torch" in done
-    with pytest.raises(ValueError, match="no <!-- benchmarks"):
+    with pytest.raises(ValueError, match="lacks <!-- benchmarks"):
         rendered("nothing", [])
 
 
 def test_benchmarks_md_shows_the_published_results() -> None:
-    page = jobs_table.PAGE.read_text()
-    assert page == rendered(page, jobs_table.read()), "python -m benchmarks.jobs --render"
-    assert page.index(BEGIN) < page.index("python -m benchmarks.targets"), "it stands first"
+    text = page.PAGE.read_text()
+    how = "python -m benchmarks.jobs --render (or .targets)"
+    assert text == rendered(text, page.read(FILE)) == targets_table.rendered(text), how
+    first, second = (text.index(page.marks(name)[0]) for name in (NAME, targets_table.NAME))
+    assert first < second, "the jobs stand first"
 
 
 # -- another checkout ------------------------------------------------------------------------------
