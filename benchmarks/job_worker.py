@@ -33,7 +33,7 @@ class JobBench(CellBench):
         round_s = sum(times) * (steps + 1) / 1e3
         least, most = ROUNDS
         rounds = min(most, most_rounds, max(least, int(TIMED_S / round_s)))
-        self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED, float64=True)
+        self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED)
 
 
 def work(
@@ -79,9 +79,7 @@ def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> 
         "wire_ms": ours.wire_ms,
         "exposed_ms": ours.exposed_ms,
         "peak_ratio": _ratio(ours.peak_mib, alone.peak_mib),
-        "grad_error_ratio": ours.grad_error_ratio,
-        "grad_worst": ours.grad_worst,
-        "grad_passes": ours.grad_passes,
+        **_judged(cell, ours, reports),
         **_planned(cell, reports),
         "spread_ms": {name: variant.spread_ms for name, variant in found.items()},
         "peak_mib": {name: variant.peak_mib for name, variant in found.items()},
@@ -102,6 +100,26 @@ def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> 
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
+
+
+def _judged(cell: JobCell, ours: VariantResult, reports: list[CompileReport]) -> dict[str, Any]:
+    """What float64 says of the gradients, where one process can tell.
+
+    Where ranks divide tokens and a sequence is cut, each rank holds a part of every slice instead
+    of one part of the whole. On real ranks that changes nothing. Here other ranks' tokens are
+    copies of this one's (``emulate.symmetric``), so that other tokens are other numbers.
+    """
+    splits = [c.split for report in reports for c in report.candidates if c.chosen]
+    found = {
+        "grad_error_ratio": ours.grad_error_ratio,
+        "grad_worst": ours.grad_worst,
+        "grad_passes": ours.grad_passes,
+        "grad_note": "",
+    }
+    if cell.divides_tokens and any("tokens" in split for split in splits):
+        found |= {"grad_error_ratio": None, "grad_passes": None, "grad_worst": ""}
+        found["grad_note"] = "tokens change ranks: only real ranks can judge"
+    return found
 
 
 def _planned(cell: JobCell, reports: list[CompileReport]) -> dict[str, Any]:

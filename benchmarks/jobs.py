@@ -4,7 +4,7 @@ Usage: ``python -m benchmarks.jobs`` on a machine with a GPU: about nine minutes
 cores. ``--list`` shows the jobs and what each is reckoned to need, ``--only 0,4`` takes some,
 ``--resume`` those that are missing or failed. ``--baseline-path DIR`` measures the package in
 another checkout beside this one's. ``--dry-run`` takes small models on the CPU. ``--render`` writes
-the table in BENCHMARKS.md from the results that there are.
+the table in BENCHMARKS.md from the published results.
 
 Jobs compile side by side and measure one at a time (``side_by_side``): each compiles three programs
 (Inductor, domino, and Inductor with collectives that take no time), runs them by turns in an order
@@ -24,13 +24,14 @@ from functools import partial
 from typing import Any
 
 from benchmarks.job_cells import JobCell, dry_jobs, jobs
-from benchmarks.jobs_table import line, markdown, publish
+from benchmarks.jobs_table import FILE, line, markdown, publish
 from benchmarks.side_by_side import ROOT, add_common, complete, parse_common, run, select
 
-NAME = "jobs.json"
 VARIANTS = "inductor,domino,free"
 #: Float64 takes seconds for the largest jobs, and so do their steps.
 MEASURE_LIMIT_S, MEASURING_S = 90.0, 7.0
+#: What compiling a job may take before its process is ended.
+TIMEOUT_S = 200.0
 #: When to stop starting rounds, of the nine minutes that all may take.
 SECONDS = 530.0
 
@@ -46,7 +47,7 @@ def main() -> int:
     """Measure; 1 if a job failed or was left out."""
     asked = parse()
     if asked.render:
-        publish(asked.out)
+        publish()
         return 0
     chosen, kept = select(asked, dry_jobs() if asked.device == "cpu" else jobs())
     if asked.list:
@@ -59,6 +60,7 @@ def main() -> int:
         kept,
         partial(work, variants=asked.variants, rounds=asked.rounds),
         line,
+        judged=True,
         measure_limit_s=MEASURE_LIMIT_S,
         measuring_s=MEASURING_S,
     )
@@ -93,14 +95,14 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     add_common(parser)
-    parser.set_defaults(seconds=SECONDS, logs=ROOT / "out/jobs")
+    parser.set_defaults(seconds=SECONDS, timeout=TIMEOUT_S, logs=ROOT / "out/jobs")
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20, help="at most")
     parser.add_argument("--dry-run", action="store_true", help="small models on the CPU")
     parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
     if "--dry-run" in sys.argv:
         parser.set_defaults(device="cpu")
-    return parse_common(parser, NAME)
+    return parse_common(parser, FILE)
 
 
 if __name__ == "__main__":

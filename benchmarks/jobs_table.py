@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.lane import BASELINE, Row
+from benchmarks.page import PAGE, as_table, number, put, read
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks/results/jobs.json", ROOT / "BENCHMARKS.md"
-#: Between these lines of BENCHMARKS.md stands what ``--render`` writes.
-BEGIN, END = "<!-- benchmarks.jobs: begin -->", "<!-- benchmarks.jobs: end -->"
+NAME, FILE = "benchmarks.jobs", "jobs.json"
 TITLES = (
     *("job", "style, TP", "batch x tokens", "AC", "compiled", "split", "Inductor ms"),
     *("domino ms", "speed-up", "of free (goal)", "exposed of wire, ms", "peak", "error ratio"),
@@ -31,14 +27,14 @@ def cells_of(row: Row) -> list[str]:
         row["ac"],
         row["granularity"],
         row["split"],
-        _number(row["inductor_ms"], ".2f"),
-        _number(row["domino_ms"], ".2f"),
-        _number(row["speedup"], ".3f"),
-        f"{_number(row['of_free'], '.2f')} ({row['to_reach']:.2f})",
-        f"{_number(row['exposed_ms'], '.2f')} of {_number(row['wire_ms'], '.2f')}",
-        _number(row["peak_ratio"], ".2f"),
-        _number(row["grad_error_ratio"], ".3f") + ("" if row["grad_passes"] else " **fails**"),
-        _number(off, "+.1%"),
+        number(row["inductor_ms"], ".2f"),
+        number(row["domino_ms"], ".2f"),
+        number(row["speedup"], ".3f"),
+        f"{number(row['of_free'], '.2f')} ({row['to_reach']:.2f})",
+        f"{number(row['exposed_ms'], '.2f')} of {number(row['wire_ms'], '.2f')}",
+        number(row["peak_ratio"], ".2f"),
+        _gradients(row),
+        number(off, "+.1%"),
     ]
 
 
@@ -49,8 +45,9 @@ def name_of(row: Row) -> str:
     return f"{row['job']} ({row['model']}{what})"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _gradients(row: Row) -> str:
+    ratio = number(row["grad_error_ratio"], ".3f")
+    return f"{ratio} **fails**" if row["grad_passes"] is False else ratio
 
 
 def line(row: Row) -> str:
@@ -66,8 +63,7 @@ def markdown(rows: Sequence[Row]) -> str:
     good = [row for row in rows if not row.get("error")]
     if not rows:
         return NOTHING
-    lines = [list(TITLES), ["---"] * len(TITLES), *(cells_of(row) for row in good)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = as_table(TITLES, [cells_of(row) for row in good])
     failed = [f"* {line(row)}" for row in rows if row.get("error")]
     return "\n\n".join([table, *(["\n".join(failed)] if failed else [])])
 
@@ -82,24 +78,10 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def rendered(page: str, rows: Sequence[Row]) -> str:
-    """A page with the section in its place.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN} and {END} in the page")
-    return f"{before}{begin}\n{section(rows)}\n{end}{after}"
+    """A page with the section in its place."""
+    return put(page, NAME, section(rows))
 
 
-def read(path: Path = RESULTS) -> list[Row]:
-    """The published rows, if there are any."""
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
-    return rows
-
-
-def publish(path: Path = RESULTS) -> None:
-    """Write the section of BENCHMARKS.md."""
-    PAGE.write_text(rendered(PAGE.read_text(), read(path)))
+def publish() -> None:
+    """Write the table in BENCHMARKS.md from the published results."""
+    PAGE.write_text(rendered(PAGE.read_text(), read(FILE)))

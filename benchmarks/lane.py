@@ -53,6 +53,7 @@ class Settings:
             it assumes for the device.
         slices: rows are cut into so many, whatever the planner thinks of it; ``None``: its choice.
         baseline: the other checkout, if one is measured.
+        judged: whether float64 judges the gradients.
         measure_limit_s: what measuring a configuration may take before its process is ended.
         measuring_s: what it takes as a rule.
     """
@@ -65,6 +66,7 @@ class Settings:
     link_known: bool = True
     slices: int | None = None
     baseline: Path | None = None
+    judged: bool = False
     measure_limit_s: float = MEASURE_LIMIT_S
     measuring_s: float = MEASURE_S
 

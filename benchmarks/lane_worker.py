@@ -109,7 +109,7 @@ class CellBench(Bench):
 
     def account(self, result: BenchResult, rounds: int, traces: Path) -> None:
         """All that ``domino bench`` measures, and one trace of kernels of each variant."""
-        self.plan = replace(self.plan, rounds=rounds, traces=traces, float64=True)
+        self.plan = replace(self.plan, rounds=rounds, traces=traces)
         result.rounds = rounds
         self.measure(result, self.runners)
 
@@ -166,7 +166,13 @@ def live(
     try:
         with _open(cell, settings) as world:
             link = cell.link if settings.link_known else None
-            plan = Plan(variants, steps=STEPS, link=link, kernels=settings.device == "cuda")
+            plan = Plan(
+                variants,
+                steps=STEPS,
+                link=link,
+                float64=settings.judged,
+                kernels=settings.device == "cuda",
+            )
             bench = kind(
                 workload(cell), plan, world, lambda text, share: print(f"{share:4.0%} {text}")
             )

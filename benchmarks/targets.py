@@ -1,7 +1,9 @@
 """How far from the limit: the workloads by which this package is judged, one GPU, emulated links.
 
 Usage: ``python -m benchmarks.targets [--out FILE]`` on a machine with one or more GPUs; ``--list``
-shows the workloads, ``--only 0,4`` takes some. ``--device cpu`` is a dry run with small models.
+shows the workloads, ``--only 0,4`` takes some. ``--baseline-path DIR`` measures the package in
+another checkout beside this one's. ``--device cpu`` is a dry run with small models. ``--render``
+writes the table in BENCHMARKS.md from the published results.
 
 Each is what ``domino bench`` measures with the same arguments (the objects that are written are
 those of its ``--json``), but workloads compile side by side and measure one at a time
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks import targets_table
 from benchmarks.grid_cells import Cell
 from benchmarks.lane import BASELINE, Row
 from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
@@ -122,13 +125,16 @@ def table(rows: Sequence[Row]) -> list[str]:
 def main() -> int:
     """Measure; 1 if a workload failed or was left out."""
     asked = parse()
+    if asked.render:
+        targets_table.publish()
+        return 0
     chosen, kept = select(asked, workloads() if asked.device == "cuda" else dry_workloads())
     if asked.list:
         show(chosen)
         return 0
     target = partial(work, variants=asked.variants, rounds=asked.rounds)
     programs = len(asked.variants.split(","))
-    rows = run(asked, chosen, kept, target, line, programs)
+    rows = run(asked, chosen, kept, target, line, programs, judged=True, measure_limit_s=60.0)
     print("\n".join(table(rows)))
     return 0 if complete(rows, chosen) else 1
 
@@ -139,6 +145,7 @@ def parse() -> argparse.Namespace:
     add_common(parser)
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
     return parse_common(parser, "targets.json")
 
 

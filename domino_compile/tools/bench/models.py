@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from domino_compile.tools.bench.checkpointing import Checkpointing
 from domino_compile.tools.bench.shapes import ModelShape
@@ -158,14 +157,22 @@ class Model(nn.Module):
         super().__init__()
         self.shape, self.parallel, self.checkpointing = shape, parallel, checkpointing
         self.dtype = dtype
-        block = GPTBlock if shape.kind == "gpt" else LlamaBlock
+        block: type[Block] = GPTBlock if shape.kind == "gpt" else LlamaBlock
         self.embedding = nn.Embedding(shape.vocabulary, shape.hidden) if head else None
         self.divide = Boundary(parallel, None, DivideTokens)
-        self.blocks = nn.ModuleList(block(shape, parallel, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(self._divided(block, dropout) for _ in range(layers))
         norm = nn.LayerNorm if shape.kind == "gpt" else nn.RMSNorm
         self.norm = norm(shape.hidden, 1e-5)
         self.collect = Boundary(parallel, None, CollectTokens)
         self.head = nn.Linear(shape.hidden, shape.vocabulary, bias=False) if head else None
+
+    def _divided(self, kind: type[Block], dropout: float) -> Block:
+        """A block, of which this rank's part alone stays in memory."""
+        block = kind(self.shape, self.parallel, dropout)
+        if self.parallel.mesh is not None:
+            divide_tokens = self.parallel.style.divides_tokens
+            parallelize_block(block, self.parallel.mesh, block.layers, divide_tokens)
+        return block
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         """The loss, a float32 scalar (float64 of a model in float64), or the result."""
@@ -226,14 +233,13 @@ def make_model(
         BenchError: the dimensions cannot be divided among the ranks.
     """
     shape.divided_by(parallel.group.size())
-    with torch.device(device):
-        model = Model(shape, layers, parallel, dropout, head, checkpointing, dtype).to(dtype)
-    if not parallel.style.by_hand:
-        mesh = DeviceMesh.from_group(parallel.group, device)
-        divide = parallel.style.divides_tokens
-        for block in model.blocks:
-            assert isinstance(block, Block)
-            parallelize_block(block, mesh, block.layers, divide)
-        if divide:
-            parallelize_ends(model, mesh)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Model(shape, layers, parallel, dropout, head, checkpointing, dtype)
+    finally:
+        torch.set_default_dtype(before)
+    if parallel.mesh is not None and parallel.style.divides_tokens:
+        parallelize_ends(model, parallel.mesh)
     return model

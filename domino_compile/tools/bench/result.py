@@ -114,8 +114,6 @@ class BenchResult:
     head: bool
     dropout: float
     dtype: str
-    ac: str
-    granularity: str
     link: str
     emulated: bool
     cuda_graphs: bool
@@ -124,6 +122,8 @@ class BenchResult:
     command: str
     rounds: int
     steps: int
+    ac: str = "none"
+    granularity: str = "whole"
     wire_ctas: int | None = None
     high_priority: bool = False
     schema: int = SCHEMA_VERSION

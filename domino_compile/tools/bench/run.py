@@ -113,6 +113,7 @@ class Runner:
     ) -> None:
         self.variant, self.world = variant, world
         self.result = VariantResult(variant.label)
+        self.without_dropout: dict[str, torch.Tensor] = {}
         before = _allocated()
         world.choose(variant.free)
         self._step = Step(
@@ -156,8 +157,14 @@ class Runner:
         self.world.choose(self.variant.free)
         self._step()
 
-    def results(self) -> dict[str, torch.Tensor]:
-        """Loss and gradients of a step like those that are measured (recorded, with graphs)."""
+    def judged(self) -> dict[str, torch.Tensor]:
+        """What float64 judges: a step like those that are measured (recorded, with CUDA graphs).
+
+        With dropout the program draws other random numbers than any reference, and what another
+        program without dropout gave is judged.
+        """
+        if self.without_dropout:
+            return self.without_dropout
         self.world.choose(self.variant.free)
         found = self._step.results()
         self._step.forget()
@@ -230,6 +237,8 @@ class Bench:
             self.tell(f"compiling {variant.label}")
             try:
                 runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
+                if self.plan.float64 and self.workload.dropout and not variant.free:
+                    runner.without_dropout = self._without_dropout(variant)
             except Exception as error:
                 message = f"{type(error).__name__}: {first_line(error)}"
                 if not self.world.failed_alike(variant.label):
@@ -343,10 +352,7 @@ class Bench:
             runner.result.compute_ms = runner.result.step_ms - blocked
 
     def _compare_float64(self, runners: Sequence[Runner]) -> None:
-        """Each program's gradients against float64, in comparison with the first's, Inductor's.
-
-        Programs with dropout draw other random numbers: they are compiled again without it.
-        """
+        """Each program's gradients against float64, in comparison with the first's, Inductor's."""
         device = self.world.place.device
         self.tell("computing in float64")
         self.world.choose(free=True)
@@ -356,7 +362,7 @@ class Bench:
             self.tell(f"comparing {runner.variant.label} with float64", 10)
             if runner.variant.free:
                 continue
-            found = errors(self._results(runner), exact, device)
+            found = errors(runner.judged(), exact, device)
             base = found if base is None else base
             ranks = compare(found, base)
             ratio, error = self.world.agreed([ranks.ratio, worst(found)])
@@ -365,12 +371,10 @@ class Bench:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    def _results(self, runner: Runner) -> dict[str, torch.Tensor]:
-        if not self.workload.dropout:
-            return runner.results()
-        self.world.choose(runner.variant.free)
-        plan = self.plan
-        compiled = partial(runner.variant.compile, link=plan.link, kernels=plan.kernels)
-        workload, world = self.workload.without_dropout(), self.world
-        step = Step(workload, world.group_for(runner.variant.free), world.place.device, compiled)
-        return step.results()
+    def _without_dropout(self, variant: Variant) -> dict[str, torch.Tensor]:
+        """The results of a program that is compiled again without dropout."""
+        plan, world = self.plan, self.world
+        world.choose(variant.free)
+        compiled = partial(variant.compile, link=plan.link, kernels=plan.kernels)
+        workload, group = self.workload.without_dropout(), world.group_for(variant.free)
+        return Step(workload, group, world.place.device, compiled).results()

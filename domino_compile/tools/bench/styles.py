@@ -59,13 +59,20 @@ class Style(StrEnum):
         return self is Style.MEGATRON_SP
 
 
+#: As torch calls them from 2.13 on, and before.
+_ALL_GATHER: Any = getattr(funcol, "all_gather_single", None) or funcol.all_gather_tensor
+_REDUCE_SCATTER: Any = (
+    getattr(funcol, "reduce_scatter_single", None) or funcol.reduce_scatter_tensor
+)
+
+
 def _gather(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    gathered: torch.Tensor = funcol.all_gather_tensor(x.contiguous(), 0, group)
+    gathered: torch.Tensor = _ALL_GATHER(x.contiguous(), 0, group)
     return gathered
 
 
 def _reduce_scatter(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    scattered: torch.Tensor = funcol.reduce_scatter_tensor(x.contiguous(), "sum", 0, group)
+    scattered: torch.Tensor = _REDUCE_SCATTER(x.contiguous(), "sum", 0, group)
     return scattered
 
 
@@ -175,10 +182,18 @@ class Parallel:
     Attributes:
         style: see the module.
         group: the tensor-parallel group.
+        mesh: the same as DTensor has it; ``None`` where layers are divided by hand.
     """
 
     style: Style
     group: dist.ProcessGroup
+    mesh: DeviceMesh | None = None
+
+    @staticmethod
+    def of(style: Style, group: dist.ProcessGroup, device: str) -> Parallel:
+        """With the mesh that the style needs."""
+        mesh = None if style.by_hand else DeviceMesh.from_group(group, device)
+        return Parallel(style, group, mesh)
 
     @property
     def ways(self) -> int:

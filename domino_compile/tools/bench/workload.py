@@ -140,7 +140,7 @@ class Step:
         self.model = make_model(
             workload.shape,
             workload.layers,
-            Parallel(workload.parallel_style, group),
+            Parallel.of(workload.parallel_style, group, device),
             dropout=workload.dropout,
             head=workload.head,
             device=device,
@@ -202,17 +202,17 @@ def inputs_of(workload: Workload, device: str, exact: bool = False) -> tuple[tor
         Hidden states and, in training, the direction of the loss; with ``head`` tokens and labels.
         Rows come first, or tokens where the style has them first.
     """
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator(device).manual_seed(2)
+    drawing: Any = {"generator": generator, "device": device}
     rows = (workload.batch, workload.seq)
     made: list[torch.Tensor] = []
     if workload.head:
-        drawn = torch.randint(workload.shape.vocabulary, (2, *rows), generator=generator)
-        made.extend(drawn.to(device))
+        made.extend(torch.randint(workload.shape.vocabulary, (2, *rows), **drawing))
     else:
         for _ in range(2 if workload.training else 1):
-            hidden = torch.randn(*rows, workload.shape.hidden, generator=generator)
-            rounded = hidden.to(device, DTYPES[workload.dtype])
-            made.append(rounded.double() if exact else rounded)
+            size = (*rows, workload.shape.hidden)
+            hidden = torch.randn(*size, dtype=DTYPES[workload.dtype], **drawing)
+            made.append(hidden.double() if exact else hidden)
     if workload.parallel_style.tokens_first:
         made = [value.transpose(0, 1).contiguous() for value in made]
     return tuple(made)

@@ -48,6 +48,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command(
     epilog=examples(
         "domino bench --model gpt3-6.7b --batch 8 --seq 1024 --tp 8 --link h200-nvlink-8",
+        "domino bench --model llama3-8b --batch 1 --seq 8192 --style sp --ac full",
         "domino bench --device cpu --json out.json --html out.html",
         "torchrun --nproc-per-node 8 -m domino_compile bench --model llama2-7b",
     )

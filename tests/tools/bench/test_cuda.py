@@ -33,6 +33,22 @@ def test_memory_is_not_that_of_variants_before() -> None:
 
 
 @pytest.mark.parametrize(
+    ("style", "ac", "granularity"),
+    [("sp", "full", "block"), ("megatron-sp", "selective", "whole"), ("dtensor", "none", "block")],
+)
+def test_gradients_of_recorded_steps_are_judged(style: str, ac: str, granularity: str) -> None:
+    """Of steps that are replayed from CUDA graphs, several of them for each block."""
+    workload = Workload("llama3-8b", 2, 2, 1024, 8, style=style, ac=ac, granularity=granularity)
+    variants = [Variant("inductor"), Variant("domino", 2), Variant("free")]
+    place = Place("cuda", "h200-nvlink-8")
+    result = run(workload, Plan(variants, rounds=1, float64=True), place, "", lambda *_: None)
+    alone, ours, _ = result.variants
+    assert ours.status == "sliced"
+    assert alone.grad_error_float64 is not None and 0 < alone.grad_error_float64 < 0.05
+    assert ours.grad_passes, (ours.grad_worst, ours.grad_error_ratio)
+
+
+@pytest.mark.parametrize(
     ("model", "batch", "piece"), [("gpt3-2.7b", 2, 512), ("gpt3-13b", 8, 1024)]
 )
 def test_wide_rows_are_gone_over_in_pieces_and_gradients_are_the_same(
