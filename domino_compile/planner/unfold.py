@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
@@ -95,11 +96,17 @@ def unfold(graph: fx.Graph) -> Unfolded:
         late = node in gradients
         if late:
             _copy_needed(new, node.all_input_nodes, recomputed, kept, copy_of)
-        kept[node] = new.node_copy(
-            node, lambda x, late=late: copy_of.get(x, kept[x]) if late else kept[x]
-        )
+        made_of = partial(_made_of, kept, copy_of if late else {})
+        kept[node] = new.node_copy(node, made_of)
     copies = {made: old for old, made in copy_of.items()}
     return Unfolded(new, {kept[node] for node in gradients}, copies, kept)
+
+
+def _made_of(
+    kept: Mapping[fx.Node, fx.Node], copy_of: Mapping[fx.Node, fx.Node], node: fx.Node
+) -> fx.Node:
+    """What stands for a node: the copy that backward recomputes, if there is one."""
+    return copy_of[node] if node in copy_of else kept[node]
 
 
 def _copy_needed(
