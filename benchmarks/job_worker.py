@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-import domino_compile
 from benchmarks.job_cells import JobCell
 from benchmarks.lane import BASELINE, Row, Settings
 from benchmarks.lane_worker import CellBench, live, planned, rounded
@@ -52,11 +51,11 @@ def work(
 
     def measure(bench: CellBench, result: BenchResult) -> Row:
         assert isinstance(bench, JobBench)
-        reports = domino_compile.reports()
         bench.settle(rounds)
         bench.plan = replace(bench.plan, traces=settings.logs / str(cell.number))
         result.rounds, result.steps = bench.plan.rounds, bench.plan.steps
         bench.measure(result, bench.runners)
+        reports = [r for runner in bench.runners for r in runner.reports]
         return row_of(cell, result, reports)
 
     live(cell, settings, gpu, pipe, parse_variants(variants), measure, JobBench)

@@ -142,14 +142,14 @@ class Runner:
 
     def _describe(self, known: int) -> None:
         """What the compile said it did."""
-        reports = domino_compile.reports()[known:]
+        self.reports = domino_compile.reports()[known:]
         self.result.status = "inductor"
-        for report in reports:
+        for report in self.reports:
             if report.collectives:
                 self.result.status = report.status
                 self.result.slices = len(report.slices) or 1
                 self.result.columns = len(report.columns) or 1
-        if peak := max((report.step_peak_bytes for report in reports), default=0):
+        if peak := max((report.step_peak_bytes for report in self.reports), default=0):
             self.result.predicted_peak_mib = peak / 2**20
 
     def __call__(self) -> None:
