@@ -17,7 +17,7 @@ from torch import fx
 from domino_compile._compat.config import inductor_config as inductor_config
 from domino_compile._compat.config import inductor_has_option as inductor_has_option
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
-from domino_compile._compat.kernels import compile_for_overlap as compile_for_overlap
+from domino_compile._compat.kernels import compile_kernels_by as compile_kernels_by
 from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions
 from domino_compile._compat.requests import Answer as Answer
 from domino_compile._compat.requests import Asked as Asked

@@ -9,6 +9,7 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.graph.tags import mark_overlapped
+from domino_compile.lowering.kernels import OverlapKernels
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.ops.random_slice import random_slice
@@ -101,7 +102,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         pipeline.run_graph(graph)
         if pipeline.overlap:
             mark_overlapped(graph)
-            _compat.compile_for_overlap(pipeline.rows_a_block)
+            _compat.compile_kernels_by(OverlapKernels(pipeline.rows_a_block))
         else:
             hold_asynchronous(graph)
         if _has_large_slices(pipeline.report) and both not in options.inductor:

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from domino_compile import _compat
+from domino_compile.lowering.kernels import OverlapKernels
 
 #: As torch describes an H200.
 H200 = SimpleNamespace(
@@ -108,7 +109,7 @@ def kernels_of(
     Args:
         module: a captured graph, with whatever marks.
         settings: Inductor's.
-        rows_a_block: as for ``_compat.compile_for_overlap``.
+        rows_a_block: as for ``OverlapKernels``.
         cuda: the version of CUDA that torch says it was built with; ``None``: another vendor's.
     """
     with ThreadPoolExecutor(1) as pool:  # Inductor keeps its heuristics for each thread
@@ -132,7 +133,7 @@ def _code(
         _compat.inductor_config().patch(dict(settings)),
         V.set_fake_mode(values[0].fake_mode),
     ):
-        _compat.compile_for_overlap(rows_a_block)
+        _compat.compile_kernels_by(OverlapKernels(rows_a_block))
         lowering = GraphLowering(module)
         with V.set_graph_handler(lowering), V.set_extern_kernel_nodes([]):
             lowering.run(*values)

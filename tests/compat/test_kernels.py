@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from domino_compile import _compat
 from domino_compile._compat import kernels
 from domino_compile.graph.tags import mark_overlapped, tag_slice
+from domino_compile.lowering import kernels as rules
+from domino_compile.lowering.kernels import OverlapKernels
 from tests.compat.gpu_code import Kernel, captured, kernels_of
 
 pytestmark = pytest.mark.xdist_group("compat")
@@ -60,7 +62,7 @@ def of_norm(width: int, rows: int = ROWS, ours: bool = True, **how: Any) -> Kern
     return kernel
 
 
-@pytest.mark.parametrize("width", [2048, 3500, kernels.WIDEST_ROW])
+@pytest.mark.parametrize("width", [2048, 3500, rules.WIDEST_ROW])
 def test_narrow_rows_are_gone_over_once(width: int) -> None:
     assert of_norm(width, ours=False).heuristic == "reduction"
     assert of_norm(width).heuristic == "persistent_reduction"
@@ -80,8 +82,8 @@ def test_wide_rows_are_gone_over_in_pieces(width: int, piece: int, warps: int) -
     "how",
     [
         {"width": 5120, "ours": False},
-        {"width": 5120, "rows": kernels.LEAST_ROWS - 1},
-        {"width": kernels.WIDEST_IN_PIECES + 1024},
+        {"width": 5120, "rows": rules.LEAST_ROWS - 1},
+        {"width": rules.WIDEST_IN_PIECES + 1024},
         {"width": 5120, "settings": {"coordinate_descent_tuning": True}},
         {"width": 4096, "cuda": None},
         {"width": 5120, "cuda": None},
@@ -196,8 +198,8 @@ def test_a_users_heuristics_are_kept_also_where_inductor_has_compiled_before() -
 
     def chosen() -> tuple[Any, Any]:
         before = V.choices  # asked for once a thread
-        _compat.compile_for_overlap()
-        _compat.compile_for_overlap()
+        _compat.compile_kernels_by(OverlapKernels())
+        _compat.compile_kernels_by(OverlapKernels())
         return before, V.choices
 
     with ThreadPoolExecutor(1) as pool:

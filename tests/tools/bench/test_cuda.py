@@ -9,6 +9,7 @@ import torch
 
 from domino_compile._compat import kernels
 from domino_compile._compat.config import inductor_config
+from domino_compile.lowering.kernels import WARPS_OF_MANY
 from domino_compile.tools.bench.run import Plan, run
 from domino_compile.tools.bench.variants import Variant
 from domino_compile.tools.bench.workload import Workload
@@ -73,4 +74,4 @@ def test_wide_rows_are_gone_over_in_pieces_and_gradients_are_the_same(
     pipelined = getattr(inductor_config().triton, kernels.OTHER_KERNELS[-1], False)
     both_ways = {warps for warps, blocks in chosen if "RSPLIT_SIZE" in blocks}
     # Slices of 4096 rows are enough for Inductor to reduce in both directions in one kernel.
-    assert both_ways == ({kernels.WARPS_OF_MANY} if batch == 8 and not pipelined else set())
+    assert both_ways == ({WARPS_OF_MANY} if batch == 8 and not pipelined else set())
