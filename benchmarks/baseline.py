@@ -29,7 +29,6 @@ def work(
     assert settings.baseline is not None
     try:
         use(settings.baseline)
-        print(f"measuring {settings.baseline}")
     except Exception as error:
         pipe.send(("failed", f"{settings.baseline}: {type(error).__name__}: {error}"))
         return
