@@ -27,7 +27,7 @@ class Trait(Flag):
     RESHAPES = auto()
     #: Sends elements between ranks, or waits for that.
     COMMUNICATES = auto()
-    #: Makes values from nothing: constants, ranges, random numbers.
+    #: Makes values from nothing, such as constants, ranges and random numbers.
     CREATES = auto()
     #: Combines elements along dimensions that the result does not have, or only with extent 1.
     REDUCES = auto()

@@ -72,7 +72,7 @@ def test_of_another_type_of_device_or_another_gpu(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema: must be 1, not 2; measure anew"),
+        ({"schema": 2}, "schema: must be 1, not 2; measure again"),
         ({"device": ""}, "device: must be a string"),
         ({"device_type": "tpu"}, "device_type: must be"),
         ({"rates": []}, "rates: must be a JSON object"),

@@ -53,7 +53,7 @@ def test_an_error_in_the_block_is_the_users_own() -> None:
     with pytest.raises(KeyError, match="mine"), domino_compile.profile(steps=1, warmup=1) as p:
         train(p, 2)
         raise KeyError("mine")
-    with pytest.raises(domino_compile.ProfileError, match="when the block has ended"):
+    with pytest.raises(domino_compile.ProfileError, match="before the with block has ended"):
         _ = p.result
 
 
