@@ -1,16 +1,15 @@
 """Every example runs; a new file in examples/ is covered at once."""
 
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
-from domino_compile.switch import compile_with_domino
-from domino_compile.tools.scripts import Asked, Compiles, compiles_redirected
+from benchmarks import frameworks
 from tests.paths import ROOT
 from tests.ranks.pool import Pool
 
@@ -33,26 +32,28 @@ def needed(name: str) -> list[str]:
 
 
 def run_example(rank: int, world: int, name: str) -> None:
-    """On a rank: what ``torchrun examples/name.py`` does there.
-
-    The graphs of frameworks are large, and Inductor knows nothing of where a graph comes from: they
-    are run operation by operation, which takes a fraction of the time.
-    """
+    """On a rank: what ``torchrun examples/name.py`` does there."""
     if str(FOLDER) not in sys.path:
         sys.path.insert(0, str(FOLDER))
-    module: Any = importlib.import_module(name)
-    if not needed(name):
+    case = next((case for case in frameworks.CASES if case.name == name), None)
+    if case is None:
+        module: Any = importlib.import_module(name)
         module.main(rank, world)
-        return
-    found = Compiles()
-    with compiles_redirected(found, compile_eagerly):
-        module.main(rank, world)
-    assert found.graphs
+    else:
+        run_case(case, rank, world)
 
 
-def compile_eagerly(asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-    assert asked.backend == "domino"  # the example's own words, or its switch
-    return compile_with_domino(asked, {"lowering": "eager"}, gm, inputs)
+def run_case(case: frameworks.Case, rank: int, world: int) -> None:
+    """An example of a framework does what the table of docs/frameworks.md says of it.
+
+    Its graphs run operation by operation, as when the table was measured: they are large, and
+    Inductor does not know which framework a graph comes from.
+    """
+    found = frameworks.measured(case, rank, world)
+    assert not found["error"]
+    recorded = json.loads(frameworks.RESULTS.read_text())[case.name]
+    if rank == 0 and recorded.pop("versions") == frameworks.versions(case):
+        assert found == recorded, "python -m benchmarks.frameworks"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,207 @@
+"""What becomes of the collectives of each framework, measured on gloo ranks.
+
+    python -m benchmarks.frameworks              # all cases whose packages are installed
+    python -m benchmarks.frameworks hf_lora ...  # some
+    python -m benchmarks.frameworks --table      # only write the table of docs/frameworks.md anew
+
+Each case runs an example of examples/, or attempts what is known not to work. What the compiler
+reports on rank 0 goes to docs/frameworks.json, and the table is made of that file alone. Graphs run
+operation by operation (``lowering="eager"``): what is cut does not depend on the lowering.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import domino_compile
+from domino_compile.report import CompileReport
+from domino_compile.switch import compile_with_domino
+from domino_compile.tools.scripts import Asked, Compiles, compiles_redirected
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "docs" / "frameworks.json", ROOT / "docs" / "frameworks.md"
+BEGIN, END = "<!-- begin: python -m benchmarks.frameworks --table -->\n", "<!-- end -->"
+#: Characters of a reason or an error that the page shows; the file has them all.
+WIDEST_REASON = 200
+ACTIONS = ("sliced", "merged", "reordered", "left alone")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of a framework and what it is used with.
+
+    Attributes:
+        name: of the example, or of the function in ``attempts`` below.
+        framework: what a user calls it.
+        packages: whose versions belong to the result, besides torch.
+        style: of tensor parallelism.
+        checkpointing: whether activations are checkpointed.
+        data: data parallelism around it.
+        pipeline: the schedule.
+        ranks: how many.
+    """
+
+    name: str
+    framework: str
+    packages: tuple[str, ...] = ()
+    style: str = "DTensor"
+    checkpointing: bool = False
+    data: str = ""
+    pipeline: str = ""
+    ranks: int = 2
+
+
+HF, ACCELERATE = ("transformers",), ("transformers", "accelerate")
+CASES = (
+    Case("hf_tensor_parallel", "transformers, `tp_plan`", HF),
+    Case("hf_checkpointing", "transformers, `tp_plan`", HF, checkpointing=True),
+    Case("hf_trainer", "Trainer, `torch_compile=True`", ACCELERATE),
+    Case("hf_accelerate", "accelerate, `dynamo_backend`", ACCELERATE),
+    Case("hf_generate", "transformers, `generate`, static cache", HF),
+    Case("hf_lora", "PEFT, LoRA on column-parallel layers", ("transformers", "peft")),
+    Case("hf_lora_rows", "PEFT, LoRA on row-parallel layers", ("transformers", "peft")),
+    Case("hf_experts", "transformers, experts, `all_reduce`", HF, style="DTensor and experts"),
+    Case("hf_experts_exchanged", "transformers, experts, `all_to_all`", HF, "DTensor and experts"),
+    Case("lightning_fabric", "Lightning Fabric", ("lightning",), data="FSDP2", ranks=4),
+    Case("pipeline", "torch pipelining", pipeline="GPipe and 1F1B", ranks=4),
+    Case("fsdp_tp", "torch FSDP2", data="FSDP2", ranks=4),
+    Case("ddp_tp", "torch DDP", style="Megatron", data="DDP", ranks=4),
+    Case("ddp_dtensor", "torch DDP", data="DDP", ranks=4),
+    Case("context_parallel", "context parallel, keys gathered", style="all-gather of keys"),
+)
+
+
+def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
+    """Run a case on a rank; what the compiler reports, or how the program was refused."""
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    found = Compiles()
+    error = ""
+    try:
+        with compiles_redirected(found, compiled_eagerly):
+            main_of(case)(rank, world)
+    except Exception as raised:
+        traceback.print_exc(limit=-3)
+        error = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0]}"[:300]
+    return counted(domino_compile.reports(), error)
+
+
+def compiled_eagerly(asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """A graph that asks for domino, run operation by operation."""
+    if asked.backend != "domino":
+        raise ValueError(f"the case compiles with {asked.backend}")
+    return compile_with_domino(asked, {"lowering": "eager"}, gm, inputs)
+
+
+def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]:
+    """What was done to the collectives of all graphs, and the reasons where nothing was."""
+    entries = [entry for report in reports for entry in report.collectives]
+    actions = Counter(entry.action for entry in entries)
+    reasons = sorted({entry.reason for entry in entries if entry.action in ACTIONS[2:]} - {""})
+    counts = {action: actions[action] for action in ACTIONS}
+    return {"captured": len(entries), **counts, "reasons": reasons, "error": error}
+
+
+def main_of(case: Case) -> Callable[[int, int], None]:
+    """The case's program."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    attempts = importlib.import_module("benchmarks.frameworks_attempts")
+    found = getattr(attempts, case.name, None) or importlib.import_module(case.name).main
+    return found  # type: ignore[no-any-return]
+
+
+def versions(case: Case) -> dict[str, str]:
+    """What the result holds for. A package that is missing raises PackageNotFoundError."""
+    return {"torch": torch.__version__.split("+")[0], **{p: version(p) for p in case.packages}}
+
+
+def rank_main(names: list[str], rank: int, world: int) -> None:
+    """Measure on this rank; rank 0 writes after every case."""
+    for case in CASES:
+        if case.name in names and case.ranks == world:
+            found = measured(case, rank, world)
+            if rank == 0:
+                write(case, found)
+            dist.barrier()
+
+
+def write(case: Case, found: dict[str, Any]) -> None:
+    """Put one case's result into the file and the table."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[case.name] = {"versions": versions(case), **found}
+    order = [known.name for known in CASES if known.name in results]
+    RESULTS.write_text(json.dumps({name: results[name] for name in order}, indent=1) + "\n")
+    write_table()
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table of docs/frameworks.md."""
+    head = (
+        "| Framework | Tensor parallelism | Checkpointing | Data parallel | Pipeline | Captured "
+        "| Cut | Merged | Reordered | Left | Versions |"
+    )
+    rows = [head, "|---|---|---|---|---|" + "---:|" * 5 + "---|"]
+    for case in CASES:
+        found = results[case.name]
+        checkpointing = "all blocks" if case.checkpointing else "-"
+        cells = [case.framework, case.style, checkpointing, case.data or "-", case.pipeline or "-"]
+        if found["error"]:
+            cells += ["refused", "", "", "", ""]
+        else:
+            cells += [str(found["captured"]), *(str(found[action]) for action in ACTIONS)]
+        cells.append(", ".join(f"{name} {number}" for name, number in found["versions"].items()))
+        rows.append(f"| {' | '.join(cells)} |")
+    notes = [
+        f"* {case.framework}{', checkpointed' if case.checkpointing else ''} ({case.style}): "
+        f"{shorten(text, WIDEST_REASON, placeholder=' ...')}"
+        for case in CASES
+        for text in (*results[case.name]["reasons"], results[case.name]["error"])
+        if text
+    ]
+    return "\n".join([*rows, "", *notes]) + "\n"
+
+
+def write_table() -> None:
+    """Put the table into the page, where all cases are known."""
+    results = json.loads(RESULTS.read_text())
+    if PAGE.exists() and all(case.name in results for case in CASES):
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the cases that were named, or all."""
+    if arguments == ["--table"]:
+        write_table()
+        return
+    names = []
+    for case in CASES:
+        try:
+            versions(case)
+        except PackageNotFoundError as missing:
+            print(f"{case.name}: left out, {missing.name} is not installed")
+            continue
+        if not arguments or case.name in arguments:
+            names.append(case.name)
+    sys.path.insert(0, str(ROOT / "examples"))
+    launch = importlib.import_module("_launch")
+    for ranks in (2, 4):
+        if any(case.name in names and case.ranks == ranks for case in CASES):
+            launch.run(lambda rank, world: rank_main(names, rank, world), ranks)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,69 @@
+"""Combinations that are not examples: most did not work with some version, whatever the backend.
+
+Each is measured like an example, so that the table says when one begins to work.
+"""
+
+from __future__ import annotations
+
+import torch
+from _launch import tokens, train
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+OPTIONS = {"slices": 2}
+
+
+def hf_checkpointing(rank: int, world: int) -> None:
+    """Every block of a tensor-parallel Llama checkpointed."""
+    from _hf import small_llama
+    from hf_tensor_parallel import load
+    from hf_tensor_parallel import train as train_hf
+
+    model = load(small_llama(), world)
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.compile(backend="domino", options=OPTIONS)
+    train_hf(model)
+
+
+def hf_lora_rows(rank: int, world: int) -> None:
+    """Adapters on the layers whose rows are divided."""
+    from _hf import small_llama
+    from hf_tensor_parallel import load
+    from hf_tensor_parallel import train as train_hf
+    from peft import LoraConfig, get_peft_model
+
+    layers = LoraConfig(r=4, target_modules=["o_proj", "down_proj"])
+    model = get_peft_model(load(small_llama(), world), layers)
+    model.compile(backend="domino", options=OPTIONS)
+    train_hf(model)
+
+
+def hf_experts_exchanged(rank: int, world: int) -> None:
+    """Tokens travel to their experts and back: the default in training."""
+    from _hf import SIZES, checkpoint
+    from hf_experts import EXPERTS
+    from hf_tensor_parallel import train as train_hf
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    folder = checkpoint(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES, **EXPERTS))
+    parallel = DistributedConfig(tp_size=world, ep_size=world)
+    model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=parallel)
+    model.compile(backend="domino", options=OPTIONS)
+    train_hf(model)
+
+
+def ddp_dtensor(rank: int, world: int) -> None:
+    """DDP around parameters that are DTensors."""
+    from dtensor_tp import GPT, LENGTH, PLAN, VOCABULARY
+
+    mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("dp", "tp"))
+    torch.manual_seed(0)
+    model: nn.Module = GPT()
+    parallelize_module(model.block, mesh["tp"], PLAN)
+    model = DistributedDataParallel(model, device_mesh=mesh["dp"])
+    compiled = torch.compile(model, backend="domino", options=OPTIONS)
+    train(compiled, tokens(3, (4, LENGTH), VOCABULARY))

@@ -1,0 +1,90 @@
+"""The page on frameworks says what its examples do, and its table what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+import domino_compile
+from benchmarks.frameworks import ACTIONS, BEGIN, CASES, END, RESULTS, table
+from tests.paths import ROOT
+
+PAGE = (ROOT / "docs" / "frameworks.md").read_text()
+SNIPPET = re.compile(r"<!-- snippet of (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+SNIPPETS = SNIPPET.findall(PAGE)
+
+
+@pytest.mark.parametrize(("example", "snippet"), SNIPPETS, ids=[name for name, _ in SNIPPETS])
+def test_a_snippet_is_part_of_an_example(example: str, snippet: str) -> None:
+    """Its lines are lines of the example, in the example's order."""
+    text = (ROOT / example).read_text()
+    place = 0
+    for line in filter(None, (line.strip() for line in snippet.splitlines())):
+        place = text.find(line, place) + 1
+        assert place, line
+
+
+def test_every_example_of_a_framework_has_a_snippet_and_a_case() -> None:
+    examples = {
+        path.stem
+        for path in (ROOT / "examples").glob("[a-z]*.py")
+        if "It needs `pip install" in path.read_text()
+    }
+    assert examples <= {name.split("/")[1].removesuffix(".py") for name, _ in SNIPPETS}
+    assert examples <= {case.name for case in CASES}
+
+
+def test_the_table_is_that_of_the_measurements() -> None:
+    results = json.loads(RESULTS.read_text())
+    assert list(results) == [case.name for case in CASES], "python -m benchmarks.frameworks"
+    shown = PAGE.split(BEGIN)[1].split(END)[0]
+    assert shown == table(results), "python -m benchmarks.frameworks --table"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_result_adds_up_and_names_its_versions(case: Any) -> None:
+    found = json.loads(RESULTS.read_text())[case.name]
+    assert set(found["versions"]) == {"torch", *case.packages}
+    assert found["error"] or found["captured"] == sum(found[action] for action in ACTIONS) > 0
+
+
+class MLP(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(64, 512)
+        self.up, self.down = torch.nn.Linear(512, 2048), torch.nn.Linear(2048, 512)
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        logits = x + self.down(torch.relu(self.up(x)))
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def build_tensor_parallel_model(mesh: DeviceMesh) -> torch.nn.Module:
+    plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+    return parallelize_module(MLP(), mesh, plan)
+
+
+def test_the_recipe_for_a_model_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs as it stands on a model of DTensors."""
+    text = (ROOT / "docs" / "reports.md").read_text()
+    (recipe,) = re.findall(r"<!-- recipe:.*?-->\n```python\n(.*?)```", text, re.DOTALL)
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    names = {
+        "torch": torch,
+        "domino_compile": domino_compile,
+        "init_device_mesh": init_device_mesh,
+        "build_tensor_parallel_model": build_tensor_parallel_model,
+    }
+    exec(recipe, names)
+    (report,) = domino_compile.reports()
+    assert [entry.ranks for entry in report.collectives] == [8, 8]
+    assert report.step_peak_bytes > 2 * 8 * 1024 * 512 * 4  # of shapes that were never filled
+    assert "exposed" in capsys.readouterr().out
