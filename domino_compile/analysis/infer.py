@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx
@@ -13,6 +13,7 @@ from domino_compile.analysis import reasons
 from domino_compile.analysis.found import leading_to_computation
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
 from domino_compile.analysis.reasons import Reason
+from domino_compile.analysis.stops import Stop, find_stops, first_join
 from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
 from domino_compile.graph.collectives import (
     Site,
@@ -38,11 +39,13 @@ class CutPlan:
         chunks: the extents of the slices.
         analysis: what each operation does.
         columns: whether columns of products are cut, not rows of the batch.
+        stops: what keeps the other collectives from being cut, by their names.
     """
 
     chunks: Chunks
     analysis: Analysis
     columns: bool = False
+    stops: Mapping[str, Stop] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class NoCut:
     Attributes:
         reason: why, and what would change that.
         tried: the analysis of the axis that came nearest, if one was tried.
+        stop: the operation that stops the cut along that axis, if one does.
     """
 
     reason: Reason
     tried: Analysis | None = None
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)
@@ -99,15 +104,29 @@ def infer_cut(
     else:
         best, tried = _best_seed(graph, sites, unlikely)
         if best is None:
-            return NoCut(reasons.no_axis(), tried)
+            return _no_axis(tried, sites)
     rows = rows_of(best)
     parts = min(slices, most_slices(best))
     if parts < 2:
         return NoCut(_too_few(rows, best.batch), best)
     analysis = extended(graph, best)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
-        return NoCut(reasons.no_carrier(), analysis)
-    return CutPlan(Chunks.even(analysis.batch, parts), analysis)
+        return NoCut(reasons.no_carrier(), analysis, _first(find_stops(analysis, sites)))
+    stops = find_stops(analysis, sites)
+    return CutPlan(Chunks.even(analysis.batch, parts), analysis, stops=stops)
+
+
+def _no_axis(tried: Analysis | None, sites: Sequence[Site]) -> NoCut:
+    """No axis is good: the one that came nearest cuts no collective, or joins more than it cuts."""
+    if tried is None:
+        return NoCut(reasons.no_axis())
+    if tried.sliced_collectives():
+        return NoCut(reasons.coupled(), tried, first_join(tried))
+    return NoCut(reasons.no_axis(), tried, _first(find_stops(tried, sites)))
+
+
+def _first(stops: Mapping[str, Stop]) -> Stop | None:
+    return next(iter(stops.values()), None)
 
 
 def _too_few(rows: int, batch: Size) -> Reason:
@@ -139,14 +158,17 @@ def _best_seed(
     leading = leading_to_computation(graph)
     best: Analysis | None = None
     nearest: Analysis | None = None
-    best_score, nearest_score = 0, -math.inf
+    best_score, nearest_score = 0, (0, -math.inf)
     for count, candidate in enumerate(_candidates(graph, unlikely)):
         if count >= MAX_CANDIDATES:
             break
         found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
         score = _score(found, payload, leading)
-        if score > nearest_score:
-            nearest, nearest_score = found, score
+        # What cuts collectives comes nearer than what cuts nothing, and so joins nothing.
+        gained = sum(payload.get(launch, 0) for launch in found.sliced_collectives())
+        near = gained, 0 if gained else score
+        if near > nearest_score:
+            nearest, nearest_score = found, near
         if score > best_score:
             best, best_score = found, score
         if 2 * score > total and not found.inner_joins():

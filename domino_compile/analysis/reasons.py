@@ -6,6 +6,7 @@ Programs compare ``code``; nothing compares sentences.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -25,6 +26,7 @@ class Code(StrEnum):
     BOUNDED_BATCH = "bounded_batch"
     NO_AXIS = "no_axis"
     NO_CARRIER = "no_carrier"
+    COUPLED = "coupled"
     # Columns cannot be cut.
     NO_PRODUCT = "no_product"
     FEW_COLUMNS = "few_columns"
@@ -38,6 +40,7 @@ class Code(StrEnum):
     MERGED = "merged"
     DATA_PARALLEL = "data_parallel"
     STATISTICS = "statistics"
+    STOPPED = "stopped"
     NOT_CARRIED = "not_carried"
     NO_COLUMNS_HERE = "no_columns_here"
     HIDDEN_UNCUT = "hidden_uncut"
@@ -51,9 +54,11 @@ class Code(StrEnum):
     FAULT = "fault"
 
 
-CUT_ROWS = "options={'slices': 2} cuts the batch"
-CUT_COLUMNS = "options={'columns': 2} cuts the products in front of collectives and needs no batch"
-NAME_BATCH = "options={'batch': {'name of the input': dimension}} names the batch"
+class Way(StrEnum):
+    """What would change it, and can be checked: it is told only where it is possible."""
+
+    ROWS = "options={'slices': 2} cuts the batch"
+    COLUMNS = "options={'columns': 2} cuts the products in front of it and needs no batch"
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,22 @@ class Reason:
         code: the kind of reason.
         text: one sentence without a full stop.
         advice: what would change it; empty where nothing is known to.
+        ways: what would change it where that is possible, which is yet to be checked.
     """
 
     code: Code
     text: str
     advice: str = ""
+    ways: tuple[Way, ...] = ()
 
     def because(self, detail: str) -> Reason:
         """The same reason with a detail behind its text."""
         return replace(self, text=f"{self.text}; {detail}") if detail else self
+
+    def where(self, possible: Collection[Way]) -> Reason:
+        """The same reason, its advice complete: of the ways only those that are possible."""
+        ways = [way for way in self.ways if way in possible]
+        return replace(self, advice="; ".join(filter(None, (self.advice, *ways))), ways=())
 
 
 def no_collective() -> Reason:
@@ -87,7 +99,7 @@ def not_tensor_parallel() -> Reason:
 
 def slices_is_1() -> Reason:
     """The option ``slices`` asks for reordering only."""
-    return Reason(Code.SLICES_IS_1, "slices=1 asks for reordering only", CUT_ROWS)
+    return Reason(Code.SLICES_IS_1, "slices=1 asks for reordering only", ways=(Way.ROWS, Way.COLUMNS))
 
 
 def pass_disabled(name: str) -> Reason:
@@ -101,7 +113,9 @@ def pass_disabled(name: str) -> Reason:
 
 def one_row(rows: int) -> Reason:
     """The batch is too small to be cut."""
-    return Reason(Code.ONE_ROW, f"the batch has {rows} row, which cannot be cut", CUT_COLUMNS)
+    return Reason(
+        Code.ONE_ROW, f"the batch has {rows} row, which cannot be cut", ways=(Way.COLUMNS,)
+    )
 
 
 def few_dynamic_rows(rows: int, needed: int) -> Reason:
@@ -109,7 +123,8 @@ def few_dynamic_rows(rows: int, needed: int) -> Reason:
     return Reason(
         Code.FEW_DYNAMIC_ROWS,
         f"the dynamic batch was compiled with {rows} rows, and a slice needs at least {needed}",
-        "compile with more rows first, or options={'columns': 2}",
+        "compile with more rows first",
+        (Way.COLUMNS,),
     )
 
 
@@ -127,13 +142,22 @@ def no_axis() -> Reason:
     return Reason(
         Code.NO_AXIS,
         "no input has a dimension that a collective's whole payload follows",
-        f"{NAME_BATCH}; {CUT_COLUMNS}",
+        ways=(Way.COLUMNS,),
+    )
+
+
+def coupled() -> Reason:
+    """A cut is possible, but most of what it cuts would have to be joined again."""
+    return Reason(
+        Code.COUPLED,
+        "cutting the batch would join more bytes than it hides",
+        ways=(Way.COLUMNS,),
     )
 
 
 def no_carrier() -> Reason:
     """The batch was cut, and no collective carries it."""
-    return Reason(Code.NO_CARRIER, "no collective carries the cut dimension", CUT_COLUMNS)
+    return Reason(Code.NO_CARRIER, "no collective carries the cut dimension", ways=(Way.COLUMNS,))
 
 
 def no_product() -> Reason:
@@ -141,7 +165,7 @@ def no_product() -> Reason:
     return Reason(
         Code.NO_PRODUCT,
         "no matrix product feeds a collective, so there are no columns to cut",
-        CUT_ROWS,
+        ways=(Way.ROWS,),
     )
 
 
@@ -150,14 +174,17 @@ def few_columns(columns: int, parts: int) -> Reason:
     return Reason(
         Code.FEW_COLUMNS,
         f"the products in front of collectives have {columns} columns, too few for {parts} parts",
-        f"at most columns={columns}; {CUT_ROWS}",
+        f"at most columns={columns}",
+        (Way.ROWS,),
     )
 
 
 def no_column_carrier() -> Reason:
     """Columns were cut, and no collective carries them."""
     return Reason(
-        Code.NO_COLUMN_CARRIER, "no collective carries the columns that were cut", CUT_ROWS
+        Code.NO_COLUMN_CARRIER,
+        "no collective carries the columns that were cut",
+        ways=(Way.ROWS,),
     )
 
 
@@ -220,15 +247,28 @@ def ranks_differ(text: str) -> Reason:
     return Reason(Code.RANKS_DIFFER, text, "run the same model, options and versions on all ranks")
 
 
+def stopped(at: str) -> Reason:
+    """The cut ends in front of this collective.
+
+    Args:
+        at: the operation that stops it, with the user's line and the reason.
+    """
+    return Reason(Code.STOPPED, f"the cut ends in front of it, at {at}", ways=(Way.COLUMNS,))
+
+
 def not_carried() -> Reason:
-    """This collective's payload does not carry the batch."""
-    return Reason(Code.NOT_CARRIED, "its payload does not carry the batch", CUT_COLUMNS)
+    """This collective's payload does not depend on the batch."""
+    return Reason(
+        Code.NOT_CARRIED, "its payload is not computed from the batch", ways=(Way.COLUMNS,)
+    )
 
 
 def no_columns_here() -> Reason:
     """No product in front of this collective has columns to cut."""
     return Reason(
-        Code.NO_COLUMNS_HERE, "no product in front of it whose columns could be cut", CUT_ROWS
+        Code.NO_COLUMNS_HERE,
+        "no product in front of it whose columns could be cut",
+        ways=(Way.ROWS,),
     )
 
 

@@ -37,7 +37,7 @@ def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
     }
 
 
-def costliest_join(analysis: Analysis) -> Stop | None:
+def first_join(analysis: Analysis) -> Stop | None:
     """The first operation inside of the graph for which a cut value is made whole."""
     for _, user in analysis.inner_joins():
         if (refusal := analysis.refusals.get(user)) is not None:

@@ -15,7 +15,7 @@ from domino_compile.analysis import CutPlan, NoCut, cut_columns, infer_cut, reas
 from domino_compile.analysis.found import Found
 from domino_compile.cost import CostModel
 from domino_compile.options import Options
-from domino_compile.pipeline.decision import Decision
+from domino_compile.pipeline.decision import Decision, Possible
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import COLUMNS, SLICE
 from domino_compile.planner import Planner, Policy, Prediction, Unfolded, rows_cut
@@ -48,7 +48,30 @@ class Question:
 
 
 def decide(about: Question) -> Decision:
-    """Choose what is done with a graph."""
+    """Choose what is done with a graph, and find out what else could be."""
+    decision = _decide(about)
+    return replace(decision, possible=_possible(about, decision))
+
+
+def _possible(about: Question, decision: Decision) -> Possible:
+    """Which collectives could be cut, if not all are: only what is possible is advised."""
+    rows = decision.rows if isinstance(decision.rows, CutPlan) else _rows(about, 2)
+    sites = about.found.to_overlap
+    by_rows = _names(rows)
+    if decision.cuts_rows and by_rows >= {site.launch.name for site in sites}:
+        return Possible(by_rows)
+    if COLUMNS.name in about.options.disable_passes:
+        return Possible(by_rows)
+    return Possible(by_rows, _names(cut_columns(about.graph, 2, sites)))
+
+
+def _names(plan: CutPlan | NoCut) -> frozenset[str]:
+    if not isinstance(plan, CutPlan):
+        return frozenset()
+    return frozenset(launch.name for launch in plan.analysis.sliced_collectives())
+
+
+def _decide(about: Question) -> Decision:
     options = about.options
     slices, columns = options.slices, _columns_asked(options)
     if slices != "auto":

@@ -6,8 +6,26 @@ from dataclasses import dataclass
 
 from domino_compile.analysis import CutPlan, NoCut
 from domino_compile.analysis.found import Found
-from domino_compile.analysis.reasons import Reason
+from domino_compile.analysis.reasons import Reason, Way
 from domino_compile.planner import Choice, Prediction
+
+
+@dataclass(frozen=True)
+class Possible:
+    """Which collectives could be cut, by name, whatever is done; for advice.
+
+    Attributes:
+        rows: by cutting rows of the batch.
+        columns: by cutting columns of the products in front of them.
+    """
+
+    rows: frozenset[str] = frozenset()
+    columns: frozenset[str] = frozenset()
+
+    def ways(self, name: str | None = None) -> list[Way]:
+        """How a collective can be cut; without a name: how any can."""
+        found = ((Way.ROWS, self.rows), (Way.COLUMNS, self.columns))
+        return [way for way, names in found if (names if name is None else name in names)]
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class Decision:
         reason: why nothing is cut, if that is so.
         choice: the comparison of candidates; ``None`` where the options leave no choice.
         predictions: what was compared.
+        possible: what could be done, where less is done.
     """
 
     reorder: bool
@@ -32,6 +51,7 @@ class Decision:
     reason: Reason | None = None
     choice: Choice | None = None
     predictions: tuple[Prediction, ...] = ()
+    possible: Possible = Possible()
 
     def described(self, found: Found, merged: int) -> list[str]:
         """What other ranks must do as well; empty where Inductor is left alone.

@@ -7,7 +7,7 @@ gets a schedule for each graph that is ordered. It is what users see: it steers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from torch import fx
 
@@ -15,7 +15,7 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut, reasons
 from domino_compile.analysis.found import Found
 from domino_compile.analysis.propagate import Analysis
-from domino_compile.analysis.reasons import Reason
+from domino_compile.analysis.reasons import Code, Reason
 from domino_compile.graph.collectives import Site, user_line
 from domino_compile.graph.tags import origin_of
 from domino_compile.pipeline.contract import Context
@@ -76,8 +76,8 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
     made = [plan for plan in cuts if isinstance(plan, CutPlan)]
     report.status = "sliced" if made else "reordered" if decision.reorder else "inductor"
     if not made:
-        refused = [_because(plan, at.found, name_of) for plan in cuts if isinstance(plan, NoCut)]
-        _explain(report, _together(refused))
+        refused = [_because(plan, name_of) for plan in cuts if isinstance(plan, NoCut)]
+        _explain(report, _together(refused).where(decision.possible.ways()))
     for plan in made:
         sizes = [str(size) for size in plan.chunks.sizes]
         if plan.columns:
@@ -94,6 +94,7 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
         action, why = _fate(entry, decision, made, gone, cut)
         entry.action = action
         if why is not None:
+            why = why.where(decision.possible.ways(entry.name))
             entry.code, entry.reason, entry.advice = why.code, why.text, why.advice
 
 
@@ -199,7 +200,9 @@ def _fate(
     if not made:
         return "reordered", None
     if not made[-1].columns:
-        return "left alone", reasons.not_carried()
+        stop = made[-1].stops.get(entry.name)
+        why = reasons.not_carried() if stop is None else reasons.stopped(str(stop))
+        return "left alone", why
     wanted = not decision.at or entry.name in decision.at
     why = reasons.no_columns_here() if wanted else reasons.hidden_uncut()
     return ("left alone" if decision.cuts_rows else "reordered"), why
@@ -213,39 +216,30 @@ def _together(refused: list[Reason]) -> Reason:
     return first
 
 
-def _because(plan: NoCut, found: Found, name_of: NameOf) -> Reason:
-    """Why a graph is not cut: the collective, the axis, and what stops it there."""
+def _because(plan: NoCut, name_of: NameOf) -> Reason:
+    """Why a graph is not cut: along which axis, and what stops it there."""
     if plan.tried is None:
         return plan.reason
-    return plan.reason.because(_stopped(plan.tried, found, name_of))
+    axis = _axis(plan.tried, name_of)
+    along = ", ".join(axis)
+    stopped = f", it is stopped at {plan.stop}" if plan.stop is not None else ""
+    reason = plan.reason.because(f"cut along {along}{stopped}" if stopped or axis else "")
+    if reason.code is not Code.COUPLED or not axis:
+        return reason
+    named = ", ".join(f"{name!r}: {dim}" for name, dim in _named(plan.tried, name_of))
+    return replace(reason, advice=f"options={{'batch': {{{named}}}}} cuts it all the same")
 
 
-def _stopped(tried: Analysis, found: Found, name_of: NameOf) -> str:
-    """The first collective that an axis does not cut, and the operation that stops it."""
-    axis = ", ".join(
-        f"{name_of(n) if n.op == 'placeholder' else n.name}[{s.dim}]"
-        for n, s in tried.seeds.items()
-    )
-    cut = set(tried.sliced_collectives())
-    sites = found.to_overlap
-    site = next((s for s in sites if s.launch not in cut), sites[0])
-    what = f"the {site.kind} of {site.source}, along {axis}"
-    waiting, seen = [site.launch], {site.launch}
-    for node in waiting:  # nearest first
-        refusal = tried.refusals.get(node)
-        if refusal is not None:
-            where = f"{node.name} ({node.target}) of {user_line(node)}"
-            return f"{what}, is stopped by {where}: {refusal.reason}"
-        more = [x for x in node.all_input_nodes if x not in seen]
-        seen.update(more)
-        waiting += more
-    return what if site.launch in cut else f"{what}, is not reached by it"
+def _named(analysis: Analysis, name_of: NameOf) -> Iterator[tuple[str, int]]:
+    """The inputs where a cut begins, with the dimension of each."""
+    for node, state in analysis.seeds.items():
+        if node.op == "placeholder":
+            yield name_of(node), state.dim
 
 
 def _axis(analysis: Analysis, name_of: NameOf) -> list[str]:
     """The inputs where a cut begins, as ``input[dim]``."""
-    seeds = analysis.seeds.items()
-    return [f"{name_of(n)}[{s.dim}]" for n, s in seeds if n.op == "placeholder"]
+    return [f"{name}[{dim}]" for name, dim in _named(analysis, name_of)]
 
 
 def _joins(analysis: Analysis) -> Iterator[Join]:

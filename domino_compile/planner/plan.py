@@ -178,7 +178,7 @@ def rows_cut(plan: CutPlan, candidate: Candidate) -> CutPlan:
         chunks = Chunks.even(plan.chunks.total, len(candidate.rows))
     else:
         chunks = Chunks(plan.chunks.total, candidate.rows)
-    return CutPlan(chunks, plan.analysis)
+    return replace(plan, chunks=chunks)
 
 
 def _shares(rows: Sequence[int]) -> list[float]:
