@@ -398,6 +398,21 @@ def input_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
+def with_flat_inputs(
+    gm: fx.GraphModule,
+    example_inputs: list[Any],
+    compile_flat: Callable[[fx.GraphModule, list[Any]], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """Compile a graph whose inputs may be lists, such as compiled autograd's, as of flat inputs."""
+    if not any(isinstance(x, (list, tuple, dict)) for x in example_inputs):
+        return compile_flat(gm, example_inputs)
+    from torch._dynamo.utils import flatten_graph_inputs
+
+    flattened: Any = flatten_graph_inputs
+    compiled: Callable[..., Any] = flattened(gm, example_inputs, compile_flat)
+    return compiled
+
+
 def break_line(gm: fx.GraphModule) -> str:
     """The user's line at which Dynamo ended a graph because it could not go on, and why.
 

@@ -99,7 +99,9 @@ def not_tensor_parallel() -> Reason:
 
 def slices_is_1() -> Reason:
     """The option ``slices`` asks for reordering only."""
-    return Reason(Code.SLICES_IS_1, "slices=1 asks for reordering only", ways=(Way.ROWS, Way.COLUMNS))
+    return Reason(
+        Code.SLICES_IS_1, "slices=1 asks for reordering only", ways=(Way.ROWS, Way.COLUMNS)
+    )
 
 
 def pass_disabled(name: str) -> Reason:

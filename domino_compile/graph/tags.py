@@ -15,6 +15,7 @@ _KEY = "domino_compile_slice"
 _OVERLAPPED = "domino_compile_overlapped"
 _ALONE = "domino_compile_alone"
 _IN_ORDER = "domino_compile_in_order"
+_REGION = "domino_compile_region"
 
 
 @dataclass(frozen=True, order=True)
@@ -115,3 +116,14 @@ def mark_in_order(node: fx.Node) -> None:
 def is_in_order(node: fx.Node) -> bool:
     """Whether it is one of those."""
     return bool(node.meta.get(_IN_ORDER, False))
+
+
+def mark_region(node: fx.Node, number: int) -> None:
+    """Mark a collective as one of a joint graph that has been planned, by its number."""
+    node.meta[_REGION] = number
+
+
+def region_of(node: fx.Node) -> int | None:
+    """The number of the planned joint graph that a collective is part of."""
+    number = node.meta.get(_REGION)
+    return number if isinstance(number, int) else None

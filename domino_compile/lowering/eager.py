@@ -37,28 +37,39 @@ def compile_eager(
         return forward, backward
 
     def run(graph_module: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
-        if pipeline is not None:
-            pipeline.run_graph(graph_module.graph)
-        _allow_any_strides(graph_module.graph)
-        graph_module.recompile()
+        for module in _with_regions(graph_module):
+            if pipeline is not None:
+                pipeline.run_graph(module.graph)
+            _allow_any_strides(module.graph)
+            module.recompile()
         boxed: Callable[..., Any] = make_boxed_func(graph_module.forward)
         return boxed
 
     def run_inference(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         if pipeline is not None:
-            pipeline.run_joint(graph_module.graph)
+            for module in _with_regions(graph_module):
+                pipeline.run_joint(module.graph)
         return run(graph_module, inputs)
 
-    compiled: Callable[..., Any] = aot_module_simplified(
-        gm,
-        example_inputs,
-        fw_compiler=run,
-        bw_compiler=run,
-        inference_compiler=run_inference,
-        partition_fn=partition,
-        decompositions=_compat.inductor_decompositions(),
-    )
-    return compiled
+    def captured(flat: fx.GraphModule, flat_inputs: list[Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = aot_module_simplified(
+            flat,
+            flat_inputs,
+            fw_compiler=run,
+            bw_compiler=run,
+            inference_compiler=run_inference,
+            partition_fn=partition,
+            decompositions=_compat.inductor_decompositions(),
+        )
+        return compiled
+
+    return _compat.with_flat_inputs(gm, example_inputs, captured)
+
+
+def _with_regions(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
+    """The graphs of nested regions, each once, and the graph that calls them."""
+    modules = [m for m in graph_module.modules() if isinstance(m, fx.GraphModule)]
+    return [*modules[1:], modules[0]]
 
 
 def _allow_any_strides(graph: fx.Graph) -> None:

@@ -99,13 +99,13 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     settings.update(user_settings(options))
 
     def run_graph(graph: fx.Graph) -> None:
-        pipeline.run_graph(graph)
-        if pipeline.overlap:
+        part = pipeline.run_graph(graph)
+        if part.overlap:
             mark_overlapped(graph)
-            _compat.compile_kernels_by(OverlapKernels(pipeline.rows_a_block))
+            _compat.compile_kernels_by(OverlapKernels(part.rows_a_block))
         else:
             hold_asynchronous(graph)
-        if _has_large_slices(pipeline.report) and both not in options.inductor:
+        if _has_large_slices(part.report) and both not in options.inductor:
             _compat.fuse_both_reductions()
 
     settings["joint_custom_post_pass"] = _compat.graph_pass(

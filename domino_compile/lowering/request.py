@@ -23,7 +23,12 @@ from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.hints import Hints, hints_of
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.plan_cache import plan_key
-from domino_compile.report import CompileReport, new_report, withdrawn_on_error
+from domino_compile.report import (
+    CompileReport,
+    FurtherReports,
+    new_report,
+    withdrawn_on_error,
+)
 from domino_compile.report.dump import check_folder
 
 
@@ -98,16 +103,19 @@ class Request:
             RankMismatchError: the ranks cannot run the program together.
         """
         eager = self.options.lowering == "eager"
+        described = self.options.describe()
+        further = FurtherReports(described)
         pipeline = Pipeline(
-            new_report(self.options.describe()),
+            new_report(described),
             self.options,
             self.hints,
             Lowering() if eager else inductor_lowering(self.options),
             slower=self.slower,
             plan_key=None if eager else self._plan_key(),
             check=self._rank_check(),
+            further=further,
         )
-        with withdrawn_on_error(pipeline.report):
+        with withdrawn_on_error(pipeline.report, further):
             try:
                 program = self._lower(pipeline)
             except RanksDiffer as differ:

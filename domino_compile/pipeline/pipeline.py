@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import fx
@@ -29,7 +30,13 @@ from domino_compile.graph.collectives import (
     tensor_bytes,
     tensors_of,
 )
-from domino_compile.graph.tags import is_alone, mark_alone, mark_in_order
+from domino_compile.graph.tags import (
+    is_alone,
+    mark_alone,
+    mark_in_order,
+    mark_region,
+    region_of,
+)
 from domino_compile.options import Options
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.pipeline import reporting
@@ -49,7 +56,7 @@ from domino_compile.pipeline.order import (
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
 from domino_compile.pipeline.runner import Runner
 from domino_compile.planner import by_inductor, predict_as_found, unfold
-from domino_compile.report import CompileReport
+from domino_compile.report import CompileReport, FurtherReports
 from domino_compile.report.dump import Dump
 from domino_compile.report.faults import Failure, report_fault
 from domino_compile.report.graph_rows import GraphRows
@@ -79,6 +86,8 @@ class Pipeline:
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
         check: agrees with the other ranks; ``None``: they are not asked.
         left_because: why the ranks leave the graph to Inductor alone; empty if they do not.
+        further: the reports of nested regions; ``None``: a region has none within itself.
+        regions: nested regions, each a joint graph of its own (``nested_compile_region``).
         kept: the plan that an earlier process kept under ``plan_key``.
     """
 
@@ -98,6 +107,8 @@ class Pipeline:
     ran: bool = False
     check: RankCheck | None = None
     left_because: str = ""
+    further: FurtherReports | None = None
+    regions: list[Pipeline] = field(default_factory=list)
     kept: Kept | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +120,35 @@ class Pipeline:
     # -- the two stages --------------------------------------------------------------------
 
     def run_joint(self, graph: fx.Graph) -> None:
-        """Before partitioning: find the collectives, decide, cut."""
+        """Before partitioning: find the collectives, decide, cut.
+
+        The graph of a nested region comes first, and once more when it has been partitioned.
+        """
+        if _region(graph) is not None:
+            return
+        part, number = self, 0
+        if self.report.collectives:
+            if not any(map(is_launch, graph.nodes)):
+                return
+            part, number = self._new_region(), len(self.regions)
+        part._run_joint(graph)
+        for launch in filter(is_launch, graph.nodes):
+            mark_region(launch, number)
+
+    def _new_region(self) -> Pipeline:
+        """The pipeline of one more joint graph of this compile."""
+        assert self.further is not None
+        check = replace(self.check, names={}, variants={}) if self.check is not None else None
+        given = (self.further.begin(), self.options, self.hints, self.lowering, self.slower)
+        self.regions.append(Pipeline(*given, check=check, left_because=self.left_because))
+        return self.regions[-1]
+
+    @property
+    def parts(self) -> list[Pipeline]:
+        """The pipelines of all joint graphs of this compile."""
+        return [self, *self.regions]
+
+    def _run_joint(self, graph: fx.Graph) -> None:
         self.ran = True
         found = find_collectives(graph, self._parameters(graph))
         for site in (site for site in found.sites if site.launch not in found.parallel):
@@ -122,8 +161,19 @@ class Pipeline:
             self._failed(failure)
         log.info("%s", self.report.summary())
 
-    def run_graph(self, graph: fx.Graph) -> None:
-        """After partitioning and the lowering's own passes: order, pin."""
+    def run_graph(self, graph: fx.Graph) -> Pipeline:
+        """After partitioning and the lowering's own passes: order, pin.
+
+        Returns:
+            The pipeline of the joint graph that the graph is part of.
+        """
+        part = self.parts[_region(graph) or 0]
+        part._run_graph(graph)
+        if part is not self:
+            self._write()
+        return part
+
+    def _run_graph(self, graph: fx.Graph) -> None:
         if not self.overlap or not any(is_launch(n) for n in graph.nodes):
             return
         phase = phase_of(graph, self.report)
@@ -232,8 +282,6 @@ class Pipeline:
         return True
 
     def _nothing_to_overlap(self, found: Found) -> None:
-        if self.report.collectives:
-            return  # a sub-graph of a graph that has some
         reporting.nothing_to_overlap(self.report, found)
         log.info("%s", self.report.summary())
         self._write()
@@ -318,22 +366,32 @@ class Pipeline:
             log.info("Inductor's cache has this graph and no plan of it: compiling anew")
             return False
         if self.ran:
-            reporting.completed(self.report, self.kept.report)
+            for part, known in zip(self.parts, self.kept.reports, strict=False):
+                reporting.completed(part.report, known)
         else:
-            reporting.recalled(self.report, self.kept.report)
-            log.info("%s", self.report.summary())
+            for number, known in enumerate(self.kept.reports):
+                part = self._new_region() if number else self
+                reporting.recalled(part.report, known)
+                log.info("%s", part.report.summary())
         self.write()
         return self.check is None or self.check.repeat(self.kept.votes)
 
     def _lacks_schedule(self) -> bool:
         """Whether a graph was compiled that was not scheduled here, but in an earlier process."""
-        present = {schedule.phase for schedule in self.report.schedules}
-        kept = self.kept.report.schedules if self.kept is not None else []
-        return self.overlap and (not present or any(s.phase not in present for s in kept))
+        known = self.kept.reports if self.kept is not None else ()
+        for part, kept in zip_longest(self.parts, known):
+            present = {s.phase for s in part.report.schedules} if part is not None else set()
+            more = kept is not None and any(s.phase not in present for s in kept.schedules)
+            if part is not None and part.overlap and (more or not present):
+                return True
+        return False
 
     def start_again(self, left_because: str = "") -> None:
         """Forget what was compiled: the same graph will be compiled anew, perhaps left alone."""
         reporting.restarted(self.report)
+        if self.further is not None:
+            self.further.withdraw()
+        self.regions.clear()
         self.left_because, self.kept = left_because, None
         self.rewrites = self.overlap = self.ran = False
         if left_because:
@@ -341,20 +399,23 @@ class Pipeline:
 
     def _write(self) -> None:
         """Keep the plan for later compiles, and bring the dump up to date."""
-        complete = self.report.schedules or not self.overlap
+        complete = all(part.report.schedules or not part.overlap for part in self.parts)
         if self.plan_key is not None and self.ran and complete:
             save_plan(self.plan_key, self._to_keep())
         self.write()
 
     def _to_keep(self) -> Kept:
         """The plan, and what an earlier process has kept of graphs that come from the cache."""
-        report = replace(self.report, schedules=list(self.report.schedules))
+        reports = [
+            replace(part.report, schedules=list(part.report.schedules)) for part in self.parts
+        ]
         votes = list(self.check.cast) if self.check is not None else []
         if self.kept is not None:
-            reporting.completed(report, self.kept.report)
+            for report, earlier in zip(reports, self.kept.reports, strict=False):
+                reporting.completed(report, earlier)
             known = {vote.key for vote in votes}
             votes += [vote for vote in self.kept.votes if vote.key not in known]
-        return Kept(report, tuple(votes))
+        return Kept(tuple(reports), tuple(votes))
 
     def write(self) -> None:
         """Write plan and report into the dump."""
@@ -363,6 +424,12 @@ class Pipeline:
             self.dump.write("report.txt", report_text(self.report))
             if self.rows.before:
                 self.dump.write("graphs.json", self.rows.to_json())
+
+
+def _region(graph: fx.Graph) -> int | None:
+    """The number of the joint graph that a graph is, or is part of, if that has been planned."""
+    launches = (node for node in graph.nodes if is_launch(node))
+    return next((n for n in map(region_of, launches) if n is not None), None)
 
 
 def phase_of(graph: fx.Graph, report: CompileReport) -> str:

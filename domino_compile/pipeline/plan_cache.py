@@ -38,18 +38,18 @@ class Kept:
     """A plan that was kept.
 
     Attributes:
-        report: of the compile.
+        reports: of the compile, and of its nested regions.
         votes: what the ranks agreed on; whoever runs the program asks again.
     """
 
-    report: CompileReport
+    reports: tuple[CompileReport, ...]
     votes: tuple[Vote, ...]
 
 
 def save_plan(key: str, plan: Kept) -> None:
     """Keep a plan."""
     votes = [asdict(vote) for vote in plan.votes]
-    data = {"report": plan.report.as_dict(), "votes": votes}
+    data = {"reports": [report.as_dict() for report in plan.reports], "votes": votes}
     keep(f"{key}.json", json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
@@ -61,6 +61,7 @@ def load_plan(key: str) -> Kept | None:
     try:
         found = json.loads(text)
         votes = tuple(Vote.from_dict(vote) for vote in found["votes"])
-        return Kept(CompileReport.from_dict(found["report"]), votes)
+        reports = tuple(CompileReport.from_dict(report) for report in found["reports"])
+        return Kept(reports, votes) if reports else None
     except (ValueError, TypeError, KeyError):
         return None

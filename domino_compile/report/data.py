@@ -386,9 +386,32 @@ def new_report(options: str) -> CompileReport:
     return report
 
 
+class FurtherReports:
+    """The reports of one compile's nested regions, beside the report of the compile."""
+
+    def __init__(self, options: str) -> None:
+        self.options = options
+        self.made: list[CompileReport] = []
+
+    def begin(self) -> CompileReport:
+        """Begin the report of one more region."""
+        self.made.append(new_report(self.options))
+        return self.made[-1]
+
+    def withdraw(self) -> None:
+        """Take all of them back."""
+        for report in self.made:
+            _withdraw(report)
+        self.made.clear()
+
+
+def _withdraw(report: CompileReport) -> None:
+    _reports[:] = [other for other in _reports if other is not report]
+
+
 @contextmanager
-def withdrawn_on_error(report: CompileReport) -> Iterator[None]:
-    """Take a report back if the compile it is about does not come to an end.
+def withdrawn_on_error(report: CompileReport, further: FurtherReports) -> Iterator[None]:
+    """Take reports back if the compile they are about does not come to an end.
 
     Dynamo interrupts a compile and starts it again where it learns something (that a float must be
     a constant, for one); only the last try is what runs.
@@ -396,7 +419,8 @@ def withdrawn_on_error(report: CompileReport) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _reports[:] = [other for other in _reports if other is not report]
+        further.withdraw()
+        _withdraw(report)
         raise
 
 

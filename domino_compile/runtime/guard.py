@@ -64,7 +64,7 @@ def guarded(compiled: Compiled) -> Compiled:
     A graph that is left to Inductor alone has nothing to be timed against.
     """
     request, options = compiled.request, compiled.request.options
-    if options.guard != "measure" or not compiled.pipeline.rewrites:
+    if options.guard != "measure" or not any(part.rewrites for part in compiled.pipeline.parts):
         return compiled
     uncut = request.again(request.inputs).compile_uncut()
     done, timeout_s = compiled.pipeline.write, options.check_timeout_s
