@@ -222,8 +222,12 @@ def _because(plan: NoCut, name_of: NameOf) -> Reason:
         return plan.reason
     axis = _axis(plan.tried, name_of)
     along = ", ".join(axis)
-    stopped = f", it is stopped at {plan.stop}" if plan.stop is not None else ""
-    reason = plan.reason.because(f"cut along {along}{stopped}" if stopped or axis else "")
+    detail = f"tried along {along}" if axis else ""
+    if plan.stop is not None:
+        what = plan.stop.collective
+        detail += f", {what} is stopped at" if what else ", rows are joined at"
+        detail += f" {plan.stop}"
+    reason = plan.reason.because(detail)
     if reason.code is not Code.COUPLED or not axis:
         return reason
     named = ", ".join(f"{name!r}: {dim}" for name, dim in _named(plan.tried, name_of))
