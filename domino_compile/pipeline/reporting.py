@@ -72,7 +72,7 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
     """
     assert at.found is not None
     columns = at.outcomes.of(COLUMNS)
-    cuts = [plan for plan in (decision.rows, columns and columns.plan) if plan is not None]
+    cuts = [decision.rows, *([] if columns is None else [columns.plan])]
     made = [plan for plan in cuts if isinstance(plan, CutPlan)]
     report.status = "sliced" if made else "reordered" if decision.reorder else "inductor"
     if not made:
