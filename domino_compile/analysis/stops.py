@@ -19,10 +19,12 @@ class Stop:
     Attributes:
         operation: what needs the whole value, with the user's line.
         reason: why.
+        collective: the one that is not reached, with the user's line; empty where all are.
     """
 
     operation: str
     reason: str
+    collective: str = ""
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.reason}"
@@ -33,7 +35,7 @@ def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
     return {
         site.launch.name: stop
         for site in sites
-        if site.launch not in analysis.cuts and (stop := _nearest(analysis, site.launch))
+        if site.launch not in analysis.cuts and (stop := _nearest(analysis, site))
     }
 
 
@@ -45,20 +47,21 @@ def first_join(analysis: Analysis) -> Stop | None:
     return None
 
 
-def _nearest(analysis: Analysis, launch: fx.Node) -> Stop | None:
+def _nearest(analysis: Analysis, site: Site) -> Stop | None:
     """The operation nearest in front of a collective at which the cut ends."""
-    waiting, seen = [launch], {launch}
+    collective = f"the {site.kind} of {site.source}"
+    waiting, seen = [site.launch], {site.launch}
     for node in waiting:
         if (refusal := analysis.refusals.get(node)) is not None:
-            return _stop(node, refusal.reason)
+            return _stop(node, refusal.reason, collective)
         cut = analysis.cuts.get(node)
         if cut is not None and (isinstance(cut.out, PartialSum) or cut.chain is not None):
-            return _stop(node, "sums over the batch, so what follows has no batch to cut")
+            return _stop(node, "sums over the batch, so what follows has no rows", collective)
         more = [x for x in node.all_input_nodes if x not in seen]
         seen.update(more)
         waiting += more
     return None
 
 
-def _stop(node: fx.Node, reason: str) -> Stop:
-    return Stop(f"{node.target} ({user_line(node)})", reason)
+def _stop(node: fx.Node, reason: str, collective: str = "") -> Stop:
+    return Stop(f"{node.target} ({user_line(node)})", reason, collective)

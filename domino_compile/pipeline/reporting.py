@@ -72,7 +72,7 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
     """
     assert at.found is not None
     columns = at.outcomes.of(COLUMNS)
-    cuts = [plan for plan in (decision.rows, columns and columns.plan) if plan is not None]
+    cuts = [decision.rows, *([] if columns is None else [columns.plan])]
     made = [plan for plan in cuts if isinstance(plan, CutPlan)]
     report.status = "sliced" if made else "reordered" if decision.reorder else "inductor"
     if not made:
@@ -222,8 +222,12 @@ def _because(plan: NoCut, name_of: NameOf) -> Reason:
         return plan.reason
     axis = _axis(plan.tried, name_of)
     along = ", ".join(axis)
-    stopped = f", it is stopped at {plan.stop}" if plan.stop is not None else ""
-    reason = plan.reason.because(f"cut along {along}{stopped}" if stopped or axis else "")
+    detail = f"tried along {along}" if axis else ""
+    if plan.stop is not None:
+        what = plan.stop.collective
+        detail += f", {what} is stopped at" if what else ", rows are joined at"
+        detail += f" {plan.stop}"
+    reason = plan.reason.because(detail)
     if reason.code is not Code.COUPLED or not axis:
         return reason
     named = ", ".join(f"{name!r}: {dim}" for name, dim in _named(plan.tried, name_of))
