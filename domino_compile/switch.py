@@ -27,8 +27,10 @@ import torch
 
 from domino_compile import _compat
 from domino_compile._compat import Answer, Asked, GraphCompiler
+from domino_compile._compat.async_collectives import capture_async_collectives, captures_async
 from domino_compile.errors import DominoError, OptionError
 from domino_compile.options import Options
+from domino_compile.runtime.async_work import launched
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +213,7 @@ def compile_with_domino(
     return domino(gm, inputs, mode=chosen.mode, options=chosen.options)
 
 
+@captures_async
 @dataclass(frozen=True)
 class _Switched:
     """Compiles the graphs of one request; equal where request and options are."""
@@ -231,7 +234,10 @@ def _answer(asked: Asked) -> GraphCompiler | None:
             return None
     if _tool is not None:
         return _tool(asked if options is None else domino_options(asked, options))
-    return None if options is None else _Switched(asked, options)
+    if options is None:
+        return None
+    capture_async_collectives(launched)  # before Dynamo traces what is asked for
+    return _Switched(asked, options)
 
 
 def _turn(position: _Position) -> bool:
