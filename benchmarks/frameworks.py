@@ -96,7 +96,8 @@ def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
             main_of(case)(rank, world)
     except Exception as raised:
         traceback.print_exc(limit=-3)
-        error = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0]}"[:300]
+        said = [line.strip() for line in str(raised).splitlines() if line.strip()]
+        error = f"{type(raised).__name__}: {' '.join(said[:2])}"[:300]  # Dynamo's first is its own
     return counted(domino_compile.reports(), error)
 
 
