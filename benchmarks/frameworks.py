@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import traceback
 from collections import Counter
@@ -95,7 +96,8 @@ def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
             main_of(case)(rank, world)
     except Exception as raised:
         traceback.print_exc(limit=-3)
-        error = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0]}"[:300]
+        said = [line.strip() for line in str(raised).splitlines() if line.strip()]
+        error = f"{type(raised).__name__}: {' '.join(said[:2])}"[:300]  # Dynamo's first is its own
     return counted(domino_compile.reports(), error)
 
 
@@ -110,9 +112,19 @@ def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]
     """What was done to the collectives of all graphs, and the reasons where nothing was."""
     entries = [entry for report in reports for entry in report.collectives]
     actions = Counter(entry.action for entry in entries)
-    reasons = sorted({entry.reason for entry in entries if entry.action in ACTIONS[2:]} - {""})
+    reasons = sorted({plain(entry.reason) for entry in entries if entry.action in ACTIONS[2:]})
     counts = {action: actions[action] for action in ACTIONS}
-    return {"captured": len(entries), **counts, "reasons": reasons, "error": error}
+    return {
+        "captured": len(entries),
+        **counts,
+        "reasons": [r for r in reasons if r],
+        "error": plain(error),
+    }
+
+
+def plain(text: str) -> str:
+    """Without the folders in which packages and this checkout lie here."""
+    return re.sub(rf"({re.escape(str(ROOT))}|\S*/site-packages)/", "", text)
 
 
 def main_of(case: Case) -> Callable[[int, int], None]:
