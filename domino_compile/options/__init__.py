@@ -1,4 +1,4 @@
-"""The options of the backend, each declared once: default, meaning, check."""
+"""The options of the backend, each declared once with default, meaning and check."""
 
 from domino_compile.options.options import ENVIRONMENT, Options, markdown
 from domino_compile.pipeline.order import PASS_NAMES

@@ -1,4 +1,4 @@
-"""Print the options as the README's tables: ``python -m domino_compile.options``."""
+"""Print the README's tables of options: ``python -m domino_compile.options``."""
 
 from domino_compile.options import markdown
 

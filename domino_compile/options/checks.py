@@ -1,7 +1,7 @@
-"""One check per kind of option value: `check(value) -> value`, or ValueError with the reason.
+"""One check per kind of option value: `check(value) -> value`, or a ValueError with the reason.
 
-A check returns the value in its one stored spelling (a path as str, a list as a tuple), so that
-equal options compare, print and hash alike. `allowed` is what documents and error messages say.
+A check returns the value in its canonical form (a path as str, a list as a tuple), so that equal
+options compare, print and hash alike. Documents and error messages quote `allowed`.
 """
 
 import math
@@ -13,32 +13,32 @@ from typing import Any
 
 from domino_compile.errors import DominoError, did_you_mean
 
-# Inductor options that the backend sets itself or that would undo the schedule, with the reason.
+# Inductor options that the backend sets itself or that would undo the schedule, and the reason.
 OWNED_INDUCTOR_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "joint_custom_post_pass": "the backend cuts the joint graph there",
-        "post_grad_custom_post_pass": "the backend schedules each graph there",
-        "reorder_for_compute_comm_overlap": "it would reorder the collectives after our schedule",
+        "joint_custom_post_pass": "the backend uses it to cut the joint graph",
+        "post_grad_custom_post_pass": "the backend uses it to schedule each graph",
+        "reorder_for_compute_comm_overlap": "it would reorder the scheduled collectives",
         "aten_distributed_optimizations.enable_overlap_scheduling": (
-            "it would replace our schedule by another"
+            "it would replace our schedule with another one"
         ),
         "aten_distributed_optimizations.enable_simple_overlap": (
-            "it would move launches and waits after our schedule"
+            "it would move the scheduled launches and waits"
         ),
-        "inductor_choices_class": "the backend keeps slices apart there",
-        "_micro_pipeline_tp": "it would rewrite the collectives that the schedule is made for",
+        "inductor_choices_class": "the backend uses it to keep slices in separate kernels",
+        "_micro_pipeline_tp": "it would rewrite the collectives that the schedule relies on",
     }
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """What an option accepts.
+    """The check of one option's values.
 
     Attributes:
-        allowed: the accepted values in words, for documents and error messages.
-        run: returns the stored spelling of a value; raises ValueError with a reason (which may be
-            empty where `allowed` says it all).
+        allowed: The accepted values in words, for documents and error messages.
+        run: Returns the canonical form of a value, or raises ValueError with a reason (empty if
+            `allowed` is explanation enough).
     """
 
     allowed: str
@@ -64,10 +64,10 @@ def fraction() -> Check:
     """Accept a number of at least 0 and less than 1."""
 
     def run(value: object) -> object:
-        found = number(minimum=0).run(value)
-        if not isinstance(found, float) or found >= 1:
+        checked = number(minimum=0).run(value)
+        if not isinstance(checked, float) or checked >= 1:
             raise _refuse()
-        return found
+        return checked
 
     return Check("a number >= 0 and < 1", run)
 
@@ -79,18 +79,19 @@ def number(minimum: float, *, exclusive: bool = False) -> Check:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _refuse()
         try:
-            found = float(value)
-        except OverflowError:  # a whole number of hundreds of digits
-            found = math.inf
-        if not math.isfinite(found) or found < minimum or (exclusive and found == minimum):
+            converted = float(value)
+        except OverflowError:  # an int with hundreds of digits
+            converted = math.inf
+        too_small = converted < minimum or (exclusive and converted == minimum)
+        if not math.isfinite(converted) or too_small:
             raise _refuse()
-        return found
+        return converted
 
     return Check(f"a finite number {'>' if exclusive else '>='} {minimum:g}", run)
 
 
 def flag() -> Check:
-    """Accept True or False and nothing that is merely true or false."""
+    """Accept True or False, but no other truthy or falsy value."""
 
     def run(value: object) -> bool:
         if not isinstance(value, bool):
@@ -112,7 +113,7 @@ def one_of(*spellings: str) -> Check:
 
 
 def some_of(*spellings: str) -> Check:
-    """Accept a list, tuple or set of `spellings`; stored in the order of `spellings`, each once."""
+    """Accept a list, tuple or set of `spellings`; store each once, in the order given here."""
 
     def run(value: object) -> tuple[str, ...]:
         if isinstance(value, str) or not isinstance(value, Sequence | frozenset | set):
@@ -122,11 +123,11 @@ def some_of(*spellings: str) -> Check:
                 raise _refuse(f"{item!r} is not one of them{did_you_mean(item, spellings)}")
         return tuple(spelling for spelling in spellings if spelling in value)
 
-    return Check(f"a list of names out of {', '.join(map(repr, spellings))}", run)
+    return Check(f"a list of names from {', '.join(map(repr, spellings))}", run)
 
 
 def link() -> Check:
-    """Accept the name of a link table, or the path of one's JSON file; stored as str."""
+    """Accept the name of a link table, or the path of its JSON file; stored as str."""
 
     def run(value: object) -> str:
         spelling = path().run(value)
@@ -143,7 +144,7 @@ def link() -> Check:
 
 
 def device() -> Check:
-    """Accept the name of a device whose rates are known."""
+    """Accept the name of a device with known rates."""
 
     def run(value: object) -> str:
         from domino_compile.cost.rates import device_names
@@ -156,14 +157,14 @@ def device() -> Check:
 
 
 def link_identity(value: str | None) -> str | None:
-    """Return what a link table says, so that a changed file is a changed option."""
+    """Return the contents of a link table, so that a changed file counts as a changed option."""
     from domino_compile.links import load_link
 
     return None if value is None else repr(load_link(value))
 
 
 def path() -> Check:
-    """Accept a str or Path that is not empty; stored as str."""
+    """Accept a non-empty str or Path; stored as str."""
 
     def run(value: object) -> str:
         if not isinstance(value, str | os.PathLike):
@@ -177,7 +178,7 @@ def path() -> Check:
 
 
 def dims_by_name() -> Check:
-    """Accept a mapping from input names to the dimension (>= 0) that is the batch."""
+    """Accept a mapping from input names to their batch dimension (>= 0)."""
 
     def run(value: object) -> Mapping[str, int]:
         if not isinstance(value, Mapping) or not value:
@@ -193,13 +194,13 @@ def dims_by_name() -> Check:
 
 
 def inductor_options() -> Check:
-    """Accept a mapping of Inductor's options, in the types that Inductor accepts."""
+    """Accept a mapping of Inductor options whose values have the types that Inductor expects."""
 
     def run(value: object) -> Mapping[str, object]:
         if not isinstance(value, Mapping):
             raise _refuse()
         if not all(isinstance(name, str) for name in value):
-            raise _refuse("names are strings")
+            raise _refuse("names must be strings")
         options = {name.replace("-", "_"): setting for name, setting in value.items()}
         for name, setting in options.items():
             _check_inductor_option(name, setting)
@@ -210,14 +211,14 @@ def inductor_options() -> Check:
 
 def _check_inductor_option(name: str, setting: object) -> None:
     if name in OWNED_INDUCTOR_OPTIONS:
-        raise _refuse(f"{name!r} is owned by this backend: {OWNED_INDUCTOR_OPTIONS[name]}")
+        raise _refuse(f"{name!r} is reserved for this backend: {OWNED_INDUCTOR_OPTIONS[name]}")
     types = inductor_option_types()
     if name not in types:
         raise _refuse(f"Inductor has no option {name!r}{did_you_mean(name, types)}")
     expected = types[name]
     if expected is not None and not isinstance(setting, expected):
         raise _refuse(
-            f"{name!r} is of type {expected.__name__}, got {setting!r} ({type(setting).__name__})"
+            f"{name!r} must be a {expected.__name__}, got {setting!r} ({type(setting).__name__})"
         )
     try:
         canonical(setting)
@@ -226,21 +227,21 @@ def _check_inductor_option(name: str, setting: object) -> None:
 
 
 def inductor_option_types() -> Mapping[str, type | None]:
-    """Return Inductor's option names and types; loads torch, so only where options are given."""
+    """Return Inductor's option names and types. Loads torch, so call it only when needed."""
     from domino_compile import _compat
 
     return _compat.inductor_option_types()
 
 
 def optional(check: Check) -> Check:
-    """Accept None too."""
+    """Also accept None."""
     return Check(
         f"{check.allowed}, or None", lambda value: None if value is None else check.run(value)
     )
 
 
 def or_word(check: Check, word: str) -> Check:
-    """Accept one word too."""
+    """Also accept one particular word."""
     return Check(
         f"{check.allowed}, or {word!r}", lambda value: word if value == word else check.run(value)
     )
@@ -250,7 +251,7 @@ def canonical(value: object) -> object:
     """Return `value` as JSON data that is the same in every process, for digests.
 
     Raises:
-        TypeError: the value is neither plain data nor an object with a `uuid()`.
+        TypeError: The value is neither plain data nor an object with a `uuid()`.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -24,16 +24,17 @@ Lowering = Literal["inductor", "eager"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
-# For deployed scripts that cannot be edited, and for what belongs to the machine.
+# For deployed scripts that cannot be edited, and for settings that belong to the machine.
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "DOMINO_COMPILE_DISABLE": "`1` compiles with Inductor alone; `0` or empty has no effect.",
-        "DOMINO_COMPILE_ENABLE": "`1` turns the switch `domino_compile.enable()` on where torch is"
-        " imported; `0` or empty has no effect.",
-        "DOMINO_COMPILE_OPTIONS": "The options of that switch, a JSON object; empty has no effect.",
-        "DOMINO_COMPILE_DUMP_DIR": "A path; takes the place of `dump_dir`. Empty has no effect.",
-        "DOMINO_COMPILE_RATES": "The device's rates that the cost model uses, a file that "
-        "`domino calibrate` wrote; the same on every rank. Empty has no effect.",
+        "DOMINO_COMPILE_ENABLE": "`1` calls `domino_compile.enable()` when torch is imported; `0`"
+        " or empty has no effect.",
+        "DOMINO_COMPILE_OPTIONS": "Options for `DOMINO_COMPILE_ENABLE`, as a JSON object; empty has"
+        " no effect.",
+        "DOMINO_COMPILE_DUMP_DIR": "A path that overrides `dump_dir`; empty has no effect.",
+        "DOMINO_COMPILE_RATES": "A file of device rates for the cost model, written by"
+        " `domino calibrate`; must be the same on every rank. Empty has no effect.",
     }
 )
 
@@ -50,12 +51,12 @@ def _option(
     """Declare one option.
 
     Args:
-        default: its default value.
-        doc: its meaning, one sentence or two.
-        check: what it accepts.
-        in_digest: whether it influences the compiled program.
-        identity: returns what `digest` takes in for a value, as JSON data.
-        factory: makes the default where that can be changed.
+        default: The default value.
+        doc: The meaning, in one or two sentences.
+        check: Validates a value.
+        in_digest: Whether the option influences the compiled program.
+        identity: Returns the JSON data that `digest` hashes for a value.
+        factory: Makes the default if the default is mutable.
     """
     metadata = {"doc": doc, "check": check, "in_digest": in_digest, "identity": identity}
     if factory is not None:
@@ -65,96 +66,98 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a user can choose; every instance is valid."""
+    """The options of one compile. Every instance is valid."""
 
     slices: int | Literal["auto"] = _option(
         "auto",
-        "Pieces the batch is cut into; 1 only reorders. 'auto' lets the cost model choose the cut,"
-        " or none; a number is obeyed.",
+        "Number of slices to cut the batch into; 1 only reorders. 'auto' lets the cost model choose"
+        " a cut, or none. A number is used without asking the cost model, if the graph can be cut.",
         checks.or_word(checks.integer(minimum=1), "auto"),
     )
     columns: int | Literal["auto"] = _option(
         "auto",
-        "Parts that the columns of products in front of collectives are cut into; 1 cuts none."
-        " 'auto' chooses with `slices`, and cuts none where that is a number.",
+        "Number of parts to cut the columns of matrix products in front of collectives into; 1"
+        " cuts none. 'auto' is chosen together with `slices`, and cuts none if `slices` is a"
+        " number.",
         checks.or_word(checks.integer(minimum=1), "auto"),
     )
     margin: float = _option(
         0.02,
-        "The part of the uncut step's predicted time by which a cut must be faster to be chosen.",
+        "The share of the uncut step's predicted time that a cut must save to be chosen.",
         checks.fraction(),
     )
     guard: Guard = _option(
         "predict",
-        "Against slower programs: 'predict' cuts where the prediction clears the margin; 'measure'"
-        " also times the uncut program in the first steps and keeps the faster; 'off' cuts whenever"
-        " `memory_cap` allows it.",
+        "Protects against a slower program: 'predict' cuts if the predicted gain reaches `margin`;"
+        " 'measure' also times the uncut program during the first steps and keeps the faster one;"
+        " 'off' cuts whenever `memory_cap` allows it.",
         checks.one_of("predict", "measure", "off"),
     )
     lowering: Lowering = _option(
         "inductor",
-        "What runs the rewritten graphs: Inductor, or torch operator by operator (for debugging).",
+        "Runs the rewritten graphs with Inductor, or one torch operator at a time (for debugging).",
         checks.one_of("inductor", "eager"),
     )
     mode: Mode = _option(
         "default",
-        "As the argument `mode` of torch.compile, which cannot be given beside `options`.",
+        "The same as torch.compile's argument `mode`, which cannot be combined with `options`.",
         checks.one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     )
     batch: Mapping[str, int] | None = _option(
         None,
-        "The inputs that carry the batch, each with its dimension; None infers them.",
+        "The inputs that carry the batch, each with its batch dimension; None infers them.",
         checks.optional(checks.dims_by_name()),
     )
     link: str | None = _option(
         None,
-        "The link table the cost model uses; None chooses by device.",
+        "The link table for the cost model; None chooses one for the device.",
         checks.optional(checks.link()),
         identity=checks.link_identity,
     )
     device: str | None = _option(
         None,
-        "The device whose rates the cost model uses, to plan for another machine; None takes the"
-        " one that the graph runs on.",
+        "The device whose rates the cost model uses, to plan for another machine; None uses the"
+        " device that the graph runs on.",
         checks.optional(checks.device()),
     )
     watch: int = _option(
         0,
-        "Every so many calls of a graph its ranks time a collective, and compile it again if the"
-        " link has become slower or faster for good; 0 never does.",
+        "Time a collective once every `watch` calls of a graph, and compile the graph again if the"
+        " link has become permanently slower or faster; 0 never does.",
         checks.integer(minimum=0),
         in_digest=False,
     )
     memory_cap: float = _option(
         0.05,
-        "Extra live memory that a chosen cut may need over the uncut program, and an order over the"
-        " order found, as a fraction of the estimated peak.",
+        "How much more live memory a cut may need than the uncut program, and a schedule than the"
+        " graph before scheduling, as a fraction of the estimated peak.",
         checks.number(minimum=0),
     )
     disable_passes: tuple[str, ...] = _option(
-        (), "Passes to leave out, for debugging.", checks.some_of(*PASS_NAMES)
+        (), "Passes to skip, for debugging.", checks.some_of(*PASS_NAMES)
     )
     inductor: Mapping[str, object] = _option(
         None,
-        "Inductor's own options, passed through. Those that would undo the schedule are refused.",
+        "Options for Inductor. Those that would undo the schedule are refused.",
         checks.inductor_options(),
         factory=dict,
     )
     dump_dir: str | None = _option(
         None,
-        "Folder that receives the graphs, the schedule and the plan of every compile.",
+        "A folder to write the graphs, schedules and plan of every compile to.",
         checks.optional(checks.path()),
         in_digest=False,
     )
     check_ranks: bool = _option(
         True,
-        "Compare the plans of all ranks before the first step: an error instead of a hang.",
+        "Compare the plans of all ranks before the first step, and raise an error instead of"
+        " hanging if they differ.",
         checks.flag(),
         in_digest=False,
     )
     check_timeout_s: float = _option(
         600.0,
-        "Seconds to wait for the other ranks in that comparison.",
+        "How many seconds to wait for the other ranks in that comparison.",
         checks.number(minimum=0, exclusive=True),
         in_digest=False,
     )
@@ -163,7 +166,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        """Check every value and store it in its one spelling.
+        """Check every value and store it in its canonical form.
 
         Raises:
             OptionError: a value is not allowed.
@@ -174,14 +177,14 @@ class Options:
 
     @classmethod
     def parse(cls, options: Mapping[str, object] | None = None, mode: str | None = None) -> Self:
-        """Make options of what torch.compile hands to a backend.
+        """Make options from the arguments that torch.compile passes to a backend.
 
         Args:
             options: torch.compile's `options`; the names are the fields of this class.
             mode: torch.compile's `mode`.
 
         Raises:
-            OptionError: a name is unknown, a value is not allowed, or two modes are given.
+            OptionError: A name is unknown, a value is not allowed, or two modes are given.
         """
         if options is None:
             options = {}
@@ -197,10 +200,10 @@ class Options:
         return cls(**given)
 
     def with_environment(self, env: Mapping[str, str]) -> Self:
-        """Return these options with the overrides of `ENVIRONMENT` that `env` holds.
+        """Return these options with the overrides of `ENVIRONMENT` that are set in `env`.
 
         Args:
-            env: the environment, usually `os.environ`.
+            env: The environment, usually `os.environ`.
 
         Raises:
             OptionError: DOMINO_COMPILE_DISABLE is neither 0 nor 1.
@@ -228,7 +231,7 @@ class Options:
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
-        """Return one line that names what differs from the defaults."""
+        """Return one line with every option that differs from its default."""
         standard = Options()
         changed = [
             f"{option.name}={_plain(getattr(self, option.name))!r}"
@@ -238,15 +241,15 @@ class Options:
         return " ".join(changed) or "defaults"
 
     def as_dict(self) -> dict[str, object]:
-        """Return all values by name, mappings as plain dicts; `parse` takes them back."""
+        """Return all values by name, with mappings as plain dicts; `parse` accepts the result."""
         return {option.name: _plain(getattr(self, option.name)) for option in fields(self)}
 
     def __hash__(self) -> int:
-        """Hash what is always hashable; the mappings take part in equality alone."""
+        """Hash the fields that are always hashable; mappings only take part in equality."""
         return hash((self.slices, self.lowering, self.mode, self.memory_cap, self.disable_passes))
 
     def __reduce__(self) -> tuple[Callable[..., "Options"], tuple[dict[str, object]]]:
-        """Pickle by value; the read-only mappings cannot be pickled themselves."""
+        """Pickle by value, because the read-only mappings cannot be pickled."""
         return type(self).parse, (self.as_dict(),)
 
 

@@ -1,4 +1,4 @@
-"""What a compile did, as data and as text: plans, dumps, explanations, faults, replays."""
+"""Reports of a compile, as data and as text: plans, dumps, explanations, faults, replays."""
 
 from domino_compile.report.data import (
     SCHEMA_VERSION,

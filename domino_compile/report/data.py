@@ -1,4 +1,4 @@
-"""What a compile did: every collective and what became of it, and the schedules. Plain data."""
+"""The report of a compile as plain data: every collective, its treatment, and the schedules."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class CollectiveReport:
     """One collective of the captured graph.
 
     Attributes:
-        name: the node's name in the captured graph.
+        name: The node's name in the captured graph.
         kind: ``all_reduce``, ``all_gather_into_tensor``, ``reduce_scatter_tensor``, ...
-        group: the process group's name.
-        ranks: its number of ranks.
-        bytes: payload of the uncut collective (see ``collectives.Site``).
-        source: the user's line.
+        group: The process group's name.
+        ranks: The number of ranks in the group.
+        bytes: The payload of the uncut collective (see ``collectives.Site``).
+        source: The user's line.
         phase: ``forward`` or ``backward``.
         action: ``sliced``, ``merged``, ``reordered`` or ``left alone``.
-        reason: why it was not sliced, if that is a reason of its own.
-        module: the path of the module that it is in, if it is in one.
-        tensor_parallel: whether compute waits for it; false for a reduction of gradients over
+        reason: Why this collective was not sliced, if the reason is not that of the whole graph.
+        module: The path of its module, if it is in one.
+        tensor_parallel: Whether compute waits for it. False for a reduction of gradients over
             data-parallel ranks.
-        code: the kind of the reason (``analysis.reasons.Code``).
-        advice: what would change it, where something is known to.
+        code: The kind of the reason (``analysis.reasons.Code``).
+        advice: How to change this, if there is a known way.
     """
 
     name: str
@@ -57,19 +57,19 @@ class WireReport:
     """One collective of a scheduled graph, in launch order, with predicted times.
 
     Attributes:
-        name: its node.
-        kind: as in ``CollectiveReport``.
-        group: the process group's name.
-        slice: the slice of the rows it belongs to, ``None`` for a whole one.
-        part: the part of the columns it belongs to, likewise.
-        bytes: its payload.
-        start_us: when it goes on the wire (after its launch if the group's wire is busy).
-        wire_us: how long it is on the wire.
-        exposed_us: how long of that nothing computes.
-        hidden_under: the matrix products and attention that compute meanwhile.
-        hidden_under_fused: how many fused kernels and others compute meanwhile.
-        source: the module or the user's line.
-        origin: the collective of the captured graph that it is, or is a slice of.
+        name: The node of its launch.
+        kind: As in ``CollectiveReport``.
+        group: The process group's name.
+        slice: The slice of the rows that it belongs to; ``None`` if it is whole.
+        part: The part of the columns that it belongs to; ``None`` if columns are not cut.
+        bytes: Its payload.
+        start_us: When it goes on the wire (later than its launch if the group's wire is busy).
+        wire_us: How long it is on the wire.
+        exposed_us: The share of ``wire_us`` during which nothing computes.
+        hidden_under: The matrix products and attention that compute during that time.
+        hidden_under_fused: How many other kernels, mostly fused ones, compute during that time.
+        source: The module or the user's line.
+        origin: The collective of the captured graph that it comes from.
     """
 
     name: str
@@ -93,15 +93,15 @@ class Step:
 
     Attributes:
         kind: ``launch``, ``wait``, ``matmul``, ``attention``, ``kernel`` (another operation that is
-            never fused) or ``fused`` (kernels of anything else that stand next to each other).
-        name: the node; of ``fused`` the last one.
-        slice: the slice of the rows it belongs to, ``None`` for whole work.
-        part: the part of the columns it belongs to, likewise.
-        start_us: when it starts.
-        end_us: when it ends; a launch takes no time, a wait as long as compute stands still.
-        kernels: how many kernels it stands for.
-        collective: the launch's node, of a launch or wait.
-        source: the module or the user's line.
+            never fused) or ``fused`` (adjacent kernels of anything else).
+        name: The node; for ``fused`` the last one.
+        slice: The slice of the rows that it belongs to; ``None`` for whole work.
+        part: The part of the columns that it belongs to; ``None`` if columns are not cut.
+        start_us: When it starts.
+        end_us: When it ends. A launch takes no time; a wait lasts as long as compute idles.
+        kernels: The number of kernels.
+        collective: For a launch or a wait, the node of the launch.
+        source: The module or the user's line.
     """
 
     kind: str
@@ -116,30 +116,31 @@ class Step:
 
     @property
     def piece(self) -> dict[str, int | None]:
-        """Its slice and its part."""
+        """Return the slice and the part by name."""
         return {"slice": self.slice, "part": self.part}
 
 
 @dataclass
 class ScheduleReport:
-    """The schedule of one graph (forward, backward or inference).
+    """The schedule of one graph (forward, backward or inference), with predicted times.
 
     Attributes:
-        events: launches, waits, matrix products and attention, as ``kind name``, in order.
-        steps: the same with times, and fused kernels.
-        wires: the collectives in launch order.
-        predicted_before_us: the cost model's time in the order found.
-        predicted_us: its time in the planned order.
-        compute_us: how long compute is busy.
-        exposed_us: how long compute stands still for collectives.
-        exposed_before_us: the same in the order found.
-        peak_bytes_before: estimated peak of live memory in the order found.
-        peak_bytes: in the planned order.
-        pinned: how many ordering dependencies were added.
-        configured: by name, for which part of its time (in quarters) a matrix product is beside a
-            collective, and configured for the multiprocessors that it leaves.
-        step_peak_bytes: estimated peak of all memory of a step while this graph runs in the planned
-            order: parameters, inputs, what backward needs, gradients and the rest. 0: unknown.
+        events: Launches, waits, matrix products and attention, as ``kind name``, in order.
+        steps: The same with times, and with fused kernels.
+        wires: The collectives in launch order.
+        predicted_before_us: The predicted time before scheduling.
+        predicted_us: The predicted time in the planned order.
+        compute_us: How long compute is busy.
+        exposed_us: How long compute idles because of collectives.
+        exposed_before_us: The same before scheduling.
+        peak_bytes_before: The estimated peak of live memory before scheduling.
+        peak_bytes: The estimated peak of live memory in the planned order.
+        pinned: The number of ordering dependencies that were added.
+        configured: The matrix products that are configured for the multiprocessors a collective
+            leaves, by name, each with the share of its time (in quarters) that it runs beside one.
+        step_peak_bytes: The estimated peak of all memory of a step while this graph runs in the
+            planned order: parameters, inputs, tensors saved for backward, gradients and the rest. 0
+            if unknown.
     """
 
     phase: str
@@ -159,7 +160,7 @@ class ScheduleReport:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> ScheduleReport:
-        """The inverse of ``dataclasses.asdict``."""
+        """Make a report from the result of ``dataclasses.asdict``."""
         wires = [WireReport(**x) for x in data["wires"]]
         steps = [Step(**x) for x in data["steps"]]
         return ScheduleReport(**{**data, "wires": wires, "steps": steps})
@@ -167,7 +168,7 @@ class ScheduleReport:
 
 @dataclass
 class Join:
-    """A cut value that was made whole inside the graph."""
+    """A place where a cut value was made whole inside the graph."""
 
     value: str
     needed_by: str
@@ -177,22 +178,22 @@ class Join:
 
 @dataclass
 class CandidateReport:
-    """One way to treat the graph that was compared with others, with predictions.
+    """One of the ways to treat the graph that were compared, with predictions.
 
     Attributes:
         split: ``inductor`` (left alone), ``reordered``, ``rows``, ``columns`` or ``rows and
             columns``.
-        name: what is cut into how much, in words.
-        slices: rows of each slice; empty where rows are not cut.
-        columns: parts of the columns; 1 where they are not cut.
-        at: the collectives in front of which columns are cut, by name; empty for all.
-        predicted_us: time of a step, forward and backward together.
-        exposed_us: of that, while nothing computes; 0 where ``estimated``.
-        peak_bytes: estimated peak of live memory, before it is decided what backward computes anew;
-            comparable between candidates only. 0 where ``estimated``.
-        estimated: whether the time is only an estimate that was enough to leave it out.
-        chosen: whether it is what was compiled.
-        reason: why it was not chosen.
+        name: The cut in words.
+        slices: The rows of each slice; empty if rows are not cut.
+        columns: The number of column parts; 1 if columns are not cut.
+        at: The collectives in front of which columns are cut, by name; empty for all.
+        predicted_us: The time of a step, forward and backward together.
+        exposed_us: The exposed communication in that time; 0 if ``estimated``.
+        peak_bytes: The estimated peak of live memory, before it is decided what backward
+            recomputes; only good for comparing candidates. 0 if ``estimated``.
+        estimated: Whether the time is a rough estimate that was enough to rule the candidate out.
+        chosen: Whether this candidate was compiled.
+        reason: Why it was not chosen.
     """
 
     split: str
@@ -210,13 +211,13 @@ class CandidateReport:
 
 @dataclass
 class MeasuredReport:
-    """What ``guard="measure"`` found; nothing else in a report is measured.
+    """The result of ``guard="measure"``. Nothing else in a report is measured.
 
     Attributes:
-        kept: ``planned`` or ``uncut`` (Inductor alone): the program that runs from then on.
-        planned_ms: the median time of a step with the planned program, of the slowest rank.
-        uncut_ms: with the uncut program.
-        rounds: timed steps of each.
+        kept: The program that runs from then on: ``planned`` or ``uncut`` (Inductor alone).
+        planned_ms: The slowest rank's median step time with the planned program.
+        uncut_ms: The same with the uncut program.
+        rounds: The number of timed steps per program.
     """
 
     kept: str
@@ -227,29 +228,29 @@ class MeasuredReport:
 
 @dataclass
 class CompileReport:
-    """One captured graph.
+    """The report of one captured graph.
 
     Attributes:
-        graph: its number among the graphs compiled in this process.
-        options: the options that differ from the defaults.
-        slower: how many times their link table's time collectives were taken to need; 1 unless the
-            graph was planned again for a link that had changed (option ``watch``).
+        graph: Its number among the graphs compiled in this process.
+        options: The options that differ from the defaults.
+        slower: How many times slower than its table the link was assumed to be; 1 unless the graph
+            was planned again because the link had changed (option ``watch``).
         status: ``sliced``, ``reordered``, or ``inductor`` (left to Inductor alone).
-        reason: why it is not sliced.
-        code: the kind of that reason (``analysis.reasons.Code``).
-        advice: what would change it, where something is known to.
-        axis: the inputs where the cut begins, as ``input[dim]``.
-        slices: rows of each slice (expressions for a dynamic batch).
-        columns: columns of each part, where columns are cut.
-        collectives: every collective found.
-        joins: where cut values were joined inside the graph.
-        schedules: per phase.
-        uncut: the captured graph as it was found, forward and backward in one, before any pass:
-            what is predicted without this package.
-        candidates: what was compared to choose the cut; empty where the options force it.
-        measured: of the option ``guard="measure"``, once it has been decided.
-        input_bytes: parameters and inputs, which the caller holds during the whole step, and the
-            copies that CUDA graphs keep of those inputs that are no parameters.
+        reason: Why it is not sliced.
+        code: The kind of that reason (``analysis.reasons.Code``).
+        advice: How to change this, if there is a known way.
+        axis: The inputs where the cut begins, as ``input[dim]``.
+        slices: The rows of each slice (expressions for a dynamic batch).
+        columns: The columns of each part, if columns are cut.
+        collectives: All collectives of the captured graph.
+        joins: Where cut values were joined inside the graph.
+        schedules: One schedule per phase.
+        uncut: The captured graph before any pass, forward and backward in one: the prediction for
+            Inductor alone.
+        candidates: The candidates that were compared; empty if the options force the cut.
+        measured: The result of ``guard="measure"``, once there is one.
+        input_bytes: Parameters and inputs, which the caller holds during the whole step, and the
+            copies that CUDA graphs keep of all inputs that are not parameters.
     """
 
     graph: int
@@ -272,27 +273,27 @@ class CompileReport:
 
     @property
     def step_peak_bytes(self) -> int:
-        """Estimated peak memory of a step of the planned program, in bytes; 0 if unknown.
+        """Return the estimated peak memory of a step of the planned program, in bytes.
 
-        The largest of its scheduled graphs.
+        This is the maximum over its scheduled graphs, and 0 if it is unknown.
         """
         return max((entry.step_peak_bytes for entry in self.schedules), default=0)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON data, as described in ``docs/plan_schema.md``."""
+        """Return everything as JSON data, as described in ``docs/plan_schema.md``."""
         derived = {"step_peak_bytes": self.step_peak_bytes}
         return {"schema_version": SCHEMA_VERSION, **asdict(self), **derived}
 
     def to_json(self) -> str:
-        """Indented JSON with stable key order."""
+        """Return indented JSON with a stable order of keys."""
         return json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> CompileReport:
-        """The inverse of ``as_dict``.
+        """Make a report from the result of ``as_dict``.
 
         Raises:
-            ValueError: the data have another schema version.
+            ValueError: The data has another schema version.
         """
         data = dict(data)
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
@@ -311,15 +312,15 @@ class CompileReport:
         return report
 
     def tensor_parallel_groups(self) -> list[str]:
-        """The process groups whose ranks compute the model together, by name, in order."""
+        """Return the sorted names of the process groups whose ranks share the model's layers."""
         return sorted({c.group for c in self.collectives if c.tensor_parallel})
 
     def collective_order(self, group: str | None = None) -> dict[str, list[str]]:
-        """What ranks must agree on: the plan, the collectives captured, each phase's launches.
+        """Return what ranks must agree on: the plan, the captured collectives and the launches.
 
         Args:
-            group: the group whose ranks agree. Of a mesh's other groups each rank is in one of its
-                own: they are numbered as they occur.
+            group: The group whose ranks must agree. In a mesh each of these ranks belongs to
+                different other groups, so those are numbered in the order in which they occur.
         """
         names: dict[str, str] = {}
         for c in self.collectives:
@@ -340,22 +341,22 @@ class CompileReport:
         return order
 
     def digest(self) -> str:
-        """A hash of the collective order, equal on all ranks of a group."""
+        """Return a hash of the collective order; it is equal on all ranks of a group."""
         return hashlib.sha256(
             json.dumps(self.collective_order(), sort_keys=True).encode()
         ).hexdigest()
 
     def cuts(self) -> list[str]:
-        """What was cut into how many: ``rows 4+4``, ``columns 512+512``."""
-        found = {"rows": self.slices, "columns": self.columns}
-        return [f"{what} {'+'.join(parts)}" for what, parts in found.items() if parts]
+        """Return the sizes of what was cut: ``rows 4+4``, ``columns 512+512``."""
+        sizes = {"rows": self.slices, "columns": self.columns}
+        return [f"{what} {'+'.join(pieces)}" for what, pieces in sizes.items() if pieces]
 
     def summary(self) -> str:
-        """One line for the log: what was done, why not more, what became of each collective."""
+        """Return one line for the log: what was done, why not more, and the collectives."""
         counts: dict[str, int] = {}
         for collective in self.collectives:
             counts[collective.action] = counts.get(collective.action, 0) + 1
-        found = ", ".join(f"{n} {action}" for action, n in sorted(counts.items())) or "none"
+        actions = ", ".join(f"{n} {action}" for action, n in sorted(counts.items())) or "none"
         outcome = {
             "sliced": f"sliced into {' and '.join(self.cuts())}",
             "reordered": "reordered, not sliced",
@@ -365,15 +366,15 @@ class CompileReport:
         if self.measured is not None:
             planned, uncut = self.measured.planned_ms, self.measured.uncut_ms
             detail += f", measured {planned:.3g} ms a step against {uncut:.3g} ms uncut"
-        return f"graph {self.graph}: {outcome}{detail}; collectives: {found}"
+        return f"graph {self.graph}: {outcome}{detail}; collectives: {actions}"
 
     def _prediction(self) -> str:
-        """The chosen candidate against Inductor alone, where there was a choice."""
+        """Compare the chosen candidate with Inductor alone, if there was a choice."""
         chosen = next((c for c in self.candidates if c.chosen), None)
         if chosen is None:
             return ""
-        alone = self.candidates[0].predicted_us
-        return f", predicted {chosen.predicted_us / 1e3:.3g} ms against {alone / 1e3:.3g} ms uncut"
+        uncut = self.candidates[0].predicted_us
+        return f", predicted {chosen.predicted_us / 1e3:.3g} ms against {uncut / 1e3:.3g} ms uncut"
 
 
 _reports: list[CompileReport] = []
@@ -411,10 +412,10 @@ def _withdraw(report: CompileReport) -> None:
 
 @contextmanager
 def withdrawn_on_error(report: CompileReport, further: FurtherReports) -> Iterator[None]:
-    """Take reports back if the compile they are about does not come to an end.
+    """Withdraw the reports of a compile that does not finish.
 
-    Dynamo interrupts a compile and starts it again where it learns something (that a float must be
-    a constant, for one); only the last try is what runs.
+    Dynamo aborts a compile and starts again when it learns something (for example that a float must
+    be a constant). Only the last attempt runs.
     """
     try:
         yield
@@ -425,7 +426,7 @@ def withdrawn_on_error(report: CompileReport, further: FurtherReports) -> Iterat
 
 
 def reports() -> list[CompileReport]:
-    """The reports of all graphs compiled in this process, in order."""
+    """Return the reports of all graphs compiled in this process, in order."""
     return list(_reports)
 
 

@@ -1,15 +1,15 @@
-"""The dump of one compile: a folder of readable files, the same bytes in every run.
+"""The dump of one compile: a folder of readable files, with identical bytes in every run.
 
 ::
 
     graph_0/
-        report.txt                    what became of each collective
+        report.txt                    what happened to each collective
         plan.json                     the same for programs (``report.CompileReport``)
         graphs.json                   the operations before and after, as rows (``graph_rows``)
         joint/01.normalise.before.py  ... the graph before and after each pass
         joint/04.slice.after.py
-        joint/04.slice.ops.txt        how the counts of operations changed
-        forward/06.schedule.txt       the schedule: launches, waits, what hides what
+        joint/04.slice.ops.txt        how the number of each operation changed
+        forward/06.schedule.txt       the schedule: launches, waits, and what hides each collective
         joint/fault.*                 only if one of our passes failed
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def count_difference(before: Counter[str], after: Counter[str]) -> str:
-    """The counts that a pass changed, as text."""
+    """Return the counts of operations that a pass changed, as text."""
     rows = [
         f"{after[op] - before[op]:+5d}  {before[op]:5d} -> {after[op]:5d}  {op}"
         for op in sorted(before | after)
@@ -43,10 +43,10 @@ def count_difference(before: Counter[str], after: Counter[str]) -> str:
 
 
 def check_folder(root: str | None) -> None:
-    """Make sure that ``dump_dir`` can be written to, before anything is compiled.
+    """Check before anything is compiled that ``dump_dir`` can be written to.
 
     Raises:
-        OptionError: it is a file, or cannot be made or written to.
+        OptionError: It is a file, or it cannot be created or written to.
     """
     if root is None:
         return
@@ -60,12 +60,12 @@ def check_folder(root: str | None) -> None:
 
 
 class Dump:
-    """Writes the artefacts of one compile; also hands them to structured tracing.
+    """Writes the artefacts of one compile, and passes them to structured tracing.
 
     Args:
-        root: the folder (``dump_dir``), or ``None`` to write no files.
-        graph: the number of the compiled graph.
-        names: the user's names of the inputs, by position.
+        root: The folder (``dump_dir``), or ``None`` to write no files.
+        graph: The number of the compiled graph.
+        names: The user's names of the inputs, by position.
     """
 
     def __init__(self, root: str | None, graph: int, names: Mapping[int, str]) -> None:
@@ -80,29 +80,29 @@ class Dump:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody looks at graphs: writing them out takes time."""
+        """Whether graphs are wanted at all, because writing them takes time."""
         return self.folder is not None or _compat.tracing_is_on()
 
     def name_of(self, placeholder: fx.Node) -> str:
-        """The user's name of a graph input, or its own."""
+        """Return the user's name of a graph input, or the node's name if there is none."""
         position = _compat.input_position(placeholder)
         return (
             self.names.get(position, placeholder.name) if position is not None else placeholder.name
         )
 
     def text_of(self, graph: fx.Graph) -> str:
-        """The graph as text; a graph that a failed pass left in pieces must not fail again."""
+        """Return the graph as text, without raising if a failed pass left it broken."""
         try:
             return readable(graph, self.name_of)
         except Exception as error:
             return f"# this graph cannot be shown: {type(error).__name__}: {error}\n"
 
     def write_graph(self, name: str, graph: fx.Graph) -> None:
-        """A graph as one artefact."""
+        """Write a graph as one artefact."""
         self.write(name, self.text_of(graph))
 
     def write(self, name: str, text: str) -> None:
-        """One artefact. A disk that fails stops the dump, not the compile."""
+        """Write one artefact. A disk error ends the dump, but not the compile."""
         _compat.emit_artifact(f"domino_compile/{self.name}/{name}", text)
         if self.folder is None:
             return
@@ -114,12 +114,12 @@ class Dump:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            log.warning("dump_dir: %s; nothing more of this graph is written", error)
+            log.warning("dump_dir: %s; the rest of this graph's dump is skipped", error)
             self.folder = None
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Remove the artefacts of an earlier run, which would be taken for this one's."""
+    """Remove the artefacts of an earlier run, which could be mistaken for this run's."""
     for pattern in (
         "plan.json",
         "graphs.json",

@@ -1,7 +1,7 @@
-"""What becomes of each collective of a model, and what would change it: ``domino_compile.explain``.
+"""Explains the treatment of each collective of a model, and how to change it: ``explain``.
 
-Nothing needs to be measured: the model is captured and planned as in training, and the times are
-the cost model's. A fake group is enough, so that a laptop can answer for a cluster::
+Nothing is measured: the model is captured and planned as in training, and the times come from the
+cost model. A fake process group is enough, so a laptop can answer for a cluster::
 
     with domino_compile.fake_ranks(8):
         model = build_tensor_parallel_model()
@@ -27,37 +27,37 @@ from domino_compile.report.origin import bytes_text, short_line, time_text
 
 #: Raised whenever a key of ``Explanation.as_dict`` is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
-#: A collective counts as hidden if no more than this part of its time is exposed.
+#: A collective counts as hidden if at most this share of its time is exposed.
 HIDDEN = 0.05
 
 
 class OverlapError(DominoError, RuntimeError):
-    """A collective is not hidden although that was required."""
+    """A collective is not hidden, although ``require="overlap"`` asks for it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One collective of the captured graph. Times in microseconds, predicted.
+    """One collective of the captured graph. Times are predicted and in microseconds.
 
     Attributes:
-        graph: number of the compiled graph.
-        name: its node in the captured graph; ``graph:name`` is its key everywhere.
+        graph: The number of the compiled graph.
+        name: Its node in the captured graph; ``graph:name`` is its key everywhere.
         phase: ``forward`` or ``backward``.
         kind: ``all_reduce``, ...
-        group: the process group's name.
-        ranks: its size.
-        bytes: payload of the uncut collective.
-        module: path of the module, if it is in one.
-        source: the user's line.
+        group: The process group's name.
+        ranks: The number of ranks in the group.
+        bytes: The payload of the uncut collective.
+        module: The path of its module, if it is in one.
+        source: The user's line.
         status: ``hidden``, ``partly hidden``, ``exposed``, ``merged`` (into another one),
-            ``left alone`` (no tensor parallelism).
-        parts: into how many it was cut.
-        wire_us: time on the wire, all parts together.
-        exposed_us: of that, while nothing computes.
-        uncut_exposed_us: the same of the uncut program, which does nothing about it.
-        hidden_under: the modules whose products and attention compute meanwhile.
-        reason: why it is not hidden.
-        advice: what would change that, where something is known to.
+            ``left alone`` (not tensor parallel).
+        parts: The number of pieces it was cut into.
+        wire_us: The time on the wire of all pieces together.
+        exposed_us: The exposed share of ``wire_us``.
+        uncut_exposed_us: The exposed time in the uncut program.
+        hidden_under: The modules whose matrix products and attention compute during that time.
+        reason: Why it is not hidden.
+        advice: How to change that, if there is a known way.
     """
 
     graph: int
@@ -80,44 +80,44 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What timelines call it."""
+        """Return the key that timelines use for it."""
         return f"{self.graph}:{self.name}"
 
     @property
     def place(self) -> str:
-        """Module and line, as far as known."""
+        """Return the module and the line, or the kind if neither is known."""
         return "  ".join(filter(None, (self.module, short_line(self.source)))) or self.kind
 
     @property
     def overlapped(self) -> bool:
-        """Whether nothing is left to be wished for."""
+        """Whether there is nothing left to improve."""
         return self.status not in ("exposed", "partly hidden")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One row for every collective of every graph, and what was said of the graphs."""
+    """One row for each collective of each graph, and one summary line per graph."""
 
     rows: tuple[Row, ...]
     graphs: tuple[str, ...]
 
     @property
     def uncut_exposed_us(self) -> float:
-        """Predicted time that the uncut program leaves exposed."""
+        """Return the predicted exposed time of the uncut program."""
         return sum(row.uncut_exposed_us for row in self.rows)
 
     @property
     def wire_us(self) -> float:
-        """Predicted time on the wire, all collectives together."""
+        """Return the predicted time on the wire of all collectives together."""
         return sum(row.wire_us for row in self.rows)
 
     @property
     def exposed_us(self) -> float:
-        """Predicted time that nothing hides."""
+        """Return the predicted exposed time."""
         return sum(row.exposed_us for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the explanation as plain data."""
         return {
             "schema": SCHEMA_VERSION,
             "predicted": True,
@@ -129,21 +129,21 @@ class Explanation:
         }
 
     def to_json(self) -> str:
-        """As indented JSON."""
+        """Return the explanation as indented JSON."""
         return json.dumps(self.as_dict(), indent=1) + "\n"
 
     def check(self) -> None:
         """Require that every tensor-parallel collective is hidden.
 
         Raises:
-            OverlapError: names the first that is not, and why.
+            OverlapError: Names the first one that is not hidden, and the reason.
         """
         missing = [row for row in self.rows if not row.overlapped]
         if missing:
             first = missing[0]
             advice = f"; {first.advice}" if first.advice else ""
             raise OverlapError(
-                f"{len(missing)} of {len(self.rows)} collectives are not hidden; the first: "
+                f"{len(missing)} of {len(self.rows)} collectives are not hidden; the first is the "
                 f"{first.phase} {first.kind} of {first.place}: {first.reason}{advice}"
             )
 
@@ -159,7 +159,7 @@ class Explanation:
                 lines.append(f"    under {', '.join(row.hidden_under[:6])}")
             lines += [f"    {text}" for text in (row.reason, row.advice) if text]
         total = f"{time_text(self.exposed_us)} of {time_text(self.wire_us)}"
-        return "\n".join([*lines, f"predicted, not measured: {total} on the wire is exposed"])
+        return "\n".join([*lines, f"predicted, not measured: {total} wire time is exposed"])
 
 
 def explain(
@@ -170,59 +170,60 @@ def explain(
     dynamic: bool | None = False,
     **keywords: Any,
 ) -> Explanation:
-    """Capture and plan a model, and say what becomes of every collective.
+    """Capture and plan a model, and explain the treatment of every collective.
 
-    Runs the model's forward once on the inputs (under ``fake_ranks`` with fake collectives); with
-    gradients enabled the backward is captured and planned as well.
+    This runs the model's forward once on the inputs (under ``fake_ranks`` with fake collectives).
+    If gradients are enabled, the backward is captured and planned too.
 
     Args:
-        model: a module or function, compiled or not.
-        *inputs: what it is called with.
-        options: of the backend, as for ``torch.compile(..., backend="domino")``.
-        require: ``overlap`` makes a collective that is not hidden an error.
-        dynamic: as for ``torch.compile``.
-        **keywords: likewise.
+        model: A module or function, compiled or not.
+        *inputs: The positional arguments to call it with.
+        options: The backend's options, as for ``torch.compile(..., backend="domino")``.
+        require: ``overlap`` raises an error if a collective is not hidden.
+        dynamic: As for ``torch.compile``.
+        **keywords: The keyword arguments to call the model with.
 
     Raises:
-        OptionError: an option is unknown or has a bad value.
+        OptionError: An option is unknown or has a bad value.
         OverlapError: ``require="overlap"``, and a collective is not hidden.
-        ValueError: another value of ``require``.
+        ValueError: ``require`` has another value.
     """
     if require not in (None, "overlap"):
         raise ValueError(f"require must be 'overlap' or None, not {require!r}")
-    plain = getattr(model, "_orig_mod", model)
+    uncompiled = getattr(model, "_orig_mod", model)
     chosen: dict[str, Any] = {"lowering": "eager", "check_ranks": False, **(options or {})}
-    known = len(reports())
+    earlier = len(reports())
     with _compat.backward_at_once():
-        torch.compile(plain, backend="domino", options=chosen, dynamic=dynamic)(*inputs, **keywords)
-    found = explanation_of(reports()[known:])
+        compiled = torch.compile(uncompiled, backend="domino", options=chosen, dynamic=dynamic)
+        compiled(*inputs, **keywords)
+    explanation = explanation_of(reports()[earlier:])
     if require:
-        found.check()
-    return found
+        explanation.check()
+    return explanation
 
 
 def explanation_of(compiled: Iterable[CompileReport]) -> Explanation:
-    """What the reports of compiled graphs say, a row for every collective."""
+    """Return the explanation of compiled graphs, with one row per collective, from reports."""
     compiled = list(compiled)
     rows = [row for report in compiled for row in _rows(report)]
     return Explanation(tuple(rows), tuple(report.summary() for report in compiled))
 
 
 def _rows(report: CompileReport) -> Iterator[Row]:
-    """The collectives found, and those that were made of several of them."""
-    flown: dict[tuple[str, str], list[WireReport]] = {}
+    """Yield rows for the captured collectives, and for those that others were merged into."""
+    launched: dict[tuple[str, str], list[WireReport]] = {}
     places: dict[str, str] = {}
     for schedule in report.schedules:
         places |= {step.name: step.source for step in schedule.steps}
         for wire in schedule.wires:
-            flown.setdefault((schedule.phase, wire.origin), []).append(wire)
+            launched.setdefault((schedule.phase, wire.origin), []).append(wire)
     inference = any(schedule.phase == "inference" for schedule in report.schedules)
     for entry in report.collectives:
         phase = "inference" if inference else entry.phase
-        yield _row(report, entry, flown.pop((phase, entry.name), []), places)
-    for (phase, name), wires in flown.items():
-        found = [e for e in report.collectives if e.action == "merged" and e.phase == phase]
-        like = (found or report.collectives)[0]
+        yield _row(report, entry, launched.pop((phase, entry.name), []), places)
+    for (phase, name), wires in launched.items():
+        merged = [e for e in report.collectives if e.action == "merged" and e.phase == phase]
+        like = (merged or report.collectives)[0]
         place = f"{wires[0].source} and those merged with it"
         made = replace(like, name=name, action="sliced", reason="", source="unknown", module=place)
         yield _row(report, made, wires, places)
@@ -261,34 +262,38 @@ def _row(
 
 
 def _status(
-    report: CompileReport, entry: CollectiveReport, flew: bool, exposed_us: float, wire_us: float
+    report: CompileReport,
+    entry: CollectiveReport,
+    scheduled: bool,
+    exposed_us: float,
+    wire_us: float,
 ) -> tuple[str, str, str]:
-    """The status of a collective, the reason why it is not hidden, and what would change that."""
+    """Return a collective's status, why it is not hidden, and how to change that."""
     if entry.action == "merged":
         return "merged", entry.reason, ""
     if not entry.tensor_parallel:
         return "left alone", entry.reason, ""
-    if flew and exposed_us <= HIDDEN * wire_us:
+    if scheduled and exposed_us <= HIDDEN * wire_us:
         return "hidden", "", ""
     reason, advice = (
         (entry.reason, entry.advice) if entry.reason else (report.reason, report.advice)
     )
     if not reason:
-        fallback = reasons.nothing_to_overlap() if flew else reasons.not_scheduled()
+        fallback = reasons.nothing_to_overlap() if scheduled else reasons.not_scheduled()
         reason, advice = fallback.text, fallback.advice
-    partly = flew and exposed_us < (1 - HIDDEN) * wire_us
+    partly = scheduled and exposed_us < (1 - HIDDEN) * wire_us
     return ("partly hidden" if partly else "exposed"), reason, advice
 
 
 @contextmanager
 def fake_ranks(ranks: int) -> Iterator[None]:
-    """A default process group of ``ranks`` ranks of which this process is the first, alone.
+    """Use a fake default process group of ``ranks`` ranks, with this process as rank 0.
 
-    Its collectives do nothing. Meshes and groups made from it are fake as well.
+    Its collectives do nothing. Meshes and groups made from it are fake too.
 
     Raises:
-        RuntimeError: there is a process group already.
-        ValueError: fewer than two ranks.
+        RuntimeError: There is a process group already.
+        ValueError: ``ranks`` is less than two.
     """
     if ranks < 2:
         raise ValueError(f"fake_ranks needs at least 2 ranks, not {ranks}")

@@ -1,4 +1,4 @@
-"""What happens when one of our passes fails: the user's program goes on, we leave evidence."""
+"""Handles a failing pass: the user's program continues, and the evidence is written to a folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """A pass failed, and the graph is as it was.
+    """The failure of a pass, after which the graph was restored.
 
     Attributes:
-        phase: the passes that were running: ``joint``, ``forward``, ``backward``, ``inference``.
-        graph: the graph, restored.
-        broken: the graph as the failing pass left it, as text.
-        error: what the pass raised.
+        phase: The passes that were running: ``joint``, ``forward``, ``backward``, ``inference``.
+        graph: The restored graph.
+        broken: The graph as the failing pass left it, as text.
+        error: The exception that the pass raised.
     """
 
     phase: str
@@ -35,15 +35,15 @@ class Failure:
 
 
 def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
-    """Write the graphs, a repro and the traceback; say in one line that the graph is left alone.
+    """Write the graphs, a repro and the traceback, and log one line about the fallback.
 
     Args:
-        dump: of the compile.
-        failure: what happened.
-        options: the user's.
+        dump: The dump of the compile.
+        failure: The failure to report.
+        options: The user's options.
 
     Raises:
-        InternalError: under ``DOMINO_COMPILE_STRICT=1``.
+        InternalError: ``DOMINO_COMPILE_STRICT=1`` is set.
     """
     phase, error = failure.phase, failure.error
     trace = "".join(traceback.format_exception(error))
@@ -61,7 +61,7 @@ def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
     log.error(
         "%s; Inductor compiles %s alone%s",
         " ".join(message.split()),
-        "this graph" if phase == "joint" else f"the {phase} graph in the order found",
+        "this graph" if phase == "joint" else f"the unscheduled {phase} graph",
         f" (see fault.* in {folder})" if folder else " (set dump_dir to see the graphs)",
     )
     log.debug("%s", trace)

@@ -1,4 +1,4 @@
-"""The graphs of a compile as plain rows, for what shows them by other means than text."""
+"""The graphs of a compile as plain rows, for programs that display them."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from domino_compile.report.origin import line_of, module_of, shape_text
 #: Raised whenever a column is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
 #: The columns of a row. ``event`` is ``launch``, ``wait`` or empty; ``origin`` names the captured
-#: collective that a launch or wait belongs to; ``slice`` is the slice of the rows, of
-#: columns alone their part, and None for whole work.
+#: collective that a launch or wait belongs to; ``slice`` is the slice of the rows, or the part of
+#: the columns if only columns are cut, or None for whole work.
 COLUMNS = ("name", "operation", "shape", "slice", "module", "line", "event", "origin", "inputs")
 
 Rows = list[list[Any]]
 
 
 class GraphRows:
-    """The operations of one captured graph, before our passes and after them, by phase."""
+    """The operations of one captured graph, before and after our passes, by phase."""
 
     def __init__(self) -> None:
         self.before: dict[str, Rows] = {}
         self.after: dict[str, Rows] = {}
 
     def captured(self, joint: fx.Graph) -> None:
-        """Note the graph as it was captured."""
-        behind = backward_nodes(joint)
+        """Record the graph as it was captured."""
+        backward = backward_nodes(joint)
         operations = [node for node in joint.nodes if node.op == "call_function"]
-        self.before = {"forward": [_row(node) for node in operations if node not in behind]}
-        if behind:
-            self.before["backward"] = [_row(node) for node in operations if node in behind]
+        self.before = {"forward": [_row(node) for node in operations if node not in backward]}
+        if backward:
+            self.before["backward"] = [_row(node) for node in operations if node in backward]
 
     def scheduled(self, phase: str, graph: fx.Graph) -> None:
-        """Note a graph in its planned order."""
+        """Record a graph in its planned order."""
         self.after[phase] = [_row(n) for n in graph.nodes if n.op == "call_function"]
 
     def to_json(self) -> str:
-        """As JSON, a row a line."""
+        """Return the graphs as JSON, with one row per line."""
         head = {"schema_version": SCHEMA_VERSION, "columns": list(COLUMNS)}
         parts = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         for name, phases in (("before", self.before), ("after", self.after)):
@@ -52,11 +52,11 @@ class GraphRows:
 
 
 def read_rows(text: str) -> tuple[dict[str, Rows], dict[str, Rows]]:
-    """The graphs before and after, of what ``to_json`` wrote.
+    """Return the graphs before and after from the result of ``to_json``.
 
     Raises:
-        ValueError: it has another schema version, or is no JSON.
-        KeyError: something is missing.
+        ValueError: The text has another schema version, or is not JSON.
+        KeyError: Something is missing.
     """
     data = json.loads(text)
     if (version := data.get("schema_version")) != SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""A graph as text that reads like code: one node a line, grouped by module and user's line.
+"""Shows a graph as text that reads like code: one node per line, grouped by module and source line.
 
 ::
 
@@ -8,7 +8,7 @@
         # blocks.0.up | model.py:14: return x + self.down(F.gelu(self.up(x)))
         addmm_4_s0: f32[24,64] = aten.addmm(primals_27, view_13_s0, permute_8)  # slice 0
 
-Names, shapes and types only: nothing that differs between two runs or two machines.
+The text has names, shapes and types only, and nothing that differs between runs or machines.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ WIDTH = 100
 
 
 def readable(graph: fx.Graph, name_of: Callable[[fx.Node], str] | None = None) -> str:
-    """The graph as text: highlighted as Python, not meant to be run.
+    """Return the graph as text that highlights as Python but is not meant to be run.
 
     Args:
-        graph: the graph.
-        name_of: gives the user's name of an input.
+        graph: The graph.
+        name_of: Returns the user's name of an input.
     """
     body = "".join(f"{line}\n" for line in _body(graph))
     inputs = _signature(graph.find_nodes(op="placeholder"), name_of)
@@ -42,7 +42,7 @@ def readable(graph: fx.Graph, name_of: Callable[[fx.Node], str] | None = None) -
 
 
 def op_counts(graph: fx.Graph) -> Counter[str]:
-    """How often each operation occurs, also inside what pins the order."""
+    """Count each operation, including those wrapped in order-pinning nodes."""
     calls = [n for n in graph.nodes if n.op == "call_function"]
     counts = Counter(map(operation, calls))
     if pinned := sum(_wrapped(n) is not None for n in calls):
@@ -51,7 +51,7 @@ def op_counts(graph: fx.Graph) -> Counter[str]:
 
 
 def operation(node: fx.Node) -> str:
-    """The operation's name, without ``.default``; of a wrapped one the name inside."""
+    """Return the operation's name without ``.default``, looking inside order-pinning wrappers."""
     inner = _wrapped(node)
     target: Any = (inner or node).target
     if isinstance(target, OpOverload):
@@ -126,7 +126,7 @@ def _statement(node: fx.Node) -> str:
 
 
 def _call(node: fx.Node) -> tuple[str, str]:
-    """The arguments, and what a pinned operation has to run after."""
+    """Return the arguments, and the names of the nodes that a pinned operation runs after."""
     after, args = "", list(node.args)
     if _wrapped(node) is not None:
         after, args = _argument(args[0]), args[2:]
@@ -150,12 +150,12 @@ def _remarks(node: fx.Node, after: str) -> list[str]:
 
 
 def _is_subgraph(node: fx.Node) -> bool:
-    """Whether the node only names the body of a pinned operation."""
+    """Whether the node only refers to the body of a pinned operation."""
     return node.op == "get_attr" and bool(node.users) and all(_wrapped(u) for u in node.users)
 
 
 def _wrapped(node: fx.Node) -> fx.Node | None:
-    """The one operation inside a ``control_deps``, which is how the order is pinned."""
+    """Return the operation inside a ``control_deps`` node, which pins the order, or None."""
     if node.op != "call_function" or getattr(node.target, "_name", "") != "control_deps":
         return None
     body, owner = node.args[1], node.graph.owning_module

@@ -1,4 +1,4 @@
-"""Where a node comes from, in the user's terms: module, line, shape. No folders, no addresses."""
+"""Describes where a node comes from in the user's terms, without folders and addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import fx
 
 from domino_compile.graph.collectives import user_line
 
-#: What Dynamo calls things: ``L['self']._modules['blocks']``, ``G['model'].blocks[0]`` ...
+#: Dynamo's names: ``L['self']._modules['blocks']``, ``G['model'].blocks[0]`` ...
 _ROOT = re.compile(r"^[LG]\[['\"]([^'\"]*)['\"]\]")
 _HOLDER = re.compile(r"\._(modules|parameters|buffers)\b")
 _ITEM = re.compile(r"\[['\"]?([^\]'\"]*)['\"]?\]")
@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 def module_of(node: fx.Node) -> str:
-    """The path of the module that the node belongs to, such as ``blocks.0.attention.query``."""
+    """Return the path of the node's module, such as ``blocks.0.attention.query``."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""
@@ -33,28 +33,28 @@ def module_of(node: fx.Node) -> str:
 
 
 def input_path(source: str) -> str:
-    """The user's name of an input: ``L['tokens']`` is ``tokens``.
+    """Return the user's name of an input: ``L['tokens']`` is ``tokens``.
 
-    Of a parameter its path in the model: ``L['self']._modules['up']._parameters['weight']`` is
-    ``up.weight``.
+    For a parameter this is its path in the model:
+    ``L['self']._modules['up']._parameters['weight']`` is ``up.weight``.
     """
     root = _ROOT.match(source)
     return _inside(source) or (root.group(1) if root else source)
 
 
 def _inside(source: str) -> str:
-    """A path without the model's own name: ``L['self'].blocks[0]`` is ``blocks.0``."""
+    """Return a path without the name of the model: ``L['self'].blocks[0]`` is ``blocks.0``."""
     path = _HOLDER.sub("", _ROOT.sub("", source))
     return _ITEM.sub(r".\1", path).strip(".")
 
 
 def line_of(node: fx.Node) -> str:
-    """The user's line as ``file.py:12: code``, or nothing."""
+    """Return the user's line as ``file.py:12: code``, or an empty string."""
     return short_line(user_line(node))
 
 
 def short_line(source: str) -> str:
-    """``file:line in function: code`` without folders and function; nothing if unknown."""
+    """Shorten ``file:line in function: code`` to file name, line and code; empty if unknown."""
     if source == "unknown":
         return ""
     short = re.sub(r"^\S*[/\\]", "", source)
@@ -62,12 +62,12 @@ def short_line(source: str) -> str:
 
 
 def place_of(node: fx.Node) -> str:
-    """The module, else the file and line."""
+    """Return the module, or the file and line if there is no module."""
     return module_of(node) or line_of(node).split(": ", 1)[0]
 
 
 def shape_text(value: Any) -> str:
-    """A value as ``f32[2,8]``; tuples in parentheses; ``-`` for what is no tensor."""
+    """Return a value as ``f32[2,8]``, with tuples in parentheses and ``-`` for non-tensors."""
     if isinstance(value, torch.Tensor):
         return f"{dtype_text(value.dtype)}[{','.join(str(extent) for extent in value.shape)}]"
     if isinstance(value, (list, tuple)):
@@ -76,7 +76,7 @@ def shape_text(value: Any) -> str:
 
 
 def dtype_text(dtype: torch.dtype) -> str:
-    """``torch.bfloat16`` is ``bf16``."""
+    """Return the short name of a type: ``torch.bfloat16`` is ``bf16``."""
     name = str(dtype).removeprefix("torch.")
     for long, short in _DTYPES.items():
         if re.fullmatch(rf"{long}\d+", name):
@@ -85,7 +85,7 @@ def dtype_text(dtype: torch.dtype) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """A number of bytes with a unit."""
+    """Format a number of bytes with a unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -94,21 +94,21 @@ def bytes_text(count: float) -> str:
 
 
 def time_text(microseconds: float) -> str:
-    """A time with a unit."""
+    """Format a time with a unit."""
     return f"{microseconds:.1f} us" if microseconds < 1000 else f"{microseconds / 1000:.3f} ms"
 
 
 def piece_text(slice_: int | None, part: int | None) -> str:
-    """A slice and a part of it in short: ``s0``, ``c1``, ``s0c1``; nothing for whole work."""
+    """Return a slice and a part in short: ``s0``, ``c1``, ``s0c1``, or nothing for whole work."""
     return "".join(f"{k}{n}" for k, n in (("s", slice_), ("c", part)) if n is not None)
 
 
 def piece_words(slice_: int | None, part: int | None) -> str:
-    """The same in words: ``slice 0``, ``part 1``, ``part 1 of slice 0``."""
+    """Return a slice and a part in words: ``slice 0``, ``part 1``, ``part 1 of slice 0``."""
     named = (f"{what} {n}" for what, n in (("part", part), ("slice", slice_)) if n is not None)
     return " of ".join(named)
 
 
 def count_text(count: int, noun: str) -> str:
-    """A number of things: ``1 kernel``, ``2 kernels``."""
+    """Return a count with its noun: ``1 kernel``, ``2 kernels``."""
     return f"{count} {noun}{'s' * (count != 1)}"

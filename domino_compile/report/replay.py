@@ -1,4 +1,4 @@
-"""Writes a stand-alone script that runs our passes on one graph again (``pipeline.replay``)."""
+"""Writes a stand-alone script that repeats our passes on one graph (``pipeline.replay``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from domino_compile.options import Options
 TEMPLATE = '''\
 """Runs the {phase} passes of domino_compile on the graph below, on fake tensors.
 
-Sizes are those seen while compiling; a dynamic size is a fixed one here.
+The sizes are those seen while compiling. Dynamic sizes are fixed here.
 """
 
 import operator
@@ -33,15 +33,15 @@ g.run()
 
 
 def repro_script(graph: fx.Graph, phase: str, options: Options) -> str:
-    """The script's text.
+    """Return the text of the script.
 
     Args:
-        graph: the graph as the passes found it.
+        graph: The graph before the passes.
         phase: ``joint``, ``forward``, ``backward`` or ``inference``.
-        options: the user's; ``dump_dir``, which only concerns this run, is left out.
+        options: The user's options; ``dump_dir``, which only concerns this run, is left out.
 
     Raises:
-        NotImplementedError: the graph calls what has no name, such as a graph of its own.
+        NotImplementedError: The graph calls something without a name, such as a subgraph.
     """
     chosen = {k: v for k, v in options.as_dict().items() if v != getattr(Options(), k)}
     chosen.pop("dump_dir", None)
@@ -89,7 +89,7 @@ def _argument(value: Any) -> str:
 
 
 def _describe(value: Any) -> Any:
-    """``[dtype, shape, strides, device]`` of a tensor, the value of a number, else ``None``."""
+    """Return a tensor's ``[dtype, shape, strides, device]``, a number's value, or ``None``."""
     if isinstance(value, (int, torch.SymInt)):
         return size_hint(value)
     if not isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The report of a compile as text, in the user's terms: lines, batch, collectives."""
+"""Writes the report of a compile as text, in the user's terms: lines, batch, collectives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from domino_compile.report.origin import bytes_text, short_line, time_text
 
 
 def report_text(report: CompileReport) -> str:
-    """The report of a compile as text."""
+    """Return the report of a compile as text."""
     lines = [report.summary(), f"options: {report.options}"]
     if report.axis:
         lines.append(f"cut along: {', '.join(report.axis)}; rows: {' + '.join(report.slices)}")
@@ -80,8 +80,8 @@ def _joins(report: CompileReport) -> list[str]:
 
 
 def _candidates(found: list[CandidateReport]) -> list[str]:
-    """What was compared to choose the cut."""
-    lines = ["Compared, for a step of forward and backward (cost model, not measured):"]
+    """List the candidates that were compared to choose the cut."""
+    lines = ["Candidates, with predicted time for a step of forward and backward (not measured):"]
     width = max(len(entry.name) for entry in found)
     for entry in found:
         about = "about " if entry.estimated else ""
@@ -93,7 +93,7 @@ def _candidates(found: list[CandidateReport]) -> list[str]:
 
 def _schedules(entries: list[ScheduleReport]) -> list[str]:
     lines = ["Predicted times (cost model, not measured; see */06.schedule.txt):"]
-    header = ("", "step", "compute", "wire", "exposed", "exposed in the order found")
+    header = ("", "step", "compute", "wire", "exposed", "exposed before scheduling")
     rows = [header] + [
         (
             entry.phase,
@@ -114,8 +114,8 @@ def _schedules(entries: list[ScheduleReport]) -> list[str]:
 
 
 def _memory(report: CompileReport) -> list[str]:
-    """The estimated memory of a step, where there is an estimate."""
+    """Return a line with the estimated memory of a step, if there is an estimate."""
     if not report.step_peak_bytes:
         return []
     peak, held = bytes_text(report.step_peak_bytes), bytes_text(report.input_bytes)
-    return [f"Peak memory of a step: estimated {peak}, of that parameters and inputs {held}"]
+    return [f"Peak memory of a step: estimated {peak}, including {held} of parameters and inputs"]

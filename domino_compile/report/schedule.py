@@ -1,4 +1,4 @@
-"""From a schedule to the report: each step and each collective, with predicted times."""
+"""Turns a schedule into a report: each step and each collective, with predicted times."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from domino_compile.scheduling.kinds import event_kind, is_anchor
 
 
 def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
-    """The planned order of one graph, in words.
+    """Return the report of one graph's schedule.
 
     Args:
         phase: ``forward``, ``backward``, ``inference`` or ``uncut``.
-        result: the schedule that was made for it.
+        result: The graph's schedule.
     """
     return ScheduleReport(
         phase=phase,
@@ -40,13 +40,13 @@ def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
 
 
 def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
-    """A graph in the order that it is in, as its own schedule (phase ``uncut``)."""
-    found = run_order(units)
-    return schedule("uncut", ScheduleResult(units, found, found, events_of(graph), StepMemory(0)))
+    """Return the report of a graph in its current order (phase ``uncut``)."""
+    order = run_order(units)
+    return schedule("uncut", ScheduleResult(units, order, order, events_of(graph), StepMemory(0)))
 
 
 def unit_kind(unit: Unit) -> str:
-    """How the schedule calls a unit."""
+    """Return the kind of step (``Step.kind``) that a unit is."""
     main = _main(unit)
     return event_kind(main) or ("kernel" if is_anchor(main) else "fused")
 
@@ -80,13 +80,13 @@ def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
 
 @dataclass
 class _Walk:
-    """One walk through a schedule: the clock, and which collectives are complete."""
+    """One walk through a schedule, with the clock and the collectives that are still running."""
 
     units: list[Unit]
     plan: Schedule
 
     def steps(self) -> list[Step]:
-        """Every step in order, with the waits where they are met."""
+        """Return every step in order, with each wait at the point where it happens."""
         self.now = 0.0
         self.wires = {s.unit: s for s in self.plan.spans if s.wire}
         self.place = {launch: place for place, launch in enumerate(self.wires)}
@@ -99,7 +99,7 @@ class _Walk:
         return result
 
     def plan_order(self, launches: set[int]) -> list[int]:
-        """Those launches that have not been waited for, in the order of their launch."""
+        """Return the launches that nothing has waited for yet, in launch order."""
         return sorted(launches & self.wires.keys(), key=self.place.__getitem__)
 
     def _waits(self, launches: list[int]) -> Iterator[Step]:
@@ -146,7 +146,7 @@ class _Piece(TypedDict):
 
 
 def _piece(unit: Unit) -> _Piece:
-    """Which slice and which part a unit is, as a report says it."""
+    """Return a unit's slice and part as the fields of a report."""
     piece = unit.piece
     if piece is None:
         return {"slice": None, "part": None}

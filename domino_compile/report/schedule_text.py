@@ -1,4 +1,4 @@
-"""The schedule of one graph as text, in two columns: what computes, and what is on the wire.
+"""Writes the schedule of one graph as text in two columns: compute and wire.
 
 ::
 
@@ -8,7 +8,7 @@
         24.0  s0  launch     all_reduce_s0   blocks.0.out      +  3.0 KiB, 152.0 us
         24.0  s1  2 fused kernels                              |
         30.2  s1  matmul     addmm_3_s1      blocks.0.out      |
-        41.9  s0  wait       all_reduce_s0, stands still 134.1 us  |
+        41.9  s0  wait       all_reduce_s0, exposed: compute idle 134.1 us  |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Wire column: + launched, | on the wire, : queued behind another collective of it
 
 
 def schedule_text(entry: ScheduleReport) -> str:
-    """The schedule of one graph as text."""
+    """Return the schedule of one graph as text."""
     return "\n".join([*_totals(entry), "", LEGEND, *_timeline(entry), "", *_hidden(entry)]) + "\n"
 
 
@@ -33,13 +33,13 @@ def _totals(entry: ScheduleReport) -> list[str]:
     wire = sum(w.wire_us for w in entry.wires)
     return [
         f"{entry.phase}: predicted {time_text(entry.predicted_us)}"
-        f" (in the order found: {time_text(entry.predicted_before_us)})",
+        f" (before scheduling: {time_text(entry.predicted_before_us)})",
         f"  compute      {time_text(entry.compute_us)}",
         f"  on the wire  {time_text(wire)} in {count_text(len(entry.wires), 'collective')}",
         f"  exposed      {time_text(entry.exposed_us)}"
-        f" (in the order found: {time_text(entry.exposed_before_us)})",
+        f" (before scheduling: {time_text(entry.exposed_before_us)})",
         f"  peak memory  {bytes_text(entry.peak_bytes)}, estimated"
-        f" (in the order found: {bytes_text(entry.peak_bytes_before)})",
+        f" (before scheduling: {bytes_text(entry.peak_bytes_before)})",
     ]
 
 
@@ -60,7 +60,7 @@ def _timeline(entry: ScheduleReport) -> list[str]:
 
 
 def _merge_fused(steps: list[Step]) -> list[Step]:
-    """Neighbouring fused kernels in one row, whatever their slices."""
+    """Combine adjacent fused kernels into one row, even if they belong to different slices."""
     merged: list[Step] = []
     for step in steps:
         last = merged[-1] if merged else None
@@ -83,12 +83,12 @@ def _compute_column(step: Step) -> tuple[str, str, str, str]:
     if step.kind != "wait":
         return where, step.kind, step.name, step.source
     still = step.end_us - step.start_us
-    remark = f"exposed: stands still {still:.1f} us" if still > 0 else "already complete"
+    remark = f"exposed: compute idle {still:.1f} us" if still > 0 else "already complete"
     return where, step.kind, step.collective, remark
 
 
 def _wire_column(step: Step, wires: dict[str, WireReport], lanes: list[WireReport | None]) -> str:
-    """One character for each collective in flight; ``lanes`` is brought up to date."""
+    """Return one character per collective in flight, and update ``lanes``."""
     now = step.start_us
     for i, wire in enumerate(lanes):
         if wire is not None and wire.start_us + wire.wire_us <= now + 1e-6:
@@ -111,7 +111,7 @@ def _lane(wire: WireReport | None, now: float) -> str:
 
 
 def _hidden(entry: ScheduleReport) -> list[str]:
-    lines = ["What hides what:"]
+    lines = ["How each collective is hidden:"]
     for wire in entry.wires:
         hidden = 1 - wire.exposed_us / wire.wire_us if wire.wire_us else 1.0
         under = list(wire.hidden_under)

@@ -189,7 +189,7 @@ def test_unknown_names_and_shapes() -> None:
         ({"link": "h200-nvlink8"}, "did you mean 'h200-nvlink-8'?"),
         ({"disable_passes": "pin"}, "wrap it in a list: ['pin']"),
         ({"inductor": {"max_autotun": True}}, "did you mean 'max_autotune'?"),
-        ({"inductor": {"max_autotune": 3}}, "'max_autotune' is of type bool, got 3 (int)"),
+        ({"inductor": {"max_autotune": 3}}, "'max_autotune' must be a bool, got 3 (int)"),
         ({"max_autotune": True}, "pass it as inductor={'max_autotune': ...}"),
         ({"triton.cudagraphs": True}, "pass it as inductor={'triton.cudagraphs': ...}"),
     ],
@@ -201,12 +201,12 @@ def test_messages_say_what_to_write(options: dict[str, object], expected: str) -
 
 #: The options of Inductor that would undo the schedule or the cut, and what the refusal must say.
 OWNED = {
-    "joint_custom_post_pass": "cuts the joint graph",
-    "post_grad_custom_post_pass": "schedules each graph",
-    "reorder_for_compute_comm_overlap": "reorder the collectives",
+    "joint_custom_post_pass": "cut the joint graph",
+    "post_grad_custom_post_pass": "schedule each graph",
+    "reorder_for_compute_comm_overlap": "reorder the scheduled collectives",
     "aten_distributed_optimizations.enable_overlap_scheduling": "replace our schedule",
-    "aten_distributed_optimizations.enable_simple_overlap": "move launches and waits",
-    "inductor_choices_class": "keeps slices apart",
+    "aten_distributed_optimizations.enable_simple_overlap": "move the scheduled launches",
+    "inductor_choices_class": "keep slices in separate kernels",
     "_micro_pipeline_tp": "rewrite the collectives",
 }
 
@@ -215,7 +215,7 @@ OWNED = {
 def test_owned_inductor_options_are_refused_with_the_reason(name: str) -> None:
     said = refused(lambda: Options(inductor={name: False}))
     assert said.startswith("inductor: ")
-    assert f"'{name}' is owned by this backend: " in said and OWNED[name] in said
+    assert f"'{name}' is reserved for this backend: " in said and OWNED[name] in said
 
 
 def test_what_the_backend_sets_for_itself_is_owned() -> None:

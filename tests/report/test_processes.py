@@ -108,7 +108,7 @@ def test_the_trace_holds_every_artefact(runs: tuple[Run, str, Run, str]) -> None
     }
     wanted = {f"domino_compile/{name.removeprefix('rank_0/')}" for name in first.dump()}
     assert wanted <= names
-    assert "What hides what:" in trace
+    assert "How each collective is hidden:" in trace
 
 
 @pytest.mark.xdist_group("inspect")
