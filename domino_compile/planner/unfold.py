@@ -93,7 +93,7 @@ def unfold(graph: fx.Graph) -> Unfolded:
     kept: dict[fx.Node, fx.Node] = {}
     copy_of: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        late = node in gradients
+        late = node in gradients and node.op != "output"  # forward's results are forward's own
         if late:
             _copy_needed(new, node.all_input_nodes, recomputed, kept, copy_of)
         made_of = partial(_made_of, kept, copy_of if late else {})

@@ -179,8 +179,8 @@ class _Scheduler:
     def _wishes(self) -> Iterator[Unit]:
         """What keeps the wire busy, whatever memory it takes; the most wanted first."""
         yield from self._flowing(self.launches)
-        urgent = sorted(self.segments.open, key=self._urgency)
-        for launch in urgent:
+        workable = filter(self.segments.ready.get, self.segments.open)
+        for launch in sorted(workable, key=self._urgency):
             yield from self._flowing(self.segments.ready[launch])
         yield from self._flowing(self.filler)
         yield from self._flowing(self.ready)
