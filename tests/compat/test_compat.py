@@ -422,3 +422,87 @@ def test_what_torch_keeps_for_products_can_be_given_back() -> None:
         used = left.untyped_storage().nbytes()
         _compat.free_product_workspaces()
         assert torch.cuda.memory_allocated() == before + used
+
+
+def test_operation_of_what_the_partitioner_wraps() -> None:
+    from torch._prims import rng_prims
+
+    graph = fx.Graph()
+    x, state = graph.placeholder("x"), graph.placeholder("state")
+    drawn = torch.ops.aten.bernoulli.p
+    plain = graph.call_function(drawn, (x, 0.5))
+    saves = graph.call_function(rng_prims.run_and_save_rng_state, (drawn, x, 0.5))
+    runs = graph.call_function(rng_prims.run_with_rng_state, (state, drawn, x, 0.5))
+    for node in (plain, saves, runs):
+        assert _compat.operation_of(node) == (drawn, (x, 0.5), {})
+
+
+def test_operation_of_a_checkpointed_region() -> None:
+    """What a real partition wraps is told as what it runs."""
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch.utils.checkpoint import checkpoint
+
+    found: set[Any] = set()
+
+    def partition(joint: Any, inputs: Any, **kwargs: Any) -> Any:
+        graphs = min_cut_rematerialization_partition(joint, inputs, **kwargs)
+        for part in graphs:
+            found.update(_compat.operation_of(n)[0] for n in part.graph.nodes)
+        return graphs
+
+    def region(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(x.sin(), 0.5).cos()
+
+    from functorch.compile import aot_function, nop
+
+    program = aot_function(
+        lambda x: checkpoint(region, x, use_reentrant=False).sum(),
+        fw_compiler=nop,
+        partition_fn=partition,
+    )
+    program(torch.ones(4, requires_grad=True)).backward()
+    assert {torch.ops.aten.sin.default, torch.ops.aten.cos.default} & found
+
+
+def test_with_flat_inputs() -> None:
+    gm = fx.symbolic_trace(lambda pair, y: pair[0] + 2 * pair[1] + y)
+    seen: list[int] = []
+
+    def compile_flat(flat: fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.append(len(inputs))
+        return flat.forward
+
+    a, b, c = (torch.full((2,), float(n)) for n in (1, 2, 3))
+    program = _compat.with_flat_inputs(gm, [[a, b], c], compile_flat)
+    torch.testing.assert_close(program([a, b], c), a + 2 * b + c)
+    assert seen == [3]
+    assert _compat.with_flat_inputs(gm, [a, c], lambda flat, inputs: len(inputs)) == 2
+
+
+def test_break_line() -> None:
+    lines: list[str] = []
+
+    def backend(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        lines.append(_compat.break_line(gm))
+        return gm.forward
+
+    @torch.compile(backend=backend)
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        y = x.sin()
+        torch._dynamo.graph_break()
+        return y.cos()
+
+    broken(torch.ones(2))
+    assert "test_compat.py" in lines[0] and "graph_break" in lines[0]
+    assert lines[1] == ""
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_sleep_on_gpu() -> None:
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    _compat.sleep_on_gpu(10_000_000)
+    ended.record()
+    ended.synchronize()
+    assert began.elapsed_time(ended) > 1.0

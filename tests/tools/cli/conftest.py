@@ -46,7 +46,10 @@ def domino(capsys: pytest.CaptureFixture[str]) -> Domino:
         # As in a process of its own: neither reports nor sizes of batches are known from before.
         domino_compile.reset_reports()
         torch._dynamo.reset()
-        code = run(arguments)
+        try:
+            code = run(arguments)
+        except SystemExit as ended:  # ``run`` ends as the script does
+            code = int(ended.code or 0)
         captured = capsys.readouterr()
         return Said(code, captured.out, captured.err)
 

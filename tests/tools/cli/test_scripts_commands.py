@@ -22,7 +22,7 @@ from domino_compile.tools.timelines import Timeline
 from tests.paths import ROOT
 from tests.tools.cli.conftest import Domino
 
-TRAIN = str(ROOT / "tests" / "poc" / "train.py")
+TRAIN = str(ROOT / "tests" / "tools" / "poc" / "train.py")
 FEW = ["--steps", "2", "--warmup", "2"]
 pytestmark = [
     pytest.mark.xdist_group("scripts"),
