@@ -470,7 +470,7 @@ def test_with_flat_inputs() -> None:
 
     def compile_flat(flat: fx.GraphModule, inputs: list[Any]) -> Any:
         seen.append(len(inputs))
-        return flat.forward
+        return lambda arguments: flat(*arguments)
 
     a, b, c = (torch.full((2,), float(n)) for n in (1, 2, 3))
     program = _compat.with_flat_inputs(gm, [[a, b], c], compile_flat)
