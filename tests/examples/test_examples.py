@@ -1,10 +1,11 @@
 """Every example runs; a new file in examples/ is covered at once."""
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -27,8 +28,16 @@ def ranks_of(name: str) -> int:
 
 def needed(name: str) -> list[str]:
     """The packages an example says it needs besides torch."""
-    found = re.search(r"It needs `pip install ([\w ]+)`", (FOLDER / f"{name}.py").read_text())
+    found = re.search(r"It needs `pip install ([\w. -]+)`", (FOLDER / f"{name}.py").read_text())
     return found[1].split() if found else []
+
+
+def installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def run_example(rank: int, world: int, name: str) -> None:
@@ -66,7 +75,7 @@ def pools() -> Iterator[dict[int, Pool]]:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(pools: dict[int, Pool], name: str) -> None:
-    missing = [package for package in needed(name) if importlib.util.find_spec(package) is None]
+    missing = [package for package in needed(name) if not installed(package)]
     if missing:
         pytest.skip(f"pip install {' '.join(missing)}")
     pools[ranks_of(name)].run("tests.examples.test_examples:run_example", name, timeout=300)
