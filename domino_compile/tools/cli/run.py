@@ -1,4 +1,4 @@
-"""``domino run`` as one of the commands; ``tools.scripts.command`` has its options and does it."""
+"""``domino run`` as one of the commands. The work is done in ``tools.scripts.command``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...]) -> None:
-    """Run a script as it is, with domino where it asks for Inductor."""
+    """Run an unmodified script, with domino in place of Inductor."""
     from domino_compile.tools.scripts.command import main
 
     sys.exit(main(arguments))
