@@ -54,14 +54,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     )
 )
 @click.option("--model", metavar="NAME", help=f"{', '.join(SHAPES)}.")
-@click.option(
-    "--layers", type=int, default=4, show_default=True, help="Number of blocks; 0 means all."
-)
+@click.option("--layers", type=int, default=4, show_default=True, help="Blocks; 0 means all.")
 @click.option("--batch", type=int, help="Rows of the batch.  [8]")
 @click.option("--seq", type=int, help="Tokens per row.  [GPU: 1024, CPU: 128]")
-@click.option(
-    "--tp", type=int, help="Ranks that share each layer.  [GPU: 8, CPU: 2, torchrun: all]"
-)
+@click.option("--tp", type=int, help="Ranks sharing each layer.  [GPU: 8, CPU: 2, torchrun: all]")
 @click.option("--link", metavar="NAME|FILE", help="Link table to emulate (see: domino links).")
 @click.option(
     "--planned-link",
@@ -89,9 +85,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--forward-only", is_flag=True, help="Run without backward and gradients (prefill).")
 @click.option("--head", is_flag=True, help="Include embedding, head and cross entropy.")
-@click.option(
-    "--dropout", type=float, help="Dropout of the residual branches.  [gpt: 0.1, llama: 0]"
-)
+@click.option("--dropout", type=float, help="Dropout of residual branches.  [gpt: 0.1, llama: 0]")
 @click.option("--dtype", help="bf16, fp16 or fp32.  [GPU: bf16, CPU: fp32]")
 @click.option(
     "--variants",
@@ -99,12 +93,8 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "own overlap scheduling; GPU), domino, domino:SLICES, domino:SLICESxCOLUMNS, free and "
     "domino-free (collectives take no time).  [inductor, inductor-overlap on a GPU, domino, free]",
 )
-@click.option(
-    "--rounds", type=int, default=20, show_default=True, help="Number of measured rounds."
-)
-@click.option(
-    "--steps", type=int, default=3, show_default=True, help="Steps per round and variant."
-)
+@click.option("--rounds", type=int, default=20, show_default=True, help="Measured rounds.")
+@click.option("--steps", type=int, default=3, show_default=True, help="Steps per round.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="Device to measure on.  [cuda]")
 @click.option("--no-cuda-graphs", is_flag=True, help="Launch each kernel separately.")
 @click.option(

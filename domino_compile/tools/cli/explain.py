@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         "domino explain train.py --epochs 1",
         "domino explain train.py --html report.html -- --device cuda   (after --: for the script)",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
-        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py    (no cluster needed)",
+        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py   (needs no cluster)",
     ),
 )
 @click.argument("script", type=click.Path(path_type=Path))
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 @click.option("--columns", type=click.IntRange(min=1), help="Number of column parts.")
 @click.option("--calls", type=click.IntRange(min=1), default=1, show_default=True,
               help="How often a compiled graph may run before the script is stopped.")  # fmt: skip
-@click.option(
-    "--require", type=click.Choice(["overlap"]), help="Exit with 1 if a collective is not hidden."
-)
+@click.option("--require", type=click.Choice(["overlap"]), help="Exit with 1 if one is not hidden.")
 @output_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the script's "
               "output goes to stderr.")  # fmt: skip

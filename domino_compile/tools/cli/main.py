@@ -92,7 +92,7 @@ def _show_version(ctx: click.Context) -> None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples("domino links", "domino links h200-nvlink-8 --json", "domino calibrate --help")
-    + "\n\n\b\nExit codes:\n  0    success\n  1    the command ran, and a check or the run itself failed\n"
+    + "\n\n\b\nExit codes:\n  0    success\n  1    it ran, but a check or the run itself failed\n"
     "  2    bad input, or the command cannot run here\n  130  interrupted",
 )
 @click.option(
@@ -141,8 +141,8 @@ def run(arguments: Sequence[str]) -> int:
 def _error(message: str, code: int) -> int:
     """Report why the command failed.
 
-    A failure on all of torchrun's ranks is reported by rank 0, whose exit ends the others while they
-    wait here. A failure on another rank only is reported by that rank.
+    A failure on all of torchrun's ranks is reported by rank 0, whose exit ends the others while
+    they wait here. A failure on another rank only is reported by that rank.
     """
     if _under_torchrun() and int(os.environ.get("RANK", "0")):
         time.sleep(RANK_0_FIRST_S)

@@ -88,9 +88,7 @@ def processes(ranks: int | None, link: str | None) -> tuple[int, int]:
         return ranks or DEFAULT_RANKS, 0
     count = ranks or gpus or DEFAULT_RANKS
     if gpus and count > gpus:
-        fail(
-            f"--ranks {count} needs {count} GPUs, but there are {gpus}; use --link NAME to emulate them"
-        )
+        fail(f"--ranks {count} needs {count} GPUs, not {gpus}; --link NAME emulates missing ones")
     if count < 2:
         fail("a single rank does not communicate: add --link NAME (see: domino links) to emulate "
              "other ranks, or --ranks 2")  # fmt: skip

@@ -59,9 +59,7 @@ def _parser() -> _Parser:
         metavar="NAME=VALUE",
         help="any option of the backend; can be repeated",
     )
-    parser.add_argument(
-        "-m", "--module", action="store_true", help="SCRIPT is the name of a module"
-    )
+    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module name")
     parser.add_argument("script", metavar="SCRIPT")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER)
     return parser

@@ -77,9 +77,7 @@ class Program:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            raise ScriptError(
-                f"no module named {self.name!r}: modules are searched as by python -m"
-            )
+            raise ScriptError(f"no module named {self.name!r} (searched as by python -m)")
 
     def run(self) -> None:
         """Run the program as ``__main__``."""
