@@ -233,7 +233,7 @@ def _started_with(value: str) -> list[int]:
 
 NOTHING = {
     "compiled nothing: put": "pass",
-    "ran nothing": "import torch\ntorch.compile(lambda x: x + 1)",
+    "never ran": "import torch\ntorch.compile(lambda x: x + 1)",
     "did no step": "import torch\ntorch.compile(lambda x: x + 1)(torch.ones(3))",
     "1 steps and ended; 7 are needed": (
         "import torch\nf = torch.compile(lambda x: x + 1)\nf(torch.ones(3))\nf(torch.ones(3))"

@@ -97,7 +97,7 @@ def test_the_switch_ends_with_the_script(tmp_path: Path) -> None:
     [
         ("", "compiled nothing: put"),
         ("torch.compile(abs, backend='aot_eager')", "only backend='aot_eager'"),
-        ("torch.compile(abs)", "ran nothing"),
+        ("torch.compile(abs)", "never ran"),
         ("torch.compile(lambda x: x @ x)(torch.ones(2, 2))", "no collective in 1 compiled graph"),
     ],
 )
