@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 
@@ -19,4 +17,8 @@ def run(arguments: tuple[str, ...]) -> None:
     """Run an unmodified script, with domino in place of Inductor."""
     from domino_compile.tools.scripts.command import main
 
-    sys.exit(main(arguments))
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # of --help
+        code = int(end.code or 0)
+    click.get_current_context().exit(code)

@@ -26,7 +26,7 @@ Run the unmodified SCRIPT. When it asks torch.compile for Inductor, by name or b
 domino. When it asks for domino, it also gets the options given here. Everything after SCRIPT is
 passed to the script."""
 EXAMPLES = """\
-examples:
+Examples:
   domino run train.py --epochs 1
   domino run --slices 2 --option dump_dir=out train.py
   torchrun --nproc-per-node 8 -m domino_compile run train.py
