@@ -1,4 +1,4 @@
-"""What the demo is asked to do; shared by the parent and the ranks, and free of torch."""
+"""The demo's configuration, shared by the parent and the ranks, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Config:
     """One run of the demo.
 
     Attributes:
-        steps: measured steps of each variant.
-        block: steps of one variant before the other's turn.
-        warm_up: steps before, the first of which compiles.
-        link: name or file of the emulated link's table.
-        slices: as domino's option.
-        dumps: folder for domino's dumps.
-        seed: of weights and batches.
+        steps: Measured steps of each variant.
+        block: Steps of one variant before the other one takes its turn.
+        warm_up: Steps before measuring, the first of which compiles.
+        link: The name or file of the emulated link's table.
+        slices: The same as domino's option.
+        dumps: The folder for domino's dumps.
+        seed: The seed of weights and batches.
         layers: of the model; so are ``dim`` (its width) and ``heads``.
         batch: rows of a batch; ``sequence`` is their length in bytes.
     """
@@ -49,7 +49,7 @@ class Config:
         return Shape(self.layers, self.dim, self.heads, self.batch, self.sequence)
 
     def problem(self) -> str | None:
-        """What is wrong with the numbers, in one line."""
+        """Return what is wrong with the numbers, in one line."""
         for name in ("steps", "block", "warm_up", "slices", "layers", "dim", "heads", "batch"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
@@ -63,7 +63,7 @@ class Config:
         return None
 
     def domino_options(self) -> dict[str, object]:
-        """The options of ``torch.compile(model, backend="domino", options=...)``."""
+        """Return the options of ``torch.compile(model, backend="domino", options=...)``."""
         return {"slices": self.slices, "link": self.link, "dump_dir": self.dumps}
 
     def as_dict(self) -> dict[str, Any]:

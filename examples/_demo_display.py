@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: live with rich on a terminal, else a line now and then."""
+"""Shows the demo's progress: live with rich on a terminal, or as occasional lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Display(Protocol):
 
 
 def make_display() -> Display:
-    """The best that the terminal and the installed packages allow."""
+    """Return the best display that the terminal and the installed packages allow."""
     if sys.stdout.isatty():
         try:
             return Live()
@@ -31,7 +31,7 @@ def make_display() -> Display:
 
 
 def phase_of(event: Event) -> str:
-    """What the ranks do from this event on."""
+    """Describe what the ranks do from this event on."""
     kind = event["event"]
     if kind == "start":
         return "starting 2 ranks (loading torch)"
@@ -48,7 +48,7 @@ def phase_of(event: Event) -> str:
 
 
 def step_text(event: Event) -> str:
-    """One measured step."""
+    """Describe one measured step."""
     title = TITLES[event["variant"]]
     step = f"step {event['step']}/{event['of']}"
     return f"{title:14s} {step:>10s}  loss {event['loss']:.4f}  {event['ms']:.0f} ms"
@@ -78,7 +78,7 @@ class Plain:
             self._print(f"  ... {self._phase}")
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Close nothing, because nothing is open."""
 
 
 class Live:
@@ -107,7 +107,7 @@ class Live:
             self._progress.update(self._task, completed=1)
 
     def tick(self) -> None:
-        """The spinner turns by itself."""
+        """Do nothing, because the spinner turns by itself."""
 
     def close(self) -> None:
         self._end_phase()

@@ -1,6 +1,6 @@
 """The demo's model and data: a byte-level GPT, written plainly, on the standard library's source.
 
-Nothing here knows of slices, overlap or ``domino_compile``.
+Nothing here refers to slices, overlap or ``domino_compile``.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-#: Tensor parallelism as a user writes it: torch's own API, two all-reduces a block and direction.
+#: Tensor parallelism as users write it with torch: two all-reduces per block and direction.
 PLAN = {
     "attention.qkv": ColwiseParallel(),
     "attention.out": RowwiseParallel(),
@@ -114,7 +114,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def text(size: int) -> torch.Tensor:
-    """At least ``size`` bytes of the Python standard library's source text, always the same."""
+    """Return at least ``size`` bytes of the Python standard library's source, always the same."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     data = bytearray()
     for path in sorted(folder.glob("*.py")):
@@ -127,7 +127,7 @@ def text(size: int) -> torch.Tensor:
 
 
 def batches(shape: Shape, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of tokens and the bytes that follow them, ``(batch, sequence)``, without end."""
+    """Yield endless batches of tokens and the bytes that follow them, ``(batch, sequence)``."""
     data = text(1 << 20)
     draw = random.Random(seed)
     while True:

@@ -1,4 +1,4 @@
-"""One rank of the demo: trains both variants in turns and tells the parent how it goes.
+"""One rank of the demo: trains both variants alternately and reports its progress to the parent.
 
 Started by ``demo.py`` as ``python _demo_rank.py RANK FOLDER``. ``FOLDER/config.json`` says what to
 do; progress leaves as one JSON object a line on the standard output, everything that torch or the
@@ -127,7 +127,7 @@ def train(config: Config, say: Say) -> dict[str, Any]:
 
 
 def warm_up(variant: Variant, config: Config, say: Say) -> float:
-    """The first steps; returns the seconds of the very first, which compiles."""
+    """Run the warm-up steps; return the seconds of the first one, which compiles."""
     seconds = []
     for number in range(config.warm_up):
         say(event="warm", variant=variant.name, step=number, of=config.warm_up)
@@ -136,7 +136,7 @@ def warm_up(variant: Variant, config: Config, say: Say) -> float:
 
 
 def free_link(variant: Variant, steps: int) -> list[float]:
-    """Times of steps, in ms, when communication takes no longer than the real transport."""
+    """Return step times in ms with communication at the speed of the real transport."""
     from domino_compile import emulate
 
     emulate.use_link(None)

@@ -1,8 +1,7 @@
-"""The rank processes of the demo: started, listened to, and never left behind.
+"""Starts the rank processes of the demo, listens to them, and always ends them.
 
-Each rank leads a process group of its own (compilers it starts belong to it), which is killed as a
-whole when the demo ends, however it ends. A rank also kills its group by itself when the demo is
-gone without having said so.
+Each rank leads a separate process group, which includes the compilers it starts. The whole group is
+killed when the demo ends for any reason. If the demo disappears, the rank kills its group itself.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import IO, Any
 Event = dict[str, Any]
 
 RANK_PROGRAM = Path(__file__).with_name("_demo_rank.py")
-SETTLE_S = 2.0  # a failing rank makes the others fail: how long to look for the first to fail
+SETTLE_S = 2.0  # a failing rank makes the others fail too: how long to wait for an earlier failure
 
 
 class RankFailure(Exception):
@@ -100,7 +99,7 @@ class Ranks:
                 yield rank, event
 
     def _reason(self, rank: int, event: Event) -> str:
-        """The cause: a death counts for more than the errors that it causes in other ranks."""
+        """Return the cause: a rank that died, rather than the errors that follow on other ranks."""
         failed = [(rank, event)]
         until = time.monotonic() + SETTLE_S
         while (left := until - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""From what the ranks measured to ``result.json`` and the printed tables. Times are in ms."""
+"""Turns the ranks' measurements into ``result.json`` and the printed tables. Times are in ms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_result(ranks: list[Rank], config: Config, command: str) -> Result:
     """Medians over the measured steps; of each step the slowest rank counts."""
     result: Result = {"emulated": True, "link": config.link, "command": command}
     for name in VARIANTS:
-        # the plain names of the communication's keys are domino's
+        # keys about communication without a suffix are domino's
         ending = "" if name == "domino" else f"_{name}"
         result.update(_times_of(ranks, name))
         result.update({f"{k}{ending}": v for k, v in _communication_of(ranks, name).items()})
@@ -80,7 +80,7 @@ def _median(ranks: list[Rank], name: str, value: Callable[[dict[str, Any]], floa
 
 
 def _compile_reports(reports: list[dict[str, Any]]) -> Result:
-    """What domino says that it did, of all graphs."""
+    """Return domino's reports of all graphs."""
     schedules = [s for report in reports for s in report["schedules"]]
     return {
         "collectives": [c for report in reports for c in report["collectives"]],
@@ -104,7 +104,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, if the system reports it."""
     try:
         with open("/proc/cpuinfo") as info:
             names = [line.split(":", 1)[1].strip() for line in info if "model name" in line]

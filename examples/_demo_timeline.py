@@ -1,4 +1,4 @@
-"""One measured step of each variant as a timeline, and the demo's report. All of an emulated link.
+"""Draws one measured step of each variant as a timeline, and the demo's report (emulated link).
 
 The page and the picture need the extra ``report``.
 """
@@ -21,7 +21,7 @@ SHORTEST_WAIT_US = 500  # that is drawn; a wait that finds its collective comple
 
 
 def timelines(rank: dict[str, Any], result: dict[str, Any], number: int = 0) -> list[Timeline]:
-    """The measured step nearest to the median, per variant, of one rank."""
+    """Return the measured step closest to the median, per variant, for one rank."""
     planned = [w for r in rank["reports"] for s in _ordered(r["schedules"]) for w in s["wires"]]
     found = []
     for name in VARIANTS:
@@ -90,7 +90,7 @@ def write_page(
     found: Sequence[Timeline], rank: dict[str, Any], result: dict[str, Any], dumps: Path, path: Path
 ) -> None:
     """The report as a page: timelines, losses, collectives, graphs."""
-    # Here, since it loads torch: ranks are to start at once, and wrong options are said at once.
+    # Imported here because it loads torch: ranks should start, and bad options fail, without delay.
     from domino_compile.report.explanation import explanation_of
     from domino_compile.tools.html import Curve, ReportData, page, read_dump
 

@@ -1,4 +1,4 @@
-"""What the Hugging Face examples share: a small checkpoint, loaded by every rank."""
+"""Shared by the Hugging Face examples: a small checkpoint that every rank loads."""
 
 import os
 import tempfile
@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
 
 
 def small_llama() -> str:
-    """The folder of a small Llama's checkpoint, which takes the place of one from the hub."""
+    """Return the folder of a small Llama's checkpoint, which stands in for one from the hub."""
     return checkpoint(LlamaForCausalLM, LlamaConfig(**SIZES))
 
 

@@ -1,4 +1,4 @@
-"""What the examples share: starting the ranks, a training loop, and the comparison at the end."""
+"""Shared by the examples: starts the ranks, trains, and compares the losses at the end."""
 
 import os
 import tempfile
@@ -38,7 +38,7 @@ def _rank(rank: int, world: int, rendezvous: str, main: Callable[[int, int], Non
 
 
 def train(model: nn.Module, batches: list[tuple[torch.Tensor, ...]]) -> list[float]:
-    """Train with Adam, one step a batch; `model(*batch)` is the loss. Returns the losses."""
+    """Train with Adam, one step per batch, and return the losses; `model(*batch)` is the loss."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
     for batch in batches:

@@ -1,6 +1,7 @@
-"""Activation checkpointing: the block is computed again in backward, its collectives too.
+"""Activation checkpointing: backward recomputes the block, including its collectives.
 
-What is recomputed stays recomputed after the cut, slice by slice.
+After the cut, backward still recomputes the block, slice by slice, so checkpointing saves the same
+activations.
 
     torchrun --nproc-per-node 2 examples/checkpointing.py          (2 or 4 ranks)
     python examples/checkpointing.py                               (starts 2 ranks itself)

@@ -1,6 +1,6 @@
-"""Context parallelism: each rank has a part of the tokens and gathers all keys and values.
+"""Context parallelism: each rank holds some of the tokens and gathers all keys and values.
 
-The all-gathers of forward and the reduce-scatters of backward carry the batch and are cut with it.
+The all-gathers in forward and the reduce-scatters in backward carry the batch and are cut with it.
 (torch's own `context_parallel` has no attention for CPUs.)
 
     torchrun --nproc-per-node 2 examples/context_parallel.py       (2 or 4 ranks)
@@ -16,7 +16,7 @@ from torch import nn
 WIDTH, HEADS, LENGTH = 32, 4, 16
 
 
-#: torch 2.13 has another name for it.
+#: torch 2.13 renamed it.
 all_gather = (
     getattr(funcol, "all_gather_single_autograd", None) or funcol.all_gather_tensor_autograd
 )

@@ -1,7 +1,7 @@
 """DDP around tensor parallelism, 2 x 2, with Megatron-style layers.
 
-Only the tensor-parallel collectives are cut; DDP reduces the gradients outside of the graph. (DDP
-around DTensor parameters does not compile on torch 2.13, whatever the backend: use `fsdp_tp.py`.)
+Only the tensor-parallel collectives are cut; DDP reduces the gradients outside the graph. (With
+torch 2.13, DDP around DTensor parameters does not compile with any backend: use `fsdp_tp.py`.)
 
     torchrun --nproc-per-node 4 examples/ddp_tp.py
     python examples/ddp_tp.py                                      (starts 4 ranks itself)

@@ -2,11 +2,11 @@
 
     make demo                                              (or: python examples/demo.py)
 
-The model (``_demo_model.py``) is written plainly, with torch's own tensor parallelism, and trains
-on the Python standard library's source text. The two ranks are real processes and the numbers
-really travel between them, but each collective is delayed to the time that a link table gives: the
-link is *emulated*. Both variants see the same weights and the same batches, and take turns in
-blocks of steps in the same processes. Results go to ``out/demo``.
+The model (``_demo_model.py``) is plain PyTorch with torch's own tensor parallelism, and trains on
+the Python standard library's source. The two ranks are real processes that really exchange data,
+but each collective is delayed to the time in a link table: the link is *emulated*. Both variants
+see the same weights and batches, and alternate in blocks of steps in the same processes. Results go
+to ``out/demo``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
         return fail(str(failure), 1)
     except KeyboardInterrupt:
         return fail("interrupted; the ranks are stopped", 130)
-    except BrokenPipeError:  # nobody reads what we print
+    except BrokenPipeError:  # nobody reads our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     command = shlex.join(["python", "examples/demo.py", *sys.argv[1:]])
@@ -53,26 +53,26 @@ def main() -> int:
 
 
 def show(rank: dict[str, Any], result: Result, out: Path, picture: str | None) -> None:
-    """Write what is to be looked at: the timelines as data, as a page and as a picture."""
+    """Write the timelines as data, as a page and as a picture."""
     found = timelines(rank, result)
     (out / "timeline.json").write_text(json.dumps([t.as_dict() for t in found]) + "\n")
     try:
         write_page(found, rank, result, out / "dumps", out / "report.html")
-        print(f"report, to be opened in a browser: {out / 'report.html'}")
+        print(f"report (open it in a browser):  {out / 'report.html'}")
     except ImportError:
-        print("no report.html: it needs pip install 'domino-compile[report]'")
+        print("report.html was not written: it needs pip install 'domino-compile[report]'")
     if picture:
         from domino_compile.tools.timelines.picture import draw
 
         draw(found, f"One training step of the demo, rank 0: {result['link']}", Path(picture))
-        print(f"timeline of one step of each: {picture}")
+        print(f"timeline of one step of each variant:  {picture}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=24, help="measured steps of each variant")
-    parser.add_argument("--block", type=int, default=4, help="steps before the other's turn")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps before, the first compiles")
+    parser.add_argument("--block", type=int, default=4, help="steps per turn of a variant")
+    parser.add_argument("--warm-up", type=int, default=3, help="warm-up steps, the first compiles")
     parser.add_argument("--link", default="demo-2", help="link table to emulate: a name or a file")
     parser.add_argument("--slices", type=int, default=2)
     parser.add_argument("--layers", type=int, default=3)
@@ -152,11 +152,12 @@ def follow(ranks: Ranks, display: Display) -> None:
 
 
 def closing(result: Result, out: Path) -> None:
-    """The sentences below the tables."""
+    """Print the sentences below the tables."""
     hidden, ratio = result["hidden_fraction"], result["step_ratio"]
     print(
         f"domino's step takes {ratio:.2f} of Inductor's; {hidden:.0%} of its communication is"
-        f" hidden. The link is emulated ({result['link']}): numbers travel, times are the table's."
+        f" hidden. The link is emulated ({result['link']}): data is really exchanged, but times are"
+        " the table's."
     )
     print(f"result: {out / 'result.json'}   raw times and logs of each rank: {out}/rank_*")
     print(f"dumps (graphs, schedule, plan): {out / 'dumps'}")

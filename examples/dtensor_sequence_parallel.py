@@ -1,8 +1,8 @@
-"""Sequence parallelism by `parallelize_module`.
+"""Sequence parallelism with `parallelize_module`.
 
-Between the linears each rank holds a part of the sequence, so that norms and residuals are not
-computed twice. Instead of all-reduces there are all-gathers in front of attention and MLP and
-reduce-scatters behind them, along the sequence (dimension 1). They are cut along the batch.
+Between the linear layers each rank holds a part of the sequence, so ranks do not compute the same
+norms and residuals. Instead of all-reduces there are all-gathers before attention and MLP and
+reduce-scatters after them, along the sequence (dimension 1). They are cut along the batch.
 
     torchrun --nproc-per-node 2 examples/dtensor_sequence_parallel.py   (2 or 4 ranks)
     python examples/dtensor_sequence_parallel.py                        (starts 2 ranks itself)

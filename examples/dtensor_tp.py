@@ -1,7 +1,7 @@
-"""Tensor parallelism by `parallelize_module`: a GPT block, Colwise and Rowwise.
+"""Tensor parallelism with `parallelize_module`: a GPT block with Colwise and Rowwise layers.
 
 The model is written for one device. DTensor adds the collectives while the graph is captured: one
-all-reduce after attention and one after the MLP; in backward one for each of q, k and v, which are
+all-reduce after attention and one after the MLP, and in backward one each for q, k and v, which are
 merged into one.
 
     torchrun --nproc-per-node 2 examples/dtensor_tp.py             (2 or 4 ranks)

@@ -1,7 +1,7 @@
-"""A batch size that changes from step to step: one compile serves them all.
+"""A batch size that changes from step to step, with a single compile.
 
-The slices' sizes are computed when the program runs: 8 rows are cut into 3, 3 and 2. The rows here
-are even numbers because DTensor, while it is captured, guards on whether its ranks divide them.
+The slices' sizes are computed when the program runs: 8 rows are cut into 3, 3 and 2. The numbers of
+rows here are even because DTensor guards on whether its ranks divide them when it is captured.
 
     torchrun --nproc-per-node 2 examples/dynamic_batch.py          (2 or 4 ranks)
     python examples/dynamic_batch.py                               (starts 2 ranks itself)

@@ -1,4 +1,4 @@
-"""FSDP2 around tensor parallelism, 2 x 2: FSDP's all-gathers stay outside of the compiled block.
+"""FSDP2 around tensor parallelism, 2 x 2: FSDP's all-gathers stay outside the compiled block.
 
 torchrun --nproc-per-node 4 examples/fsdp_tp.py
 python examples/fsdp_tp.py                                     (starts 4 ranks itself)

@@ -1,7 +1,7 @@
-"""A graph break: each of the captured graphs is cut on its own.
+"""A graph break: each captured graph is cut separately.
 
-The model hands a value to code that cannot be captured, so Dynamo captures what comes before and
-what comes after as two graphs. Where a cut value leaves a graph it is joined.
+The model passes a value to code that cannot be captured, so Dynamo captures the code before and
+after it as two graphs. A cut value is joined when it leaves a graph.
 
     torchrun --nproc-per-node 2 examples/graph_break.py            (2 or 4 ranks)
     python examples/graph_break.py                                 (starts 2 ranks itself)

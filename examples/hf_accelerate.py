@@ -1,4 +1,4 @@
-"""accelerate: `dynamo_backend="inductor"` is what it offers, and the switch gives domino.
+"""accelerate: it only offers `dynamo_backend="inductor"`, and the switch turns that into domino.
 
     torchrun --nproc-per-node 2 examples/hf_accelerate.py          (2 or 4 ranks)
     python examples/hf_accelerate.py                               (starts 2 ranks itself)

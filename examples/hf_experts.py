@@ -1,6 +1,6 @@
-"""Hugging Face transformers: a mixture of experts, each rank with experts of its own.
+"""Hugging Face transformers: a mixture of experts, with different experts on each rank.
 
-The ranks share a batch: each computes its experts' part of it and an all-reduce sums the parts.
+All ranks have the same batch. Each computes its experts' part, and an all-reduce sums the parts.
 
     torchrun --nproc-per-node 2 examples/hf_experts.py             (2 or 4 ranks)
     python examples/hf_experts.py                                  (starts 2 ranks itself)

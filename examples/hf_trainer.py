@@ -1,9 +1,9 @@
-"""Hugging Face Trainer: `torch_compile=True` asks for Inductor, and the switch gives domino.
+"""Hugging Face Trainer: `torch_compile=True` means Inductor, and the switch turns it into domino.
 
     torchrun --nproc-per-node 2 examples/hf_trainer.py             (2 or 4 ranks)
     python examples/hf_trainer.py                                  (starts 2 ranks itself)
 
-Without `domino_compile.enable(...)` the same is done by
+Instead of calling `domino_compile.enable(...)` you can run
 
     torchrun --nproc-per-node 2 -m domino_compile run --slices 2 train.py
 

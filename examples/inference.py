@@ -1,6 +1,6 @@
-"""Inference: the prefill of a prompt under `torch.no_grad`, a batch of prompts at a time.
+"""Inference: the prefill of a batch of prompts under `torch.no_grad`.
 
-There is no backward; the forward is cut and ordered all the same.
+There is no backward, but the forward is still cut and scheduled.
 
     torchrun --nproc-per-node 2 examples/inference.py              (2 or 4 ranks)
     python examples/inference.py                                   (starts 2 ranks itself)

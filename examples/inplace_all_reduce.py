@@ -1,8 +1,8 @@
 """Tensor parallelism written with the in-place `dist.all_reduce(x, group=...)`.
 
-A compiled in-place all-reduce is a functional one, a wait and a copy; the copy is folded away. Its
-compiled gradient is another all-reduce, which eager PyTorch does not do (it warns): compiled
-training is therefore compared with compiled training.
+A compiled in-place all-reduce becomes a functional one, a wait and a copy, and the copy is removed.
+Its compiled gradient is another all-reduce. Eager PyTorch does not run that one (it warns), so this
+example compares compiled training with compiled training.
 
     torchrun --nproc-per-node 2 examples/inplace_all_reduce.py     (2 or 4 ranks)
     python examples/inplace_all_reduce.py                          (starts 2 ranks itself)

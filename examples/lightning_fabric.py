@@ -1,4 +1,4 @@
-"""Lightning Fabric: tensor parallelism by its `ModelParallelStrategy`, 2 x 2 with FSDP2.
+"""Lightning Fabric: tensor parallelism with `ModelParallelStrategy`, 2 x 2 with FSDP2.
 
     torchrun --nproc-per-node 4 examples/lightning_fabric.py
     python examples/lightning_fabric.py                            (starts 4 ranks itself)
@@ -39,7 +39,7 @@ def train(rank: int, world: int, *, compiled: bool) -> list[float]:
     model = GPT()
     if compiled:
         model = torch.compile(model, backend="domino", options={"slices": 2})
-    model = fabric.setup(model)  # Fabric compiles again what it has made parallel
+    model = fabric.setup(model)  # Fabric recompiles the model after making it parallel
     optimiser = fabric.setup_optimizers(torch.optim.Adam(model.parameters(), lr=1e-2))
     first = 4 * (rank * 2 // world)
     losses = []
@@ -53,7 +53,7 @@ def train(rank: int, world: int, *, compiled: bool) -> list[float]:
 
 
 def main(rank: int, world: int) -> None:
-    # What torchrun sets, for ranks that this file starts itself.
+    # The variables that torchrun sets, for ranks that this file starts.
     found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "GROUP_RANK": 0}
     os.environ |= {name: str(value) for name, value in found.items()}
     uncut = train(rank, world, compiled=False)

@@ -1,7 +1,7 @@
 """Tensor parallelism as Megatron-LM writes it: a pair of autograd functions around two linears.
 
-`Copy` (Megatron's f) is the identity forward and an all-reduce backward; `Reduce` (g) the other way
-round. Both are found, in forward and in backward, with the line that called them.
+`Copy` (Megatron's f) is the identity in forward and an all-reduce in backward; `Reduce` (g) is the
+reverse. Reports name the line that called each of them, in forward and in backward.
 
     torchrun --nproc-per-node 2 examples/megatron_style.py         (2 or 4 ranks)
     python examples/megatron_style.py                              (starts 2 ranks itself)

@@ -1,6 +1,6 @@
-"""Pipeline parallelism with tensor parallelism inside of the stages: GPipe and 1F1B.
+"""Pipeline parallelism with tensor parallelism inside the stages: GPipe and 1F1B.
 
-Each stage is compiled by itself. Its graphs see one micro-batch, whose rows are cut.
+Each stage is compiled separately. Its graphs process one micro-batch, whose rows are cut.
 
     torchrun --nproc-per-node 4 examples/pipeline.py
     python examples/pipeline.py                                    (starts 4 ranks itself)

@@ -1,8 +1,8 @@
 """Tensor and data parallelism in one compiled function, on a mesh of 2 x 2 ranks.
 
-Two ranks share each layer (tensor parallel); two such pairs see different rows and average their
-weight gradients (data parallel) while backward still runs. Nothing waits for the second kind but
-the optimiser: it is left alone, and the report says so.
+Two ranks share each layer (tensor parallel). Two such pairs process different rows and average
+their weight gradients (data parallel) while backward still runs. Only the optimiser waits for these
+averages, so they are left alone, and the report says so.
 
     torchrun --nproc-per-node 4 examples/two_groups.py             (4 ranks)
     python examples/two_groups.py                                  (starts 4 ranks itself)

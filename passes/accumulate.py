@@ -1,12 +1,13 @@
-"""``accumulate``: products that are summed in front of a collective add up inside of products.
+"""``accumulate``: sums of products in front of a collective move into the matrix products.
 
-The gradient of what q, k and v (gate and up) are computed of is a sum of as many products, which
-the collective waits for: ``a @ b + c @ d`` becomes ``addmm(a @ b, c, d)``. A sum by itself reads
-all summands and writes the result; an addition inside of a product reads one. It is rounded once
-less.
+The gradient of the input of q, k and v (or of gate and up) is a sum of three (or two) products, and
+the collective waits for it: ``a @ b + c @ d`` becomes ``addmm(a @ b, c, d)``. A separate sum reads
+all summands and writes the result; an addition inside a product only reads one summand. It also
+saves one rounding.
 
-Contract: takes a functional joint or inference graph; afterwards no collective's payload is a sum
-of two products (half precision, same shape and type, also through views) that nothing else needs.
+Contract: The pass takes a functional joint or inference graph. Afterwards no collective's payload
+is a sum of two products (half precision, same shape and type, also through views) that nothing else
+needs.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ MM, ADDMM = aten.mm.default, aten.addmm.default
 
 
 def accumulate_products(graph: fx.Graph) -> int:
-    """Put sums into products in place; returns how many sums are gone."""
+    """Move sums into products in place, and return the number of sums removed."""
     launches = [node for node in graph.nodes if is_launch(node)]
     payloads = dict.fromkeys(x for node in launches for x in node.all_input_nodes)
     return sum(_accumulate(graph, payload) for payload in payloads)
 
 
 def _accumulate(graph: fx.Graph, value: Any) -> int:
-    """Put the sum that a value is, perhaps viewed, into its products, innermost first."""
+    """Move a sum, which may be viewed, into its products, starting with the innermost."""
     add = behind_views(value)
     if add is None or add.target is not aten.add.Tensor or len(add.args) != 2 or add.kwargs:
         return 0
@@ -61,7 +62,7 @@ def _accumulate(graph: fx.Graph, value: Any) -> int:
 
 
 def _is_plain(node: fx.Node | None) -> bool:
-    """Whether it is a product to which nothing is added yet."""
+    """Whether the node is a product to which nothing is added yet."""
     return node is not None and node.target is MM
 
 

@@ -1,10 +1,11 @@
-"""``columns``: cut the products in front of collectives by columns.
+"""``columns``: cut matrix products in front of collectives by columns.
 
-The analysis (``analysis.columns``) says which products, how far each cut extends and where the
-parts are joined; the slicer rewrites the graph as it does for rows.
+The analysis (``analysis.columns``) decides which products to cut, how far each cut extends and
+where the parts are joined. The slicer then rewrites the graph as it does for rows.
 
-Contract: takes a functional joint or inference graph, whose rows may be cut already; afterwards the
-products in front of the named collectives, and these collectives, exist once per part.
+Contract: The pass takes a functional joint or inference graph, whose rows may already be cut.
+Afterwards the products in front of the given collectives, and these collectives, exist once per
+part.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""``hold``: keep what a program computes beside its own asynchronous collectives.
+"""``hold``: keep a program's own overlap of asynchronous collectives.
 
 A program that calls a collective with ``async_op=True`` computes something else before it waits.
-In a captured graph the wait stands right behind the launch, so that a graph which is left as it is
-would lose that. Here each such wait, with the pointwise operations that follow from it, goes in
-front of the first product or collective that needs it. The products in between are pinned between
-launch and wait, as ``pin`` does it for whole graphs.
+In a captured graph the wait comes directly after the launch, so a graph that is left alone would
+lose this overlap. This pass moves each such wait, with the pointwise operations that depend on it,
+in front of the first product or collective that needs it. The products in between are pinned
+between launch and wait, as ``pin`` does for whole graphs.
 
-Contract: takes a forward, backward or inference graph that is not scheduled, after Inductor's own
-passes; afterwards some events of it are wrapped in ``control_deps``.
+Contract: The pass takes a forward, backward or inference graph that is not scheduled, after
+Inductor's own passes. Afterwards some of its events are wrapped in ``control_deps``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from domino_compile.passes.schedule import reorder
 
 
 def hold_asynchronous(graph: fx.Graph) -> int:
-    """Let asynchronous collectives fly until they are read; returns the number of dependencies."""
+    """Delay waits until results are read, and return the number of added dependencies."""
     sites = [site for site in find_sites(graph) if is_asynchronous(site.launch)]
     if not sites:
         return 0
@@ -34,7 +34,7 @@ def hold_asynchronous(graph: fx.Graph) -> int:
 
 
 def _not_waiting(graph: fx.Graph, waits: set[fx.Node]) -> list[fx.Node]:
-    """The nodes that keep their order: others go in front of their first user."""
+    """Return the nodes that keep their order; others move in front of their first user."""
     behind: set[fx.Node] = set()
     kept = []
     for node in graph.nodes:
@@ -47,7 +47,7 @@ def _not_waiting(graph: fx.Graph, waits: set[fx.Node]) -> list[fx.Node]:
 
 
 def _in_flight(graph: fx.Graph, launches: set[fx.Node], waits: set[fx.Node]) -> list[fx.Node]:
-    """The events from each launch to its wait, in order."""
+    """Return the events from each launch to its wait, in order."""
     found: list[fx.Node] = []
     flying: set[fx.Node] = set()
     for node in graph.nodes:

@@ -1,13 +1,13 @@
-"""``materialise``: hard functions of small values are computed once.
+"""``materialise``: compute expensive functions of small values only once.
 
 Inductor fuses a pointwise value into the kernels that use it. The cosines and sines of rotary
-positions are computed anew for every head of every row, in every layer and again in backward: they,
-and not memory, then bound those kernels. Slices make it worse, as these kernels do not get faster
-in proportion. Here such a value is marked to be in memory; nothing that is computed changes.
+positions are recomputed for every head of every row, in every layer and again in backward, and then
+limit those kernels instead of memory. Slices make it worse, because these kernels do not speed up
+in proportion. This pass marks such a value to be kept in memory; results do not change.
 
-Contract: takes a functional joint or inference graph; afterwards the results of hard functions
-(``scheduling.traffic``) that are used for many more elements than they have are arguments of
-``materialise`` and of nothing else.
+Contract: The pass takes a functional joint or inference graph. Afterwards the results of expensive
+functions (``scheduling.traffic``) that are used for many more elements than they have are only
+used by ``materialise``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TIMES, LEAST = 8, 1_000_000
 
 
 def materialise_values(graph: fx.Graph) -> int:
-    """Mark values in place; returns how many."""
+    """Mark values in place, and return how many were marked."""
     hard = [n for n in graph.nodes if n.target in HARD_FUNCTIONS and _is_worth_it(n)]
     for node in hard:
         with graph.inserting_after(node):

@@ -1,11 +1,12 @@
-"""``normalise``: one spelling of the collectives, and none that is not needed.
+"""``normalise``: merge all-reduces whose results are added.
 
-An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. DTensor's column-parallel q, k and v (gate
-and up) each reduce their own input gradient and then add; one all-reduce of the sum does the same
-with a third (half) of the traffic.
+An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. With DTensor, the column-parallel layers q,
+k and v (or gate and up) each reduce their input gradient, and the results are added. One all-reduce
+of the sum does the same with a third (or half) of the traffic.
 
-Contract: takes a functional joint or inference graph; afterwards no sum of two all-reduces that
-nothing else needs is left (same group, both sums, same shape and type, also through equal views).
+Contract: The pass takes a functional joint or inference graph. Afterwards there is no sum of two
+all-reduces that nothing else needs (same group, both sums, same shape and type, also through equal
+views).
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ ALL_REDUCE = c10d.all_reduce.default
 
 
 def normalise_graph(graph: fx.Graph) -> Replaced:
-    """Merge sums of all-reduces in place; for each that is gone the one that stands for it."""
+    """Merge sums of all-reduces in place, and return what replaces each removed one."""
     into: dict[fx.Node, fx.Node] = {}
     for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
         merge = _merge(graph, node)
         if merge is None:
             continue
         total, gone = merge
-        made = set(into.values())  # a sum of sums: what an earlier merge has made may go again
+        made = set(into.values())  # a sum of sums can remove the result of an earlier merge again
         into |= {launch: total for launch, last in into.items() if last in gone}
         into |= {launch: total for launch in gone if launch not in made}
     return Replaced({launch: (total,) for launch, total in into.items()})
 
 
 def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
-    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``: the launch that is new and those that are gone."""
+    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``; return the new and the removed launches."""
     if len(add.args) != 2 or add.kwargs:
         return None
     left, right = (_all_reduce_behind(x) for x in add.args)
@@ -73,7 +74,7 @@ def _all_reduce_behind(value: Any) -> fx.Node | None:
     launch = wait.args[0]
     assert isinstance(launch, fx.Node)
     if launch.target is not ALL_REDUCE or is_alone(launch):
-        return None  # other ranks, with other programs, may take part in what is alone
+        return None  # ranks with other programs may take part in a collective that is left alone
     return launch if len(launch.users) == 1 else None
 
 

@@ -1,15 +1,15 @@
 """``pin``: make Inductor keep the order of a graph.
 
-Inductor sorts its kernels anew for memory and fuses across waits. Few ordering dependencies keep
-the order that matters: of the *events*, which are launches, waits, matrix products and attention.
-For events ``a, b`` next to each other, ``b`` is made to run after ``a``, except that
+Inductor reorders its kernels to save memory and fuses across waits. A few ordering dependencies
+keep the order of the *events*, which are launches, waits, matrix products and attention. For
+adjacent events ``a, b``, ``b`` is made to run after ``a``, with these exceptions:
 
-* a launch is never made dependent: wrapping it hides it from Inductor's in-place pass, and each
-  collective would get a copy kernel. What follows it depends on it instead;
-* nothing depends on the tensor that feeds a launch: its buffer is reused by the collective;
-* where ``b`` needs ``a`` anyway, nothing is added.
+* A launch never gets a dependency. Wrapping it would hide it from Inductor's in-place pass, and
+  each collective would get a copy kernel. The event after it depends on it instead.
+* Nothing depends on the tensor that feeds a launch, because the collective reuses its buffer.
+* If ``b`` needs ``a`` anyway, nothing is added.
 
-Contract: takes a scheduled graph; afterwards some events are wrapped in ``control_deps``.
+Contract: The pass takes a scheduled graph. Afterwards some events are wrapped in ``control_deps``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.nodes import is_free
 from domino_compile.scheduling.kinds import event_kind
 
-#: How many events in front of an event may be its neighbour (those that feed a launch are passed
-#: over).
+#: How many preceding events are considered as an event's neighbour (those that feed a launch are
+#: skipped).
 LOOK_BACK = 4
 
 
 def is_event(node: fx.Node) -> bool:
-    """Whether the node's place in the order matters and is pinned."""
+    """Whether the node is an event, whose position is pinned."""
     return event_kind(node) is not None
 
 
 def pin_order(graph: fx.Graph) -> int:
-    """Pin the order of the events in place; returns how many dependencies were added."""
+    """Pin the order of the events in place, and return the number of added dependencies."""
     events = [n for n in graph.nodes if is_event(n)]
     if not any(is_launch(n) for n in events):
         return 0
@@ -42,7 +42,7 @@ def pin_order(graph: fx.Graph) -> int:
 
 
 def ordering_dependencies(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """For each event that needs a dependency, the earlier event it must follow."""
+    """Return the earlier event that each event with a dependency must follow."""
     needs = _event_ancestors(graph, events)
     after: dict[fx.Node, fx.Node] = {}
     previous: fx.Node | None = None
@@ -68,9 +68,9 @@ def feeds_launch(node: fx.Node) -> bool:
 
 
 def _event_ancestors(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
-    """For each event those of the few events in front of it that it depends on.
+    """Return the few preceding events that each event depends on.
 
-    The set of all events a node depends on is kept as the bits of a number.
+    The set of all events that a node depends on is stored as the bits of an integer.
     """
     position = {event: i for i, event in enumerate(events)}
     result: dict[fx.Node, set[fx.Node]] = {}

@@ -1,13 +1,13 @@
-"""``products``: tell matrix products what flies above them.
+"""``products``: tell matrix products which collectives run beside them.
 
-A product beside a collective has fewer multiprocessors than its library thinks; the operations
-``mm_beside`` and ``addmm_beside`` (``gemm.op``) are told how many are held, and for which part of
-its time. Products that are alone become these operations too: torch copies what is added to a
-product before it computes, and takes algorithms that clear a counter first
-(``gemm.tune.CLEARING_US``).
+A product beside a collective has fewer multiprocessors than its library assumes. The operations
+``mm_beside`` and ``addmm_beside`` (``ops.products``) are told how many are held, and during which
+share of the product's time. Products without a collective become these operations too, because
+torch first copies the value that is added to a product, and uses algorithms that first clear a
+counter (``gemm.tune.CLEARING_US``).
 
-Contract: takes a scheduled graph and its predicted times; afterwards the ``mm`` and ``addmm`` of
-half precision are these operations, with the same names, operands, values and order.
+Contract: The pass takes a scheduled graph and its predicted times. Afterwards all ``mm`` and
+``addmm`` in half precision are these operations, with the same names, operands, values and order.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ aten = torch.ops.aten
 
 
 def mark_products(graph: fx.Graph, units: UnitGraph, plan: Schedule, held: int) -> dict[str, float]:
-    """Tell products in place.
+    """Replace mm/addmm in place by variants that know what share of their time a collective runs.
 
     Args:
-        graph: the graph, in its planned order.
-        units: its units.
-        plan: their predicted times.
-        held: multiprocessors that a collective in flight holds.
+        graph: The graph, in its planned order.
+        units: Its units.
+        plan: Their predicted times.
+        held: The number of multiprocessors that a collective in flight holds.
 
     Returns:
-        By name, for which part of its time each product is beside a collective: one of ``PARTS``.
+        The share of each product's time beside a collective, by name; one of ``PARTS``.
     """
     beside: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for wire in plan.spans:
@@ -64,7 +64,7 @@ def _tell(node: fx.Node, held: int, share: float) -> None:
 
 
 def _is_product(node: fx.Node) -> bool:
-    """Whether it is a product that the operations can stand for."""
+    """Whether the node is a product that these operations can replace."""
     if node.target not in (aten.mm.default, aten.addmm.default):
         return False
     if any(value != 1 for value in node.kwargs.values()) or not _are_nodes(node.args):

@@ -1,8 +1,8 @@
-"""``schedule``: order a graph so that collectives fly under compute.
+"""``schedule``: order a graph so that collectives run while others compute.
 
-Contract: takes a forward, backward or inference graph after Inductor's own passes, functional but
-for final writes into inputs; afterwards the same nodes stand in the planned order. Views and waits
-stand right in front of their first use; a launch right behind its input.
+Contract: The pass takes a forward, backward or inference graph after Inductor's own passes, which
+is functional except for final writes to inputs. Afterwards the same nodes are in the planned order.
+Views and waits come directly before their first use, and a launch comes directly after its input.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What runs the rewritten graphs: Inductor's settings, and the eager lowering."""
+"""Lowers the rewritten graphs: Inductor with its settings, or the eager lowering."""

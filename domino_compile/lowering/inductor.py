@@ -1,4 +1,4 @@
-"""Inductor as the lowering: the only module that knows which of its settings a compile needs."""
+"""The Inductor lowering, and the only module that knows which Inductor settings it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
 
-#: Settings of Inductor that would undo the schedule; switched off where this torch has them.
+#: Inductor settings that would undo the schedule. They are switched off if this torch has them.
 OFF: Mapping[str, object] = {
     "reorder_for_compute_comm_overlap": False,
     "_micro_pipeline_tp": False,
@@ -37,7 +37,7 @@ LARGE_BYTES = 10 << 20
 def inductor_alone(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
 ) -> Callable[..., Any]:
-    """The program that is compiled without this package."""
+    """Compile a program without this package."""
     return _compat.compile_with_inductor(gm, example_inputs, user_settings(options))
 
 
@@ -73,7 +73,7 @@ def compile_planned(
 
 
 def user_settings(options: Options) -> dict[str, Any]:
-    """The settings that the user's options ask for."""
+    """Return the Inductor settings for the user's options."""
     settings: dict[str, Any] = {}
     if options.mode != "default":
         settings.update(_compat.mode_options(options.mode))

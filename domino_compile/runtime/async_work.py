@@ -1,4 +1,4 @@
-"""Collectives with ``async_op=True`` in a captured program, and the handles that they return."""
+"""Handles of collectives with ``async_op=True`` in a captured program."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 class CapturedWork:
     """The handle of a collective that is part of a compiled graph; stands for ``dist.Work``.
 
-    In a graph a collective's result is a value like any other: whatever reads it waits for the
-    collective, whether or not the program has called ``wait``. So the handle has nothing left to
-    do. It is plain Python, which Dynamo can trace and can hand to code outside of the graph.
+    In a graph a collective's result is a value like any other: its readers wait for the collective,
+    whether or not the program has called ``wait``. So the handle has nothing to do. It is plain
+    Python, which Dynamo can trace and can pass to code outside the graph.
 
     Attributes:
         outputs: the tensors that the collective writes to.
@@ -23,7 +23,7 @@ class CapturedWork:
         self.outputs = outputs
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Return at once: the readers of the result wait for it."""
+        """Return at once, because the readers of the result wait for it."""
         return True
 
     def synchronize(self) -> None:
@@ -41,24 +41,24 @@ class CapturedWork:
         return True
 
     def exception(self) -> None:
-        """The error of the collective: none (see ``is_success``)."""
+        """Return None, because a failure is raised where the graph runs (see ``is_success``)."""
 
     def result(self) -> list[torch.Tensor]:
-        """The tensors that the collective writes to."""
+        """Return the tensors that the collective writes to."""
         return self.outputs
 
     def get_future(self) -> Any:
-        """A completed ``torch.futures.Future`` of ``result()``. Dynamo ends its graph here."""
+        """Return a completed ``torch.futures.Future`` of ``result()``. Breaks the graph."""
         future: Any = torch.futures.Future()
         future.set_result(self.outputs)
         return future
 
 
 def launched(collective: Any, written: Any, *args: Any, **kwargs: Any) -> CapturedWork:
-    """What Dynamo traces in place of a collective with ``async_op=True``.
+    """Stand in for a collective with ``async_op=True`` when Dynamo traces it.
 
-    Eager code does not differentiate such a collective, and neither is the captured one: gradients
-    pass an all-reduce unchanged.
+    Eager code does not differentiate such a collective, so the captured one is not differentiated
+    either: gradients pass an all-reduce unchanged.
 
     Args:
         collective: the function that was called; called here without ``async_op``.
@@ -78,7 +78,7 @@ def launched(collective: Any, written: Any, *args: Any, **kwargs: Any) -> Captur
 
 
 def unstacked(written: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two sides of a gather or a scatter, the larger one as a concatenation.
+    """Return the two sides of a gather or a scatter, with the larger one as a concatenation.
 
     NCCL also stacks: it gathers ``(n, ...)`` to ``(ranks, n, ...)``, and scatters that again.
     """

@@ -1,10 +1,10 @@
 """``guard="measure"``: the planned and the uncut program, timed in the first steps of the real job.
 
-Both are right, so that it does not matter for the results which one runs a step: whichever runs a
-forward runs its backward (of programs with dropout each draws its own masks). After a few calls of
-each they take turns. A step is timed from the beginning of one call to the beginning of the next,
-which holds the backward, the optimiser and whatever else the job does. The slowest rank counts;
-all ranks compute with the same numbers and keep the same program. The other one is dropped.
+Both programs are correct, so either can run a step; the program that runs a forward also runs its
+backward (with dropout, each draws its own masks). After a few calls of each they take turns. A step
+is timed from the beginning of one call to the beginning of the next, which includes the backward,
+the optimiser and everything else in the job. The slowest rank counts, so all ranks decide from the
+same numbers and keep the same program. The other program is dropped.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _measurements = GroupNumbers()
 
 
 def guarded(compiled: Compiled) -> Compiled:
-    """A program that is timed against the uncut one in its first steps, if the options ask for it.
+    """Time a program against the uncut one in its first steps, if the options ask for it.
 
-    A graph that is left to Inductor alone has nothing to be timed against.
+    A graph that is left to Inductor alone is not timed.
     """
     request, options = compiled.request, compiled.request.options
     if options.guard != "measure" or not any(part.rewrites for part in compiled.pipeline.parts):
@@ -72,7 +72,7 @@ def guarded(compiled: Compiled) -> Compiled:
 
 
 class Measuring:
-    """The program of one graph: two that take turns, then the faster of them.
+    """The program of one graph: two programs that take turns, and then the faster one.
 
     Args:
         planned: this package's program.
@@ -95,7 +95,7 @@ class Measuring:
         self.marks: list[Any] = []
 
     def __call__(self, *args: Any) -> Any:
-        """Run the program whose turn it is."""
+        """Run the program that has its turn."""
         if len(self.programs) == 1:
             return self.programs[0](*args)
         self.marks.append(_mark(args))
@@ -120,7 +120,7 @@ class Measuring:
         reporting.measured(self.report, found)
         self.programs = [self.programs[keep]]
         self.marks.clear()
-        gc.collect()  # compiled programs are full of circles; their buffers are wanted back now
+        gc.collect()  # compiled programs have reference cycles; free their buffers now
         log.info("%s", self.report.summary())
         self.done()
 
@@ -154,7 +154,7 @@ def _largest(
         store.wait(keys, timedelta(seconds=timeout_s))
     except (RuntimeError, dist.DistError):
         raise RankMismatchError(
-            f"guard='measure': a rank of group {group} (ranks {ranks}) has not timed its step"
+            f"guard='measure': a rank of group {group} (ranks {ranks}) did not time its step"
             f" {number} within {timeout_s:g} s (option check_timeout_s); do all ranks run the same"
             " number of steps?"
         ) from None

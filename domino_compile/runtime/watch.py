@@ -1,10 +1,10 @@
-"""Planning again when the link has become slower or faster than the plan took it for.
+"""Plans again when the link has become slower or faster than the plan assumed.
 
 Every ``watch`` steps the ranks of a group time a collective, agree on the slowest rank's time, and
-compare it with the link table's. Only if several such probes in a row agree that the link is out of
-the tolerated range, the graph is compiled again for the link as it is now: at a call of the graph,
-which is the beginning of a step, on all ranks at the same call. Each time it happens more probes
-must agree, so that a link that comes and goes does not make the job compile for ever.
+compare it with the link table's. Only if several probes in a row find the link outside the
+tolerated range is the graph compiled again for the link as it is now. All ranks do so at the same
+call of the graph, at the beginning of a step. After each recompilation more probes must agree, so
+that a fluctuating link does not make the job compile forever.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from domino_compile.runtime.guard import agreed
 
 log = logging.getLogger(__name__)
 
-#: Probes that must agree before a plan is made anew; twice as many after every time.
+#: Probes that must agree before planning again; the number doubles each time.
 PROBES = 3
 #: Times on the wire may differ from the plan's by this factor, either way: collectives of one size
 #: differ by a third from one NCCL algorithm to another, and plans change little below it.
 TOLERATED = 1.5
-#: A probe is the fastest of so many collectives: one must wait for the slowest rank.
+#: A probe is the fastest of this many collectives, because the first waits for the slowest rank.
 REPEATS = 3
-#: Bytes of a probe at most.
+#: The most bytes of a probe.
 MOST_BYTES = 8 << 20
 
 
@@ -52,7 +52,7 @@ class Judge:
         self._probes: list[float] = []
 
     def hear(self, slower: float) -> bool:
-        """Take in one probe: how many times the table's time. True: ``planned`` is new."""
+        """Record one probe, as a multiple of the table's time; return whether to plan again."""
         self._probes = [*self._probes, slower][-self.patience :]
         if len(self._probes) < self.patience:
             return False
@@ -85,7 +85,7 @@ _links: weakref.WeakKeyDictionary[Any, WatchedLink] = weakref.WeakKeyDictionary(
 
 
 def watched(compiled: Compiled) -> Compiled:
-    """A program that is planned again when its link changes, if the options ask for it."""
+    """Watch a program's link and plan it again when the link changes, if the options ask."""
     request, options = compiled.request, compiled.request.options
     if not options.watch or not _can_be_watched(compiled):
         return compiled
@@ -103,7 +103,7 @@ def watched(compiled: Compiled) -> Compiled:
 
 
 def _can_be_watched(compiled: Compiled) -> bool:
-    """Whether there is something to plan again, and no dynamic size, which would be lost."""
+    """Whether the graph can be planned again; it cannot with dynamic sizes, which would be lost."""
     inputs = compiled.request.inputs
     sizes = [n for x in inputs if isinstance(x, torch.Tensor) for n in x.shape]
     symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -120,7 +120,7 @@ def _table_us(compiled: Compiled, group: str, nbytes: int) -> float:
 
 
 class Watching:
-    """The program of one graph, compiled anew when the link of its largest group changes.
+    """The program of one graph, compiled again when the link of its largest group changes.
 
     Of the tensor-parallel ones, of which there must be one: the plan is made for their links.
 
@@ -154,7 +154,7 @@ class Watching:
         self.calls = 0
 
     def __call__(self, *args: Any) -> Any:
-        """Run the program; now and then probe the link before that."""
+        """Run the program, and probe the link first every ``every`` calls."""
         self.calls += 1
         if self.calls % self.every == 0 and self.link.prober(self) is self:
             self._probe(args)
@@ -178,7 +178,7 @@ class Watching:
 
 
 def fastest_us(group: Any, nbytes: int, device: torch.device | None) -> float:
-    """The time of an all-reduce, in microseconds: the fastest of several in a row."""
+    """Return the time of an all-reduce in microseconds, the fastest of several in a row."""
     payload = torch.zeros(max(1, nbytes // 4), device=device)
     on_gpu = payload.is_cuda
     times = []

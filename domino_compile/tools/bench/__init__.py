@@ -1,1 +1,1 @@
-"""Measuring what overlap brings: variants of one training step, in one process, in turn."""
+"""Measures the gain from overlap: variants of one training step, alternately in one process."""

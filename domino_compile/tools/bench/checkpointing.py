@@ -1,4 +1,4 @@
-"""Activation checkpointing of the benchmarked models: what backward computes again."""
+"""Activation checkpointing of the benchmarked models, which decides what backward recomputes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.utils.checkpoint import (
 )
 
 #: Operators whose results selective checkpointing keeps, by name: attention and reduce-scatter, as
-#: torchtitan does, and all-reduce, which stands where its reduce-scatter does without sequence
-#: parallelism. Of matrix products it keeps every second one.
+#: in torchtitan, and all-reduce, which replaces the reduce-scatter without sequence parallelism.
+#: It also keeps every second matrix product.
 KEPT = (
     "aten._scaled_dot_product_efficient_attention",
     "aten._scaled_dot_product_flash_attention",
@@ -27,18 +27,18 @@ KEPT = (
 
 
 class Checkpointing(StrEnum):
-    """What is recomputed, by the names that ``--ac`` takes."""
+    """The kinds of checkpointing, by the names that ``--ac`` accepts."""
 
     NONE = "none"
     SELECTIVE = "selective"
     FULL = "full"
 
     def run(self, block: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
-        """Call a block; its backward computes again what is not kept.
+        """Call a block so that its backward recomputes everything that is not kept.
 
         Args:
-            block: what is called.
-            *args: its arguments; the first is the residual stream.
+            block: The block to call.
+            *args: Its arguments; the first is the residual stream.
         """
         if self is Checkpointing.NONE:
             return block(*args)
@@ -48,7 +48,7 @@ class Checkpointing(StrEnum):
 
 
 def _contexts() -> Any:
-    """A policy for each run of a block; its count of products begins anew."""
+    """Return a new policy for each run of a block, with a fresh count of products."""
     return create_selective_checkpoint_contexts(_policy())
 
 

@@ -1,8 +1,8 @@
-"""How far results are from float64, each parameter's gradient on its own.
+"""Compares results with float64, separately for each parameter's gradient.
 
-One number for all gradients together would be that of the largest: a fault in the gradient of one
-layer disappears in it. So each has an error, and a program is judged by the worst ratio of its
-errors to those of another program of the same precision (Inductor's).
+A single number for all gradients would be dominated by the largest one and hide a fault in one
+layer. So each gradient has an error, and a program is judged by the worst ratio of its errors to
+those of another program with the same precision (Inductor's).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 
 #: How much larger than Inductor's the error of a gradient may be.
 MOST_RATIO = 1.1
-#: A number, of which rounding makes a large relative error as easily as none.
+#: The loss is a single number, whose relative rounding error can by chance be large or zero.
 LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class Error:
-    """A result's difference from float64, as a norm over that of float64.
+    """The norm of a result's difference from float64, divided by the norm in float64.
 
     Attributes:
-        relative: of the result.
-        rounding: of float64 itself, rounded to the result's precision: no program does better but
-            by chance.
+        relative: The error of the result.
+        rounding: The error of the float64 value rounded to the result's precision. No program is
+            better, except by chance.
     """
 
     relative: float
@@ -34,11 +34,11 @@ class Error:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result that is worst in comparison with another program's.
+    """The result with the worst error in comparison with another program.
 
     Attributes:
-        name: whose it is.
-        ratio: of its error to that of the other program; errors below rounding count as rounding.
+        name: The name of the result.
+        ratio: Its error divided by the other program's; errors below rounding count as rounding.
     """
 
     name: str
@@ -46,19 +46,19 @@ class Comparison:
 
     @property
     def passes(self) -> bool:
-        """Whether it is no worse than what another order of summation may do."""
+        """Whether a different order of summation can explain the ratio."""
         return self.ratio <= MOST_RATIO
 
 
 def errors(
     found: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor], device: str = "cpu"
 ) -> dict[str, Error]:
-    """The error of each result.
+    """Return the error of each result.
 
     Args:
-        found: a program's results.
-        exact: the same in float64. A result that ``found`` lacks counts as zero.
-        device: where to compute.
+        found: A program's results.
+        exact: The same in float64. A result that is missing in ``found`` counts as zero.
+        device: The device to compute on.
     """
     result: dict[str, Error] = {}
     for name, value in exact.items():
@@ -81,16 +81,16 @@ def _over(value: torch.Tensor, truth: torch.Tensor, norm: float) -> float:
 
 
 def worst(found: Mapping[str, Error]) -> float:
-    """The largest relative error of a gradient, or of the output where there are none."""
+    """Return the largest relative error of a gradient, or of the output if there is none."""
     return max((found[name].relative for name in _judged(found)), default=0.0)
 
 
 def compare(found: Mapping[str, Error], base: Mapping[str, Error]) -> Comparison:
-    """Which result is worst in comparison with another program's.
+    """Return the result with the worst error in comparison with another program.
 
     Args:
-        found: the errors of the program that is judged.
-        base: those of the one that it is held to, of the same results.
+        found: The errors of the program to judge.
+        base: The errors of the program to compare with, for the same results.
     """
     ratios = {name: _ratio(found[name], base[name]) for name in _judged(found)}
     if not ratios:
@@ -106,5 +106,5 @@ def _ratio(found: Error, base: Error) -> float:
 
 
 def _judged(found: Mapping[str, Error]) -> list[str]:
-    """The gradients and outputs; the loss only where there is nothing else."""
+    """Return the gradients and outputs, or the loss if there is nothing else."""
     return [name for name in found if name != LOSS] or list(found)

@@ -1,4 +1,4 @@
-"""Where the device's time goes: kernels of a few steps, from torch's profiler."""
+"""Accounts for the device's time with the kernels of a few steps, from torch's profiler."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 
 from domino_compile.tools.timelines import union_us
 
-#: What a collective's group begins with where the profiler tells only the stream that it ran on.
+#: The prefix of a collective's group if the profiler only knows the stream that it ran on.
 STREAM = "stream "
-#: Kinds of kernels by their names, the first that matches.
+#: Kinds of kernels with patterns of their names; the first match counts.
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
@@ -37,10 +37,9 @@ class Kernel:
     """One kernel, copy or fill on the device; times in microseconds.
 
     Attributes:
-        group: of a collective, the name of its process group, or the stream where torch does not
-            say.
-        blocks: of a collective, the thread blocks that it holds; 0 where the trace does not say.
-        collective: of a collective, what torch calls it; empty where it does not say.
+        group: For a collective, the name of its process group, or its stream if torch does not say.
+        blocks: For a collective, the thread blocks that it occupies; 0 if the trace does not say.
+        collective: For a collective, torch's name for it; empty if unknown.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        """What it does, by its name."""
+        """Return the kind of kernel, derived from its name."""
         return next((kind for kind, pattern in KINDS if pattern.search(self.name)), "other")
 
 
@@ -61,12 +60,12 @@ class Account:
     """Device time of one step, in milliseconds.
 
     Attributes:
-        wire_ms: collectives in flight (overlapping ones counted once).
-        exposed_ms: of that, while nothing else ran.
-        compute_ms: something other than a collective ran.
-        parts_ms: summed kernel time by kind, collectives left out.
-        kernels: how many, collectives left out.
-        blocks: the most that a collective held; 0 where the trace does not say.
+        wire_ms: Time with a collective in flight (overlapping collectives count once).
+        exposed_ms: The share of ``wire_ms`` during which nothing else ran.
+        compute_ms: Time during which something other than a collective ran.
+        parts_ms: The sum of kernel times by kind, without collectives.
+        kernels: The number of kernels, without collectives.
+        blocks: The most thread blocks that a collective occupied; 0 if the trace does not say.
     """
 
     wire_ms: float
@@ -78,7 +77,7 @@ class Account:
 
     @staticmethod
     def of(kernels: Sequence[Kernel]) -> Account:
-        """The account of the kernels of one step."""
+        """Return the account of one step's kernels."""
         wire = [(k.begin, k.end) for k in kernels if k.kind == "wire"]
         work = [(k.begin, k.end) for k in kernels if k.kind != "wire"]
         parts: dict[str, float] = {}
@@ -97,7 +96,7 @@ class Account:
 
     @staticmethod
     def median(accounts: Sequence[Account]) -> Account:
-        """Each number's median over several steps."""
+        """Return the median of each number over several steps."""
         kinds = sorted({kind for account in accounts for kind in account.parts_ms})
         middle = statistics.median
         return Account(
@@ -113,14 +112,14 @@ class Account:
 def record(
     step: Callable[[], object], keep: Path | None = None, lead: bool = False
 ) -> list[Kernel]:
-    """The kernels of one step on the current CUDA device, in the order of their beginnings.
+    """Return the kernels of one step on the current CUDA device, ordered by start time.
 
     Args:
-        step: what to run; warmed up by the caller.
-        keep: where to leave the Chrome trace, if anywhere.
-        lead: whether another step runs first, which the trace holds as well. Starting the profiler
-            takes each rank another time, and in the first step behind it collectives wait for the
-            slowest rank.
+        step: The step to run, warmed up by the caller.
+        keep: The file to keep the Chrome trace in, if any.
+        lead: Whether to run another step first, which the trace then contains too. Ranks take
+            different times to start the profiler, so in the first step after that collectives wait
+            for the slowest rank.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -137,12 +136,12 @@ def record(
 
 
 def kernels_of(path: Path) -> list[Kernel]:
-    """The kernels, copies and fills in a Chrome trace of torch's profiler."""
+    """Return the kernels, copies and fills in a Chrome trace of torch's profiler."""
     return kernels_in(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
 
 
 def kernels_in(events: Sequence[dict[str, Any]]) -> list[Kernel]:
-    """The same of a trace that was read."""
+    """Return the kernels, copies and fills among the events of a trace."""
     found = [
         _kernel(event)
         for event in events

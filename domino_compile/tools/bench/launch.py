@@ -1,4 +1,4 @@
-"""Start the gloo ranks of a benchmark on this machine, listen to them, and leave none behind."""
+"""Starts the gloo ranks of a benchmark on this machine, listens to them and ends them all."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from domino_compile.tools.bench.run import Plan, Progress, run
 from domino_compile.tools.bench.workload import Workload
 from domino_compile.tools.bench.world import Place
 
-#: A failing rank makes the others fail: how long to look for the first to fail.
+#: A failing rank makes the others fail too. This is how long to wait for earlier failures.
 SETTLE_S = 2.0
 
 
 def run_on_gloo_ranks(
     workload: Workload, plan: Plan, place: Place, command: str, progress: Progress
 ) -> BenchResult:
-    """``run`` on ``workload.tp`` processes of this machine.
+    """Call ``run`` in ``workload.tp`` processes on this machine.
 
     Raises:
-        RanksError: a rank failed, with what it said.
+        RanksError: A rank failed; contains its message.
     """
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
@@ -71,7 +71,7 @@ def _listen(processes: list[SpawnProcess], events: Any, progress: Progress) -> B
 
 
 def _first_failure(events: Any, rank: int, content: tuple[float, str]) -> str:
-    """The failure that came first, and its rank: the others are its consequences."""
+    """Return the first failure and its rank, because the other failures are consequences."""
     failures = [(*content, rank)]
     until = time.monotonic() + SETTLE_S
     while (left := until - time.monotonic()) > 0:
@@ -86,7 +86,7 @@ def _first_failure(events: Any, rank: int, content: tuple[float, str]) -> str:
 def _rank(
     rank: int, workload: Workload, plan: Plan, place: Place, command: str, events: Any
 ) -> None:
-    """One rank: says what it does, what it found or why it failed."""
+    """Run one rank, and send its progress and its result or error to the parent."""
     _end_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workload.tp))
 
@@ -107,7 +107,7 @@ def _rank(
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went."""
+    """End this process when its parent process ends for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

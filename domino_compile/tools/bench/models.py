@@ -1,4 +1,4 @@
-"""The benchmarked models: written once, divided among ranks as a style says."""
+"""The benchmarked models, written once and divided among ranks by a style."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Torch's own."""
+    """Compute causal attention with torch's operator."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class Block(nn.Module):
-    """What both kinds of blocks have in common: how heads are laid out, and their attention."""
+    """The common part of both kinds of blocks: the layout of heads, and attention."""
 
     layers: Layers
 
@@ -167,7 +167,7 @@ class Model(nn.Module):
         self.head = nn.Linear(shape.hidden, shape.vocabulary, bias=False) if head else None
 
     def _divided(self, kind: type[Block], dropout: float) -> Block:
-        """A block, of which this rank's part alone stays in memory."""
+        """Return a block, and keep only this rank's part of it in memory."""
         block = kind(self.shape, self.parallel, dropout)
         if self.parallel.mesh is not None:
             divide_tokens = self.parallel.style.divides_tokens
@@ -175,25 +175,25 @@ class Model(nn.Module):
         return block
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss, a float32 scalar (float64 of a model in float64), or the result."""
+        """Return the loss, a float32 scalar (float64 for a float64 model), or the output."""
         x, *angles = self.begin(x)
         for block in self.blocks:
             x = self.run_block(block, x, *angles)
         return self.finish(x, target)
 
     def begin(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The residual stream in front of the first block, and what else blocks take."""
+        """Return the residual stream before the first block, and the blocks' other arguments."""
         if self.embedding is not None:
             x = self.embedding(x)
         angles = () if self.shape.kind == "gpt" else self._angles(x)
         return self.divide(x), *angles
 
     def run_block(self, block: nn.Module, *args: torch.Tensor) -> torch.Tensor:
-        """One block, checkpointed if that is asked for."""
+        """Run one block, checkpointed if the model is."""
         return self.checkpointing.run(block, *args)
 
     def finish(self, x: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
-        """What follows the last block."""
+        """Run the part after the last block."""
         x = self.collect(self.norm(x))
         if target is None:
             return x
@@ -227,10 +227,10 @@ def make_model(
     dtype: torch.dtype,
     checkpointing: Checkpointing = Checkpointing.NONE,
 ) -> Model:
-    """A model with this rank's parameters; the seed decides them.
+    """Return a model with this rank's parameters, which depend on the seed.
 
     Raises:
-        BenchError: the dimensions cannot be divided among the ranks.
+        BenchError: The dimensions cannot be divided among the ranks.
     """
     shape.divided_by(parallel.group.size())
     before = torch.get_default_dtype()

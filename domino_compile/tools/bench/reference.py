@@ -1,18 +1,19 @@
-"""The float64 judge: the workload's own step, without a compiler and without approximations.
+"""The float64 reference: the same step without a compiler and without approximations.
 
-It is the same model with the same parameters, inputs and process group, on the full shape, in
-float64. Three things keep it affordable on the GPU that measures the programs, and none changes
-what is computed but for the order of sums in float64:
+It uses the same model, parameters, inputs, process group and full shape, in float64. Three measures
+keep it affordable on the GPU that measures the programs. They only change the order of sums in
+float64:
 
-* Rows of the batch are computed one after the other and gradients add up. No operation of the
-  benchmarked models crosses rows, and every loss is a sum over them.
+* Rows of the batch are computed one after the other, and gradients are accumulated. No operation of
+  the benchmarked models mixes rows, and every loss is a sum over them.
 * Every block is checkpointed, so that only one block's activations are kept at a time.
-* Attention is computed a head at a time, each checkpointed, since no fused kernel knows float64:
+* Attention is computed one checkpointed head at a time, because no fused kernel supports float64:
   the scores of one head and row take ``seq**2 * 8`` bytes (0.5 GiB at 8192 tokens).
 
-Live at once are thus parameters and gradients, the activations of one block for one row (about 25
-times ``seq * hidden * 8`` bytes) and about five times the scores of a head. For two layers of
-Llama 3 405B at TP=8 and 8192 tokens that is 13 + 27 + 3 GiB, for four of Llama 3 8B 2 + 7 + 3.
+So the live memory consists of parameters and gradients, one block's activations for one row (about
+25 times ``seq * hidden * 8`` bytes) and about five times the scores of a head. For two layers of
+Llama 3 405B at TP=8 and 8192 tokens that is 13 + 27 + 3 GiB; for four layers of Llama 3 8B it is
+2 + 7 + 3 GiB.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from domino_compile.tools.bench.workload import Step, Workload, gradients_of, in
 def exact_results(
     workload: Workload, group: dist.ProcessGroup, device: str
 ) -> dict[str, torch.Tensor]:
-    """Loss (or output) and this rank's gradients in float64, on the device.
+    """Return loss (or output) and this rank's gradients in float64, on the device.
 
     Args:
-        workload: without dropout, whose random numbers would be others.
-        group: the tensor-parallel group; all of its ranks must call this.
+        workload: The workload. Dropout is left out, because its random numbers would differ.
+        group: The tensor-parallel group; all of its ranks must call this.
         device: ``cuda`` or ``cpu``.
     """
     ac = Checkpointing.FULL if workload.training else Checkpointing.NONE
@@ -52,7 +53,7 @@ def exact_results(
         values = [value.narrow(row_dim, row, 1) for value in inputs]
         wide = [value.double() if value.is_floating_point() else value for value in values]
         outcomes.append(_one_row(step, wide))
-    # The loss on a direction is divided by the root of the number of elements, of one row or all;
+    # The loss without head is divided by the root of the number of elements, here those of one row;
     # the cross entropy is a mean over tokens.
     share = 1 / workload.batch if workload.head else workload.batch**-0.5
     if not workload.training and not workload.head:
@@ -73,7 +74,7 @@ def _one_row(step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def attention_by_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Causal attention on ``(batch, heads, seq, head_dim)``, a head at a time."""
+    """Compute causal attention on ``(batch, heads, seq, head_dim)``, one head at a time."""
     parts = [
         checkpoint(_causal, *one, use_reentrant=False, preserve_rng_state=False)
         for one in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True)

@@ -1,4 +1,4 @@
-"""What a benchmark found. Plain data, and the JSON that is written of it."""
+"""The result of a benchmark as plain data and as JSON."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ SCHEMA_VERSION = 2
 
 @dataclass
 class VariantResult:
-    """One variant's numbers. ``None``: not measured there.
+    """The numbers of one variant; ``None`` means not measured.
 
     Attributes:
-        variant: as on the command line.
-        slices: rows that the program was cut into; 1 if they were not cut.
-        columns: parts that products were cut into by columns; 1 if they were not cut.
-        status: what the compile did (``sliced``, ``reordered``, ``inductor``), or ``failed``.
-        error: one line, if it failed.
-        step_ms: median over the rounds, of the slowest rank.
-        spread_ms: the middle half of the rounds: lower and upper quartile.
-        ratio_to_inductor: ``step_ms`` over Inductor's: below 1 is faster.
-        speedup: Inductor's over ``step_ms``.
-        fraction_of_free: communication-free Inductor's step over ``step_ms``.
-        fraction_of_bound: the bound over ``step_ms``; the bound is the longer of
-            communication-free Inductor's step and the uncut program's time on the wire.
-        wire_ms: collectives in flight.
-        exposed_ms: of that, while nothing was computed.
+        variant: The name on the command line.
+        slices: The number of slices; 1 if rows were not cut.
+        columns: The number of column parts; 1 if columns were not cut.
+        status: The outcome of the compile (``sliced``, ``reordered``, ``inductor``), or ``failed``.
+        error: One line, if it failed.
+        step_ms: The slowest rank's median step time over the rounds.
+        spread_ms: The middle half of the rounds: lower and upper quartile.
+        ratio_to_inductor: ``step_ms`` divided by Inductor's; below 1 is faster.
+        speedup: Inductor's step time divided by ``step_ms``.
+        fraction_of_free: The step time of Inductor with free communication, divided by ``step_ms``.
+        fraction_of_bound: The bound divided by ``step_ms``. The bound is the longer of the step of
+            Inductor with free communication and the uncut program's time on the wire.
+        wire_ms: Time with collectives in flight.
+        exposed_ms: The share of ``wire_ms`` during which nothing was computed.
         hidden_fraction: ``1 - exposed_ms / wire_ms``.
-        compute_ms: something was computed.
-        inflation: ``compute_ms`` over communication-free Inductor's.
-        parts_ms: kernel time by kind (GPU).
-        kernels: number of kernels a step, collectives left out (GPU).
-        host_ms: the host's time to issue a step, nothing else being queued (GPU).
-        peak_mib: most memory during a step (GPU).
-        predicted_peak_mib: the plan's estimate of that (this package's variants).
-        compile_s: first step, compiling included.
-        grad_error: the largest relative difference of a parameter's gradient from Inductor's; of a
-            forward pass, that of the output.
-        grad_error_float64: likewise from float64, without dropout; None unless asked for.
-        grad_error_ratio: the largest ratio of the error of a parameter's gradient to that of
-            Inductor's, both against float64, see ``gradients``.
-        grad_worst: the parameter of that ratio, as named on the first rank.
-        grad_passes: whether that ratio is at most ``gradients.MOST_RATIO``.
+        compute_ms: Time during which something was computed.
+        inflation: ``compute_ms`` divided by that of Inductor with free communication.
+        parts_ms: Kernel time by kind (GPU).
+        kernels: The number of kernels per step, without collectives (GPU).
+        host_ms: The host's time to issue a step with nothing else queued (GPU).
+        peak_mib: The peak memory during a step (GPU).
+        predicted_peak_mib: The plan's estimate of ``peak_mib`` (this package's variants).
+        compile_s: The time of the first step, including compilation.
+        grad_error: The largest relative difference of a parameter's gradient from Inductor's; for
+            a forward pass, that of the output.
+        grad_error_float64: The same from float64, without dropout; None unless requested.
+        grad_error_ratio: The largest ratio of a gradient's error to Inductor's, both against
+            float64; see ``gradients``.
+        grad_worst: The parameter with that ratio, as named on the first rank.
+        grad_passes: Whether that ratio is at most ``gradients.MOST_RATIO``.
     """
 
     variant: str
@@ -79,12 +79,12 @@ class VariantResult:
     grad_passes: bool | None = None
 
     def judge(self, error: float, ratio: float, name: str) -> None:
-        """Say how far the results are from float64, and from Inductor's distance to it."""
+        """Record the error against float64, and its ratio to Inductor's."""
         self.grad_error_float64, self.grad_error_ratio = error, ratio
         self.grad_worst, self.grad_passes = name, ratio <= MOST_RATIO
 
     def take(self, account: Account) -> None:
-        """The numbers of a kernel trace."""
+        """Record the numbers of a kernel trace."""
         self.wire_ms, self.exposed_ms = account.wire_ms, account.exposed_ms
         self.compute_ms, self.parts_ms = account.compute_ms, account.parts_ms
         self.kernels = account.kernels
@@ -92,16 +92,16 @@ class VariantResult:
 
 @dataclass
 class BenchResult:
-    """A benchmark: what was asked, where it ran, and the variants.
+    """A benchmark: its settings, where it ran, and the variants.
 
     Attributes:
-        link: the link table, or the backend of the real group.
-        emulated: whether the link is emulated.
-        device: its name as torch reports it.
-        wire_ctas: thread blocks that a collective held (GPU): as emulated, or the most in a
-            trace of the real ones.
-        high_priority: whether collectives ran on streams of high priority (GPU).
-        rounds: measured rounds, in each of which every variant runs ``steps`` steps.
+        link: The link table, or the backend of the real group.
+        emulated: Whether the link is emulated.
+        device: The device's name as reported by torch.
+        wire_ctas: The thread blocks that a collective occupied (GPU), as emulated, or the most in a
+            trace of real collectives.
+        high_priority: Whether collectives ran on high-priority streams (GPU).
+        rounds: The number of measured rounds, each with ``steps`` steps of every variant.
     """
 
     model: str
@@ -130,11 +130,11 @@ class BenchResult:
     variants: list[VariantResult] = field(default_factory=list)
 
     def by_name(self, variant: str) -> VariantResult | None:
-        """The result of a variant that was measured."""
+        """Return the result of a variant, if it was measured."""
         return next((v for v in self.variants if v.variant == variant and v.step_ms), None)
 
     def compare(self) -> None:
-        """Fill in what relates variants to each other."""
+        """Fill in the numbers that relate variants to each other."""
         base, free = self.by_name("inductor"), self.by_name("free")
         wire = base.wire_ms if base is not None and base.wire_ms is not None else 0.0
         for found in self.variants:
@@ -152,12 +152,12 @@ class BenchResult:
                 found.hidden_fraction = max(0.0, 1 - found.exposed_ms / found.wire_ms)
 
     def rounded(self) -> dict[str, Any]:
-        """As plain types, numbers rounded to four digits behind the point (small ones, in all)."""
+        """Return plain data, rounded to four decimals (small numbers to four digits)."""
         found: dict[str, Any] = _rounded(asdict(self))
         return found
 
     def to_json(self) -> str:
-        """``rounded`` as indented JSON."""
+        """Return ``rounded`` as indented JSON."""
         return json.dumps(self.rounded(), indent=1) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Compile the variants of a step, run them by turns, and account for their time."""
+"""Compiles the variants of a step, runs them alternately, and accounts for their time."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from domino_compile.tools.bench.workload import Step, Workload
 from domino_compile.tools.bench.world import Place, World, open_world
 from domino_compile.tools.quartiles import middle_half
 
-#: Told what happens, as a line for a person and how far the whole is (0 to 1).
+#: Called with a line of text about the current work, and the share of the work done (0 to 1).
 Progress = Callable[[str, float], None]
-#: Steps before anything is measured: CUDA graphs are recorded in the second and third.
+#: Steps before measuring starts; CUDA graphs are recorded in the second and third.
 WARM_UP = 4
-#: Steps whose kernels are traced, unless a plan says otherwise.
+#: The default number of steps whose kernels are traced.
 TRACED = 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and how.
+    """The variants to measure, and how to measure them.
 
     Attributes:
-        variants: in the order of the table.
-        rounds: measured rounds; every variant runs once in each.
-        steps: steps of a variant in a round, timed together.
-        cuda_graphs: record the steps as CUDA graphs (GPU).
-        float64: also compare with float64, without dropout.
-        traced: steps of each variant whose kernels are traced (GPU).
-        kernels: whether Inductor makes kernels; else operators run one by one (a dry run).
-        traces: folder for the profiler's traces of every rank, if they are to be kept (GPU).
-        link: name or file of the link that this package plans with; ``None``: the one that it
-            assumes for the device.
-        turn: file by which benchmarks on the same machine, run at the same time, let each other
-            measure: all compile side by side, then one measures while the others wait.
+        variants: The variants, in the order of the table.
+        rounds: The number of measured rounds; every variant runs once in each.
+        steps: The steps of a variant in a round, which are timed together.
+        cuda_graphs: Whether to record the steps as CUDA graphs (GPU).
+        float64: Whether to compare with float64, without dropout.
+        traced: The number of steps of each variant whose kernels are traced (GPU).
+        kernels: Whether Inductor generates kernels; otherwise operators run one by one (a dry run).
+        traces: The folder for the profiler's traces of every rank, if they are kept (GPU).
+        link: The name or file of the link table that this package plans with; ``None`` uses the
+            device's default.
+        turn: A file that lets simultaneous benchmarks on one machine take turns: all compile side
+            by side, then one measures while the others wait.
     """
 
     variants: Sequence[Variant]
@@ -70,12 +70,12 @@ class Plan:
 def run(
     workload: Workload, plan: Plan, place: Place, command: str, progress: Progress
 ) -> BenchResult:
-    """Measure. Every rank gets a result; the times in it are those of the slowest.
+    """Measure the variants. Every rank gets a result with the times of the slowest rank.
 
     Raises:
-        BenchError: something cannot be done here.
-        LinkError: unknown or malformed link.
-        RanksError: a variant failed on this one of several ranks.
+        BenchError: Something cannot be done here.
+        LinkError: The link is unknown or malformed.
+        RanksError: A variant failed on this rank, but not on all ranks.
     """
     with _turn(plan) as turn, open_world(place, workload.tp) as world:
         bench = Bench(workload, plan, world, progress)
@@ -91,7 +91,7 @@ def run(
 
 @contextmanager
 def _turn(plan: Plan) -> Iterator[Turn | None]:
-    """A share of the machine, given up when nothing of this benchmark runs any more."""
+    """Hold a share of the machine until this benchmark has finished."""
     if plan.turn is None:
         yield None
         return
@@ -127,7 +127,7 @@ class Runner:
         self.first = self._step.results()
         self.result.compile_s = time.perf_counter() - began
         self._describe(known)
-        gc.collect()  # what compiling left must not count as the step's memory
+        gc.collect()  # memory left over from compiling must not count as the step's
         if world.place.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self()
@@ -137,11 +137,11 @@ class Runner:
             self.result.peak_mib = (peak - before) / 2**20
         for _ in range(WARM_UP - 1):
             self()
-        # In the pool of CUDA graphs gradients that live on would count as the next one's memory.
+        # Gradients that stay alive in the pool of CUDA graphs would count as the next variant's.
         self._step.forget()
 
     def _describe(self, known: int) -> None:
-        """What the compile said it did."""
+        """Record the outcome of the compile from its reports."""
         self.reports = domino_compile.reports()[known:]
         self.result.status = "inductor"
         for report in self.reports:
@@ -153,15 +153,15 @@ class Runner:
             self.result.predicted_peak_mib = peak / 2**20
 
     def __call__(self) -> None:
-        """One step."""
+        """Run one step."""
         self.world.choose(self.variant.free)
         self._step()
 
     def judged(self) -> dict[str, torch.Tensor]:
-        """What float64 judges: a step like those that are measured (recorded, with CUDA graphs).
+        """Return the results to compare with float64, from a step like the measured ones.
 
-        With dropout the program draws other random numbers than any reference, and what another
-        program without dropout gave is judged.
+        With dropout, the program's random numbers differ from those of any reference. In that case
+        these are the results of another program without dropout.
         """
         if self.without_dropout:
             return self.without_dropout
@@ -172,7 +172,7 @@ class Runner:
 
 
 def _allocated() -> int:
-    """The GPU's memory in use, without what is given back while a CUDA graph is recorded."""
+    """Return the GPU memory in use, without memory that recording a CUDA graph gives back."""
     if not torch.cuda.is_available():
         return 0
     gc.collect()
@@ -192,12 +192,12 @@ class Bench:
         self._whole = 10.0 * len(plan.variants) * (2 if plan.float64 else 1) + plan.rounds + 5
 
     def tell(self, text: str, share: float = 0.0) -> None:
-        """Say what happens, and by how much the whole has advanced."""
+        """Report the current work and advance the progress by a share."""
         self._done += share
         self._progress(text, min(1.0, self._done / self._whole))
 
     def measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
-        """Time the variants and account for their time, in the result."""
+        """Time the variants, account for their time, and fill in the result."""
         self._time(runners)
         blocks = max(self._account(runner) for runner in runners)
         if not result.emulated:
@@ -208,7 +208,7 @@ class Bench:
         self.tell("done", self._whole)
 
     def empty(self, command: str) -> BenchResult:
-        """A result without variants."""
+        """Return a result without variants."""
         world, place = self.world, self.world.place
         backend = "NCCL" if self.on_gpu else "gloo"
         return BenchResult(
@@ -226,11 +226,11 @@ class Bench:
         )
 
     def compile(self, result: BenchResult) -> list[Runner]:
-        """Compile all variants; one that fails is listed with its error, unless it is the base.
+        """Compile all variants. One that fails is listed with its error, unless it is the base.
 
         Raises:
-            RanksError: one failed here and not on all ranks. Others may have compiled it and wait
-                for this rank in its collectives: to go on would be to wait for ever.
+            RanksError: A variant failed here but not on all ranks. Other ranks may have compiled it
+                and wait for this rank in its collectives, so continuing would hang.
         """
         runners: list[Runner] = []
         for variant in self.plan.variants:
@@ -260,10 +260,10 @@ class Bench:
         return runners
 
     def _time(self, runners: Sequence[Runner]) -> None:
-        """All variants once in each round; the first round is not counted.
+        """Run all variants once per round; the first round is not counted.
 
-        Their order is drawn anew in each, the same on all ranks. One that always came behind a
-        variant that leaves the device idle, at the power limit, would seem faster for it.
+        Each round has a new random order, which is the same on all ranks. At the power limit, a
+        variant that always ran after one that leaves the device idle would seem faster.
         """
         times: list[list[float]] = [[] for _ in runners]
         turns, draw = list(zip(runners, times, strict=True)), random.Random(0)
@@ -278,7 +278,7 @@ class Bench:
             runner.result.spread_ms = middle_half(rounds)
 
     def _timed(self, runner: Runner) -> float:
-        """Milliseconds a step: by the device's events on a GPU, else by the clock."""
+        """Return milliseconds per step, by device events on a GPU and by the clock otherwise."""
         self.world.line_up()
         if not self.on_gpu:
             began = time.perf_counter()
@@ -295,10 +295,10 @@ class Bench:
         return float(begin.elapsed_time(end)) / self.plan.steps
 
     def _account(self, runner: Runner) -> int:
-        """Wire, exposed and compute time: from kernel traces, or from the emulated link's trace.
+        """Record wire, exposed and compute time from kernel traces or the emulated link's trace.
 
         Returns:
-            The most thread blocks that a collective held; 0 where the trace does not say.
+            The most thread blocks that a collective occupied; 0 if the trace does not say.
         """
         self.tell(f"tracing {runner.variant.label}", 5 / len(self.plan.variants))
         self.world.line_up()
@@ -338,7 +338,7 @@ class Bench:
         return statistics.median(times)
 
     def _account_gloo(self, runner: Runner) -> None:
-        """On gloo ranks the waits themselves tell how long they blocked."""
+        """Record wire and exposed time of gloo ranks, whose waits report how long they blocked."""
         wires, exposed = [], []
         for _ in range(TRACED):
             emulate.reset_trace()
@@ -352,7 +352,7 @@ class Bench:
             runner.result.compute_ms = runner.result.step_ms - blocked
 
     def _compare_float64(self, runners: Sequence[Runner]) -> None:
-        """Each program's gradients against float64, in comparison with the first's, Inductor's."""
+        """Compare each program's error against float64 with the error of the first, Inductor."""
         device = self.world.place.device
         self.tell("computing in float64")
         self.world.choose(free=True)
@@ -372,7 +372,7 @@ class Bench:
             torch.cuda.empty_cache()
 
     def _without_dropout(self, variant: Variant) -> dict[str, torch.Tensor]:
-        """The results of a program that is compiled again without dropout."""
+        """Compile the variant again without dropout, and return its results."""
         plan, world = self.plan, self.world
         world.choose(variant.free)
         compiled = partial(variant.compile, link=plan.link, kernels=plan.kernels)

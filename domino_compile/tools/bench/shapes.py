@@ -8,7 +8,7 @@ from domino_compile.errors import DominoError, did_you_mean
 
 
 class BenchError(DominoError, ValueError):
-    """A benchmark is asked for something that it cannot do. One line, says what to change."""
+    """A benchmark cannot do what was asked for. One line that says what to change."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ModelShape:
     """The dimensions of a transformer.
 
     Attributes:
-        name: what ``--model`` calls it.
+        name: The name for ``--model``.
         kind: ``gpt`` (LayerNorm, fused qkv, GELU, biases, dropout) or ``llama`` (RMSNorm, rotary
             positions, grouped-query attention, SwiGLU, no biases).
         layers: of the whole model; a benchmark may take fewer.
@@ -46,7 +46,7 @@ class ModelShape:
         """Check that every rank gets whole heads and an equal part of the feed-forward width.
 
         Raises:
-            BenchError: naming the dimension and the numbers of ranks that would do.
+            BenchError: Names the dimension and the numbers of ranks that would work.
         """
         for what, extent in (("heads", self.heads), ("kv_heads", self.kv_heads), ("ffn", self.ffn)):
             if extent % ranks:
@@ -113,10 +113,10 @@ SHAPES: dict[str, ModelShape] = {
 
 
 def shape_of(name: str) -> ModelShape:
-    """A model by its name.
+    """Return a model by its name.
 
     Raises:
-        BenchError: unknown, with the nearest spelling and all names.
+        BenchError: The name is unknown; gives the closest spelling and all names.
     """
     if name in SHAPES:
         return SHAPES[name]

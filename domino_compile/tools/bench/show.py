@@ -1,4 +1,4 @@
-"""A benchmark's table: which columns, and how numbers are written."""
+"""The table of a benchmark: its columns, and the format of numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _slices(found: VariantResult) -> str:
     return f"{found.slices}x{found.columns}" if found.columns > 1 else str(found.slices)
 
 
-#: Titles and contents, the most important first: a narrow terminal shows fewer.
+#: Titles and contents, most important first, because a narrow terminal shows fewer.
 COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("variant", lambda found: found.variant),
     ("step ms", _number("step_ms", "{:.2f}")),
@@ -50,7 +50,7 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
 
 
 def table(result: BenchResult) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows; columns that nothing was measured for are left out."""
+    """Return titles and rows, without columns that have no measurement."""
     found = [v for v in result.variants if v.step_ms is not None]
     rows = [[cell(v) for _, cell in COLUMNS] for v in found]
     kept = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
@@ -58,12 +58,12 @@ def table(result: BenchResult) -> tuple[list[str], list[list[str]]]:
 
 
 def kinds(result: BenchResult) -> list[str]:
-    """The kinds of kernels that were seen."""
+    """Return the kinds of kernels that occurred."""
     return sorted({kind for found in result.variants for kind in found.parts_ms})
 
 
 def page(result: BenchResult) -> str:
-    """A self-contained HTML page (needs jinja2)."""
+    """Return a self-contained HTML page (needs jinja2)."""
     import jinja2
 
     text = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")

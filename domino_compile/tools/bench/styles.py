@@ -1,4 +1,4 @@
-"""Ways to make a benchmarked model tensor parallel, by hand (Megatron) or by DTensor.
+"""Ways to make a benchmarked model tensor parallel, by hand (Megatron) or with DTensor.
 
 ===============  ========================  ====================================================
 style            residual stream           collectives of a block in forward
@@ -36,7 +36,7 @@ from domino_compile._compat.groups import funcol
 
 
 class Style(StrEnum):
-    """The ways, by the names that ``--style`` takes."""
+    """The styles, by the names that ``--style`` accepts."""
 
     MEGATRON = "megatron"
     DTENSOR = "dtensor"
@@ -45,7 +45,7 @@ class Style(StrEnum):
 
     @property
     def by_hand(self) -> bool:
-        """Whether layers hold this rank's part from the start; else DTensor divides them."""
+        """Whether layers hold this rank's part from the start, so that DTensor need not divide."""
         return self in (Style.MEGATRON, Style.MEGATRON_SP)
 
     @property
@@ -59,7 +59,7 @@ class Style(StrEnum):
         return self is Style.MEGATRON_SP
 
 
-#: As torch calls them from 2.13 on, and before.
+#: The functions' names from torch 2.13 on, and before.
 _ALL_GATHER: Any = getattr(funcol, "all_gather_single", None) or funcol.all_gather_tensor
 _REDUCE_SCATTER: Any = (
     getattr(funcol, "reduce_scatter_single", None) or funcol.reduce_scatter_tensor
@@ -107,7 +107,7 @@ class ReduceFromTensorParallel(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Hand the gradient on."""
+        """Pass the gradient on."""
         del ctx
         return grads[0], None
 
@@ -197,7 +197,7 @@ class Parallel:
 
     @property
     def ways(self) -> int:
-        """Into how many parts a layer is divided where it is made."""
+        """Return the number of parts that a layer is divided into when it is created."""
         return self.group.size() if self.style.by_hand else 1
 
     def apply(self, function: Any, x: torch.Tensor) -> torch.Tensor:
@@ -207,12 +207,12 @@ class Parallel:
 
 
 class Boundary(nn.Module):
-    """A place where a value changes hands: by hand a collective, else DTensor's layouts change.
+    """A place where a value is redistributed, by a collective or by a change of DTensor layout.
 
     Args:
-        parallel: decides which.
-        whole: the function to apply by hand where every rank has all tokens, if any.
-        divided: likewise where tokens are divided among the ranks.
+        parallel: Decides between the two.
+        whole: The function to apply by hand if every rank has all tokens, if any.
+        divided: The function to apply by hand if tokens are divided among the ranks.
     """
 
     def __init__(self, parallel: Parallel, whole: Any, divided: Any) -> None:
@@ -222,7 +222,7 @@ class Boundary(nn.Module):
         self.function = function if parallel.style.by_hand else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The value, on the other side."""
+        """Return the redistributed value."""
         return x if self.function is None else self.parallel.apply(self.function, x)
 
 
@@ -264,13 +264,13 @@ def row(inner: int, outer: int, bias: bool, parallel: Parallel) -> nn.Module:
     return nn.Linear(inner, outer, bias=bias)
 
 
-#: Tokens are the second dimension where DTensor divides them.
+#: DTensor divides tokens along the second dimension.
 TOKENS = Shard(1)
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The parts of a block that DTensor has to know, by their names.
+    """The names of a block's layers that DTensor has to know.
 
     Attributes:
         columns: column-parallel layers.

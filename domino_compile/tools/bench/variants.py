@@ -14,9 +14,9 @@ from domino_compile.errors import did_you_mean
 from domino_compile.tools.bench.shapes import BenchError
 
 NAMES = ("inductor", "inductor-overlap", "domino", "free", "domino-free")
-#: What Inductor itself offers for overlap: scheduling of collectives in the graph.
+#: Inductor's own option for overlap, which schedules collectives in the graph.
 INDUCTOR_OVERLAP = {"aten_distributed_optimizations.enable_overlap_scheduling": True}
-#: The backend that does as Inductor does but for kernels.
+#: A backend that does the same as Inductor, but generates no kernels.
 WITHOUT_KERNELS = "aot_eager_decomp_partition"
 
 
@@ -25,11 +25,11 @@ class Variant:
     """One way to compile the step.
 
     Attributes:
-        name: ``inductor``: Inductor alone; ``inductor-overlap``: with its own overlap scheduling;
-            ``domino``: this package; ``free`` and ``domino-free``: Inductor and this package where
-            collectives take no time.
-        slices: of ``domino``, rows; None: as the package chooses.
-        columns: of ``domino``, parts of the columns; None: as the package chooses.
+        name: ``inductor`` is Inductor alone, ``inductor-overlap`` Inductor with its own overlap
+            scheduling, and ``domino`` this package. ``free`` and ``domino-free`` are Inductor and
+            this package with collectives that take no time.
+        slices: The number of slices for ``domino``; None lets the package choose.
+        columns: The number of column parts for ``domino``; None lets the package choose.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """As the user writes it."""
+        """Return the name as the user writes it."""
         if self.slices is None:
             return self.name
         columns = "" if self.columns is None else f"x{self.columns}"
@@ -61,13 +61,14 @@ class Variant:
         link: str | None = None,
         kernels: bool = True,
     ) -> Callable[..., Any]:
-        """``torch.compile`` with the variant's settings.
+        """Call ``torch.compile`` with the variant's settings.
 
         Args:
-            model: what is compiled.
-            cuda_graphs: whether Inductor records CUDA graphs.
-            link: the link that this package plans with; ``None``: the one it assumes.
-            kernels: whether Inductor makes kernels; else operators run one by one (a dry run).
+            model: The model to compile.
+            cuda_graphs: Whether Inductor records CUDA graphs.
+            link: The link table that this package plans with; ``None`` uses the default.
+            kernels: Whether Inductor generates kernels; otherwise operators run one by one (a dry
+                run).
         """
         settings: dict[str, Any] = {"triton.cudagraphs": True} if cuda_graphs else {}
         if not self.domino:
@@ -87,10 +88,10 @@ class Variant:
 
 
 def parse_variant(text: str) -> Variant:
-    """A variant from ``name``, ``domino:slices`` or ``domino:slicesxcolumns``.
+    """Parse ``name``, ``domino:slices`` or ``domino:slicesxcolumns``.
 
     Raises:
-        BenchError: unknown name, or slices that are no number of at least 1.
+        BenchError: The name is unknown, or a count is not a number of at least 1.
     """
     name, colon, slices = text.strip().partition(":")
     if name not in NAMES:
@@ -102,16 +103,16 @@ def parse_variant(text: str) -> Variant:
     if not name.startswith("domino") or found is None:
         raise BenchError(
             f"--variants: {text!r}: only domino takes a number of slices, such as domino:3, "
-            "or of slices and columns, such as domino:1x2"
+            "or numbers of slices and columns, such as domino:1x2"
         )
     return Variant(name, int(found[1]), int(found[2]) if found[2] else None)
 
 
 def parse_variants(text: str) -> list[Variant]:
-    """Variants from a list with commas; ``inductor`` is always there, as what others are held to.
+    """Parse a comma-separated list of variants, and put ``inductor`` first as the baseline.
 
     Raises:
-        BenchError: one of them is unknown.
+        BenchError: A variant is unknown.
     """
     chosen = [parse_variant(part) for part in text.split(",") if part.strip()]
     first = Variant("inductor")

@@ -1,4 +1,4 @@
-"""What is measured: one model, its inputs and one step of it."""
+"""The measured workload: one model, its inputs and one step."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from domino_compile.tools.bench.styles import Parallel, Style
 
 _count = itertools.count()
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-#: Makes the program of a function.
+#: Compiles a function to a program.
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Granularity(StrEnum):
-    """What is compiled as one program, by the names that ``--compile`` takes."""
+    """The unit of compilation, by the names that ``--compile`` accepts."""
 
     WHOLE = "whole"
     BLOCK = "block"
@@ -35,7 +35,7 @@ def _names(choices: type[StrEnum]) -> tuple[str, ...]:
     return tuple(choice.value for choice in choices)
 
 
-#: Settings that are one of several names, by field; the option may be called otherwise.
+#: Fields with a choice of names; the name of the option can differ from the field.
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "style": ("style", _names(Style)),
     "ac": ("ac", _names(Checkpointing)),
@@ -50,14 +50,14 @@ class Workload:
 
     Attributes:
         model: a name of ``shapes.SHAPES``.
-        layers: how many blocks.
-        batch: rows of the batch.
-        seq: tokens of a row.
-        tp: ranks that share the layers.
-        style: how they share them, see ``styles.Style``.
-        training: forward and backward; else forward only, without gradients.
-        head: with embedding, head and cross entropy; else on hidden states.
-        dropout: of the residual branches.
+        layers: The number of blocks.
+        batch: The rows of the batch.
+        seq: The tokens per row.
+        tp: The number of ranks that share the layers.
+        style: How they share them; see ``styles.Style``.
+        training: Whether to run backward too; otherwise only forward, without gradients.
+        head: Whether to include embedding, head and cross entropy; if not, inputs are activations.
+        dropout: The dropout of the residual branches.
         dtype: ``bf16``, ``fp16`` or ``fp32``.
         ac: activation checkpointing, see ``checkpointing.Checkpointing``.
         granularity: what is compiled as one program, see ``Granularity``.
@@ -82,7 +82,7 @@ class Workload:
                 raise BenchError(f"--{name} must be at least 1, not {getattr(self, name)}")
         if self.tp < 2:
             raise BenchError(
-                f"--tp must be at least 2, not {self.tp}: one rank communicates nothing"
+                f"--tp must be at least 2, not {self.tp}: a single rank does not communicate"
             )
         self.shape.divided_by(self.tp)
         if not 0 <= self.dropout < 1:
@@ -99,7 +99,7 @@ class Workload:
                 f"{self.style} each rank holds an equal part of the tokens"
             )
         if self.ac != Checkpointing.NONE and not self.training:
-            raise BenchError("--ac is of training: a forward pass keeps nothing for backward")
+            raise BenchError("--ac needs training: a forward pass alone saves nothing for backward")
 
     @property
     def shape(self) -> ModelShape:
@@ -112,7 +112,7 @@ class Workload:
         return Style(self.style)
 
     def without_dropout(self) -> Workload:
-        """The same, comparable with a program that draws other random numbers."""
+        """Return the workload without dropout, so that random numbers do not matter."""
         return replace(self, dropout=0.0)
 
 
@@ -123,8 +123,9 @@ class Step:
         workload: what to build; parameters and inputs depend on nothing else.
         group: the tensor-parallel group.
         device: ``cuda`` or ``cpu``.
-        compile_: makes the program of a function; ``None`` runs it as it is.
-        exact: in float64, with the same parameters and inputs (rounded to the workload's dtype).
+        compile_: Compiles a function; ``None`` runs it uncompiled.
+        exact: Whether to use float64, with the same parameters and inputs (rounded to the
+            workload's dtype).
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class Step:
             self.program = make(self.model, compile_)
 
     def __call__(self) -> torch.Tensor:
-        """One step; returns the loss. Gradients are made anew, not added up."""
+        """Run one step and return the loss. Gradients are replaced, not accumulated."""
         if self.device == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         if not self.workload.training:
@@ -169,14 +170,14 @@ class Step:
         return loss.detach()
 
     def forget(self) -> None:
-        """Let go of the gradients."""
+        """Free the gradients."""
         for parameter in self.model.parameters():
             parameter.grad = None
 
     def results(self) -> dict[str, torch.Tensor]:
-        """This rank's gradients and the loss of one step with a fixed seed, on the CPU.
+        """Return this rank's gradients and the loss of one step with a fixed seed, on the CPU.
 
-        Of a forward pass alone: the loss or, without head, the hidden states.
+        A forward pass alone returns the loss or, without head, the hidden states.
         """
         torch.manual_seed(1)
         outcome = "loss" if self.workload.training or self.workload.head else "output"
@@ -185,7 +186,7 @@ class Step:
 
 
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """This rank's part of each parameter's gradient, by the parameter's name."""
+    """Return this rank's part of each parameter's gradient, by the parameter's name."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad
@@ -196,11 +197,11 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def inputs_of(workload: Workload, device: str, exact: bool = False) -> tuple[torch.Tensor, ...]:
-    """What a step's model is called with, always the same.
+    """Return the model's inputs for a step, which are always the same.
 
     Returns:
         Hidden states and, in training, the direction of the loss; with ``head`` tokens and labels.
-        Rows come first, or tokens where the style has them first.
+        Rows come first, or tokens if the style puts them first.
     """
     generator = torch.Generator(device).manual_seed(2)
     drawing: Any = {"generator": generator, "device": device}
@@ -219,7 +220,7 @@ def inputs_of(workload: Workload, device: str, exact: bool = False) -> tuple[tor
 
 
 def as_a_whole(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
-    """The model as one program."""
+    """Compile the model as one program."""
 
     def call(*inputs: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = model(*inputs)
@@ -229,7 +230,7 @@ def as_a_whole(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
 
 
 def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
-    """A program for all blocks, called once for each, and one for each end of the model."""
+    """Compile one program that all blocks share, and one for each end of the model."""
 
     def begin(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return model.begin(x)
@@ -245,8 +246,8 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
     def call(x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         x, *angles = first(x)
         if torch.is_grad_enabled() and not x.requires_grad:
-            # Behind an embedding that is trained, which the first block need not be compiled apart
-            # from the others for.
+            # As if a trained embedding came before it, so that the first block shares the program
+            # of the others.
             x = x.detach().requires_grad_()
         for block in model.blocks:
             x = middle(block, x, *angles)
@@ -257,10 +258,10 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
 
 
 def _own_code(function: Any) -> Callable[..., Any]:
-    """The same function with a code object of its own.
+    """Return the same function with a separate code object.
 
-    Dynamo keeps compiled programs by code object: two variants that are compiled alike (with and
-    without free collectives) would otherwise share one, and with it one recorded CUDA graph.
+    Dynamo caches compiled programs by code object. Two variants that compile alike (with and
+    without free collectives) would otherwise share a program, and with it a recorded CUDA graph.
     """
     code: CodeType = function.__code__
     own = code.replace(co_name=f"{code.co_name}_{next(_count)}")

@@ -1,4 +1,4 @@
-"""The ranks of a benchmark: emulated on one GPU, real gloo ranks with an emulated link, or real.
+"""The ranks of a benchmark: emulated on one GPU, gloo ranks with an emulated link, or real ranks.
 
 ================  ============================================================  ==========
 world             what it is                                                    emulated
@@ -30,11 +30,11 @@ from domino_compile.links import LinkTable, load_link
 from domino_compile.tools.bench.shapes import BenchError
 
 TIMEOUT = timedelta(minutes=10)
-#: For the store of torchrun, when a rank fails.
+#: The timeout for torchrun's store when a rank fails.
 STORE_TIMEOUT = timedelta(seconds=5)
-#: For other ranks to fail at what one has failed at.
+#: How long to wait for other ranks to fail at the same point.
 OTHERS_TIMEOUT = timedelta(seconds=20)
-#: For benchmarks that have the machine before this one.
+#: How long to wait for benchmarks that use the machine before this one.
 TURN_TIMEOUT = timedelta(hours=2)
 
 
@@ -44,12 +44,13 @@ class Place:
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        link: name or file of the emulated link; None: the real one.
-        ctas: thread blocks that an emulated collective holds on the GPU; None: the table's.
-        rank: of this process; None: what torchrun says.
-        rendezvous: where ranks that were not started by torchrun meet.
-        high_priority: whether collectives run on streams of high priority (GPU). On one of normal
-            priority a collective's blocks wait behind all blocks of a kernel that begins with it.
+        link: The name or file of the emulated link; None for the real one.
+        ctas: The thread blocks that an emulated collective occupies on the GPU; None uses the
+            table's.
+        rank: The rank of this process; None uses torchrun's.
+        rendezvous: Where ranks that torchrun did not start meet.
+        high_priority: Whether collectives run on high-priority streams (GPU). On a normal-priority
+            stream a collective's blocks wait for all blocks of a kernel that starts with it.
     """
 
     device: str
@@ -61,17 +62,17 @@ class Place:
 
     @property
     def stream_priority(self) -> int:
-        """Of the collectives' streams."""
+        """Return the priority of the collectives' streams."""
         return -1 if self.high_priority and self.device == "cuda" else 0
 
     @property
     def alone(self) -> bool:
-        """Whether this process stands for one rank, the others being imagined."""
+        """Whether this process acts as one rank, and the other ranks do not exist."""
         return self.device == "cuda" and self.link is not None
 
     @property
     def can_be_free(self) -> bool:
-        """Whether collectives can be made to take no time: gloo's own always take some."""
+        """Whether collectives can take no time; real gloo collectives always take some."""
         return self.device == "cuda" or self.link is not None
 
 
@@ -81,12 +82,12 @@ class World:
 
     Attributes:
         place: where it runs.
-        ranks: size of the tensor-parallel group.
-        rank: this process's.
-        group: the tensor-parallel group.
-        free_group: one whose collectives take no time; None where there can be none.
-        table: the emulated link, scaled to ``ranks``; None if it is real.
-        host_group: one on which ranks wait without keeping a GPU busy; None if they are alone.
+        ranks: The size of the tensor-parallel group.
+        rank: The rank of this process.
+        group: The tensor-parallel group.
+        free_group: A group whose collectives take no time; None if that is not possible.
+        table: The emulated link, scaled to ``ranks``; None if the link is real.
+        host_group: A group on which ranks wait without using the GPU; None for a single process.
     """
 
     place: Place
@@ -98,7 +99,7 @@ class World:
     host_group: dist.ProcessGroup | None = None
 
     def choose(self, free: bool) -> None:
-        """Set what the emulated collectives of the next step take."""
+        """Set the time that the emulated collectives of the next step take."""
         if self.table is not None:
             link = None if free else self.place.link
             emulate.use_link(
@@ -109,10 +110,10 @@ class World:
             )
 
     def group_for(self, free: bool) -> dist.ProcessGroup:
-        """The group that a variant's model uses.
+        """Return the group that a variant's model uses.
 
         Raises:
-            BenchError: free collectives are asked for and cannot be had.
+            BenchError: Free collectives are not possible here.
         """
         if not free:
             return self.group
@@ -121,7 +122,7 @@ class World:
         return self.free_group
 
     def agreed(self, values: list[float]) -> list[float]:
-        """The largest over all ranks, each (a step is as slow as its slowest rank)."""
+        """Return each value's maximum over all ranks (a step is as slow as its slowest rank)."""
         if self.place.alone:
             return values
         found = torch.tensor(values, dtype=torch.float64, device=self.place.device)
@@ -129,7 +130,7 @@ class World:
         return [float(value) for value in found]
 
     def failed_alike(self, what: str) -> bool:
-        """Whether all ranks fail at the same thing, so that none waits for another in it."""
+        """Whether all ranks fail at the same point, so that no rank waits for another."""
         shared = None if self.place.alone else _compat.shared_store(self.group.group_name)
         if shared is None:
             return True
@@ -143,17 +144,17 @@ class World:
         return True
 
     def line_up(self) -> None:
-        """Let every rank arrive."""
+        """Wait until every rank arrives."""
         if self.place.device == "cuda":
             torch.cuda.synchronize()
         if not self.place.alone:
             dist.barrier(group=self.group)
 
     def first_alone(self, action: Callable[[], None]) -> None:
-        """Let the first rank do something while the others wait, all GPUs being idle."""
+        """Let the first rank do something while the others wait with idle GPUs."""
         if self.place.device == "cuda":
             torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # whoever is waited for may need it
+            torch.cuda.empty_cache()  # the benchmark we wait for may need it
         if self.rank == 0:
             action()
         if self.host_group is not None:
@@ -162,19 +163,19 @@ class World:
 
 @contextmanager
 def open_world(place: Place, ranks: int) -> Iterator[World]:
-    """Make the process groups; leave none behind, unless one of several ranks fails.
+    """Make the process groups, and destroy them at the end unless one of several ranks fails.
 
-    Its process must end then: to destroy a group can mean to wait for ranks that go on in it.
+    A process that fails must end instead, because destroying a group can wait for other ranks.
 
     Raises:
-        BenchError: the place does not have what is asked for.
-        LinkError: unknown or malformed link.
+        BenchError: The place cannot provide what is asked for.
+        LinkError: The link is unknown or malformed.
     """
     if place.device == "cuda" and not torch.cuda.is_available():
-        raise BenchError("no GPU here: --device cpu runs a small model on gloo ranks instead")
+        raise BenchError("there is no GPU: --device cpu runs a small model on gloo ranks instead")
     if dist.is_initialized():
         raise BenchError(
-            "a process group exists already: run the benchmark in a process of its own"
+            "there already is a process group: run the benchmark in a separate process"
         )
     try:
         yield _open(place, ranks)
@@ -192,9 +193,9 @@ def _close() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether no other rank of torchrun's has failed before: others fail because of the first.
+    """Whether this rank is the first of torchrun's to fail; others fail because of the first.
 
-    Asks torchrun's store: the groups may be what failed. Without an answer: true.
+    This asks torchrun's store, because the groups may have failed. Without an answer it is true.
     """
     with contextlib.suppress(KeyError, ValueError, RuntimeError):
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -205,7 +206,7 @@ def first_to_fail() -> bool:
 
 
 def _release_graphs() -> None:
-    """Let go of recorded CUDA graphs: NCCL waits for ever for those that hold its collectives.
+    """Free recorded CUDA graphs, because NCCL waits forever for those that hold its collectives.
 
     https://github.com/pytorch/pytorch/issues/115388
     """
@@ -257,7 +258,7 @@ def _world(
     free: dist.ProcessGroup | None,
 ) -> World:
     if group.size() != ranks:
-        raise BenchError(f"--tp {ranks} needs {ranks} ranks, {group.size()} were started")
+        raise BenchError(f"--tp {ranks} needs {ranks} ranks, but {group.size()} were started")
     table = None if place.link is None else load_link(place.link).scaled_to(ranks)
     host = None if place.alone else dist.new_group(backend="gloo", timeout=TURN_TIMEOUT)
     return World(place, ranks, rank, group, free, table, host)

@@ -1,4 +1,4 @@
-"""The command line ``domino``; its commands are in ``main.py``."""
+"""The command line ``domino``. Its commands are listed in ``main.py``."""
 
 import sys
 from typing import NoReturn
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run ``domino`` with the process's arguments, and exit with its code."""
-    if sys.argv[1:2] == ["run"]:  # somebody's program: no extra is needed, nothing is put round it
+    if sys.argv[1:2] == ["run"]:  # runs a user's program directly, without extra packages
         from domino_compile.tools.scripts.command import main as run_program
 
         sys.exit(run_program(sys.argv[2:]))

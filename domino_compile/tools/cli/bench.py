@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from domino_compile.tools.bench.workload import Workload
     from domino_compile.tools.bench.world import Place
 
-#: What is measured where nothing else is asked for, by device.
+#: The default workload, by device.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cuda": {"model": "gpt3-6.7b", "batch": 8, "seq": 1024, "tp": 8, "dtype": "bf16"},
     "cpu": {"model": "tiny-gpt", "batch": 8, "seq": 128, "tp": 2, "dtype": "fp32"},
 }
-#: The emulated link that is assumed, by device.
+#: The default emulated link, by device.
 LINKS = {"cuda": "h200-nvlink-8", "cpu": "demo-2"}
 ON_THE_CPU = "domino bench --device cpu (a small model on gloo ranks, emulated link)"
-#: Variants where none are asked for; where it can be had, also ``free``.
+#: The default variants, by device; ``free`` is added where it is possible.
 VARIANTS = {"cuda": "inductor,inductor-overlap,domino", "cpu": "inductor,domino"}
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -54,21 +54,21 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     )
 )
 @click.option("--model", metavar="NAME", help=f"{', '.join(SHAPES)}.")
-@click.option("--layers", type=int, default=4, show_default=True, help="Blocks; 0: all.")
-@click.option("--batch", type=int, help="Rows.  [8]")
-@click.option("--seq", type=int, help="Tokens a row.  [GPU: 1024, CPU: 128]")
-@click.option("--tp", type=int, help="Ranks that share a layer.  [GPU: 8, CPU: 2, torchrun: all]")
-@click.option("--link", metavar="NAME|FILE", help="Emulated link, see: domino links.")
+@click.option("--layers", type=int, default=4, show_default=True, help="Blocks; 0 means all.")
+@click.option("--batch", type=int, help="Rows of the batch.  [8]")
+@click.option("--seq", type=int, help="Tokens per row.  [GPU: 1024, CPU: 128]")
+@click.option("--tp", type=int, help="Ranks sharing each layer.  [GPU: 8, CPU: 2, torchrun: all]")
+@click.option("--link", metavar="NAME|FILE", help="Link table to emulate (see: domino links).")
 @click.option(
     "--planned-link",
     metavar="NAME|FILE",
-    help="Link that domino plans with.  [the emulated one; of real ranks the device's]",
+    help="Link table that domino plans with.  [the emulated one; with real ranks the device's]",
 )
 @click.option(
     "--style",
     default="megatron",
     show_default=True,
-    help="megatron or dtensor; with sequence parallelism megatron-sp or sp (DTensor).",
+    help="megatron or dtensor, or with sequence parallelism megatron-sp or sp (DTensor).",
 )
 @click.option(
     "--ac",
@@ -81,44 +81,42 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "granularity",
     default="whole",
     show_default=True,
-    help="What is compiled as one program: whole (the model) or block.",
+    help="Unit of compilation: whole (the model as one program) or block.",
 )
-@click.option("--forward-only", is_flag=True, help="No backward, no gradients (prefill).")
-@click.option("--head", is_flag=True, help="With embedding, head and cross entropy.")
-@click.option("--dropout", type=float, help="Of the residual branches.  [gpt: 0.1, llama: 0]")
+@click.option("--forward-only", is_flag=True, help="Run without backward and gradients (prefill).")
+@click.option("--head", is_flag=True, help="Include embedding, head and cross entropy.")
+@click.option("--dropout", type=float, help="Dropout of residual branches.  [gpt: 0.1, llama: 0]")
 @click.option("--dtype", help="bf16, fp16 or fp32.  [GPU: bf16, CPU: fp32]")
 @click.option(
     "--variants",
-    help="Some of inductor (always there), inductor-overlap (its own scheduling; GPU), domino, "
-    "domino:SLICES, domino:SLICESxCOLUMNS, free and domino-free (collectives take no time).  "
-    "[inductor, inductor-overlap on a GPU, domino, free]",
+    help="Comma-separated list of inductor (always included), inductor-overlap (with Inductor's "
+    "own overlap scheduling; GPU), domino, domino:SLICES, domino:SLICESxCOLUMNS, free and "
+    "domino-free (collectives take no time).  [inductor, inductor-overlap on a GPU, domino, free]",
 )
 @click.option("--rounds", type=int, default=20, show_default=True, help="Measured rounds.")
-@click.option("--steps", type=int, default=3, show_default=True, help="Steps a round.")
-@click.option(
-    "--device", type=click.Choice(["cuda", "cpu"]), help="Default: a GPU if there is one."
-)
-@click.option("--no-cuda-graphs", is_flag=True, help="Launch every kernel by itself.")
+@click.option("--steps", type=int, default=3, show_default=True, help="Steps per round.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="Device to measure on.  [cuda]")
+@click.option("--no-cuda-graphs", is_flag=True, help="Launch each kernel separately.")
 @click.option(
     "--normal-priority",
     is_flag=True,
-    help="Collectives on streams of normal priority, as torch has them unless "
+    help="Run collectives on streams of normal priority, which is torch's default unless "
     "TORCH_NCCL_HIGH_PRIORITY=1 is set (GPU).",
 )
-@click.option("--ctas", type=int, help="Thread blocks an emulated collective holds on the GPU.")
+@click.option("--ctas", type=int, help="Thread blocks that an emulated collective occupies (GPU).")
 @click.option(
     "--float64/--no-float64",
     default=True,
     show_default=True,
-    help="Judge each parameter's gradient by float64 (without dropout).",
+    help="Compare each parameter's gradient with float64 (without dropout).",
 )
-@click.option("--traces", type=_FOLDER, help="Folder for the profiler's traces (GPU).")
+@click.option("--traces", type=_FOLDER, help="Folder to write the profiler's traces to (GPU).")
 @click.option(
     "--turn",
     metavar="FILE",
     type=_FILE,
-    help="Of benchmarks run at the same time with the same FILE one measures at a time, the others "
-    "waiting.",
+    help="If several benchmarks run at the same time with the same FILE, only one measures at a "
+    "time while the others wait.",
 )
 @click.option(
     "--json",
@@ -126,18 +124,19 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="[FILE]",
     is_flag=False,
     flag_value="-",
-    help="Write the result as JSON; without FILE print it and nothing else.",
+    help="Write the result as JSON to FILE; without FILE, print only the JSON.",
 )
-@click.option("--html", type=_FILE, help="Write the result as a page.")
+@click.option("--html", type=_FILE, help="Write the result as an HTML page.")
 def bench(**asked: Any) -> None:
-    """Measure what overlap brings: variants of one step, run in turn in one process.
+    """Measure the gain from overlap: variants of one step, run alternately in one process.
 
-    Says per variant how long a step takes, how much of the communication is hidden, what hiding
-    costs, and how far it is from a step whose communication takes no time.
+    For each variant this prints the step time, the share of communication that is hidden, the cost
+    of hiding it, and the distance to a step whose communication takes no time.
 
-    Without torchrun, one GPU acts as one rank of --tp and its collectives take the time of a link
-    table; on the CPU real gloo ranks are started and wait for that time. Both are called emulated.
-    Under torchrun the ranks are real, and so are the collectives unless --link is given (CPU).
+    Without torchrun, one GPU acts as one of --tp ranks, and its collectives take the time of a link
+    table. On the CPU, real gloo ranks are started and delayed to that time. Both are called
+    emulated. Under torchrun the ranks are real, and so are the collectives unless --link is given
+    (CPU).
     """
     require_enabled()
     os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # compile times are shown
@@ -170,9 +169,9 @@ def _device(asked: str | None) -> str:
     import torch
 
     if asked == "cuda" and not torch.cuda.is_available():
-        raise BenchError(f"no GPU here; what works without one: {ON_THE_CPU}")
+        raise BenchError(f"there is no GPU; this works without one: {ON_THE_CPU}")
     if asked is None and not torch.cuda.is_available():
-        raise BenchError(f"no GPU here; to measure on the CPU say so: {ON_THE_CPU}")
+        raise BenchError(f"there is no GPU; to measure on the CPU, run: {ON_THE_CPU}")
     return asked or "cuda"
 
 
@@ -238,11 +237,11 @@ def _link(asked: dict[str, Any], device: str, under_torchrun: bool) -> str | Non
 
     link: str | None = asked["link"]
     if link is not None:
-        load_link(link)  # a wrong name is told at once, not by a rank
+        load_link(link)  # report a wrong name at once, not from a rank
     if not under_torchrun:
         return link or LINKS[device]
     if link is not None and device == "cuda":
-        raise BenchError("under torchrun the GPUs' real links are measured: leave --link out")
+        raise BenchError("under torchrun the real links of the GPUs are measured: remove --link")
     return link
 
 
@@ -267,7 +266,7 @@ def _run(
 
 
 def _end_rank(error: Exception) -> NoReturn:
-    """End a rank of torchrun's, which then ends the others; the first to fail says why."""
+    """End a rank of torchrun, which then ends the others; the first to fail reports why."""
     from domino_compile.tools.bench.world import first_to_fail
 
     known = isinstance(error, DominoError)
@@ -282,7 +281,7 @@ def _end_rank(error: Exception) -> NoReturn:
 def _deliver(
     result: BenchResult, print_it: bool, json_file: Path | None, html: Path | None
 ) -> None:
-    """Print the result before anything is written: a full disk must not cost the measurement."""
+    """Print the result before writing files, so that a full disk does not lose it."""
     from domino_compile.tools.bench.show import page
 
     if print_it:

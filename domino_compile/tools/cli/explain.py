@@ -1,4 +1,4 @@
-"""``domino explain``: what becomes of every collective of a script, and what would change it."""
+"""``domino explain``: the treatment of each collective of a script, and how to change it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     context_settings=CONTEXT,
     epilog=examples(
         "domino explain train.py --epochs 1",
-        "domino explain train.py --html report.html -- --device cuda   (behind --: the script's)",
+        "domino explain train.py --html report.html -- --device cuda   (after --: for the script)",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
-        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py    (no cluster here)",
+        "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py   (needs no cluster)",
     ),
 )
 @click.argument("script", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--ranks", type=click.IntRange(min=2), help="Put a fake group of so many ranks "
-              "in place of the script's own: nothing travels.")  # fmt: skip
-@click.option("--link", help="Link table of the predicted times, see: domino links.")
-@click.option("--device", help="Plan for this device, such as H200; else for the one here.")
-@click.option("--slices", type=click.IntRange(min=1), help="Slices of the batch.")
-@click.option("--columns", type=click.IntRange(min=1), help="Parts of products' columns.")
+@click.option("--ranks", type=click.IntRange(min=2), help="Replace the script's process "
+              "group with a fake one of this many ranks, without communication.")  # fmt: skip
+@click.option("--link", help="Link table for the predictions (see: domino links).")
+@click.option("--device", help="Plan for this device, such as H200.  [the device here]")
+@click.option("--slices", type=click.IntRange(min=1), help="Number of slices of the batch.")
+@click.option("--columns", type=click.IntRange(min=1), help="Number of column parts.")
 @click.option("--calls", type=click.IntRange(min=1), default=1, show_default=True,
-              help="How often a compiled graph runs before the script is ended.")  # fmt: skip
+              help="How often a compiled graph may run before the script is stopped.")  # fmt: skip
 @click.option("--require", type=click.Choice(["overlap"]), help="Exit with 1 if one is not hidden.")
 @output_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; what the script "
-              "prints goes to stderr.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the script's "
+              "output goes to stderr.")  # fmt: skip
 def explain(
     script: Path,
     arguments: tuple[str, ...],
@@ -55,12 +55,12 @@ def explain(
     trace: Path | None,
     **chosen: Any,
 ) -> None:
-    """Run SCRIPT as it is until its first step is done, and explain its collectives.
+    """Run the unmodified SCRIPT until its first step is done, and explain its collectives.
 
-    Its torch.compile calls are planned by domino and run operation by operation. One row for every
-    collective: where it is in the model, what hides it, or why nothing does and what would change
-    that. Times are predicted, not measured. Options that are not listed here go to the script, as
-    does everything behind --.
+    domino plans the graphs that the script compiles and runs them one operation at a time. Each
+    collective gets a row: where it is in the model, which work hides it, or why none does and how
+    to change that. Times are predicted, not measured. Options that are not listed here are passed
+    to the script, and so is everything after --.
     """
     from domino_compile.report.explanation import OverlapError
     from domino_compile.tools.scripts.observe import ScriptError, observe

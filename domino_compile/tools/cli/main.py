@@ -1,7 +1,7 @@
-"""The command ``domino``: its sub-commands by name, loaded when they are used.
+"""The command ``domino``: its sub-commands by name, each loaded on use.
 
-Each command is a function in a module of its own, which loads torch only when it runs; ``COMMANDS``
-names them all. What they share is in ``show.py``.
+Each command is a function in a separate module, which loads torch only when it runs. ``COMMANDS``
+lists them all; shared code is in ``show.py``.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ COMMANDS: Mapping[str, str] = {
     "bench": "domino_compile.tools.cli.bench:bench",
 }
 
-#: How long rank 0 has to be the first to say that the command failed.
+#: How long the other ranks let rank 0 be the first to report a failure.
 RANK_0_FIRST_S = 5.0
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of ``COMMANDS``."""
+        """Return all names, in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; one that only fails if it cannot be loaded."""
+        """Return the command of that name, or one that only reports that it cannot be loaded."""
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -64,7 +64,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but an unknown name is told the nearest one."""
+        """Resolve as click does, but suggest the closest name for an unknown one."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             hint = did_you_mean(args[0], COMMANDS)
             fail(f"unknown command {args[0]!r}{hint}; known: {', '.join(COMMANDS)}")
@@ -81,7 +81,7 @@ def _unavailable(name: str, reason: str) -> click.Command:
 
 
 def _show_version(ctx: click.Context) -> None:
-    """Print what a bug report needs; torch is asked for its version without loading it."""
+    """Print the versions that a bug report needs, without loading torch."""
     python = platform.python_version()
     click.echo(f"domino {__version__} (torch {metadata.version('torch')}, Python {python})")
     ctx.exit()
@@ -92,8 +92,8 @@ def _show_version(ctx: click.Context) -> None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples("domino links", "domino links h200-nvlink-8 --json", "domino calibrate --help")
-    + "\n\n\b\nExit codes:\n  0    done\n  1    it ran, and a check or the run itself failed\n"
-    "  2    bad input, or it cannot run here\n  130  interrupted",
+    + "\n\n\b\nExit codes:\n  0    success\n  1    it ran, but a check or the run itself failed\n"
+    "  2    bad input, or the command cannot run here\n  130  interrupted",
 )
 @click.option(
     "--version",
@@ -105,7 +105,7 @@ def _show_version(ctx: click.Context) -> None:
 )
 @click.pass_context
 def domino(ctx: click.Context) -> None:
-    """Overlap tensor-parallel communication with compute: links, measurements, benchmarks.
+    """Overlap tensor-parallel communication with compute: explain, measure and benchmark it.
 
     The compiler itself needs no command: torch.compile(model, backend="domino").
     """
@@ -129,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
         return _error(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
-    except BrokenPipeError:  # nobody reads what we print
+    except BrokenPipeError:  # nobody reads our output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -139,10 +139,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _error(message: str, code: int) -> int:
-    """Say why the command failed.
+    """Report why the command failed.
 
-    What fails on all of torchrun's ranks alike is said by rank 0, whose end ends the others while
-    they wait here. What fails on another rank alone is said by that one.
+    A failure on all of torchrun's ranks is reported by rank 0, whose exit ends the others while
+    they wait here. A failure on another rank only is reported by that rank.
     """
     if _under_torchrun() and int(os.environ.get("RANK", "0")):
         time.sleep(RANK_0_FIRST_S)
@@ -155,9 +155,10 @@ def _say(message: str, code: int) -> int:
 
 
 def end_cleanly_on_sigterm() -> None:
-    """Treat SIGTERM like Ctrl-C, so that what a command started is ended with it.
+    """Treat SIGTERM like Ctrl-C, so that a command also ends the processes it started.
 
-    Not on torchrun's ranks: one that waits in a collective would not notice before it is over.
+    This is not done on torchrun's ranks: a rank that waits in a collective would only notice the
+    signal after the collective.
     """
     if not _under_torchrun():
         signal.signal(signal.SIGTERM, _interrupt)
@@ -165,7 +166,7 @@ def end_cleanly_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def ranks_end_at_once() -> Iterator[None]:
-    """End one of torchrun's ranks where it exits (``launch.end_at_once``)."""
+    """End a rank of torchrun as soon as it exits (``launch.end_at_once``)."""
     try:
         yield
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""The files that commands about collectives can write, and the table that they print."""
+"""Output files and the table of collectives, for the commands that explain or measure them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files that were asked for.
+    """The files to write.
 
     Attributes:
-        html: the report as one file.
-        png: a picture of the timelines.
-        trace: the timelines as a Chrome trace.
+        html: The report as one file.
+        png: A picture of the timelines.
+        trace: The timelines as a Chrome trace.
     """
 
     html: Path | None = None
@@ -39,11 +39,11 @@ class Outputs:
         return any((self.html, self.png, self.trace))
 
     def check(self) -> None:
-        """End the command before it does anything if a file cannot be written later on."""
+        """End the command right away if a file could not be written later."""
         check_files(self.html, self.png, self.trace)
 
     def write(self, data: ReportData) -> None:
-        """Write what was asked for, and say so on stderr."""
+        """Write the files, and name them on stderr."""
         from domino_compile.tools.html import page
         from domino_compile.tools.timelines.chrome import chrome_trace
         from domino_compile.tools.timelines.picture import draw
@@ -56,14 +56,14 @@ class Outputs:
             first = min((t.rank for t in data.timelines), default=0)
             drawn = [t for t in data.timelines if t.rank == first and t.spans]
             if not drawn:
-                fail(f"{self.png}: not written: there is no collective to draw", code=1)
+                fail(f"{self.png} was not written: there is no collective to draw", code=1)
             draw(drawn, data.title, self.png)
         for path in filter(None, (self.html, self.png, self.trace)):
             click.echo(f"written: {path}", err=True)
 
 
 def check_files(*paths: Path | None) -> None:
-    """End the command if one of the files that were asked for cannot be written."""
+    """End the command if one of the files cannot be written."""
     for path in paths:
         if path is not None and (reason := why_unwritable(path)):
             fail(f"{path}: cannot be written: {reason}")
@@ -75,15 +75,15 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--trace", type=kind, help="Write the timelines as a trace for Perfetto."),
         click.option("--png", type=kind, help="Write a picture of the timelines."),
-        click.option("--html", type=kind, help="Write the report: timelines, table and graphs in "
-                     "one file that needs no network."),
+        click.option("--html", type=kind, help="Write the report with timelines, table and graphs "
+                     "as one file that needs no network."),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
 def facts(**more: str | None) -> tuple[tuple[str, str], ...]:
-    """What a report says about where it comes from."""
+    """Return the facts that a report states about its origin."""
     known: dict[str, str | None] = {
         "command": " ".join(["domino", *sys.argv[1:]]),
         **more,
@@ -95,7 +95,7 @@ def facts(**more: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def show_explanation(explanation: Explanation) -> None:
-    """Print what became of each graph and of each collective."""
+    """Print the treatment of each graph and of each collective."""
     for graph in explanation.graphs:
         say(graph)
     if not explanation.rows:

@@ -1,8 +1,6 @@
-"""``domino run`` as one of the commands; ``tools.scripts.command`` has its options and does it."""
+"""``domino run`` as one of the commands. The work is done in ``tools.scripts.command``."""
 
 from __future__ import annotations
-
-import sys
 
 import click
 
@@ -16,7 +14,11 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...]) -> None:
-    """Run a script as it is, with domino where it asks for Inductor."""
+    """Run an unmodified script, with domino in place of Inductor."""
     from domino_compile.tools.scripts.command import main
 
-    sys.exit(main(arguments))
+    try:
+        code = main(arguments)
+    except SystemExit as end:  # of --help
+        code = int(end.code or 0)
+    click.get_current_context().exit(code)

@@ -1,4 +1,4 @@
-"""What the commands that run a script share: their options, and how a failed script is shown."""
+"""Options and error handling that all commands which run a script share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import click
 
 from domino_compile.tools.cli.show import digits, fail
 
-#: What a command does not know is the script's own, and everything behind ``--``.
+#: Options that a command does not know are passed to the script, and everything after ``--``.
 CONTEXT: dict[str, Any] = {"ignore_unknown_options": True}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 DEFAULT_RANKS = 2
 
 
 def script_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The script and its arguments, ``--ranks``, ``--link``, ``--steps`` and ``--warmup``."""
+    """Add the script, its arguments, ``--ranks``, ``--link``, ``--steps`` and ``--warmup``."""
     for decorate in reversed(
         (
             click.argument("script", type=click.Path(path_type=Path)),
@@ -27,27 +27,27 @@ def script_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--ranks",
                 type=click.IntRange(min=1),
-                help="Ranks to start on this machine.  [the GPUs, or 2]",
+                help="Ranks to start on this machine.  [one per GPU, or 2]",
             ),
             click.option(
                 "--link",
                 metavar="NAME|FILE",
-                help="Emulate this link, see: domino links. Between CPU ranks, or on one GPU that "
-                "stands for one of --ranks.",
+                help="Emulate this link (see: domino links), between CPU ranks or on one GPU that "
+                "acts as one of --ranks.",
             ),
             click.option(
                 "--steps",
                 type=click.IntRange(min=1),
                 default=10,
                 show_default=True,
-                help="Steps that are timed.",
+                help="Number of timed steps.",
             ),
             click.option(
                 "--warmup",
                 type=click.IntRange(min=1),
                 default=4,
                 show_default=True,
-                help="Steps before them.",
+                help="Untimed steps before them.",
             ),
         )
     ):
@@ -56,25 +56,25 @@ def script_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def out_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--out``, where results go."""
+    """Return the option ``--out``, the folder for results."""
     return click.option(
         "--out",
         type=_FOLDER,
         default=Path(default),
         show_default=True,
-        help="Folder for the result, the timelines and what the script prints.",
+        help="Folder for the result, the timelines and the script's output.",
     )
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one of several ranks already."""
+    """Whether this process is already one of several ranks."""
     return "RANK" in os.environ
 
 
 def processes(ranks: int | None, link: str | None) -> tuple[int, int]:
-    """How many processes to start, and for how many ranks one of them stands alone (0: none).
+    """Return the processes to start, and the ranks that one process emulates alone (0: none).
 
-    Ends the command if that cannot be had here.
+    This ends the command if that is not possible here.
     """
     import torch
 
@@ -82,21 +82,21 @@ def processes(ranks: int | None, link: str | None) -> tuple[int, int]:
     if link is not None:
         from domino_compile.links import load_link
 
-        table = load_link(link)  # a wrong name is told at once, not by a rank
+        table = load_link(link)  # report a wrong name at once, not from a rank
         if gpus:
             return 1, ranks or table.ranks
         return ranks or DEFAULT_RANKS, 0
     count = ranks or gpus or DEFAULT_RANKS
     if gpus and count > gpus:
-        fail(f"--ranks {count} needs as many GPUs, {gpus} are here; --link NAME emulates the rest")
+        fail(f"--ranks {count} needs {count} GPUs, not {gpus}; --link NAME emulates missing ones")
     if count < 2:
-        fail("one rank communicates with nobody: add --link NAME (domino links lists them) to "
-             "emulate others, or --ranks 2")  # fmt: skip
+        fail("a single rank does not communicate: add --link NAME (see: domino links) to emulate "
+             "other ranks, or --ranks 2")  # fmt: skip
     return count, 0
 
 
 def prepare(script: Path, out: Path) -> None:
-    """Refuse at once what would fail after minutes."""
+    """Check at once what would otherwise fail after minutes."""
     from domino_compile.tools.scripts.run import require_file
 
     require_file(script)
@@ -108,10 +108,10 @@ def prepare(script: Path, out: Path) -> None:
 
 @contextmanager
 def script_failures(code: int | None = None) -> Iterator[None]:
-    """End the command when the script fails: with its own traceback, then one line.
+    """End the command if the script fails, with the script's traceback and then one line.
 
     Args:
-        code: exit code of the command then; None: the script's.
+        code: The command's exit code in that case; None uses the script's.
     """
     from domino_compile.host.launch import RanksError
     from domino_compile.tools.profiling.ranks import ScriptFailed
@@ -131,15 +131,15 @@ def _end(error: Exception, code: int) -> NoReturn:
 
 
 def ms_text(value: float | None) -> str:
-    """Milliseconds for a table."""
+    """Format milliseconds for a table."""
     return "-" if value is None else digits(value) if value else "0"
 
 
 def group_rows(groups: Mapping[str, Any]) -> list[list[str]]:
-    """A table row for every process group."""
+    """Return one table row per process group."""
     return [
         [
-            name or "(not told)",
+            name or "(unknown)",
             f"{group['collectives']:g}",
             ms_text(group["wire_ms"]),
             ms_text(group["exposed_ms"]),

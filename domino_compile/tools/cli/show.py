@@ -1,4 +1,4 @@
-"""What all commands share: how they print, fail and describe themselves.
+"""Printing, failing and help texts for all commands.
 
 Results go to stdout: ``show_table`` and ``say``, or with ``--json`` one object through
 ``print_json``. Everything else (progress, warnings, errors) goes to stderr.
@@ -22,9 +22,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-#: Told what is being done, as a line for a person, and how much of the whole is done (0 to 1).
+#: Called with a line of text about the current work, and the share of the work done (0 to 1).
 Progress = Callable[[str, float], None]
-#: Blanks between two columns.
+#: Spaces between two columns.
 _GAP = 2
 _NUMBER = re.compile(r"[\d\s.,%+x-]*(e[+-]\d+)?( [KMG]?i?B)?|\(empty\)|-")
 
@@ -45,14 +45,14 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """End the command with ``error: message``.
 
     Args:
-        message: what is wrong and what to do.
-        code: 2: bad input, or the command cannot run here; 1: it ran and failed.
+        message: The problem and how to solve it.
+        code: 2 for bad input or if the command cannot run here; 1 if it ran and failed.
     """
     raise Failure(message, code)
 
 
 def require_enabled() -> None:
-    """End a command that shows what domino does where the environment switches domino off."""
+    """End a command that shows what domino does if the environment switches domino off."""
     from domino_compile.options import Options
 
     if Options().with_environment(os.environ).disable:
@@ -61,17 +61,17 @@ def require_enabled() -> None:
 
 
 def examples(*lines: str) -> str:
-    """The ``epilog`` of a command: its examples, one line each, kept as they are."""
+    """Return a command's ``epilog``: its examples, one per line, without reflowing."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where to print: colour on a terminal only, text taken literally."""
+    """Return a console that prints text literally, with colour only on a terminal."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """Print a paragraph, folded to the terminal's width."""
+    """Print a paragraph, wrapped to the terminal's width."""
     console().print(text)
 
 
@@ -81,7 +81,7 @@ def print_json(data: object) -> None:
 
 
 def warn(message: str) -> None:
-    """One line ``warning: ...`` on stderr."""
+    """Print one line ``warning: ...`` on stderr."""
     click.echo(f"warning: {' '.join(message.split())}", err=True)
 
 
@@ -91,11 +91,11 @@ def show_table(
     """Print a table that fits the terminal.
 
     Args:
-        columns: headings, the most important first: those that do not fit are left out, and named
-            below the table. The first column always stays.
-        rows: cells as text; a column of numbers is aligned to the right.
-        title: above it.
-        wrap: keep all columns and fold the last one instead, which holds prose.
+        columns: The headings, most important first. Columns that do not fit are left out and named
+            below the table; the first column always stays.
+        rows: The cells as text; a column of numbers is right-aligned.
+        title: The text above the table.
+        wrap: Whether to keep all columns and wrap the last one, which holds prose.
     """
     out = console()
     kept = len(columns) if wrap else _fitting(columns, rows, out.width)
@@ -116,12 +116,14 @@ def show_table(
         made.add_row(*(Text(cell) for cell in row[:kept]))
     out.print(made)
     if kept < len(columns):
-        out.print(f"Not shown, too narrow: {', '.join(columns[kept:])} (all are in --json)")
+        out.print(
+            f"Not shown, terminal too narrow: {', '.join(columns[kept:])} (--json has all columns)"
+        )
     out.print()
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
-    """How many of the columns, at least one, fit into a width without folding."""
+    """Return how many columns fit into a width without wrapping, at least one."""
     used = -_GAP
     for position, heading in enumerate(columns):
         used += _GAP + max(len(cell) for cell in (heading, *(row[position] for row in rows)))
@@ -131,14 +133,14 @@ def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
 
 
 def digits(value: float) -> str:
-    """Three significant digits without an exponent, for values from a thousandth upwards."""
+    """Format three significant digits without an exponent, for values of at least 0.001."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def size_text(nbytes: int) -> str:
-    """Bytes in the unit that fits: ``12 B``, ``64 KiB``, ``1 MiB``."""
+    """Format bytes in a suitable unit: ``12 B``, ``64 KiB``, ``1 MiB``."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if nbytes >= unit:
             return f"{nbytes / unit:.4g} {name}"
@@ -147,10 +149,10 @@ def size_text(nbytes: int) -> str:
 
 @contextlib.contextmanager
 def progress_bar(*, enabled: bool = True) -> Iterator[Progress]:
-    """A bar on stderr while the block runs; nothing where stderr is no terminal.
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
     Args:
-        enabled: False shows nothing, for ranks other than the first.
+        enabled: Whether to show it; false on ranks other than the first.
     """
     if not (enabled and sys.stderr.isatty()):
         yield lambda text, share: None

@@ -1,4 +1,4 @@
-"""Running somebody's script as it is: its compiles redirected, its steps observed."""
+"""Runs a user's unmodified script, redirects its compiles and observes its steps."""
 
 from domino_compile.tools.scripts.compiles import Asked, Compiles, compiles_redirected
 from domino_compile.tools.scripts.run import Enough, ScriptError, run_script

@@ -1,7 +1,6 @@
-"""``domino run``: a program as it is, with domino where it asks ``torch.compile`` for Inductor.
+"""``domino run``: runs an unmodified program with domino in place of Inductor.
 
-It needs no package beside torch, and nothing of the program changes: its signals, its streams and
-its exit code are its own.
+It needs no package except torch, and leaves the program's signals, streams and exit code alone.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from domino_compile.tools.scripts.run import Program, ScriptError, run_program
 from domino_compile.tools.scripts.said import require_something
 
 DESCRIPTION = """\
-Run SCRIPT as it is. Where it asks torch.compile for Inductor, by name or by default, it gets
-domino; where it names domino, it gets the options given here as well. Everything behind SCRIPT is
-the script's own."""
+Run the unmodified SCRIPT. When it asks torch.compile for Inductor, by name or by default, it gets
+domino. When it asks for domino, it also gets the options given here. Everything after SCRIPT is
+passed to the script."""
 EXAMPLES = """\
-examples:
+Examples:
   domino run train.py --epochs 1
   domino run --slices 2 --option dump_dir=out train.py
   torchrun --nproc-per-node 8 -m domino_compile run train.py
   torchrun --nproc-per-node 8 -m domino_compile run -m torchtitan.train --module llama3
 
-The exit code is the script's; 2 if it could not be started."""
+The exit code is the script's, or 2 if the script could not be started."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message} (see: {self.prog} --help)")
@@ -51,23 +50,23 @@ def _parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--slices", type=int, metavar="N", help="slices of the batch")
-    parser.add_argument("--columns", type=int, metavar="N", help="parts of products' columns")
+    parser.add_argument("--slices", type=int, metavar="N", help="number of slices of the batch")
+    parser.add_argument("--columns", type=int, metavar="N", help="number of column parts")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any option of the backend; may be repeated",
+        help="any option of the backend; can be repeated",
     )
-    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name")
+    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module name")
     parser.add_argument("script", metavar="SCRIPT")
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code; what is wrong with it is one line on stderr."""
+    """Run the command and return its exit code; errors are one line on stderr."""
     try:
         asked = _parser().parse_args(arguments)
         given = {"slices": asked.slices, "columns": asked.columns}
@@ -83,20 +82,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(program: Program, arguments: Sequence[str], options: dict[str, Any]) -> int:
-    """Run a program whose requests for Inductor, and for domino, are answered by domino.
+    """Run a program and compile with domino when it asks for Inductor or domino.
 
-    A program that ends well, but gave domino nothing to do, is told the next step.
+    If the program succeeds but gives domino nothing to do, a warning names the next step.
 
     Args:
-        program: a script or a module.
-        arguments: its command line.
-        options: of domino.
+        program: A script or a module.
+        arguments: Its command line.
+        options: The options of domino.
 
     Returns:
         The program's exit code.
 
     Raises:
-        ScriptError: there is no such program.
+        ScriptError: There is no such program.
     """
     found, known = Compiles(), len(reports())
 
@@ -117,6 +116,6 @@ def run(program: Program, arguments: Sequence[str], options: dict[str, Any]) -> 
 
 
 def _say(line: str) -> None:
-    """One line on stderr, from the first rank of a machine."""
+    """Print one line on stderr, on the first rank of a machine only."""
     if not int(os.environ.get("LOCAL_RANK", "0")):
         print(line, file=sys.stderr, flush=True)

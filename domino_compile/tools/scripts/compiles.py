@@ -1,4 +1,4 @@
-"""Requests for a compile, redirected: what a script asks for is seen, and answered elsewhere."""
+"""Redirects a script's requests to compile: each is recorded and handled by us."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from domino_compile.switch import requests_answered
 
 __all__ = ["Asked", "Compile", "Compiles", "compiles_redirected"]
 
-#: Compiles one graph for a script that asked in some way.
+#: Compiles one graph for a script's request.
 Compile = Callable[[Asked, torch.fx.GraphModule, list[Any]], Callable[..., Any]]
 
 
@@ -23,9 +23,9 @@ class Compiles:
     """The compiles of a script.
 
     Attributes:
-        calls: how many times it asked for a backend that is redirected.
-        others: the backends that it asked for and that were left alone.
-        graphs: how many graphs were compiled.
+        calls: The number of requests for a backend that is redirected.
+        others: The requested backends that are not redirected.
+        graphs: The number of graphs that were compiled.
     """
 
     calls: int = 0
@@ -35,7 +35,7 @@ class Compiles:
 
 @dataclass(frozen=True)
 class _Redirected:
-    """Compiles the graphs of one request. Equal requests share their code, as without us."""
+    """Compiles the graphs of one request. Equal requests share code, as they do in torch."""
 
     asked: Asked
     compile_graph: Compile
@@ -49,11 +49,11 @@ class _Redirected:
 
 @contextmanager
 def compiles_redirected(found: Compiles, compile_graph: Compile) -> Iterator[None]:
-    """Let requests for a compile be answered in another way, however a script makes them.
+    """Redirect all requests for a compile, however a script makes them.
 
     Args:
-        found: is told of every request.
-        compile_graph: takes the place of the backends ``inductor`` and ``domino``.
+        found: Records every request.
+        compile_graph: Replaces the backends ``inductor`` and ``domino``.
     """
 
     def answer(asked: Asked) -> GraphCompiler | None:

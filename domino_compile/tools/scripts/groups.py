@@ -1,4 +1,4 @@
-"""Process groups that take the place of those a script would start: fake or emulated ones."""
+"""Fake or emulated process groups that replace the ones a script would start."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from domino_compile.report.explanation import fake_ranks
 
 
 def alone(ranks: int) -> dict[str, str]:
-    """The environment of the first of ``ranks`` ranks when it is the only process."""
+    """Return the environment of rank 0 of ``ranks`` ranks, if it is the only process."""
     found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": "1"}
     return found | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
 @contextmanager
 def faked(ranks: int) -> Iterator[None]:
-    """A fake group in place of the one that the script, or a mesh that it makes, would start."""
+    """Replace the group that the script, or a mesh in it, would start with a fake one."""
     with (
         fake_ranks(ranks),
         with_environment(alone(ranks)),
@@ -31,13 +31,13 @@ def faked(ranks: int) -> Iterator[None]:
 
 @contextmanager
 def emulated(link: str, ranks: int, device: str) -> Iterator[None]:
-    """A group with an emulated link in place of the script's own, whatever backend it names.
+    """Replace the script's group, with any backend, by one with an emulated link.
 
     Args:
-        link: name or file of the link table.
-        ranks: size of the group.
-        device: ``cpu``: this process is one of so many gloo ranks; ``cuda``: it stands for one of
-            them, alone.
+        link: The name or file of the link table.
+        ranks: The size of the group.
+        device: With ``cpu`` this process is one of ``ranks`` gloo ranks. With ``cuda`` it is the
+            only process and acts as one of them.
     """
     from domino_compile import emulate
 

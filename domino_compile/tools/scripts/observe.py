@@ -1,4 +1,4 @@
-"""Run somebody's script as it is, with its ``torch.compile`` calls handed to this backend."""
+"""Runs a user's unmodified script and compiles with this backend when it compiles."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["Observation", "ScriptError", "observe"]
 
 @dataclass
 class Observation:
-    """What a script did.
+    """The result of running a script.
 
     Attributes:
-        code: the exit code it ended with; 0 if it was ended because it had run enough.
-        compiled: its calls of ``torch.compile``.
-        explanation: of what was compiled.
+        code: The script's exit code; 0 if it was stopped because it had run long enough.
+        compiled: Its calls of ``torch.compile``.
+        explanation: The explanation of the compiled graphs.
     """
 
     code: int = 0
@@ -44,14 +44,14 @@ class Observation:
 
     @property
     def compiles(self) -> int:
-        """How many times it called ``torch.compile`` with a backend that is looked at."""
+        """Return how many times it called ``torch.compile`` with a backend that is redirected."""
         return self.compiled.calls
 
     def check(self, script: Path) -> None:
-        """Require that there is something to say.
+        """Require that there is something to explain.
 
         Raises:
-            ScriptError: no compile, or no collective in what was compiled; with the next step.
+            ScriptError: Nothing was compiled, or it has no collective; says what to do next.
         """
         graphs, rows = len(self.explanation.graphs), len(self.explanation.rows)
         require_something(script, self.compiled, graphs, rows)
@@ -66,17 +66,17 @@ def observe(
 ) -> Observation:
     """Run a script until a graph that it compiled has run ``calls`` times, or to its end.
 
-    A script that fails is shown with its own traceback, and its exit code is kept.
+    If the script fails, its traceback is printed and its exit code is kept.
 
     Args:
-        script: its path.
-        arguments: its command line.
-        options: of the backend.
-        calls: how often a compiled graph may run.
-        ranks: size of a fake group that takes the place of the script's own; None: its own.
+        script: The path of the script.
+        arguments: Its command line.
+        options: The options of the backend.
+        calls: How often a compiled graph may run.
+        ranks: The size of a fake group that replaces the script's own; None keeps its own.
 
     Raises:
-        ScriptError: there is no such file.
+        ScriptError: There is no such file.
     """
     found = Observation()
     known = len(reports())
@@ -98,7 +98,7 @@ def observe(
 
 
 def _ending(program: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """The program, which ends the script when it is called once too often."""
+    """Return the program, wrapped to stop the script after ``calls`` calls."""
     ran = 0
 
     def run(*values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Options of the backend as a command line gives them."""
+"""Parses options of the backend from a command line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from domino_compile.options import Options
 
 
 def parsed_options(texts: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the backend from ``name=value``; a value is read as Python where it is some.
+    """Return options of the backend from ``name=value``; values are Python literals or strings.
 
     Args:
-        texts: what was given.
-        known: options that were given in another way.
+        texts: The texts ``name=value``.
+        known: Options that were given in another way.
 
     Raises:
-        OptionError: one is not ``name=value``, is unknown or has a bad value.
+        OptionError: A text is not ``name=value``, or an option is unknown or has a bad value.
     """
     found = dict(known)
     for text in texts:

@@ -1,4 +1,4 @@
-"""Run a Python script in this process, with its own command line, traceback and exit code."""
+"""Runs a Python script in this process, with its own command line, traceback and exit code."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _RUNPY = runpy.run_path.__code__.co_filename
 
 
 class Enough(BaseException):
-    """Ends a script that has run long enough; no ``except Exception`` stops it."""
+    """Stops a script that has run long enough; ``except Exception`` does not catch it."""
 
 
 class ScriptError(DominoError, RuntimeError):
-    """The script cannot be run, or says nothing about overlap. One line, says what to do."""
+    """The script cannot be run, or shows nothing about overlap. One line that says what to do."""
 
 
 def run_script(script: Path, arguments: Sequence[str]) -> int:
-    """Run a script to its end, or until something in it raises ``Enough``.
+    """Run a script until it ends or something in it raises ``Enough``.
 
-    A script that fails is shown with its own traceback, without the frames that run it. Its process
-    group is destroyed.
+    If the script fails, its traceback is printed without the frames that run it. Its process group
+    is destroyed.
 
     Args:
-        script: its path.
-        arguments: its command line.
+        script: The path of the script.
+        arguments: Its command line.
 
     Returns:
-        Its exit code; 0 if it was ended because it had run enough.
+        The script's exit code; 0 if it was stopped because it had run long enough.
 
     Raises:
-        ScriptError: there is no such file.
+        ScriptError: There is no such file.
     """
     try:
         return run_program(Program(str(script)), arguments)
@@ -53,21 +53,21 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Program:
-    """A script, or a module as behind ``python -m``.
+    """A script, or a module as in ``python -m module``.
 
     Attributes:
-        name: the script's path, or the module's dotted name.
-        is_module: which of the two.
+        name: The script's path, or the module's dotted name.
+        is_module: Whether it is a module.
     """
 
     name: str
     is_module: bool = False
 
     def require(self) -> None:
-        """Require that it is there.
+        """Require that the program exists.
 
         Raises:
-            ScriptError: it is not.
+            ScriptError: The program does not exist.
         """
         if not self.is_module:
             require_file(Path(self.name))
@@ -77,10 +77,10 @@ class Program:
         except ModuleNotFoundError:
             found = None
         if found is None:
-            raise ScriptError(f"no module named {self.name!r}: it is looked for as by python -m")
+            raise ScriptError(f"no module named {self.name!r} (searched as by python -m)")
 
     def run(self) -> None:
-        """Run it as the main program."""
+        """Run the program as ``__main__``."""
         if self.is_module:
             runpy.run_module(self.name, run_name="__main__", alter_sys=True)
         else:
@@ -91,23 +91,23 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
     """Run a program to its end, as Python would, and return its exit code.
 
     Raises:
-        ScriptError: it is not there.
+        ScriptError: The program does not exist.
     """
     place = str(Path.cwd() if program.is_module else Path(program.name).parent)
     with (
         replaced(sys, "argv", [program.name, *arguments]),
         replaced(sys, "path", [place, *sys.path]),
-        chdir("."),  # back, wherever the program went: files are named from here
+        chdir("."),  # return to this folder afterwards, since files are named relative to it
     ):
         program.require()
         return _run(program)
 
 
 def require_file(script: Path) -> None:
-    """Require that the script is there.
+    """Require that the script exists.
 
     Raises:
-        ScriptError: it is not.
+        ScriptError: The script does not exist.
     """
     if not script.is_file():
         raise ScriptError(f"{script}: no such file")

@@ -1,9 +1,10 @@
-"""What a script is told that has nothing in it to overlap: the nearest next step."""
+"""Tells the user of a script without anything to overlap what to do next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from domino_compile.report.origin import count_text
 from domino_compile.tools.scripts.compiles import Compiles
 from domino_compile.tools.scripts.run import ScriptError
 
@@ -14,13 +15,13 @@ def require_something(
     """Require that a script compiled something in which ranks communicate.
 
     Args:
-        script: its path, or the name of its module.
-        compiles: its calls of ``torch.compile``.
-        graphs: how many graphs ran; None: not known.
-        collectives: how many collectives were found in them; None: not known.
+        script: The path of the script, or the name of the module.
+        compiles: Its calls of ``torch.compile``.
+        graphs: The number of graphs that ran; None if unknown.
+        collectives: The number of collectives in them; None if unknown.
 
     Raises:
-        ScriptError: no compile, or no collective in what was compiled; with the next step.
+        ScriptError: Nothing was compiled, or it has no collective; says what to do next.
     """
     if not compiles.calls:
         others = f" (only backend={compiles.others[0]!r})" if compiles.others else ""
@@ -29,10 +30,10 @@ def require_something(
             "its training loop"
         )
     if graphs == 0:
-        raise ScriptError(f"{script} called torch.compile but ran nothing of what it returned")
+        raise ScriptError(f"{script} called torch.compile but never ran the compiled model")
     if collectives == 0:
-        among = "what" if graphs is None else f"the {graphs} graphs that"
+        compiled = "its graphs" if graphs is None else count_text(graphs, "compiled graph")
         raise ScriptError(
-            f"no collective in {among} {script} compiled: compile the model after it was made "
-            "tensor parallel, with every rank of its group running (torchrun, or --ranks)"
+            f"{script} has no collective in {compiled}: compile the model after making it tensor "
+            "parallel, and run all ranks of its group (torchrun, or --ranks)"
         )

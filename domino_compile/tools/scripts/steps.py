@@ -1,16 +1,16 @@
-"""Where one training or inference step of an unmodified script ends and the next begins.
+"""Detects where the training or inference steps of an unmodified script begin and end.
 
-The script is not edited, so its steps are seen from outside, by the first of these that applies:
+Steps are observed from outside, by the first of these signs that applies:
 
-1. an optimizer was made: a step ends when the first optimizer that steps has stepped;
-2. something is differentiated: a step ends when a backward has run;
-3. else: a step begins when a compiled graph is called that this step has called before.
+1. if there is an optimizer, a step ends when the first optimizer that steps has stepped;
+2. if there is a backward, a step ends when it has run;
+3. otherwise a new step begins when a compiled graph is called for the second time in a step.
 
-A script shows its kind bit by bit (a forward comes before the first backward). Whenever a higher
-kind is seen the count begins anew, so that a step is the same thing throughout.
+A script reveals its kind gradually (a forward comes before the first backward). Whenever a stronger
+sign appears, counting starts again, so that all counted steps are of the same kind.
 
-What is recorded costs the same under every backend: a copy of a scalar per backward, and one norm
-of all gradients before the optimizer steps.
+Recording costs the same with every backend: a copy of a scalar per backward, and one norm of all
+gradients before the optimizer steps.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from torch.optim.optimizer import (
 
 from domino_compile.host.replaced import replaced
 
-#: What ends a step, from the weakest sign to the strongest.
+#: The signs that end a step, from the weakest to the strongest.
 KINDS = ("", "graph call", "backward", "optimizer step")
 _GRAPH, _BACKWARD, _OPTIMIZER = 1, 2, 3
 
 
 @dataclass
 class Facts:
-    """What one step of the script showed of its numbers, still on the device.
+    """The numbers observed in one step of the script, still on the device.
 
     Attributes:
-        losses: the scalars that were differentiated, one for every micro-batch.
-        grad_norm: of the gradients on this rank when the optimizer stepped; None: it did not.
-        output: size of what the step's graphs returned (mean magnitude); of inference only.
+        losses: The scalars that were differentiated, one per micro-batch.
+        grad_norm: The norm of this rank's gradients when the optimizer stepped; None if it did not.
+        output: The mean magnitudes of the values that the step's graphs returned; inference only.
     """
 
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -51,11 +51,11 @@ class Facts:
 
 
 class Steps:
-    """Tells when steps end.
+    """Detects the ends of steps.
 
     Args:
-        ended: called at the end of every step.
-        restarted: called when the steps so far turn out not to have been steps.
+        ended: Called at the end of every step.
+        restarted: Called when a stronger sign shows that the steps counted so far were not steps.
     """
 
     def __init__(self, ended: Callable[[Facts], None], restarted: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class Steps:
 
     @property
     def kind(self) -> str:
-        """What ends a step of this script; empty if nothing has been seen."""
+        """Return the sign that ends a step of this script; empty if there was none yet."""
         return KINDS[self._kind]
 
     def _rise(self, kind: int) -> None:
@@ -81,10 +81,10 @@ class Steps:
             self._called.clear()
             self._ended(facts)
 
-    # What the hooks call.
+    # Called by the hooks.
 
     def graph(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """A compiled graph whose calls are seen."""
+        """Wrap a compiled graph so that its calls are observed."""
         name = id(program)
 
         def run(*values: Any) -> Any:
@@ -122,7 +122,7 @@ class Steps:
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
-    """The 2-norm of all gradients that this rank holds for an optimizer; None without any."""
+    """Return the 2-norm of all gradients that this rank holds for an optimizer, or None."""
     grads = [
         _local(parameter.grad).float()
         for group in optimizer.param_groups
@@ -133,7 +133,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
 
 
 def _local(value: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor."""
+    """Return the part of a tensor that this rank holds."""
     value = value.detach()
     return value.to_local() if isinstance(value, DTensor) else value
 
@@ -153,7 +153,7 @@ def _magnitudes(returned: Any) -> list[torch.Tensor]:
 
 @contextmanager
 def steps_observed(steps: Steps) -> Iterator[None]:
-    """Let what runs in the block tell ``steps`` of its backwards and optimizer steps."""
+    """Report backwards and optimizer steps inside the block to ``steps``."""
     backward, make = torch.autograd.backward, torch.optim.Optimizer.__init__
     running = False
 

@@ -57,7 +57,7 @@ def test_published_sizes_with_grouped_queries(name: str, published: float) -> No
         ({"dropout": 1.0}, "--dropout"),
         ({"ac": "ful"}, "--ac: unknown 'ful'; did you mean 'full'"),
         ({"granularity": "layer"}, "--compile: unknown 'layer'"),
-        ({"ac": "full", "training": False}, "--ac is of training"),
+        ({"ac": "full", "training": False}, "--ac needs training"),
         ({"style": "sp", "seq": 9}, "--seq 9 cannot be divided among --tp 2"),
     ],
 )

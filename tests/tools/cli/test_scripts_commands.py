@@ -233,12 +233,12 @@ def _started_with(value: str) -> list[int]:
 
 NOTHING = {
     "compiled nothing: put": "pass",
-    "ran nothing": "import torch\ntorch.compile(lambda x: x + 1)",
+    "never ran": "import torch\ntorch.compile(lambda x: x + 1)",
     "did no step": "import torch\ntorch.compile(lambda x: x + 1)(torch.ones(3))",
     "1 steps and ended; 7 are needed": (
         "import torch\nf = torch.compile(lambda x: x + 1)\nf(torch.ones(3))\nf(torch.ones(3))"
     ),
-    "no collective in what": (
+    "no collective in its graphs": (
         "import torch\nf = torch.compile(lambda x: x + 1)\nfor _ in range(9): f(torch.ones(3))"
     ),
 }
@@ -287,8 +287,8 @@ def test_an_inference_script_and_the_code_of_one_that_fails(tmp_path: Path) -> N
         (["poc", "--option", "disable=True", TRAIN], "--option disable switches domino off"),
         (["poc", "--slices", "0", TRAIN], "--slices"),
         (["poc", TRAIN, "--steps", "0"], "--steps"),
-        (["poc", "--ranks", "1", TRAIN], "one rank communicates with nobody"),
-        (["profile", "--ranks", "1", TRAIN], "one rank communicates with nobody"),
+        (["poc", "--ranks", "1", TRAIN], "a single rank does not communicate"),
+        (["profile", "--ranks", "1", TRAIN], "a single rank does not communicate"),
         (["poc", "--out", "/proc/nowhere", TRAIN], "--out /proc/nowhere"),
     ],
 )

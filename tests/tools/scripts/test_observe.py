@@ -87,8 +87,8 @@ def test_exit_codes_are_kept(tmp_path: Path, text: str, code: int) -> None:
 NOTHING = {
     "compiled nothing: put": "pass",
     "only backend='aot_eager'": "import torch\ntorch.compile(abs, backend='aot_eager')",
-    "ran nothing": "import torch\ntorch.compile(lambda x: x + 1)",
-    "no collective in the 1 graphs": (
+    "never ran": "import torch\ntorch.compile(lambda x: x + 1)",
+    "no collective in 1 compiled graph": (
         "import torch\ntorch.compile(lambda x: x + 1)(torch.ones(3))"
     ),
 }
