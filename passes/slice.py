@@ -5,7 +5,7 @@ made for it; afterwards each cut operation exists once per slice, and
 
 * a cut value that is needed whole is joined (``cat`` along its dimension, once),
 * a whole value that is wanted cut is cut (``slice``, once),
-* a partial sum is added up where it is made,
+* a partial sum is added up where it is made, that of a prefix for each chunk,
 * an accumulating operation is a chain through the slices.
 
 ::
@@ -21,6 +21,7 @@ its name: ``add_2_s0`` is slice 0 of ``add_2``, ``mm_c0`` column part 0 of ``mm`
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,21 +29,16 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan
-from domino_compile.axes import WHOLE, PartialSum, Size, Sliced, States
+from domino_compile.axes import WHOLE, PartialSum, Prefix, PrefixSum, Size, Sliced, States
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
-from domino_compile.graph.collectives import Replaced, size_hint
-from domino_compile.graph.new_nodes import inherit, run_fake, with_size
-from domino_compile.graph.size_nodes import SizeNodes
+from domino_compile.graph.collectives import Replaced
+from domino_compile.graph.new_nodes import with_size
+from domino_compile.graph.slice_nodes import SliceNodes, inverse, order_in_memory
 from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
-from domino_compile.graph.tags import clear_tag, tag_column, tag_slice
-from domino_compile.rules import Cut
+from domino_compile.rules import Cut, Members, Summands
 
 aten = torch.ops.aten
-#: Views that fail on some strides, unlike ``reshape``.
-STRICT_VIEWS = (aten.view.default, aten._unsafe_view.default)
-#: Checkpointing marks of a cut operation, which a join or a cut of its value does not inherit.
-_RECOMPUTE_META = ("recompute", "ac_graph_id")
 
 
 def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
@@ -61,11 +57,9 @@ class Slicer:
         self.chunks = plan.chunks
         self.analysis = plan.analysis
         self.parts = len(plan.chunks)
-        self.columns = plan.columns
-        self.pieces: dict[tuple[fx.Node, States], list[fx.Node]] = {}
+        self.nodes = SliceNodes(graph, plan.chunks, plan.columns)
+        self.pieces: dict[tuple[fx.Node, States], list[Any]] = {}  # of nodes, or ``Members``
         self.joined: dict[fx.Node, fx.Node] = {}
-        self.fake_mode = _compat.fake_mode_of(graph)
-        self.sizes = SizeNodes(graph, plan.chunks, self._fill_meta)
         #: In a graph that one slice calls, the slice; its inputs are slices already.
         self.only = only
         if only is not None:
@@ -85,6 +79,8 @@ class Slicer:
                     self._chain(node, cut)
                 elif isinstance(cut.out, PartialSum):
                     self._partial_sum(node, cut)
+                elif isinstance(cut.out, PrefixSum):
+                    self._prefix_sum(node, cut, cut.out)
                 else:
                     self.pieces[node, cut.out] = self._emit_slices(node, cut)
             if self._makes_own_whole(node, cut):
@@ -102,7 +98,7 @@ class Slicer:
     def _keep_whole(self, node: fx.Node) -> None:
         """Give an operation that is not cut whole operands."""
         if node.target is aten.sym_size.int and node.all_input_nodes[0] in self.analysis.states:
-            node.replace_all_uses_with(self.sizes.node_or_int(to_size(node.meta["val"])))
+            node.replace_all_uses_with(self.nodes.sizes.node_or_int(to_size(node.meta["val"])))
             self.graph.erase_node(node)
             return
         for operand in node.all_input_nodes:
@@ -112,29 +108,29 @@ class Slicer:
 
     # -- one operation ---------------------------------------------------------------------
 
-    def _emit_slices(self, node: fx.Node, cut: Cut) -> list[fx.Node]:
+    def _emit_slices(self, node: fx.Node, cut: Cut) -> list[Any]:
         """The operation of every slice."""
         if self.only is not None:
             return [self._emit(node, cut, self.only)] * self.parts
         return [self._emit(node, cut, i) for i in range(self.parts)]
 
-    def _emit(self, node: fx.Node, cut: Cut, index: int, chained: fx.Node | None = None) -> fx.Node:
-        """The operation of slice ``index``."""
+    def _emit(self, node: fx.Node, cut: Cut, index: int, chained: fx.Node | None = None) -> Any:
+        """The operation of slice ``index``: a node, or the ``Members`` that several make."""
         if node.target is operator.getitem:
-            base = node.args[0]
-            assert isinstance(base, fx.Node)
-            piece = self.pieces[base, self.analysis.state(base)][index]
-            return self._call(node, operator.getitem, (piece, node.args[1]), {}, index)
-        given: list[fx.Node] = []  # one value may be two operands, wanted in two states
+            return self._member(node, index)
+        given: list[Any] = []  # one value may be two operands, wanted in two states
 
-        def operand(x: fx.Node) -> fx.Node:
+        def operand(x: fx.Node) -> Any:
             if not isinstance(x.meta.get("val"), torch.Tensor):
                 return x
             place = len(given)
-            chain = chained is not None and place == cut.chain
-            given.append(
-                chained if chain and chained else self._operand(x, cut.inputs[place], index)
-            )
+            wanted = cut.inputs[place]
+            if chained is not None and place == cut.chain:
+                given.append(chained)
+            elif isinstance(wanted, Prefix):
+                given.append([self._operand(x, wanted.chunk, i) for i in range(index + 1)])
+            else:
+                given.append(self._operand(x, wanted, index))
             return given[-1]
 
         args = tuple(fx.node.map_arg(node.args, operand))
@@ -145,10 +141,15 @@ class Slicer:
         for scaled in cut.scaled:
             size = self.chunks.part_of(scaled.extent, index)
             args, kwargs = with_size(args, kwargs, scaled.argument, scaled.entry, size)
+        if cut.expand is not None:
+            emit = partial(self._emit_one, node, index)
+            return cut.expand(emit, args, kwargs, self.chunks, index)
         if cut.build is not None:
             target, args, kwargs = cut.build(args, kwargs, self.chunks, index)
-            return self._call(node, target, args, kwargs, index)
-        return self._call(node, target, args, kwargs, index, self._value(node, cut, args, index))
+            return self.nodes.call(node, target, args, kwargs, index)
+        return self.nodes.call(
+            node, target, args, kwargs, index, self._value(node, cut, args, index)
+        )
 
     def _with_functions(
         self, args: tuple[Any, ...], cut: Cut, given: list[fx.Node], index: int
@@ -172,6 +173,23 @@ class Slicer:
 
         return tuple(fx.node.map_arg(args, own))
 
+    def _emit_one(
+        self, node: fx.Node, index: int, target: Any, *args: Any, **kwargs: Any
+    ) -> fx.Node:
+        """One of the operations that make slice ``index`` of a node."""
+        return self.nodes.call(node, target, args, kwargs, index)
+
+    def _member(self, node: fx.Node, index: int) -> Any:
+        """One result of slice ``index`` of an operation that has several."""
+        base, number = node.args
+        assert isinstance(base, fx.Node) and isinstance(number, int)
+        piece = self.pieces[base, self.analysis.state(base)][index]
+        if isinstance(piece, Members):
+            if number in piece.given:
+                return piece.given[number]
+            piece = piece.base
+        return self.nodes.call(node, operator.getitem, (piece, number), {}, index)
+
     def _value(self, node: fx.Node, cut: Cut, args: tuple[Any, ...], index: int) -> Any:
         """The fake value of a slice where it follows from the whole one's, else ``None``.
 
@@ -189,11 +207,11 @@ class Slicer:
         shape = list(whole.shape)
         if isinstance(cut.out, Sliced):
             dim = cut.out.dim
-            size = self.sizes.node_or_int(self.chunks.part_of(to_size(shape[dim]), index))
+            size = self.nodes.sizes.node_or_int(self.chunks.part_of(to_size(shape[dim]), index))
             shape[dim] = size.meta["val"] if isinstance(size, fx.Node) else size
-        return _compat.new_fake(self.fake_mode, shape, whole.dtype, whole.device)
+        return _compat.new_fake(self.nodes.fake_mode, shape, whole.dtype, whole.device)
 
-    def _operand(self, value: fx.Node, wanted: States, index: int) -> fx.Node:
+    def _operand(self, value: fx.Node, wanted: States, index: int) -> Any:
         have = self.analysis.state(value)
         if wanted == WHOLE:
             return self._whole(value)
@@ -212,10 +230,27 @@ class Slicer:
         for part in parts[1:] if self.only is None else ():
             last = part is parts[-1] and not cut.finish
             value = node.meta["val"] if last else None
-            total = self._whole_call(node, aten.add.Tensor, (total, part), value)
+            total = self.nodes.whole_call(node, aten.add.Tensor, (total, part), value)
         for target, extra in cut.finish:
-            total = self._whole_call(node, target, (total, *extra))
+            total = self.nodes.whole_call(node, target, (total, *extra))
         self._replace_whole(node, total)
+
+    def _prefix_sum(self, node: fx.Node, cut: Cut, state: PrefixSum) -> None:
+        """Each chunk's summands, of its own slice and of all slices behind it, added up."""
+        made = [self._emit(node, cut, i) for i in range(self.parts)]
+        totals = [x.own if isinstance(x, Summands) else x for x in made]
+        extent = to_shape(node.meta["val"].shape)[state.dim]
+        for index, summands in enumerate(made):
+            if not isinstance(summands, Summands):
+                continue
+            lengths = [self.chunks.part_of(extent, i) for i in range(index)]
+            pieces = [summands.past]
+            if index > 1:
+                pieces = self.nodes.take_apart(node, summands.past, state.dim, lengths)
+            for place, piece in enumerate(pieces):
+                both = (totals[place], piece)
+                totals[place] = self.nodes.call(node, aten.add.Tensor, both, {}, place)
+        self.pieces[node, state.chunk] = totals
 
     def _chain(self, node: fx.Node, cut: Cut) -> None:
         """Each slice accumulates into the result of the one before."""
@@ -237,7 +272,8 @@ class Slicer:
         if state == WHOLE or value.op == "placeholder":
             return value
         if self.only is not None:
-            return self.pieces[value, state][self.only]
+            piece: fx.Node = self.pieces[value, state][self.only]
+            return piece
         if value not in self.joined:
             assert isinstance(state, Sliced), f"{value} is {state} and cannot be joined"
             joined = self._join(value, state)
@@ -251,70 +287,40 @@ class Slicer:
         Who gets it may view it: of what a program returns torch makes the views anew.
         """
         pieces = self.pieces[value, state]
-        order = _order_in_memory(value.meta["val"])
+        order = order_in_memory(value.meta["val"])
         if state.outer == 1:
-            pieces = [self._permuted(value, piece, order) for piece in pieces]
+            pieces = [self.nodes.permuted(value, piece, order) for piece in pieces]
             dim = order.index(state.dim)
-            joined = self._whole_call(value, aten.cat.default, (pieces, dim))
-            return self._permuted(value, joined, _inverse(order))
+            joined = self.nodes.whole_call(value, aten.cat.default, (pieces, dim))
+            return self.nodes.permuted(value, joined, inverse(order))
         shape = to_shape(value.meta["val"].shape)
         opened = [
-            self._view(value, piece, self._opened(shape, state, index))
+            self.nodes.view(value, piece, self._opened(shape, state, index))
             for index, piece in enumerate(pieces)
         ]
-        joined = self._whole_call(value, aten.cat.default, (opened, state.dim + 1))
-        joined = self._permuted(value, self._view(value, joined, shape), order)
+        joined = self.nodes.whole_call(value, aten.cat.default, (opened, state.dim + 1))
+        joined = self.nodes.permuted(value, self.nodes.view(value, joined, shape), order)
         if order != sorted(order):
-            joined = self._contiguous(value, joined, None)
-        return self._permuted(value, joined, _inverse(order))
-
-    def _permuted(self, like: fx.Node, value: fx.Node, order: list[int]) -> fx.Node:
-        if order == sorted(order):
-            return value
-        return self._whole_call(like, aten.permute.default, (value, order))
+            joined = self.nodes.contiguous(value, joined, None)
+        return self.nodes.permuted(value, joined, inverse(order))
 
     def _cut(self, value: fx.Node, state: Sliced) -> list[fx.Node]:
         whole = self._whole(value)
         shape = to_shape(value.meta["val"].shape)
         dim = state.dim
         if state.outer != 1:
-            whole = self._view(value, whole, self._opened(shape, state, None))
+            whole = self.nodes.view(value, whole, self._opened(shape, state, None))
             dim += 1
         extent = self._opened(shape, state, None)[dim] if state.outer != 1 else shape[dim]
-        pieces = self._take_apart(value, whole, dim, extent)
+        lengths = [self.chunks.part_of(extent, i) for i in range(self.parts)]
+        pieces = self.nodes.take_apart(value, whole, dim, lengths)
         for index, piece in enumerate(pieces):
             if state.outer != 1:
                 sizes = list(shape)
                 sizes[state.dim] = self.chunks.part_of(shape[state.dim], index)
-                pieces[index] = piece = self._view(value, piece, sizes)
-            self._tag(piece, index, value.name)
+                pieces[index] = piece = self.nodes.view(value, piece, sizes)
+            self.nodes.tag(piece, index, value.name)
         return pieces
-
-    def _tag(self, node: fx.Node, index: int | None, origin: str) -> None:
-        """Mark what slice a node belongs to; a column cut may be one within a slice of rows."""
-        if self.columns:
-            if index is not None:
-                tag_column(node, index, origin)
-        elif index is None:
-            clear_tag(node)
-        else:
-            tag_slice(node, index, origin)
-
-    def _take_apart(self, value: fx.Node, whole: fx.Node, dim: int, extent: Size) -> list[fx.Node]:
-        """The chunks of a dimension: slices; of a dynamic one a split (slices clamp their ends)."""
-        lengths = [self.chunks.part_of(extent, i) for i in range(self.parts)]
-        if self.chunks.dynamic:
-            split = self._whole_call(
-                value, aten.split_with_sizes.default, (whole, list(lengths), dim)
-            )
-            return [
-                self._whole_call(value, operator.getitem, (split, i)) for i in range(self.parts)
-            ]
-        starts = [self.chunks.start_in(extent, i) for i in range(self.parts)]
-        return [
-            self._whole_call(value, aten.slice.Tensor, (whole, dim, start, start + length))
-            for start, length in zip(starts, lengths, strict=True)
-        ]
 
     def _opened(self, shape: Any, state: Sliced, index: int | None) -> list[Size]:
         """The shape with ``outer`` split off the cut dimension (of slice ``index``)."""
@@ -325,72 +331,3 @@ class Slicer:
         assert rest is not None
         part = rest if index is None else self.chunks.part_of(rest, index)
         return [*shape[: state.dim], state.outer, part, *shape[state.dim + 1 :]]
-
-    def _view(self, like: fx.Node, value: fx.Node, sizes: Any) -> fx.Node:
-        return self._whole_call(like, aten.view.default, (value, list(sizes)))
-
-    # -- making nodes ----------------------------------------------------------------------
-
-    def _whole_call(
-        self, like: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None
-    ) -> fx.Node:
-        node = self._call(like, target, args, {}, None, value)
-        for key in _RECOMPUTE_META:
-            node.meta.pop(key, None)
-        return node
-
-    def _call(
-        self,
-        like: fx.Node,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        index: int | None,
-        value: Any = None,
-    ) -> fx.Node:
-        args = fx.node.map_aggregate(args, self.sizes.node_or_int)
-        kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)
-        if target in STRICT_VIEWS and not self._viewable(args):
-            args = (self._contiguous(like, args[0], index), *args[1:])
-        name = None if index is None else f"{like.name}_{'c' if self.columns else 's'}{index}"
-        node = self.graph.create_node("call_function", target, args, kwargs, name)
-        inherit(node, like)
-        self._tag(node, index, like.name)
-        if value is None:
-            self._fill_meta(node)
-        else:
-            node.meta["val"] = value
-        return node
-
-    def _contiguous(self, like: fx.Node, value: fx.Node, index: int | None) -> fx.Node:
-        how = {"memory_format": torch.contiguous_format}
-        return self._call(like, aten.clone.default, (value,), how, index)
-
-    def _viewable(self, args: tuple[Any, ...]) -> bool:
-        """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
-        value = args[0].meta["val"]
-        return _compat.is_contiguous(value) or _compat.can_view(
-            self.fake_mode, value, _vals(args[1])
-        )
-
-    def _fill_meta(self, node: fx.Node) -> None:
-        run_fake(node, self.fake_mode)
-
-
-def _order_in_memory(value: torch.Tensor) -> list[int]:
-    """The dimensions of a value, outermost in memory first; as they are if elements are shared."""
-    dims = list(range(value.ndim))
-    if _compat.is_contiguous(value):
-        return dims
-    sizes, strides = ([size_hint(n) for n in found] for found in (value.shape, value.stride()))
-    if any(stride == 0 and size > 1 for size, stride in zip(sizes, strides, strict=True)):
-        return dims
-    return sorted(dims, key=lambda dim: -strides[dim])
-
-
-def _inverse(order: list[int]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)
-
-
-def _vals(sizes: Any) -> list[Any]:
-    return [s.meta["val"] if isinstance(s, fx.Node) else s for s in sizes]

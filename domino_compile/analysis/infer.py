@@ -10,11 +10,12 @@ import torch
 from torch import fx
 
 from domino_compile.analysis import reasons
+from domino_compile.analysis.dealt import scattered_over
 from domino_compile.analysis.found import leading_to_computation
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
 from domino_compile.analysis.reasons import Reason
 from domino_compile.analysis.stops import Stop, find_stops, first_join
-from domino_compile.axes import Chunks, PartialSum, Size, Sliced, to_size
+from domino_compile.axes import Chunks, PartialSum, Size, Sliced, quotient, to_size
 from domino_compile.graph.collectives import (
     Site,
     find_sites,
@@ -99,7 +100,8 @@ def infer_cut(
     if named:
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
-        best: Analysis | None = propagate(graph, to_size(node.meta["val"].shape[dim]), seeds)
+        ways = _ways(graph, to_size(node.meta["val"].shape[dim]), seeds)
+        best: Analysis | None = max(ways, key=lambda found: len(found.sliced_collectives()))
         assert best is not None
     else:
         best, tried = _best_seed(graph, sites, unlikely)
@@ -162,8 +164,9 @@ def _best_seed(
     for count, candidate in enumerate(_candidates(graph, unlikely)):
         if count >= MAX_CANDIDATES:
             break
-        found = propagate(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
-        score = _score(found, payload, leading)
+        ways = _ways(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
+        scored = [(_score(way, payload, leading), way) for way in ways]
+        score, found = max(scored, key=lambda x: x[0])
         # What cuts collectives comes nearer than what cuts nothing, and so joins nothing.
         gained = sum(payload.get(launch, 0) for launch in found.sliced_collectives())
         near = gained, 0 if gained else score
@@ -171,9 +174,24 @@ def _best_seed(
             nearest, nearest_score = found, near
         if score > best_score:
             best, best_score = found, score
-        if 2 * score > total and not found.inner_joins():
+        rows = candidate.dim > 0 or not found.looks_back  # none, or they have been tried before
+        if 2 * score > total and not found.inner_joins() and rows:
             break
     return best, nearest
+
+
+def _ways(graph: fx.Graph, extent: Size, seeds: Mapping[fx.Node, Sliced]) -> Iterator[Analysis]:
+    """The analyses along an axis: of single rows, and of as many at once as are scattered over.
+
+    Slices whose tokens are a multiple of the ranks in number can be scattered by themselves.
+    """
+    plain = propagate(graph, extent, seeds)
+    yield plain
+    stopped = (scattered_over(node) for node in plain.refusals)
+    for ranks in sorted({found[0] for found in stopped if found is not None}):
+        units = quotient(extent, ranks)
+        if isinstance(units, int) and units > 1:
+            yield propagate(graph, units, seeds)
 
 
 def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.Node]) -> int:
@@ -181,7 +199,7 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
 
     A partial sum that nothing is computed from is a parameter's gradient; another one is an
     activation whose every slice would be as large as the whole (a contraction along the cut
-    dimension).
+    dimension). Tokens are cut where rows cannot be: slices that look back depend on each other.
     """
     gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
     summed = sum(
@@ -189,7 +207,8 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
         for node, cut in analysis.cuts.items()
         if isinstance(cut.out, PartialSum) and node in leading
     )
-    return gained - 2 * (analysis.joined_bytes() + summed)
+    score = gained - 2 * (analysis.joined_bytes() + summed)
+    return score * 3 // 4 if analysis.looks_back else score
 
 
 def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]:
@@ -229,8 +248,9 @@ def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
         seeds.update(more)
         blocked = blocked_now
         analysis = again(blocked)
-    if analysis.unjoinable - blocked:
-        analysis = again(blocked | analysis.unjoinable)
+    while analysis.unjoinable - blocked:  # what runs whole may need more to run whole
+        blocked |= analysis.unjoinable
+        analysis = again(blocked)
     return analysis
 
 

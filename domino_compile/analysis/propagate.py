@@ -5,16 +5,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import fx
 
+from domino_compile.analysis.dealt import Dealt, begin, follow
 from domino_compile.axes import (
     WHOLE,
     PartialSum,
     PerSlice,
+    Prefix,
+    PrefixSum,
     Size,
     Sliced,
     State,
@@ -22,7 +25,7 @@ from domino_compile.axes import (
     state_at,
     to_shape,
 )
-from domino_compile.axes.sizes import divides, product
+from domino_compile.axes.sizes import divides, product, quotient
 from domino_compile.graph.collectives import is_launch, tensor_bytes
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.subgraphs import subgraph_of
@@ -75,7 +78,9 @@ class Analysis:
         refusals: the operations that run whole although an operand is cut, and why.
         wanted: whole values that a cut operation wants cut, in the order met.
         joins: cut values that are needed whole (or cut otherwise), by the needing node.
-        unjoinable: operations whose opaque per-slice results are needed whole.
+        unjoinable: operations whose opaque per-slice results, or whose tokens as the ranks of the
+            uncut program hold them, are needed whole.
+        dealt: the values whose tokens each slice deals to the ranks itself (``dealt``).
         limits: how far the cut may extend.
     """
 
@@ -88,6 +93,7 @@ class Analysis:
     wanted: list[tuple[fx.Node, Sliced]] = field(default_factory=list)
     joins: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     unjoinable: set[fx.Node] = field(default_factory=set)
+    dealt: dict[fx.Node, Dealt] = field(default_factory=dict)
 
     def state(self, node: fx.Node) -> States:
         """The state of a node's value."""
@@ -117,6 +123,19 @@ class Analysis:
             for value, user in self.joins
             if user.op != "output" and value.op != "placeholder"
         ]
+
+    @cached_property
+    def unit(self) -> int:
+        """How many rows, or tokens, are one in cutting: as many as ranks that each gets one of."""
+        node, state = next(iter(self.seeds.items()))
+        extent = quotient(to_shape(node.meta["val"].shape)[state.dim], state.outer)
+        found = quotient(extent, self.batch) if extent is not None and self.dealt else 1
+        return found if isinstance(found, int) else 1
+
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether slices need what earlier ones made: tokens of causal attention are cut."""
+        return any(isinstance(s, Prefix) for cut in self.cuts.values() for s in cut.inputs)
 
     def joined_bytes(self) -> int:
         """What joins inside the graph copy, each value counted once."""
@@ -173,9 +192,13 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
     if isinstance(states, tuple):
         assert isinstance(index, int)
         state = state_at(states, index)
-        if state != PartialSum():
-            analysis.states[node] = state
         analysis.cuts[node] = Cut((states,), state)
+        if base in analysis.dealt:
+            analysis.dealt[node] = analysis.dealt[base]
+        if isinstance(state, PrefixSum):
+            analysis.states[node] = state.chunk
+        elif not isinstance(state, PartialSum):
+            analysis.states[node] = state
     elif states != WHOLE:
         _needs_whole(analysis, node)
 
@@ -204,12 +227,22 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
         outcome = Refusal("no axis rule for this operation")
     if isinstance(outcome, Cut) and not _divisible(call, outcome):
         outcome = Refusal("an extent that is not known to be a multiple of the batch's")
+    dealt = [analysis.dealt.get(x) for x in nodes]
+    how: Dealt | None = None
+    if any(dealt):
+        outcome, how = follow(node, call, dealt, outcome)
+    elif isinstance(outcome, Refusal) and not blocked and (begun := begin(node, call)) is not None:
+        cut, how = begun
+        if isinstance(cut, Cut) and _divisible(call, cut):
+            outcome = cut
     if isinstance(outcome, Refusal):
         if any(x in analysis.states for x in node.all_input_nodes):
             analysis.refusals[node] = outcome
             _needs_whole(analysis, node)
         return
     _apply(analysis, node, nodes, outcome)
+    if how is not None:
+        analysis.dealt[node] = how
 
 
 def _divisible(call: Call, cut: Cut) -> bool:
@@ -217,9 +250,13 @@ def _divisible(call: Call, cut: Cut) -> bool:
 
     Of two dynamic extents torch may know that they are equal and not be able to say why.
     """
-    cuts = [(x.shape, state) for x, state in zip(call.operands, cut.inputs, strict=True)]
+    cuts = [(x.shape, _chunk(state)) for x, state in zip(call.operands, cut.inputs, strict=True)]
     if isinstance(cut.out, Sliced):
         cuts.append((call.out, cut.out))
+    elif isinstance(cut.out, tuple):
+        cuts += [
+            (shape, s) for shape, s in zip(call.out, cut.out, strict=True) if shape is not None
+        ]
     return all(
         divides(product((state.outer, call.batch)), shape[state.dim])
         for shape, state in cuts
@@ -227,13 +264,18 @@ def _divisible(call: Call, cut: Cut) -> bool:
     )
 
 
+def _chunk(state: States) -> States:
+    """The state of the value that an operand is made of."""
+    return state.chunk if isinstance(state, Prefix) else state
+
+
 def _has_cut_operand(call: Call) -> bool:
     return any(isinstance(x.state, Sliced) for x in call.operands)
 
 
 def _apply(analysis: Analysis, node: fx.Node, nodes: list[fx.Node], cut: Cut) -> None:
-    for operand, wanted in zip(nodes, cut.inputs, strict=True):
-        have = analysis.state(operand)
+    for operand, state in zip(nodes, cut.inputs, strict=True):
+        have, wanted = analysis.state(operand), _chunk(state)
         if have == wanted:
             continue
         if have != WHOLE:
@@ -262,7 +304,16 @@ def _join(analysis: Analysis, value: fx.Node, user: fx.Node) -> None:
             assert isinstance(source.args[0], fx.Node)
             source = source.args[0]
         analysis.unjoinable.add(source)
+    if value in analysis.dealt:
+        analysis.unjoinable |= analysis.dealt[value].sources
     analysis.joins.append((value, user))
+
+
+def tensor_operands(node: fx.Node) -> list[fx.Node]:
+    """The tensors that an operation takes, in the order of ``Call.operands``."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), found.append)
+    return [x for x in found if isinstance(x.meta.get("val"), torch.Tensor)]
 
 
 def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
@@ -332,6 +383,8 @@ def cut_inside(
         seeds |= more
     for node, refusal in analysis.refusals.items():
         return Refusal(f"{node.target} in a graph inside the graph: {refusal.reason}")
+    if analysis.looks_back or analysis.dealt:
+        return Refusal("a graph inside the graph, of which a slice needs more than its own part")
     joined = any(user is not output for _, user in analysis.joins)
     if joined or analysis.unjoinable or not _sums_are_results(analysis, output):
         return Refusal("a graph inside the graph needs a whole value")

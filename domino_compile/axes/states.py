@@ -18,6 +18,14 @@ chunks ``b_0 + ... + b_{p-1} = B``. Every value of the program is in one state:
 ``PerSlice``
     slice ``i`` holds a value of its own that has no whole counterpart (a random
     number generator's state). Only passed on to operations that take it as it is.
+``Prefix(dim)``
+    slice ``i`` sees the chunks ``0 .. i`` of dimension ``dim``: the keys of causal attention,
+    whose later tokens look back at all earlier ones. Only ever wanted of an operand, and
+    made of a ``Sliced(dim)`` value: nothing is copied for the chunks to be seen.
+``PrefixSum(dim)``
+    the gradient of such an operand. Slice ``i`` holds a summand for each of the chunks
+    ``0 .. i``, so chunk ``j`` is the sum over the slices ``i >= j``. Only ever the result of an
+    operation; the sums are taken at once, and what operations behind it see is ``Sliced(dim)``.
 
 The states follow the batching rules of JAX's ``vmap`` (``None`` = not mapped) and
 tinygrad's sharded axis; ``outer`` is ours.
@@ -67,7 +75,37 @@ class PerSlice:
         return "per slice"
 
 
-State = Whole | Sliced | PartialSum | PerSlice
+@dataclass(frozen=True)
+class Prefix:
+    """Each slice sees its own chunk of ``dim`` and all chunks before it."""
+
+    dim: int
+
+    def __str__(self) -> str:
+        return f"prefix({self.dim})"
+
+    @property
+    def chunk(self) -> Sliced:
+        """The state of the value that such an operand is made of."""
+        return Sliced(self.dim)
+
+
+@dataclass(frozen=True)
+class PrefixSum:
+    """Each slice holds a summand of its own chunk of ``dim`` and of each chunk before it."""
+
+    dim: int
+
+    def __str__(self) -> str:
+        return f"prefix sum({self.dim})"
+
+    @property
+    def chunk(self) -> Sliced:
+        """The state of the value once the summands are added up."""
+        return Sliced(self.dim)
+
+
+State = Whole | Sliced | PartialSum | PerSlice | Prefix | PrefixSum
 #: The state of a node: of its value, or of each member of its tuple.
 States = State | tuple[State, ...]
 

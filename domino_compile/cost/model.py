@@ -188,6 +188,21 @@ class Work:
         return replace(self, product=product)
 
 
+def looking_back(work: Work, start: float, share: float) -> list[Work]:
+    """What one slice of the tokens of causal attention computes: its own square, and its past.
+
+    Args:
+        work: the whole attention's; half of what its queries and keys would be without a mask.
+        start: the part of the tokens that are before the slice.
+        share: the part of the tokens that it has.
+    """
+    own = replace(work, attention=work.attention * share**2, block=work.block * share)
+    if not start:
+        return [own]
+    both = 2 * start * share
+    return [own, replace(work, attention=work.attention * both, block=work.block * start)]
+
+
 def work_of(node: fx.Node) -> Work | None:
     """Return the work of a matrix product or attention; ``None`` for anything else."""
     if is_matmul(node):

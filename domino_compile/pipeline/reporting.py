@@ -79,11 +79,12 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
         refused = [_because(plan, name_of) for plan in cuts if isinstance(plan, NoCut)]
         _explain(report, _together(refused).where(decision.possible.ways()))
     for plan in made:
-        sizes = [str(size) for size in plan.chunks.sizes]
+        sizes = [str(size * plan.analysis.unit) for size in plan.chunks.sizes]
         if plan.columns:
             report.columns = sizes
         else:
             report.slices, report.axis = sizes, _axis(plan.analysis, name_of)
+            report.tokens = plan.analysis.looks_back
         report.joins += _joins(plan.analysis)
     report.candidates = [] if decision.choice is None else _candidates(decision, decision.choice)
     merged = at.outcomes.of(NORMALISE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 #: Slices that are tried; more have never paid: every slice is another launch on the wire.
 MOST_SLICES = 4
@@ -13,6 +14,9 @@ COLUMNS = (2, 4)
 HYBRID_COLUMNS = (2,)
 #: Which part of the rows an uneven cut moves from the second slice to the first.
 UNEVEN = 8
+#: Slices of tokens are multiples of this where there are enough of them: what the tiles of matrix
+#: products and attention are made for (``cost.model.BLOCK_ROWS``).
+TOKEN_STEP = 128
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Candidate:
     """One way to treat a graph.
 
     Attributes:
-        rows: rows of each slice; empty where rows are not cut.
+        rows: rows of each slice, or tokens; empty where neither is cut.
+        tokens: whether tokens of a sequence are cut, not rows of a batch.
         columns: parts of the columns; 1 where they are not cut.
         at: the collectives in front of which columns are cut, by name; empty for all.
         reorder: whether collectives are merged and everything is put in a new order; else
@@ -31,6 +36,7 @@ class Candidate:
     columns: int = 1
     at: frozenset[str] = frozenset()
     reorder: bool = True
+    tokens: bool = False
 
     @property
     def cut(self) -> bool:
@@ -39,15 +45,22 @@ class Candidate:
 
     @property
     def split(self) -> str:
-        """What is cut: ``rows``, ``columns``, ``rows and columns``; ``reordered``, ``inductor``."""
+        """What is cut: ``rows``, ``tokens``, ``columns``, ``rows and columns``, ...
+
+        Or ``reordered``, ``inductor``.
+        """
         if not self.cut:
             return "reordered" if self.reorder else "inductor"
-        return " and ".join(["rows"] * bool(self.rows) + ["columns"] * (self.columns > 1))
+        return " and ".join([self._rows] * bool(self.rows) + ["columns"] * (self.columns > 1))
+
+    @property
+    def _rows(self) -> str:
+        return "tokens" if self.tokens else "rows"
 
     def __str__(self) -> str:
         if not self.cut:
             return "uncut, reordered" if self.reorder else "uncut"
-        rows = [f"rows {'+'.join(map(str, self.rows))}"] if self.rows else []
+        rows = [f"{self._rows} {'+'.join(map(str, self.rows))}"] if self.rows else []
         columns = [f"columns in {self.columns}"] if self.columns > 1 else []
         many = "s" * (len(self.at) != 1)
         where = f" at {len(self.at)} collective{many}" if self.at else ""
@@ -76,6 +89,28 @@ def row_candidates(rows: int, most: int, uneven: bool, columns: int = 1) -> Iter
             yield Candidate((even[0] + moved, even[1] - moved), columns)
 
 
+def token_candidates(tokens: int, most: int, uneven: bool, columns: int = 1) -> Iterator[Candidate]:
+    """Cuts of the tokens of causal attention, whose later slices have more work.
+
+    Args:
+        tokens: how many there are.
+        most: how many slices they are enough for.
+        uneven: whether slices of different sizes can be made.
+        columns: parts of the columns that go with each of them.
+    """
+    for found in row_candidates(tokens, most, uneven, columns):
+        rows = _stepped(found.rows) if uneven else found.rows
+        yield replace(found, rows=rows, tokens=True)
+
+
+def _stepped(rows: tuple[int, ...]) -> tuple[int, ...]:
+    """Slices of nearly the same sizes, multiples of ``TOKEN_STEP`` if they are longer than it."""
+    if min(rows) < TOKEN_STEP:
+        return rows
+    ends = [round(end / TOKEN_STEP) * TOKEN_STEP for end in accumulate(rows[:-1])]
+    return tuple(b - a for a, b in pairwise((0, *ends, sum(rows))))
+
+
 def column_candidates(at: frozenset[str]) -> Iterator[Candidate]:
     """Cuts of the columns alone, in front of some collectives."""
     for parts in COLUMNS:
@@ -85,4 +120,4 @@ def column_candidates(at: frozenset[str]) -> Iterator[Candidate]:
 def hybrids(best: Candidate, at: frozenset[str]) -> Iterator[Candidate]:
     """The best cut of the rows, with columns cut as well, in front of some collectives."""
     for parts in HYBRID_COLUMNS:
-        yield Candidate(best.rows, parts, at)
+        yield replace(best, columns=parts, at=at)

@@ -21,6 +21,7 @@ from domino_compile.planner.candidates import (
     column_candidates,
     hybrids,
     row_candidates,
+    token_candidates,
 )
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose
 from domino_compile.planner.predict import Expansion
@@ -148,7 +149,8 @@ class Planner:
         assert isinstance(self.rows, CutPlan)
         analysis = self.rows.analysis
         uneven = not self.rows.chunks.dynamic
-        return row_candidates(rows_of(analysis), most_slices(analysis), uneven, columns)
+        cuts = token_candidates if analysis.looks_back else row_candidates
+        return cuts(rows_of(analysis), most_slices(analysis), uneven, columns)
 
     def _try(
         self, candidates: Iterable[tuple[Candidate, Expansion, Sequence[Sequence[float]]]]

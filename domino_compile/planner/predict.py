@@ -34,11 +34,12 @@ from domino_compile.analysis import Analysis
 from domino_compile.axes import PartialSum, Sliced
 from domino_compile.cost import CostModel
 from domino_compile.cost.fused import Fused
-from domino_compile.cost.model import Work, slowdown, work_of
+from domino_compile.cost.model import Work, looking_back, slowdown, work_of
 from domino_compile.graph.collectives import tensor_bytes
 from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Prediction
+from domino_compile.planner.needs import Needs, looks_back, units_at
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
@@ -95,6 +96,7 @@ class _Extents:
         kept: the bytes that it leaves, likewise.
         work: of a product or attention.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
+        back: the axis of which it needs all earlier parts as well (tokens of causal attention).
         chained: whether each slice adds to the result of the one before.
         costs: what has been found for a part of it.
     """
@@ -107,6 +109,7 @@ class _Extents:
     kept: Counter[Mask] = field(default_factory=Counter)
     work: Work | None = None
     extents: tuple[str | None, ...] = ()
+    back: int | None = None
     chained: bool = False
     costs: dict[tuple[float, ...], tuple[float, float, int]] = field(default_factory=dict)
 
@@ -132,6 +135,7 @@ class Expansion:
         self.backward = self.program.is_backward
         self._wanted = [{value for value, _ in axis.wanted} for axis in self.axes]
         self.uncut = self.units or self.program.units(self.cost, self._kind)
+        self.needs = Needs(self.uncut.units, self.axes, self.program)
         self.works = [self._extents(unit) for unit in self.uncut.units]
 
     def _kind(self, node: fx.Node) -> Hashable:
@@ -156,6 +160,8 @@ class Expansion:
         if len(unit.nodes) == 1 and not unit.launch:
             found.work = work_of(first)
             found.extents = tuple(_extent(axis, first) for axis in self.axes)
+            back = (i for i, axis in enumerate(self.axes) if looks_back(axis, first))
+            found.back = next(back, None)
         found.chained = is_anchor(first) and any(
             isinstance(axis.cuts[first].out, PartialSum) or axis.cuts[first].chain is not None
             for axis in self.axes
@@ -172,43 +178,23 @@ class Expansion:
         )
 
     @cached_property
-    def joins(self) -> list[set[tuple[int, int]]]:
-        """For each axis the pairs of units between which a value is joined."""
-        of = {node: u.index for u in self.uncut.units for node in u.nodes}
-        result = []
-        for axis in self.axes:
-            pairs = set[tuple[int, int]]()
-            for value, user in self._edges(axis):
-                makers = _units_at(value, of, lambda n: n.all_input_nodes)
-                takers = _units_at(user, of, lambda n: list(n.users))
-                pairs.update(itertools.product(makers, takers))
-            result.append(pairs)
-        return result
-
-    def _edges(self, axis: Analysis) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """Where values are joined that an axis cuts."""
-        for value, user in axis.joins:
-            yield from self.program.edges(value, user)
-
-    @cached_property
     def copies(self) -> list[tuple[int, int, set[int]]]:
         """Joins that are kernels: bytes, the unit that makes the value, those that need it.
 
         A fused kernel reads the slices where they are; a product, a collective and an output need
         the whole value in one place.
         """
-        of = {node: u.index for u in self.uncut.units for node in u.nodes}
-        units = self.uncut.units
+        of, units = self.needs.of, self.uncut.units
         found: dict[fx.Node, set[int]] = {}
         for axis in self.axes:
-            for value, user in self._edges(axis):
-                takers = _units_at(user, of, lambda n: list(n.users))
+            for value, user in self.needs.edges(axis.joins):
+                takers = units_at(user, of, lambda n: list(n.users))
                 needing = {i for i in takers if is_anchor(units[i].nodes[0])}
                 if needing or user.op == "output":
                     found.setdefault(value, set()).update(needing)
         result = []
         for value, needing in found.items():
-            for maker in sorted(_units_at(value, of, lambda n: n.all_input_nodes)):
+            for maker in sorted(units_at(value, of, lambda n: n.all_input_nodes)):
                 result.append((tensor_bytes(value.meta.get("val")), maker, needing))
         return result
 
@@ -233,9 +219,9 @@ class Expansion:
             for place in self._places(work.cut, shares):
                 unit = self._piece(work, place, shares, len(result))
                 for needed in work.unit.after:
-                    unit.after |= self._needed(needed, number, place, places)
+                    unit.after |= self._needed(needed, number, place, places[needed])
                 for needed in work.unit.after_wire:
-                    unit.after_wire |= self._needed(needed, number, place, places)
+                    unit.after_wire |= self._needed(needed, number, place, places[needed])
                 unit.after |= joined[number]
                 if work.chained and last >= 0:
                     unit.after.add(last)
@@ -253,29 +239,25 @@ class Expansion:
         parts = (range(len(s)) if c else range(1) for c, s in zip(cut, shares, strict=True))
         return itertools.product(*parts)
 
-    def _needed(
-        self, needed: int, by: int, place: Place, places: Mapping[int, Mapping[Place, int]]
-    ) -> set[int]:
+    def _needed(self, needed: int, by: int, place: Place, made: Mapping[Place, int]) -> set[int]:
         """The pieces of a unit that a piece of another needs."""
-        have, want = self.works[needed].cut, self.works[by].cut
-        same = [
-            c and w and (needed, by) not in pairs
-            for c, w, pairs in zip(have, want, self.joins, strict=True)
-        ]
+        meets = self.needs.meets((needed, by), self.works[needed].cut, self.works[by].cut)
         return {
             index
-            for other, index in places[needed].items()
-            if all(a == b for a, b, s in zip(other, place, same, strict=True) if s)
+            for other, index in made.items()
+            if all(meet(a, b) for a, b, meet in zip(other, place, meets, strict=True))
         }
 
     def _piece(
         self, work: _Extents, place: Place, shares: Sequence[Sequence[float]], index: int
     ) -> Unit:
         part = tuple(s[i] if c else 1.0 for c, s, i in zip(work.cut, shares, place, strict=True))
-        unit = work.unit
-        if part not in work.costs:
-            work.costs[part] = self._costs(work, part)
-        cost_us, slower, kept = work.costs[part]
+        unit, start = work.unit, 0.0
+        if work.back is not None:
+            start = sum(shares[work.back][: place[work.back]])
+        if (*part, start) not in work.costs:
+            work.costs[*part, start] = self._costs(work, part, start)
+        cost_us, slower, kept = work.costs[*part, start]
         return Unit(
             *(index, unit.nodes, unit.launch, cost_us, unit.group),
             piece=Piece(*place[:2]) if place else None,
@@ -284,8 +266,10 @@ class Expansion:
             recomputed=unit.recomputed,
         )
 
-    def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
-        """Time, slowdown and the bytes left, of a unit's part."""
+    def _costs(
+        self, work: _Extents, part: tuple[float, ...], start: float
+    ) -> tuple[float, float, int]:
+        """Time, slowdown and the bytes left, of a unit's part; ``start``: what it looks back on."""
         kept = round(_scaled(work.kept, part))
         if work.unit.launch:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
@@ -296,8 +280,22 @@ class Expansion:
             fused = Fused(moved, hard, whole.wide, len(whole.sums), summed)
             alone, beside = self.cost.fused_us(fused)
         else:
-            alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
+            alone, beside = self._work_us(work, work.work, part, start, moved)
         return alone, slowdown(alone, beside), kept
+
+    def _work_us(
+        self, found: _Extents, work: Work, part: tuple[float, ...], start: float, moved: float
+    ) -> tuple[float, float]:
+        """How long a product or attention takes, alone and beside a collective."""
+        if found.back is None:
+            return self.cost.work_us(work.share(part, found.extents), moved)
+        others = [p for axis, p in enumerate(part) if axis != found.back]
+        pieces = looking_back(work.share(others, ()), start, part[found.back])
+        times = [self.cost.work_us(piece, moved) for piece in pieces]
+        if start:  # the results of both are merged: two are read, one is written
+            times.append(self.cost.fused_us(Fused(3 * _scaled(found.kept, part))))
+        alone, beside = (sum(column) for column in zip(*times, strict=True))
+        return alone, beside
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
         cost, beside = self.cost.fused_us(Fused(2 * size))
@@ -379,21 +377,6 @@ def _extent(axis: Analysis, node: fx.Node) -> str | None:
         return "inner"
     from_end = value.ndim - 1 - cut.out.dim
     return ("columns", "rows")[from_end] if from_end < 2 else "batch"
-
-
-def _units_at(
-    node: fx.Node, of: Mapping[fx.Node, int], step: Callable[[fx.Node], list[fx.Node]]
-) -> set[int]:
-    """The units at a node, or the next ones past what is no work."""
-    waiting, seen, found = [node], set[fx.Node](), set[int]()
-    while waiting:
-        node = waiting.pop()
-        if node in of:
-            found.add(of[node])
-        elif node not in seen and node.op == "call_function":
-            seen.add(node)
-            waiting.extend(step(node))
-    return found
 
 
 def _phases(

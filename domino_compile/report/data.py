@@ -181,10 +181,10 @@ class CandidateReport:
     """One of the ways to treat the graph that were compared, with predictions.
 
     Attributes:
-        split: ``inductor`` (left alone), ``reordered``, ``rows``, ``columns`` or ``rows and
-            columns``.
+        split: ``inductor`` (left alone), ``reordered``, ``rows``, ``tokens``, ``columns``,
+            ``rows and columns`` or ``tokens and columns``.
         name: The cut in words.
-        slices: The rows of each slice; empty if rows are not cut.
+        slices: The rows or tokens of each slice; empty if neither is cut.
         columns: The number of column parts; 1 if columns are not cut.
         at: The collectives in front of which columns are cut, by name; empty for all.
         predicted_us: The time of a step, forward and backward together.
@@ -240,7 +240,8 @@ class CompileReport:
         code: The kind of that reason (``analysis.reasons.Code``).
         advice: How to change this, if there is a known way.
         axis: The inputs where the cut begins, as ``input[dim]``.
-        slices: The rows of each slice (expressions for a dynamic batch).
+        slices: The rows of each slice (expressions for a dynamic batch), or tokens.
+        tokens: Whether tokens of a sequence were cut, not rows of a batch.
         columns: The columns of each part, if columns are cut.
         collectives: All collectives of the captured graph.
         joins: Where cut values were joined inside the graph.
@@ -262,6 +263,7 @@ class CompileReport:
     advice: str = ""
     axis: list[str] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
+    tokens: bool = False
     columns: list[str] = field(default_factory=list)
     collectives: list[CollectiveReport] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
@@ -347,8 +349,8 @@ class CompileReport:
         ).hexdigest()
 
     def cuts(self) -> list[str]:
-        """Return the sizes of what was cut: ``rows 4+4``, ``columns 512+512``."""
-        sizes = {"rows": self.slices, "columns": self.columns}
+        """Return what was cut: ``rows 4+4``, ``tokens 4096+4096``, ``columns 512+512``."""
+        sizes = {"tokens" if self.tokens else "rows": self.slices, "columns": self.columns}
         return [f"{what} {'+'.join(pieces)}" for what, pieces in sizes.items() if pieces]
 
     def summary(self) -> str:

@@ -12,7 +12,8 @@ def report_text(report: CompileReport) -> str:
     """Return the report of a compile as text."""
     lines = [report.summary(), f"options: {report.options}"]
     if report.axis:
-        lines.append(f"cut along: {', '.join(report.axis)}; rows: {' + '.join(report.slices)}")
+        what = "tokens" if report.tokens else "rows"
+        lines.append(f"cut along: {', '.join(report.axis)}; {what}: {' + '.join(report.slices)}")
     if report.columns:
         lines.append(f"products in front of collectives: columns {' + '.join(report.columns)}")
     lines += ["", *_collectives(report.collectives)]

@@ -3,7 +3,17 @@
 One file per family of operations; each ends in a table. ``registry`` gathers them.
 """
 
-from domino_compile.rules.call import Call, Cut, Inside, Operand, Outcome, Refusal, Subgraph
+from domino_compile.rules.call import (
+    Call,
+    Cut,
+    Inside,
+    Members,
+    Operand,
+    Outcome,
+    Refusal,
+    Subgraph,
+    Summands,
+)
 from domino_compile.rules.registry import all_rules, find_pull, find_rule, traits_of
 from domino_compile.rules.rule import Rule, Trait
 
@@ -11,11 +21,13 @@ __all__ = [
     "Call",
     "Cut",
     "Inside",
+    "Members",
     "Operand",
     "Outcome",
     "Refusal",
     "Rule",
     "Subgraph",
+    "Summands",
     "Trait",
     "all_rules",
     "find_pull",

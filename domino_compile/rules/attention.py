@@ -4,8 +4,9 @@
 
 All take ``(B, heads, S, d)`` tensors: queries, keys, values, result, their gradients, and a
 log-sum-exp ``(B, heads, ...)``. Batch rows do not meet, so the cut runs along dimension 0 of
-every one of them. A bias (or mask) is broadcast to ``(B, heads, S, S)``: only one with four
-dimensions has a batch dimension, which may have extent 1.
+every one of them; where the mask is causal it may run along the tokens (``causal``). A bias (or
+mask) is broadcast to ``(B, heads, S, S)``: only one with four dimensions has a batch dimension,
+which may have extent 1.
 
 What the CUDA kernels use to draw their dropout mask (a philox seed and offset) has no slice
 that would reproduce the uncut mask: with dropout inside they are refused. Without it each
@@ -21,6 +22,7 @@ import torch
 from domino_compile.axes import WHOLE, PerSlice, Sliced, State, States
 from domino_compile.axes.sizes import same
 from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal, by_name
+from domino_compile.rules.causal import TOKENS, by_tokens
 from domino_compile.rules.pointwise import broadcast_state
 from domino_compile.rules.rule import family
 
@@ -47,8 +49,10 @@ def attention(call: Call) -> Outcome:
         return Refusal("queries and keys have different batch extents")
     aligned = rows + [x for x in call.operands if x.index in biases and x.rank == 4]
     cut = next((x.sliced for x in aligned if x.sliced is not None and x.sliced.dim == 0), None)
+    if cut is None and any(x.sliced is not None and x.sliced.dim == TOKENS for x in rows):
+        return by_tokens(call, named)
     if cut is None:
-        return Refusal("attention is cut along another dimension than the batch")
+        return Refusal("attention is cut along another dimension than the batch or the tokens")
     mask = named.get("grad_input_mask")
     if mask is not None and mask[3] and not all(_has_rows(call.operands[i], batch) for i in biases):
         return Refusal("the bias's gradient is summed over the batch")

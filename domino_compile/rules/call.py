@@ -19,6 +19,19 @@ def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
+def by_schema(op: Any, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inverse of ``by_name``: positional and keyword arguments, defaults filled in."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for argument in op._schema.arguments:
+        if argument.kwarg_only:
+            if argument.name in given:
+                kwargs[argument.name] = given[argument.name]
+        else:
+            args.append(given.get(argument.name, argument.default_value))
+    return tuple(args), kwargs
+
+
 @dataclass(frozen=True)
 class Operand:
     """A tensor argument: its state, and the shape and type of the *whole* value."""
@@ -136,6 +149,42 @@ Build = Callable[
 ]
 
 
+#: Makes one operation of the slice that is being made: (target, *args) -> its node.
+Emit = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Members:
+    """The results of a slice that several operations make together.
+
+    Attributes:
+        base: a node whose results those are that ``given`` does not name.
+        given: results by their number: a node, or ``Summands``.
+    """
+
+    base: Any
+    given: Mapping[int, Any]
+
+
+@dataclass(frozen=True)
+class Summands:
+    """What slice ``i`` adds to a ``PrefixSum``.
+
+    Attributes:
+        past: to the chunks ``0 .. i - 1``, in one tensor.
+        own: to chunk ``i``.
+    """
+
+    past: Any
+    own: Any
+
+
+#: Makes one slice by several operations: (emit, arguments of the slice, chunks, slice index) ->
+#: its node, or ``Members``. An operand that is wanted as a ``Prefix`` is given as a list of the
+#: chunks that the slice sees, its own last.
+Expand = Callable[[Emit, tuple[Any, ...], dict[str, Any], Chunks, int], Any]
+
+
 @dataclass(frozen=True)
 class Function:
     """A function that the operation calls: each slice gets its own, for its own shapes.
@@ -161,6 +210,7 @@ class Cut:
         scaled: integer arguments that shrink with the slice.
         build: how to make the operation of one slice, where it is not the same
             operation on sliced arguments.
+        expand: how to make one slice, where that takes several operations.
         chain: index of the operand that accumulates: slice ``i`` gets the result of slice
             ``i - 1`` there, and the last result is the whole one (``out`` is ``WHOLE``).
         finish: for a ``PartialSum``: operations on the sum that make the whole result, as
@@ -172,6 +222,7 @@ class Cut:
     out: States
     scaled: tuple[Scaled, ...] = ()
     build: Build | None = None
+    expand: Expand | None = None
     chain: int | None = None
     finish: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
     functions: tuple[Function, ...] = ()

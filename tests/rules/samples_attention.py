@@ -14,6 +14,10 @@ aten = torch.ops.aten
 
 B, H, S, D = 4, 2, 3, 2
 OTHER = "along another dimension than the batch"
+#: Why one attention alone is not cut along its tokens: the samples return its log-sum-exp, a
+#: backward is cut only where its forward is (``test_causal`` has both together).
+FORWARD, BACKWARD = "per-slice state is needed whole", "its forward is not cut along the tokens"
+UNKNOWN, NOT_CAUSAL = "log-sum-exp", "without a causal mask"
 DROPOUT = "dropout inside fused attention"
 
 
@@ -26,11 +30,20 @@ Q, K, V, GRAD = rows(), rows(0.2), rows(0.4), rows(0.6)
 SEED = torch.tensor([1, 2])
 
 
-def by_rows(*tensors: Any, batched: tuple[int, ...]) -> dict[str, Any]:
-    """Dimension 0 of the ``batched`` operands must be cut, and nothing else."""
+def by_rows(
+    *tensors: Any, batched: tuple[int, ...], tokens: str, bias: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """Dimension 0 of the ``batched`` operands must be cut, and nothing else.
+
+    Args:
+        tensors: the operands.
+        batched: those that have a batch dimension.
+        tokens: why dimension 2 is not cut, of any operand but the bias.
+        bias: the bias, if there is one.
+    """
     present = [t for t in tensors if isinstance(t, torch.Tensor)]
     refused = {
-        (i, d): OTHER
+        (i, d): tokens if d == 2 and t is not bias else OTHER
         for i, t in enumerate(present)
         for d in range(t.dim())
         if d > 0 or i not in batched
@@ -44,19 +57,25 @@ def cpu(mask: torch.Tensor | None, causal: bool, aligned: bool) -> list[Sample]:
     extra = {"attn_mask": mask, "scale": 0.5}
     out, lse = forward(Q, K, V, 0.0, causal, **extra)
     last = (3,) if aligned else ()
+    tokens = (FORWARD, BACKWARD) if causal else (NOT_CAUSAL, NOT_CAUSAL)
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
     return [
         Sample(
             forward,
             (Q, K, V, 0.0, causal),
             extra,
-            **by_rows(Q, K, V, mask, batched=(0, 1, 2, *last)),
+            **by_rows(Q, K, V, mask, batched=(0, 1, 2, *last), bias=mask, tokens=tokens[0]),
         ),
         Sample(
             grads,
             (GRAD, Q, K, V, out, lse, 0.0, causal),
             extra,
-            **by_rows(GRAD, Q, K, V, out, lse, mask, batched=(*range(6), *(i + 3 for i in last))),
+            **by_rows(
+                *(GRAD, Q, K, V, out, lse, mask),
+                batched=(*range(6), *(i + 3 for i in last)),
+                bias=mask,
+                tokens=tokens[1],
+            ),
         ),
     ]
 
@@ -66,6 +85,7 @@ def efficient(bias: torch.Tensor | None) -> list[Sample]:
     out, lse, *_ = reference.efficient(Q, K, V, bias, True, 0.0, bias is None)
     mask = [True, True, True, bias is not None]
     seeds = (SEED[0], SEED[1])
+    tokens = (FORWARD, BACKWARD) if bias is None else (NOT_CAUSAL, NOT_CAUSAL)
     backward_args = (GRAD, Q, K, V, bias, out, lse, *seeds, 0.0, mask, bias is None)
     count = 6 + (bias is not None)
     forward_rows = (0, 1, 2) if bias is None else (0, 1, 2, 3)
@@ -75,14 +95,14 @@ def efficient(bias: torch.Tensor | None) -> list[Sample]:
             (Q, K, V, bias, True, 0.0, bias is None),
             device="cuda",
             min_rank=3,
-            **by_rows(Q, K, V, bias, batched=forward_rows),
+            **by_rows(Q, K, V, bias, batched=forward_rows, bias=bias, tokens=tokens[0]),
         ),
         Sample(
             aten._scaled_dot_product_efficient_attention_backward.default,
             backward_args,
             device="cuda",
             min_rank=3,
-            **by_rows(*backward_args, batched=tuple(range(count))),
+            **by_rows(*backward_args, batched=tuple(range(count)), bias=bias, tokens=tokens[1]),
         ),
     ]
 
@@ -97,14 +117,14 @@ def flash() -> list[Sample]:
             (Q, K, V, 0.0, True),
             device="cuda",
             min_rank=3,
-            **by_rows(Q, K, V, batched=(0, 1, 2)),
+            **by_rows(Q, K, V, batched=(0, 1, 2), tokens=FORWARD),
         ),
         Sample(
             aten._scaled_dot_product_flash_attention_backward.default,
             args,
             device="cuda",
             min_rank=3,
-            **by_rows(*args, batched=tuple(range(6))),
+            **by_rows(*args, batched=tuple(range(6)), tokens=BACKWARD),
         ),
     ]
 
@@ -120,14 +140,14 @@ def cudnn(bias: torch.Tensor | None) -> list[Sample]:
             (Q, K, V, bias, True, 0.0, False),
             device="cuda",
             min_rank=3,
-            **by_rows(Q, K, V, bias, batched=(0, 1, 2, *last)),
+            **by_rows(*(Q, K, V, bias), batched=(0, 1, 2, *last), bias=bias, tokens=NOT_CAUSAL),
         ),
         Sample(
             aten._scaled_dot_product_cudnn_attention_backward.default,
             args,
             device="cuda",
             min_rank=3,
-            **by_rows(*args, batched=(*range(6), *(8 for _ in last))),
+            **by_rows(*args, batched=(*range(6), *(8 for _ in last)), bias=bias, tokens=NOT_CAUSAL),
         ),
     ]
 
@@ -144,14 +164,14 @@ def overrideable(bias: torch.Tensor) -> list[Sample]:
             (Q, K, V, bias, 0.0, False),
             device="cuda",
             min_rank=3,
-            **by_rows(Q, K, V, bias, batched=(0, 1, 2, 3)),
+            **by_rows(Q, K, V, bias, batched=(0, 1, 2, 3), bias=bias, tokens=UNKNOWN),
         ),
         Sample(
             aten._scaled_dot_product_fused_attention_overrideable_backward.default,
             args,
             device="cuda",
             min_rank=3,
-            **by_rows(*args, batched=tuple(range(7))),
+            **by_rows(*args, batched=tuple(range(7)), bias=bias, tokens=UNKNOWN),
         ),
     ]
 

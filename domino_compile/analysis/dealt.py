@@ -1,0 +1,225 @@
+"""Sequence parallelism: tokens that a cut deals to the ranks in another way than the whole does.
+
+A reduce-scatter leaves each rank one contiguous part of the tokens. Cut first, each slice is
+scattered by itself: a rank then has a part of every slice, which is as many tokens, but others.
+Nothing is wrong with that while operations go token by token, and the all-gather behind them puts
+each slice's tokens together again in order. In numbers: with tokens permuted suitably the slices
+are ``Sliced(dim, outer=ranks)`` of the whole, one block a rank, so the rules stay as they are;
+between scatter and gather they say what happens to the permuted tokens. Here it is decided where
+that begins and ends, and what may stand in between::
+
+    whole -(split, cat)-> stacked -reduce-scatter-> dealt -all-gather-> stacked -(view)-> whole
+
+* *dealt* values: only token by token, and only together with others that are dealt alike. Sums
+  over tokens may only be added up further (over ranks: an all-reduce, or as a parameter's gradient
+  that each rank has a summand of).
+* *stacked* values: every rank's part along a dimension of its own; only reshaped.
+
+Whatever needs a dealt value as the uncut program has it (an output, a random mask, an operation
+without a rule) pins the old assignment: then the scatter in front runs whole, as does what is
+behind it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import fx
+
+from domino_compile._compat.operators import c10d
+from domino_compile.axes import WHOLE, PartialSum, Shape, Sliced
+from domino_compile.axes.sizes import product, same
+from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
+from domino_compile.rules import Call, Cut, Outcome, Refusal, find_rule
+from domino_compile.rules.registry import rule_of
+from domino_compile.rules.rule import Trait
+
+aten = torch.ops.aten
+SCATTER = c10d.reduce_scatter_tensor.default
+GATHER = c10d.all_gather_into_tensor.default
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
+#: What a sum over dealt tokens may go through: the sum of all ranks' summands stays the same.
+LINEAR = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten.add.Tensor,
+    torch.ops.prims.convert_element_type.default,
+)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """How a value's tokens are dealt.
+
+    Attributes:
+        ranks: over how many ranks.
+        group: whose.
+        sources: the operations where that begins.
+        stacked: whether the parts of all ranks are there.
+    """
+
+    ranks: int
+    group: str
+    sources: frozenset[fx.Node]
+    stacked: bool
+
+
+#: How an operation is cut, and how its result is dealt.
+Followed: TypeAlias = tuple[Outcome, Dealt | None]
+
+
+def scattered_over(node: fx.Node) -> tuple[int, str] | None:
+    """The ranks over which, and the group in which, an operation begins to scatter tokens.
+
+    A reduce-scatter, or the split in front of one of another dimension than the first: its pieces
+    must be put together in their order, for the reduce-scatter alone.
+    """
+    if node.target is SCATTER:
+        return int(node.args[2]), str(node.args[3])  # type: ignore[arg-type]
+    if node.target not in SPLITS:
+        return None
+    pieces = sorted(node.users, key=lambda user: user.args[1])  # type: ignore[arg-type, return-value]
+    joined = {user for piece in pieces for user in piece.users}
+    if len(joined) != 1 or any(piece.target is not operator.getitem for piece in pieces):
+        return None
+    (cat,) = joined
+    if cat.target is not aten.cat.default or list(cat.args[0]) != pieces:  # type: ignore[arg-type]
+        return None
+    behind = list(cat.users)
+    if (len(cat.args) > 1 and cat.args[1] != 0) or [x.target for x in behind] != [SCATTER]:
+        return None
+    found = scattered_over(behind[0])
+    return found if found is not None and found[0] == len(pieces) else None
+
+
+def begin(node: fx.Node, call: Call) -> Followed | None:
+    """A scatter of the tokens themselves, done by each slice with its own; ``None``: none is."""
+    found = scattered_over(node)
+    x = call.operands[0] if call.operands else None
+    rule = find_rule(node.target)
+    if found is None or rule is None or x is None or x.sliced is None or x.sliced.outer != 1:
+        return None
+    ranks, group = found
+    strided = replace(x, state=Sliced(x.sliced.dim, ranks))
+    outcome = rule(replace(call, args=(strided, *call.args[1:]), operands=(strided,)))
+    if not isinstance(outcome, Cut):
+        return None
+    stacked = node.target is not SCATTER
+    cut = replace(outcome, inputs=(x.sliced,))
+    return cut, Dealt(ranks, group, frozenset({node}), stacked)
+
+
+def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Outcome) -> Followed:
+    """An operation with operands that are dealt.
+
+    Args:
+        node: the operation.
+        call: as its rule sees it.
+        dealt: how each operand is dealt; ``None``: not.
+        outcome: what its rule says.
+    """
+    known = [x for x in dealt if x is not None]
+    if isinstance(outcome, Refusal):
+        return outcome, None
+    first = known[0]
+    if any(
+        (x.ranks, x.group, x.stacked) != (first.ranks, first.group, first.stacked) for x in known
+    ):
+        return Refusal("meets tokens that are dealt to ranks of another group"), None
+    how = replace(first, sources=frozenset().union(*(x.sources for x in known)))
+    for operand, one, wanted in zip(call.operands, dealt, outcome.inputs, strict=True):
+        if wanted != WHOLE and (one is None or operand.state != wanted):
+            return Refusal("meets tokens that the ranks hold as in the uncut program"), None
+    why = _stacked(node, how) if how.stacked or is_launch(node) else _by_token(node, outcome)
+    if why is not None:
+        return why, None
+    return _result(node, call, outcome, how)
+
+
+def _stacked(node: fx.Node, how: Dealt) -> Refusal | None:
+    """Why an operation on stacked values, or a collective on dealt ones, may not be cut."""
+    if is_launch(node):
+        group = node.args[3 if node.target is SCATTER else 2]
+        fits = node.target is (SCATTER if how.stacked else GATHER) and str(group) == how.group
+        return None if fits else Refusal("another collective of tokens that a slice deals itself")
+    rule = rule_of(node.target)
+    traits = rule.traits if rule is not None else Trait.NONE
+    alone = len(node.all_input_nodes) == 1 and bool(traits & (Trait.RESHAPES | Trait.POINTWISE))
+    if is_wait(node) or alone or node.target is aten.cat.default:
+        return None
+    return Refusal("tells tokens of the ranks apart that a slice deals itself")
+
+
+def _by_token(node: fx.Node, cut: Cut) -> Refusal | None:
+    """Why an operation may not be done on tokens that are dealt otherwise."""
+    if isinstance(cut.out, PartialSum) or cut.chain is not None:
+        summed = Refusal("a sum over the tokens that a rank holds")
+        return None if _only_summed(node) else summed
+    outs = cut.out if isinstance(cut.out, tuple) else (cut.out,)
+    plain = all(isinstance(s, Sliced) and s.outer == 1 for s in outs)
+    inputs = all(s == WHOLE or (isinstance(s, Sliced) and s.outer == 1) for s in cut.inputs)
+    if plain and inputs and node.target not in (aten.cat.default, *SPLITS):
+        return None
+    if plain and inputs and _beside(node, cut):
+        return None
+    return Refusal("does not go token by token")
+
+
+def _beside(node: fx.Node, cut: Cut) -> bool:
+    """Whether pieces are put together, or taken apart, along another dimension than the tokens."""
+    lead = next(s for s in cut.inputs if isinstance(s, Sliced))
+    at = 1 if node.target is aten.cat.default else 2
+    dim = node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)
+    rank = next(x.meta["val"].ndim for x in node.all_input_nodes)
+    return bool(int(dim) % rank != lead.dim)  # type: ignore[arg-type]
+
+
+def _only_summed(node: fx.Node) -> bool:
+    """Whether a sum over a rank's tokens is only added up further, over ranks or by the caller.
+
+    The caller adds up parameters' gradients of which each rank has a summand.
+    """
+    backward = backward_nodes(node.graph)
+    waiting, seen = [node], {node}
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if user.target is c10d.all_reduce.default and user.args[1] == "sum":
+                continue
+            if user.op == "output":
+                if value not in backward:
+                    return False
+            elif user.target not in LINEAR:
+                return False
+            elif user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return True
+
+
+def _result(node: fx.Node, call: Call, cut: Cut, how: Dealt) -> Followed:
+    if isinstance(cut.out, PartialSum) or cut.chain is not None:
+        return cut, None
+    if node.target is SCATTER:
+        return cut, replace(how, stacked=False)
+    if not how.stacked and node.target is not GATHER:
+        return cut, how
+    if isinstance(cut.out, Sliced) and _in_order(call.out_shape, cut.out, how.ranks):
+        return replace(cut, out=Sliced(cut.out.dim)), None
+    return cut, replace(how, stacked=True)
+
+
+def _in_order(shape: Shape, state: Sliced, ranks: int) -> bool:
+    """Whether the ranks' parts lie one behind the other in front of all else: tokens in order."""
+    before = product((*shape[: state.dim], state.outer))
+    return same(before, ranks) and same(state.outer, ranks)
