@@ -329,6 +329,7 @@ def _explained(table: Table) -> Callable[[Mapping[int, Offer]], str]:
         for position, other in offers.items():
             if exposed := other.says.get("exposed"):
                 return f"rank {table.ranks[position]}: {exposed}"
+        for position, other in offers.items():
             if other.accepts[0] != mine.accepts[0]:
                 found = difference(mine.says, other.says) or "one of them leaves it to Inductor"
                 return _differ(table, table.ranks[table.own], table.ranks[position], found)

@@ -1,6 +1,7 @@
 """Each use of torch's private parts does what we rely on, on whatever torch is installed."""
 
 import inspect
+import operator
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -422,3 +423,40 @@ def test_what_torch_keeps_for_products_can_be_given_back() -> None:
         used = left.untyped_storage().nbytes()
         _compat.free_product_workspaces()
         assert torch.cuda.memory_allocated() == before + used
+
+
+def test_the_line_at_which_a_graph_broke_is_known() -> None:
+    lines: list[str] = []
+
+    def note(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        lines.append(_compat.break_line(gm))
+        return gm
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        y = x.sin()
+        torch._dynamo.graph_break()
+        return y.cos()
+
+    torch._dynamo.reset()
+    torch.compile(broken, backend=note)(torch.randn(3))
+    first, last = lines
+    assert first.startswith(f"{__file__}:") and "graph_break()" in first
+    assert last == ""
+
+
+def test_graphs_whose_inputs_are_lists_are_compiled_as_of_flat_inputs() -> None:
+    graph = fx.Graph()
+    values = graph.placeholder("values")
+    members = [graph.call_function(operator.getitem, (values, n)) for n in range(2)]
+    graph.output((graph.call_function(torch.add, tuple(members)),))
+    seen: list[int] = []
+
+    def compile_flat(gm: fx.GraphModule, inputs: list[Any]) -> Any:
+        seen.append(len(inputs))
+        return lambda boxed: gm(*boxed)
+
+    x = torch.randn(3)
+    gm = fx.GraphModule(torch.nn.Module(), graph)
+    (total,) = _compat.with_flat_inputs(gm, [[x, x]], compile_flat)([x, x])
+    torch.testing.assert_close(total, 2 * x)
+    assert seen == [2]
