@@ -17,6 +17,7 @@ from domino_compile.errors import OptionError, RankMismatchError, refusal
 from domino_compile.lowering.inductor import inductor_alone
 from domino_compile.lowering.request import Request
 from domino_compile.options import Options
+from domino_compile.report.explanation import OverlapError
 from domino_compile.runtime.async_work import launched
 from domino_compile.runtime.guard import guarded
 from domino_compile.runtime.watch import watched
@@ -42,5 +43,5 @@ def domino(
             return inductor_alone(gm, example_inputs, chosen)
         request = Request.of(gm, example_inputs, chosen)
         return watched(guarded(request.compile())).program
-    except (OptionError, RankMismatchError) as error:
+    except (OptionError, RankMismatchError, OverlapError) as error:
         return refusal(error)

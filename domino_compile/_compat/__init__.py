@@ -403,7 +403,10 @@ def with_flat_inputs(
     example_inputs: list[Any],
     compile_flat: Callable[[fx.GraphModule, list[Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
-    """Compile a graph whose inputs may be lists, such as compiled autograd's, as of flat inputs."""
+    """Compile a graph whose inputs may be lists, as compiled autograd's are.
+
+    The program of flat inputs takes them in one list, which it may empty.
+    """
     if not any(isinstance(x, (list, tuple, dict)) for x in example_inputs):
         return compile_flat(gm, example_inputs)
     from torch._dynamo.utils import flatten_graph_inputs

@@ -154,6 +154,19 @@ def order_vote(
     return Vote(phase, tuple(matters))
 
 
+def overlap_vote(report: CompileReport, missing: str) -> Vote:
+    """Asks whether the collectives of all ranks are hidden (the option ``require``).
+
+    Args:
+        report: of the compile.
+        missing: which collective of this rank is not, and why; empty if all are.
+    """
+    groups = dict.fromkeys(c.group for c in report.collectives if c.tensor_parallel)
+    best, fallback = ("exposed", "") if missing else ("hidden", "exposed")
+    says = {"exposed": missing}
+    return Vote("require", tuple(Matter(g, "", "require", best, fallback, says) for g in groups))
+
+
 def _size(kind: str, nbytes: int, shared: bool) -> str:
     return f" of {nbytes} bytes" if shared and kind not in OF_ANY_SIZE else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.agreement.check import RankCheck, RanksDiffer
-from domino_compile.agreement.votes import Terms
+from domino_compile.agreement.votes import Terms, overlap_vote
 from domino_compile.cost.rates import rates_identity
 from domino_compile.lowering.eager import compile_eager
 from domino_compile.lowering.inductor import compile_planned, inductor_alone, inductor_lowering
@@ -30,6 +31,7 @@ from domino_compile.report import (
     withdrawn_on_error,
 )
 from domino_compile.report.dump import check_folder
+from domino_compile.report.explanation import OverlapError, explanation_of
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Request:
 
         Raises:
             RankMismatchError: the ranks cannot run the program together.
+            OverlapError: the option ``require`` asks for overlap, and there is none.
         """
         eager = self.options.lowering == "eager"
         described = self.options.describe()
@@ -121,12 +124,17 @@ class Request:
             except RanksDiffer as differ:
                 pipeline.start_again(str(differ))
                 program = self._lower(pipeline)
+        if self.options.require:
+            require_overlap(pipeline.parts)
         return Compiled(program, pipeline.report, pipeline, self)
 
     def _lower(self, pipeline: Pipeline) -> Callable[..., Any]:
-        if self.options.lowering == "eager":
-            return compile_eager(self.gm, list(self.inputs), pipeline)
-        return compile_planned(self.gm, self.inputs, pipeline, self._identity())
+        # What is required of backward is known only if it is compiled now.
+        required = self.options.require is not None
+        with _compat.backward_at_once() if required else nullcontext():
+            if self.options.lowering == "eager":
+                return compile_eager(self.gm, list(self.inputs), pipeline)
+            return compile_planned(self.gm, self.inputs, pipeline, self._identity())
 
     def _rank_check(self) -> RankCheck | None:
         if not self.options.check_ranks:
@@ -149,6 +157,27 @@ class Request:
         if not _compat.caches_enabled():
             return None
         return plan_key(self.gm, list(self.inputs), self._identity())
+
+
+def require_overlap(parts: Sequence[Pipeline]) -> None:
+    """Require that every tensor-parallel collective is hidden, on all ranks.
+
+    Args:
+        parts: the pipelines of one compile.
+
+    Raises:
+        OverlapError: names the first that is not, and why; on all ranks if on one.
+    """
+    for part in parts:
+        missing = ""
+        try:
+            explanation_of([part.report]).check()
+        except OverlapError as error:
+            missing = str(error)
+        if part.check is not None:
+            missing = part.check.agree(overlap_vote(part.report, missing)) or missing
+        if missing:
+            raise OverlapError(missing)
 
 
 @cache

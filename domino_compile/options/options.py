@@ -127,6 +127,12 @@ class Options:
         checks.integer(minimum=0),
         in_digest=False,
     )
+    require: Literal["overlap"] | None = _option(
+        None,
+        "'overlap' raises an error when a model is compiled if a tensor-parallel collective is"
+        " predicted not to be hidden; None does not.",
+        checks.optional(checks.one_of("overlap")),
+    )
     memory_cap: float = _option(
         0.05,
         "How much more live memory a cut may need than the uncut program, and a schedule than the"
@@ -150,8 +156,8 @@ class Options:
     )
     check_ranks: bool = _option(
         True,
-        "Compare the plans of all ranks before the first step, and raise an error instead of"
-        " hanging if they differ.",
+        "Compare the plans of all ranks while they compile; if they differ, all ranks use Inductor"
+        " alone, or raise an error instead of hanging.",
         checks.flag(),
         in_digest=False,
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.agreement.threads import Program, agree_on_the_wire, run
+from tests.agreement.threads import Program, agree_on_overlap, agree_on_the_wire, run
 
 ONE, TWO = (("tp", 64),), (("tp", 64), ("tp", 64))
 BLOCK = Program(TWO)
@@ -122,3 +122,9 @@ def test_ranks_never_send_different_things(seed: int) -> None:
     assert time.monotonic() - began < 10
     assert all(outcome in ("planned", "alone") for rank in done for outcome in rank.outcomes)
     assert agree_on_the_wire(done)
+
+
+def test_overlap_that_one_rank_lacks_is_missing_on_all() -> None:
+    whys = agree_on_overlap(["", "its collective is exposed", ""])
+    assert whys[0] == whys[2] == "rank 1: its collective is exposed"
+    assert agree_on_overlap(["", ""]) == ["", ""]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from domino_compile.agreement import check
 from domino_compile.agreement.ballot import Table
 from domino_compile.agreement.check import RankCheck, RanksDiffer
-from domino_compile.agreement.votes import Terms
+from domino_compile.agreement.votes import Terms, overlap_vote
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CollectiveReport, CompileReport
 
@@ -142,3 +142,24 @@ def agree_on_the_wire(ranks: Sequence[Rank]) -> bool:
         for group, wires in rank.wires.items():
             by_group.setdefault(group, []).append(wires)
     return all(wires == seen[0] for seen in by_group.values() for wires in seen)
+
+
+def agree_on_overlap(missing: Sequence[str]) -> list[str]:
+    """What each rank is told after agreeing on a plan, given what is missing on each."""
+    groups = {"tp": tuple(range(len(missing)))}
+    told = [""] * len(missing)
+
+    def work(rank: int) -> None:
+        _own.rank = rank
+        report = Program((("tp", 64),)).report(groups)
+        made = RankCheck(Terms(), 20.0)
+        made.plan(report, ("rows 2+2",))
+        told[rank] = made.agree(overlap_vote(report, missing[rank]))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in groups["tp"]]
+    with one_store():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(50)
+    return told

@@ -44,12 +44,13 @@ program = torch.compile(layer, backend=domino, options=json.loads(sys.argv[1]))
 x = torch.randn(6, 16, requires_grad=True)
 torch.manual_seed(1)
 loss = program(x).square().sum()
-loss.backward()
+if "forward only" not in sys.argv:
+    loss.backward()
 (report,) = domino_compile.reports()
 print(json.dumps({
     "where": domino_compile.__file__,
     "loss": float(loss),
-    "grad": float(layer.up.weight.grad.double().norm()),
+    "grad": 0.0 if layer.up.weight.grad is None else float(layer.up.weight.grad.double().norm()),
     "hit": counters["inductor"]["fxgraph_cache_hit"],
     "miss": counters["inductor"]["fxgraph_cache_miss"],
     "bypass": counters["inductor"]["fxgraph_cache_bypass"],
@@ -75,13 +76,16 @@ def first(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return cache, run(package, cache, {"slices": 2})
 
 
-def run(package: Path, cache: Path, options: dict[str, Any]) -> dict[str, Any]:
+def run(
+    package: Path, cache: Path, options: dict[str, Any], *more: str, joint_cached: bool = True
+) -> dict[str, Any]:
     """Compile and run one step in a process of its own."""
     env = {k: v for k, v in os.environ.items() if k not in CACHES}
     path = os.pathsep.join([str(package), env["PYTHONPATH"]])
     env |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": path}
+    env |= {"TORCHINDUCTOR_AUTOGRAD_CACHE": str(int(joint_cached))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(options)],
+        [sys.executable, "-c", PROGRAM, json.dumps(options), *more],
         env=env,
         cwd=package,
         capture_output=True,
@@ -125,6 +129,17 @@ def test_a_program_without_a_plan_is_compiled_anew(
         for name in ("loss", "grad", "status", "slices", "phases"):
             assert result[name] == before[name], name
     assert (result["hit"], result["miss"]) == (2, 0)
+
+
+def test_backward_is_reported_whoever_compiled_it(package: Path, tmp_path: Path) -> None:
+    """One process compiles forward, one has it from the cache and compiles backward, one neither.
+
+    The joint graph is never cached: its passes run in each.
+    """
+    for number, more in enumerate((["forward only"], [], [])):
+        result = run(package, tmp_path, {"slices": 2}, *more, joint_cached=False)
+        assert (result["hit"], result["miss"]) == ((0, 1), (1, 1), (2, 0))[number]
+        assert result["phases"] == ["backward", "forward"][number == 0 :]
 
 
 def test_another_option_misses(package: Path, first: tuple[Path, dict[str, Any]]) -> None:
