@@ -1,4 +1,4 @@
-"""Which order: a graph as units of work, list scheduling of them, and the memory that it takes."""
+"""Scheduling: split a graph into units of work, order them, and predict the memory of a step."""
 
 from domino_compile.scheduling.list_schedule import schedule_units
 from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
