@@ -1,20 +1,20 @@
-"""How long a graph takes once it is cut, without cutting it.
+"""Predict how long a graph takes once it is cut, without cutting it.
 
-Slicing a graph costs more than all other passes together, so that trying candidates that way is out
-of the question. A cut makes of every unit of work (``scheduling.units``) one unit a slice, which
-does a share of the work and moves a share of the bytes; the analysis says of which. So the units of
-the uncut graph are expanded, and list scheduling orders them as it would order those of the sliced
-graph::
+Slicing a graph costs more than all other passes together, so slicing it for every candidate would
+take too long. A cut turns each unit of work (``scheduling.units``) into one unit per slice, which
+does a share of the work and moves a share of those bytes that the analysis says are cut. So the
+units of the uncut graph are expanded, and list scheduling orders them as it would order the units
+of the sliced graph::
 
     for unit in uncut units:
-        not cut -> the unit, behind all slices of what it needs
-        cut     -> one unit a slice, each behind the same slice of what it needs, or behind all of
-                   them where the value is joined in between
+        not cut -> the unit, after all slices of its inputs
+        cut     -> one unit per slice, each after the same slice of its inputs, or after all of
+                   their slices if the value is joined in between
 
-Forward and backward are ordered on their own, since Inductor compiles them on their own. What
-forward leaves for backward is what backward reads; what checkpointing recomputes instead is spelled
-out (``unfold``), what else is computed anew is decided later. So memory is over-estimated, for the
-cut and the uncut program alike.
+Forward and backward are scheduled separately, because Inductor compiles them separately. Forward
+saves the values that backward reads. Recomputation by checkpointing is made explicit (``unfold``);
+other recomputation is decided later, so memory is overestimated for the cut and the uncut program
+alike.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from domino_compile.scheduling import (
 from domino_compile.scheduling.kinds import is_anchor
 from domino_compile.scheduling.traffic import elements_of
 
-#: A collective counts as not hidden where nothing computes for more than this part of its time.
+#: A collective counts as not hidden if nothing computes for more than this fraction of its time.
 WAITED = 0.25
 
-#: For each axis that is cut, which of its parts.
+#: The index of a part along each axis that is cut.
 Place: TypeAlias = tuple[int, ...]
-#: For each axis that is cut, whether a value is.
+#: Whether a value is cut, for each axis that is cut.
 Mask: TypeAlias = tuple[bool, ...]
 
 
 def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
-    """The units of a program that Inductor alone compiles: fused kernels are of its own kind."""
+    """Return the units as Inductor compiles them without us: fused kernels at its own rate."""
     theirs = []
     for unit in units.units:
         if unit.is_fused:
@@ -71,7 +71,7 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
 
 
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
-    """What Inductor alone takes: the units in the order found."""
+    """Predict the program as Inductor compiles it without us: the units in the captured order."""
     parts = _phases(units.units, units.pinned, backward)
     runs = [run_order(part) for part in parts]
     return Prediction(
@@ -84,19 +84,19 @@ def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) 
 
 @dataclass
 class _Extents:
-    """What a unit does along the axes that are cut.
+    """A unit's work and traffic along the axes that are cut.
 
     Attributes:
         unit: the uncut unit.
-        cut: along which axes it is cut.
+        cut: the axes along which it is cut.
         traffic: the bytes that it moves, by the axes along which they are cut.
-        hard: the elements of its hard operations, likewise.
-        summed: those of what is summed over rows, likewise.
-        kept: the bytes that it leaves, likewise.
-        work: of a product or attention.
+        hard: the elements of its hard operations, by the same axes.
+        summed: the elements that it sums over rows, by the same axes.
+        kept: the bytes that it leaves, by the same axes.
+        work: the work of a product or attention; ``None`` for other units.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
-        chained: whether each slice adds to the result of the one before.
-        costs: what has been found for a part of it.
+        chained: whether each slice adds to the result of the previous one.
+        costs: a cache of the costs of its parts.
     """
 
     unit: Unit
@@ -118,8 +118,8 @@ class Expansion:
     Args:
         program: the joint or inference graph, not cut.
         cost: predicts times.
-        axes: what is cut along each axis; empty to reorder only.
-        units: those of the graph, if they are at hand; only where there are no axes.
+        axes: the analysis of each axis that is cut; empty to reorder only.
+        units: the units of the graph, if already built; only used without axes.
     """
 
     program: Unfolded
@@ -138,7 +138,7 @@ class Expansion:
         origin = self.program.origin(node)
         return (self.backward(node), *(origin in axis.cuts for axis in self.axes))
 
-    # -- what a cut leaves of each unit ----------------------------------------------------
+    # -- how a cut changes each unit -------------------------------------------------------
 
     def _extents(self, unit: Unit) -> _Extents:
         first = self.program.origin(unit.nodes[0])
@@ -164,7 +164,7 @@ class Expansion:
         return found
 
     def _mask(self, value: fx.Node, cut: Mask) -> Mask:
-        """Along which axes the units of a cut operation see only a part of a value."""
+        """Return the axes along which the units of a cut operation see only a part of a value."""
         value = self.program.origin(value)
         return tuple(
             along and (value in axis.states or value in wanted)
@@ -173,7 +173,7 @@ class Expansion:
 
     @cached_property
     def joins(self) -> list[set[tuple[int, int]]]:
-        """For each axis the pairs of units between which a value is joined."""
+        """The pairs of units between which a value is joined, for each axis."""
         of = {node: u.index for u in self.uncut.units for node in u.nodes}
         result = []
         for axis in self.axes:
@@ -186,13 +186,13 @@ class Expansion:
         return result
 
     def _edges(self, axis: Analysis) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """Where values are joined that an axis cuts."""
+        """Yield the (value, user) pairs at which a value that the axis cuts is joined."""
         for value, user in axis.joins:
             yield from self.program.edges(value, user)
 
     @cached_property
     def copies(self) -> list[tuple[int, int, set[int]]]:
-        """Joins that are kernels: bytes, the unit that makes the value, those that need it.
+        """The joins that are kernels: bytes, the unit that makes the value, the units that need it.
 
         A fused kernel reads the slices where they are; a product, a collective and an output need
         the whole value in one place.
@@ -215,7 +215,7 @@ class Expansion:
     # -- expanding -------------------------------------------------------------------------
 
     def expanded(self, shares: Sequence[Sequence[float]]) -> list[UnitGraph]:
-        """The units of each phase, cut.
+        """Return the units of each phase, cut.
 
         Args:
             shares: for each axis the shares of its parts, which add up to 1.
@@ -241,7 +241,7 @@ class Expansion:
                     unit.after.add(last)
                 last = places[number][place] = unit.index
                 result.append(unit)
-            if number in self.uncut.pinned:  # of a chain of sums only the last is what stays
+            if number in self.uncut.pinned:  # only the last of a chain of sums stays
                 pinned.update([last] if work.chained else places[number].values())
             for size, needing in copies[number]:
                 result.append(self._copy(size, work.unit, set(places[number].values()), result))
@@ -256,7 +256,7 @@ class Expansion:
     def _needed(
         self, needed: int, by: int, place: Place, places: Mapping[int, Mapping[Place, int]]
     ) -> set[int]:
-        """The pieces of a unit that a piece of another needs."""
+        """Return the pieces of a unit that a piece of another unit needs."""
         have, want = self.works[needed].cut, self.works[by].cut
         same = [
             c and w and (needed, by) not in pairs
@@ -285,7 +285,7 @@ class Expansion:
         )
 
     def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
-        """Time, slowdown and the bytes left, of a unit's part."""
+        """Return the time, the slowdown and the bytes left by a part of a unit."""
         kept = round(_scaled(work.kept, part))
         if work.unit.launch:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
@@ -312,12 +312,12 @@ class Expansion:
     def estimate_us(
         self, phases: Sequence[UnitGraph], parts: int = 1, at: Container[str] = ()
     ) -> float:
-        """About what the best order takes: everything hidden, at the price that hiding has.
+        """Estimate the time of the best order: all communication hidden, with compute slowed by it.
 
         Args:
-            phases: the units.
-            parts: of uncut units, into how many parts collectives are thought to be cut.
-            at: which of them, by name.
+            phases: the units of each phase.
+            parts: the number of parts to assume for the collectives ``at``.
+            at: the names of these collectives.
         """
         total = 0.0
         for graph in phases:
@@ -341,13 +341,13 @@ class Expansion:
         cap: float,
         most_bytes: float = math.inf,
     ) -> Prediction:
-        """What a candidate takes, each phase in the best order that list scheduling finds.
+        """Predict a candidate, with each phase in the best order that list scheduling finds.
 
         Args:
-            candidate: what it is.
-            phases: its units.
+            candidate: the candidate that the units belong to.
+            phases: its units, phase by phase.
             cap: extra live memory that the order may use, as a fraction.
-            most_bytes: what it should not exceed if it can be helped.
+            most_bytes: the live memory to stay below if possible.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
@@ -371,7 +371,7 @@ def _scaled(sizes: Mapping[Mask, int], part: Sequence[float]) -> float:
 
 
 def _extent(axis: Analysis, node: fx.Node) -> str | None:
-    """Which extent of a product an axis cuts."""
+    """Return which extent of a product an axis cuts."""
     cut, value = axis.cuts.get(node), node.meta.get("val")
     if cut is None or not isinstance(value, torch.Tensor):
         return None
@@ -384,7 +384,7 @@ def _extent(axis: Analysis, node: fx.Node) -> str | None:
 def _units_at(
     node: fx.Node, of: Mapping[fx.Node, int], step: Callable[[fx.Node], list[fx.Node]]
 ) -> set[int]:
-    """The units at a node, or the next ones past what is no work."""
+    """Return the unit of a node, or the nearest units past nodes that are not work."""
     waiting, seen, found = [node], set[fx.Node](), set[int]()
     while waiting:
         node = waiting.pop()
@@ -399,7 +399,7 @@ def _units_at(
 def _phases(
     units: Sequence[Unit], pinned: set[int], backward: Callable[[fx.Node], Hashable]
 ) -> list[UnitGraph]:
-    """The units of forward and of backward, as graphs of their own."""
+    """Split the units into separate graphs for forward and backward."""
     later = [bool(backward(unit.nodes[0])) for unit in units]
     kept = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
     graphs = []
