@@ -356,9 +356,9 @@ class Expansion:
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)
             waited |= {
-                self.program.origin(graph.units[span.unit].nodes[0]).name
-                for span in found.spans
-                if span.wire and found.exposed_us(span) > WAITED * (span.end_us - span.start_us)
+                self.program.origin(graph.units[busy.unit].nodes[0]).name
+                for busy in found.occupancies
+                if busy.wire and found.exposed_us(busy) > WAITED * (busy.end_us - busy.start_us)
             }
         return Prediction(candidate, us, peak, exposed, frozenset(waited))
 

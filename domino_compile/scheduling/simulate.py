@@ -12,7 +12,7 @@ from domino_compile.scheduling.units import Unit, UnitGraph
 
 
 @dataclass(frozen=True)
-class Span:
+class Occupancy:
     """The time during which a unit computes or, with ``wire``, its collective is on the wire.
 
     Times are in microseconds from the start. ``stall_us`` is how long compute stood still before
@@ -26,7 +26,7 @@ class Span:
     stalled_by: int | None = None
     wire: bool = False
 
-    def overlap_us(self, other: Span) -> float:
+    def overlap_us(self, other: Occupancy) -> float:
         """Return how long both last at the same time."""
         return max(0.0, min(self.end_us, other.end_us) - max(self.start_us, other.start_us))
 
@@ -37,20 +37,20 @@ class Schedule:
 
     Attributes:
         order: unit indices.
-        spans: one span for each unit, in order.
+        occupancies: one for each unit, in the same order.
         peak_bytes: the largest estimate of the memory in use at once.
         total_us: when both compute and wire are done.
     """
 
     order: tuple[int, ...]
-    spans: tuple[Span, ...]
+    occupancies: tuple[Occupancy, ...]
     peak_bytes: int
     total_us: float
 
     @cached_property
-    def computing(self) -> list[Span]:
-        """The spans in which compute is busy, in order."""
-        return [s for s in self.spans if not s.wire]
+    def computing(self) -> list[Occupancy]:
+        """The occupancies of compute, in order."""
+        return [s for s in self.occupancies if not s.wire]
 
     @property
     def compute_us(self) -> float:
@@ -62,13 +62,13 @@ class Schedule:
         """Exposed communication: how long compute stands still, including at the end."""
         return max(0.0, self.total_us - self.compute_us)
 
-    def hidden_under(self, wire: Span) -> list[Span]:
-        """Return the spans that compute while a collective is on the wire."""
+    def hidden_under(self, wire: Occupancy) -> list[Occupancy]:
+        """Return the occupancies of compute while a collective is on the wire."""
         first = bisect_right(self.computing, wire.start_us, key=lambda s: s.end_us)
         behind = bisect_left(self.computing, wire.end_us, key=lambda s: s.start_us)
         return [s for s in self.computing[first:behind] if s.overlap_us(wire) > 0.0]
 
-    def exposed_us(self, wire: Span) -> float:
+    def exposed_us(self, wire: Occupancy) -> float:
         """Return how long a collective is on the wire while nothing computes."""
         hidden = sum(s.overlap_us(wire) for s in self.hidden_under(wire))
         return max(0.0, wire.end_us - wire.start_us - hidden)
@@ -83,7 +83,7 @@ class Machine:
         self.now = 0.0
         self.wire_free: dict[str, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
-        self.spans: list[Span] = []
+        self.occupancies: list[Occupancy] = []
         self.readers: dict[int, set[int]] = defaultdict(set)
         for unit in self.units:
             for other in unit.after:
@@ -125,11 +125,11 @@ class Machine:
             start = max(self.now, self.wire_free[unit.group])
             end = start + unit.cost_us
             self.wire_free[unit.group] = self.wire_end[unit.index] = end
-            self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
+            self.occupancies.append(Occupancy(unit.index, start, end, stall, stalled_by, wire=True))
         else:
             start = self.now
             self.now = start + self._duration(unit)
-            self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
+            self.occupancies.append(Occupancy(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
         self.peak = max(self.peak, self.live)
         self.live -= self.released(unit)
@@ -152,7 +152,9 @@ class Machine:
     def result(self) -> Schedule:
         """Return the schedule of the units placed so far."""
         total = max([self.now, *self.wire_end.values()], default=0.0)
-        return Schedule(tuple(s.unit for s in self.spans), tuple(self.spans), self.peak, total)
+        return Schedule(
+            tuple(s.unit for s in self.occupancies), tuple(self.occupancies), self.peak, total
+        )
 
 
 def run_order(graph: UnitGraph, order: Sequence[int] | None = None) -> Schedule:
