@@ -72,7 +72,7 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
 
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
     """Predict the program as Inductor compiles it without us: the units in the captured order."""
-    parts = _phases(units.units, units.pinned, backward)
+    parts = _phases(units.units, units.kept, backward)
     runs = [run_order(part) for part in parts]
     return Prediction(
         INDUCTOR,
@@ -92,7 +92,7 @@ class _Extents:
         traffic: the bytes that it moves, by the axes along which they are cut.
         hard: the elements of its hard operations, by the same axes.
         summed: the elements that it sums over rows, by the same axes.
-        kept: the bytes that it leaves, by the same axes.
+        out_bytes: the bytes that it leaves, by the same axes.
         work: the work of a product or attention; ``None`` for other units.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
         chained: whether each slice adds to the result of the previous one.
@@ -104,7 +104,7 @@ class _Extents:
     traffic: Counter[Mask] = field(default_factory=Counter)
     hard: Counter[Mask] = field(default_factory=Counter)
     summed: Counter[Mask] = field(default_factory=Counter)
-    kept: Counter[Mask] = field(default_factory=Counter)
+    out_bytes: Counter[Mask] = field(default_factory=Counter)
     work: Work | None = None
     extents: tuple[str | None, ...] = ()
     chained: bool = False
@@ -148,7 +148,7 @@ class Expansion:
             found.traffic[self._mask(value, cut)] += size
         for value, size in unit.traffic.writes.items():
             found.traffic[self._mask(value, cut)] += size
-            found.kept[self._mask(value, cut)] += size
+            found.out_bytes[self._mask(value, cut)] += size
         for value in unit.traffic.hard.values():
             found.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
@@ -226,7 +226,7 @@ class Expansion:
         for size, maker, needing in self.copies:
             copies[maker].append((size, needing))
         joined: dict[int, set[int]] = defaultdict(set)
-        pinned: set[int] = set()
+        kept: set[int] = set()
         for number, work in enumerate(self.works):
             places[number] = {}
             last = -1
@@ -241,13 +241,13 @@ class Expansion:
                     unit.after.add(last)
                 last = places[number][place] = unit.index
                 result.append(unit)
-            if number in self.uncut.pinned:  # only the last of a chain of sums stays
-                pinned.update([last] if work.chained else places[number].values())
+            if number in self.uncut.kept:  # only the last of a chain of sums stays
+                kept.update([last] if work.chained else places[number].values())
             for size, needing in copies[number]:
                 result.append(self._copy(size, work.unit, set(places[number].values()), result))
                 for taker in needing:
                     joined[taker].add(result[-1].index)
-        return _phases(result, pinned, self.backward)
+        return _phases(result, kept, self.backward)
 
     def _places(self, cut: Mask, shares: Sequence[Sequence[float]]) -> Iterator[Place]:
         parts = (range(len(s)) if c else range(1) for c, s in zip(cut, shares, strict=True))
@@ -275,20 +275,20 @@ class Expansion:
         unit = work.unit
         if part not in work.costs:
             work.costs[part] = self._costs(work, part)
-        cost_us, slower, kept = work.costs[part]
+        cost_us, slower, out_bytes = work.costs[part]
         return Unit(
             *(index, unit.nodes, unit.launch, cost_us, unit.group),
             piece=Piece(*place[:2]) if place else None,
-            out_bytes=kept,
+            out_bytes=out_bytes,
             slowdown=slower,
             recomputed=unit.recomputed,
         )
 
     def _costs(self, work: _Extents, part: tuple[float, ...]) -> tuple[float, float, int]:
         """Return the time, the slowdown and the bytes left by a part of a unit."""
-        kept = round(_scaled(work.kept, part))
+        out_bytes = round(_scaled(work.out_bytes, part))
         if work.unit.launch:
-            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
+            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, out_bytes
         moved = _scaled(work.traffic, part)
         if work.work is None:
             whole = work.unit.traffic
@@ -297,7 +297,7 @@ class Expansion:
             alone, beside = self.cost.fused_us(fused)
         else:
             alone, beside = self.cost.work_us(work.work.share(part, work.extents), moved)
-        return alone, slowdown(alone, beside), kept
+        return alone, slowdown(alone, beside), out_bytes
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
         cost, beside = self.cost.fused_us(Fused(2 * size))
@@ -397,11 +397,11 @@ def _units_at(
 
 
 def _phases(
-    units: Sequence[Unit], pinned: set[int], backward: Callable[[fx.Node], Hashable]
+    units: Sequence[Unit], kept: set[int], backward: Callable[[fx.Node], Hashable]
 ) -> list[UnitGraph]:
     """Split the units into separate graphs for forward and backward."""
     later = [bool(backward(unit.nodes[0])) for unit in units]
-    kept = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
+    forwarded = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
     graphs = []
     for phase in sorted(set(later)):
         members = [unit for unit in units if later[unit.index] == phase]
@@ -415,7 +415,7 @@ def _phases(
             wires = {new[i] for i in unit.after_wire if i in new}
             parts.append(_moved(unit, new[unit.index], after, wires))
         uses = [(units[i].out_bytes, readers) for i, readers in sorted(saved.items())]
-        left = {new[i] for i in (pinned | kept) & new.keys()}
+        left = {new[i] for i in (kept | forwarded) & new.keys()}
         graphs.append(UnitGraph(parts, uses if phase else [], left))
     return graphs
 

@@ -79,7 +79,7 @@ class Machine:
 
     def __init__(self, graph: UnitGraph) -> None:
         self.units = graph.units
-        self.pinned = graph.pinned
+        self.kept = graph.kept
         self.now = 0.0
         self.wire_free: dict[str, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
@@ -106,7 +106,7 @@ class Machine:
         freed = sum(
             self.units[other].out_bytes
             for other in unit.after
-            if self.readers[other] == {unit.index} and other not in self.pinned
+            if self.readers[other] == {unit.index} and other not in self.kept
         )
         return freed + sum(
             self.inputs[i][0]

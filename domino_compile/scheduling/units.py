@@ -93,12 +93,12 @@ class UnitGraph:
         units: the units.
         input_uses: for each input that can be freed in the graph: its bytes and the units that
             read it.
-        pinned: the units whose results are outputs of the graph, which are never freed.
+        kept: the units whose results are outputs of the graph, which are never freed.
     """
 
     units: list[Unit]
     input_uses: list[tuple[int, set[int]]]
-    pinned: set[int]
+    kept: set[int]
 
 
 def build_units(
@@ -291,7 +291,7 @@ def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int
     """Return the freeable inputs with the units that read them, and the units of the outputs."""
     of = {node: unit for unit in units for node in unit.nodes}
     outputs = {x for x, _ in sources(graph.output_node())}
-    pinned = {of[x].index for x in outputs if x in of}
+    kept = {of[x].index for x in outputs if x in of}
     backward = is_backward(graph)
     inputs: dict[fx.Node, set[int]] = defaultdict(set)
     for unit in units:
@@ -299,4 +299,4 @@ def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int
             for x, _ in sources(node):
                 if x.op == "placeholder" and backward and not str(x.target).startswith("primals"):
                     inputs[x].add(unit.index)
-    return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], pinned
+    return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], kept
