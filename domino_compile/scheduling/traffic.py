@@ -99,11 +99,11 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
             has one node.
     """
     unit_of = {node: number for number, nodes in enumerate(units) for node in nodes}
-    anew = _Anew(unit_of)
+    inlining = _Inlining(unit_of)
     found = [Traffic() for _ in units]
     for number, traffic in enumerate(found):
-        if anew.is_kernel(units[number]):
-            _take(traffic, units[number], anew)
+        if inlining.is_kernel(units[number]):
+            _take(traffic, units[number], inlining)
     for traffic in found:
         for value in traffic.reads:
             if (maker := _maker_of(value)) in unit_of:
@@ -114,18 +114,18 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
     return found
 
 
-def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
+def _take(traffic: Traffic, nodes: Iterable[fx.Node], inlining: _Inlining) -> None:
     """Record what a unit of these nodes reads and computes."""
     inside = set(nodes)
     for node in nodes:
         for x in node.all_input_nodes:
             source = base_of(x)
-            for value in anew.made_of.get(source, (source,)):
+            for value in inlining.made_of.get(source, (source,)):
                 if value in inside or is_folded(value):
                     continue
                 size = min(bytes_of(x), bytes_of(value)) if value is source else bytes_of(value)
                 traffic.reads[value] = min(bytes_of(value), traffic.reads.get(value, 0) + size)
-        for operation in anew.hard_for(node, inside):
+        for operation in inlining.hard_for(node, inside):
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
@@ -134,7 +134,7 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             traffic.sums[node] = node.all_input_nodes[0]
 
 
-class _Anew:
+class _Inlining:
     """The values that are computed again, and their inputs; collected in one walk along the graph.
 
     Attributes:
@@ -186,19 +186,21 @@ class _Anew:
     def _is_in_memory(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
         if node.target is materialise:
             return True
-        return self._used_outside(node) and not self._better_anew(node, parts, operations)
+        return self._used_outside(node) and not self._cheaper_inlined(node, parts, operations)
 
-    def _better_anew(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
+    def _cheaper_inlined(
+        self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int
+    ) -> bool:
         if operations > MOST_OPERATIONS:
             return False
         if not all(user in self._unit_of and is_fusible(user) for user in users_of(node)):
             return False
-        anew = sum(
+        moved = sum(
             bytes_of(part) * (1 if self._in_memory(part) else 2)
             for part in parts
             if not is_folded(part)
         )
-        return anew < 2 * bytes_of(node)
+        return moved < 2 * bytes_of(node)
 
     def _in_memory(self, value: fx.Node) -> bool:
         return value not in self._unit_of or value in self._written
