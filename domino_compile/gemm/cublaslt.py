@@ -109,7 +109,7 @@ def _handle(device: int) -> c_void_p:
 
 
 @dataclass(frozen=True)
-class Operand:
+class MatrixLayout:
     """A column-major matrix in memory.
 
     Attributes:
@@ -144,8 +144,8 @@ class Problem:
     m: int
     n: int
     k: int
-    left: Operand
-    right: Operand
+    left: MatrixLayout
+    right: MatrixLayout
     added: int = 0
     bias: bool = False
 
@@ -156,7 +156,7 @@ class Problem:
         """Describe the product of two tensors; ``None`` if cuBLASLt cannot compute it."""
         if left.dtype not in _TYPES or left.dtype != right.dtype:
             return None
-        first, second = _operand(left), _operand(right)
+        first, second = _layout_of(left), _layout_of(right)
         if first is None or second is None:
             return None
         (m, k), n = left.shape, right.shape[1]
@@ -172,14 +172,14 @@ class Problem:
         return Problem(left.dtype, m, n, k, first, second, row)
 
 
-def _operand(matrix: torch.Tensor) -> Operand | None:
+def _layout_of(matrix: torch.Tensor) -> MatrixLayout | None:
     if matrix.ndim != 2 or min(matrix.shape) < 2:
         return None
     (rows, columns), (down, across) = matrix.shape, matrix.stride()
     if across == 1 and down >= columns:
-        return Operand(columns, rows, down, False)
+        return MatrixLayout(columns, rows, down, False)
     if down == 1 and across >= rows:
-        return Operand(rows, columns, across, True)
+        return MatrixLayout(rows, columns, across, True)
     return None
 
 
@@ -198,7 +198,7 @@ class Algorithm:
     workspace_bytes: int
 
 
-class Product:
+class PreparedProduct:
     """A product that is set up to list its algorithms and to run one of them.
 
     Args:
@@ -220,9 +220,11 @@ class Product:
         self._set(_DESC_SM_COUNT_TARGET, c_int32(multiprocessors))
         if problem.bias:
             self._set(_DESC_EPILOGUE, c_int32(_EPILOGUE_BIAS))
-        self._a, self._b = (_layout(kind, x) for x in (problem.right, problem.left))
-        self._c = _layout(kind, Operand(problem.n, problem.m, problem.added or problem.n, False))
-        self._d = _layout(kind, Operand(problem.n, problem.m, problem.n, False))
+        self._a, self._b = (_descriptor(kind, x) for x in (problem.right, problem.left))
+        self._c = _descriptor(
+            kind, MatrixLayout(problem.n, problem.m, problem.added or problem.n, False)
+        )
+        self._d = _descriptor(kind, MatrixLayout(problem.n, problem.m, problem.n, False))
         self._one, self._beta = c_float(1.0), c_float(1.0 if problem.added else 0.0)
 
     def _set(self, attribute: int, value: Any) -> None:
@@ -306,10 +308,10 @@ class Product:
         )
 
 
-def _layout(kind: int, operand: Operand) -> c_void_p:
+def _descriptor(kind: int, layout: MatrixLayout) -> c_void_p:
     made = c_void_p()
     _call(
-        *("cublasLtMatrixLayoutCreate", byref(made), kind, c_uint64(operand.rows)),
-        *(c_uint64(operand.columns), c_int64(operand.ld)),
+        *("cublasLtMatrixLayoutCreate", byref(made), kind, c_uint64(layout.rows)),
+        *(c_uint64(layout.columns), c_int64(layout.ld)),
     )
     return made
