@@ -1,8 +1,8 @@
-"""Processes that measure another checkout's ``domino_compile`` with this checkout's bench.
+"""Measure another checkout's ``domino_compile`` with this checkout's bench.
 
-Before and after are then measured in one call, by the same models, the same loss and the same
-judge: of the other checkout everything is taken but ``domino_compile.tools.bench``. Its package
-must be laid out like this one (``domino_compile/tools``).
+Before and after are then measured in one run, with the same models, the same loss and the same
+judge: everything but ``domino_compile.tools.bench`` comes from the other checkout. Its package must
+have the same layout as this one (``domino_compile/tools``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BENCH, GROUPS = f"{PACKAGE}.tools.bench", f"{PACKAGE}._compat.groups"
 def work(
     target: Callable[..., None], cell: Cell, settings: Settings, gpu: str, pipe: Connection
 ) -> None:
-    """``target`` with the other checkout's package, in a process that was spawned for it."""
+    """Run ``target`` with the other checkout's package, in a process spawned for it."""
     assert settings.baseline is not None
     try:
         use(settings.baseline)
@@ -49,7 +49,7 @@ def use(folder: Path) -> None:
         raise ImportError(f"no {PACKAGE} there")
     borrow(BENCH, ROOT / PACKAGE / "tools" / "bench" / "__init__.py")
     if not (Path(package.__file__ or "").parent / "_compat" / "groups.py").exists():
-        borrow(GROUPS, ROOT / PACKAGE / "_compat" / "groups.py")  # it is younger, and the bench's
+        borrow(GROUPS, ROOT / PACKAGE / "_compat" / "groups.py")  # newer, and the bench needs it
 
 
 def borrow(name: str, file: Path) -> None:

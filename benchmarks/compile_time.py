@@ -1,13 +1,12 @@
-"""How long our passes take, by the number of layers: against the whole compile, or by stage.
+"""Measure how long our passes take by number of layers, beside the whole compile or by stage.
 
 Usage: ``python -m benchmarks.compile_time [--layers 8 16 32 64] [--device cpu] [--json FILE]``.
 
-A GPT of Megatron-style blocks on a lone rank of a two-rank group; forward and backward are compiled
-with Inductor, caches off. Prints one line a depth.
+The model is a GPT of Megatron-style blocks on the only running rank of a two-rank group; forward
+and backward are compiled with Inductor, caches off. Prints one line per depth.
 
-``--passes-only`` captures and partitions the same training step but compiles and runs nothing: it
-tells how the processor time of each stage grows in a minute or two, also on a machine that is
-shared.
+``--passes-only`` captures and partitions the same training step but compiles and runs nothing: in a
+minute or two it shows how the processor time of each stage grows, even on a shared machine.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from domino_compile.planner import Planner
 from domino_compile.report import new_report
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
-#: What is timed: the stage, and where the function is found that it calls.
+#: The timed stages, with the module and name of the function that each one calls.
 STAGES: tuple[tuple[str, Any, str], ...] = (
     ("find", pipeline, "find_collectives"),
     ("backup", runner, "Backup"),
@@ -58,7 +57,7 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
 
 
 def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
-    """Compile one training step; returns seconds in all and in our passes."""
+    """Compile one training step; return the seconds in total and in our passes."""
     model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
     options: dict[str, Any] = {"lowering": lowering, "guard": "off", "memory_cap": 10}
@@ -72,7 +71,7 @@ def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
 
 
 def measure_passes(layers: int, device: str) -> dict[str, float]:
-    """Capture one training step and run our passes; returns processor milliseconds by stage."""
+    """Capture one training step and run our passes; return processor milliseconds by stage."""
     model, tokens = _program(layers, device)
     spent: dict[str, float] = defaultdict(float)
     with planned_only():
@@ -94,7 +93,7 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
 
 
 def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
-    """Capture and plan, with the time of each stage."""
+    """Capture and plan, adding the time of each stage to ``spent``."""
     options = Options(guard="off", memory_cap=10)
 
     def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
@@ -108,12 +107,12 @@ def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> 
 
 
 def _roomy_call() -> Callable[..., Any]:
-    """A function that calls another one with much room left for frames.
+    """Return a function that calls another one with plenty of room for frames.
 
-    CPython keeps frames in chunks of 16 KiB. A loop whose calls go back and forth between the end
-    of one and the start of the next maps and unmaps memory at every call. Where that happens
-    depends on nothing but the depth of the stack, and where mapping is slow (in virtual machines)
-    it doubles the times. A frame of this many variables opens a chunk that all others fit into.
+    CPython keeps frames in chunks of 16 KiB. A loop whose calls alternate between the end of one
+    chunk and the start of the next maps and unmaps memory at every call. Whether that happens
+    depends on the depth of the stack only, and if mapping is slow (in virtual machines) it doubles
+    the times. A frame with this many variables opens a chunk that all other frames fit into.
     """
     unused = "; ".join(f"unused_{i} = 0" for i in range(9000))
     scope: dict[str, Any] = {}
@@ -127,7 +126,7 @@ _with_room = _roomy_call()
 
 @contextmanager
 def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
-    """Note the processor time, without that of the garbage collector: any stage may trigger it."""
+    """Add the processor time without garbage collection, which any stage may trigger."""
     began = time.thread_time() - spent["garbage"]
     try:
         yield
@@ -137,9 +136,9 @@ def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
 
 @contextmanager
 def _timed_stages(spent: dict[str, float]) -> Iterator[None]:
-    """While this lasts, note the time spent in each of the functions in ``STAGES``.
+    """Measure the time spent in each function in ``STAGES`` inside this context.
 
-    Of one inside another the outer is timed.
+    For nested functions only the outer one is timed.
     """
     inside: list[str] = []
 
@@ -185,7 +184,7 @@ def _print_stages(rows: list[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the times."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")

@@ -2,13 +2,13 @@
 
 Usage: ``python -m benchmarks.emulate_selfcheck [--link h200-nvlink-8] [--tolerance 0.05]``.
 
-One process, one GPU, no other rank: every number is about the *emulated* link. Prints one JSON
-object a check and ends with code 1 if any failed:
+It runs in one process on one GPU without other ranks, so every number is about the *emulated* link.
+Prints one JSON object per check and exits with code 1 if any check failed:
 
 - ``eager``, ``compiled``, ``cuda_graph``: device time of collectives against the table;
-- ``numbers``: results are what ``domino_compile/emulate/symmetric.py`` says;
-- ``overlap``: matrix multiplications run while a collective is on the wire, and what that costs
-  them by the number of thread blocks that the collective holds (reported, not judged).
+- ``numbers``: results are as ``domino_compile/emulate/symmetric.py`` defines them;
+- ``overlap``: matrix multiplications run while a collective is on the wire; reports how much they
+  slow down by the number of thread blocks that the collective occupies, without a verdict.
 """
 
 import argparse
@@ -28,12 +28,12 @@ MIB = 1 << 20
 ops = torch.ops._c10d_functional
 SIZES_MIB = (1, 4, 8, 32, 128)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
-# Launching two kernels and two events round the wire costs the device about this much.
+# Launching two kernels and two events around the wire takes the device about this long.
 SLACK_US = 6.0
 
 
 def device_us(run: Callable[[], object], repeats: int = 21) -> float:
-    """Median device time of `run`; the device is kept busy while the host launches it."""
+    """Return the median device time of `run`, launched while the device is kept busy."""
     times = []
     for _ in range(repeats + 3):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -47,7 +47,7 @@ def device_us(run: Callable[[], object], repeats: int = 21) -> float:
 
 
 def collective(kind: str, nbytes: int, ranks: int) -> Callable[[], torch.Tensor]:
-    """Launch and wait for one collective of `nbytes` by the table's convention, in bfloat16."""
+    """Return a launch and wait of one bfloat16 collective of `nbytes` in the table's convention."""
     name, count = dist.group.WORLD.group_name, nbytes // 2
     if kind == "all_reduce":
         payload = torch.randn(count, device="cuda").bfloat16()
@@ -60,7 +60,7 @@ def collective(kind: str, nbytes: int, ranks: int) -> Callable[[], torch.Tensor]
 
 
 class Report:
-    """Collects verdicts and prints them as they come."""
+    """A collection of verdicts, printed as they arrive."""
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance, self.failed = tolerance, 0
@@ -91,7 +91,7 @@ def check_eager(report: Report, link: LinkTable) -> None:
 
 
 def check_numbers(report: Report, link: LinkTable) -> None:
-    """Values, sizes that are no multiple of 16 bytes, a tensor that is not contiguous."""
+    """Check values, sizes that are not multiples of 16 bytes, and a non-contiguous tensor."""
     name, ranks = dist.group.WORLD.group_name, link.ranks
     for count in (1, 5, 1000, 1 << 20):
         x = torch.randn(count, 3, device="cuda")
@@ -113,7 +113,7 @@ def check_numbers(report: Report, link: LinkTable) -> None:
 
 
 def check_compiled(report: Report, link: LinkTable) -> None:
-    """The same compiled function with the wire and with free collectives: the difference."""
+    """Check the time difference of one compiled function with wire time and without."""
     name, ranks = dist.group.WORLD.group_name, link.ranks
 
     def function(x: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""What becomes of the collectives of each framework, measured on gloo ranks.
+"""Measure on gloo ranks how the compiler treats each framework's collectives.
 
     python -m benchmarks.frameworks              # all cases whose packages are installed
-    python -m benchmarks.frameworks hf_lora ...  # some
-    python -m benchmarks.frameworks --table      # only write the table of docs/frameworks.md anew
+    python -m benchmarks.frameworks hf_lora ...  # some cases
+    python -m benchmarks.frameworks --table      # only rewrite the table in docs/frameworks.md
 
-Each case runs an example of examples/, or attempts what is known not to work. What the compiler
-reports on rank 0 goes to docs/frameworks.json, and the table is made of that file alone. Graphs run
-operation by operation (``lowering="eager"``): what is cut does not depend on the lowering.
+Each case runs an example from examples/, or tries a combination known not to work. The compiler's
+report on rank 0 goes to docs/frameworks.json, and the table is made from that file only. Graphs run
+operation by operation (``lowering="eager"``), because cuts do not depend on the lowering.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from domino_compile.tools.scripts import Asked, Compiles, compiles_redirected
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "docs" / "frameworks.json", ROOT / "docs" / "frameworks.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.frameworks --table -->\n", "<!-- end -->"
-#: Characters of a reason or an error that the page shows; the file has them all.
+#: The page shows this many characters of a reason or error; the file has the full text.
 WIDEST_REASON = 200
 ACTIONS = ("sliced", "merged", "reordered", "left alone")
 
@@ -45,14 +45,14 @@ class Case:
     """One combination of a framework and what it is used with.
 
     Attributes:
-        name: of the example, or of the function in ``attempts`` below.
-        framework: what a user calls it.
-        packages: whose versions belong to the result, besides torch.
-        style: of tensor parallelism.
+        name: the name of the example, or of the function in ``frameworks_attempts``.
+        framework: the framework's name for users.
+        packages: the packages besides torch whose versions belong to the result.
+        style: the style of tensor parallelism.
         checkpointing: whether activations are checkpointed.
-        data: data parallelism around it.
-        pipeline: the schedule.
-        ranks: how many.
+        data: the data parallelism around it.
+        pipeline: the pipeline schedule.
+        ranks: the number of ranks.
     """
 
     name: str
@@ -86,7 +86,7 @@ CASES = (
 
 
 def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
-    """Run a case on a rank; what the compiler reports, or how the program was refused."""
+    """Run a case on a rank; return the compiler's report, or how the program was refused."""
     torch._dynamo.reset()
     domino_compile.reset_reports()
     found = Compiles()
@@ -102,14 +102,14 @@ def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
 
 
 def compiled_eagerly(asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-    """A graph that asks for domino, run operation by operation."""
+    """Compile a graph with domino to run operation by operation."""
     if asked.backend != "domino":
         raise ValueError(f"the case compiles with {asked.backend}")
     return compile_with_domino(asked, {"lowering": "eager"}, gm, inputs)
 
 
 def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]:
-    """What was done to the collectives of all graphs, and the reasons where nothing was."""
+    """Count how the collectives of all graphs were treated, with the reasons for untreated ones."""
     entries = [entry for report in reports for entry in report.collectives]
     actions = Counter(entry.action for entry in entries)
     reasons = sorted({plain(entry.reason) for entry in entries if entry.action in ACTIONS[2:]})
@@ -123,12 +123,12 @@ def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]
 
 
 def plain(text: str) -> str:
-    """Without the folders in which packages and this checkout lie here."""
+    """Return the text without the folders of packages and of this checkout."""
     return re.sub(rf"({re.escape(str(ROOT))}|\S*/site-packages)/", "", text)
 
 
 def main_of(case: Case) -> Callable[[int, int], None]:
-    """The case's program."""
+    """Return the case's program."""
     sys.path.insert(0, str(ROOT / "examples"))
     attempts = importlib.import_module("benchmarks.frameworks_attempts")
     found = getattr(attempts, case.name, None) or importlib.import_module(case.name).main
@@ -136,7 +136,7 @@ def main_of(case: Case) -> Callable[[int, int], None]:
 
 
 def versions(case: Case) -> dict[str, str]:
-    """What the result holds for. A package that is missing raises PackageNotFoundError."""
+    """Return the versions of the case's packages; a missing one raises PackageNotFoundError."""
     return {"torch": torch.__version__.split("+")[0], **{p: version(p) for p in case.packages}}
 
 
@@ -160,7 +160,7 @@ def write(case: Case, found: dict[str, Any]) -> None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The table of docs/frameworks.md."""
+    """Return the table of docs/frameworks.md."""
     head = (
         "| Framework | Tensor parallelism | Checkpointing | Data parallel | Pipeline | Captured "
         "| Cut | Merged | Reordered | Left | Versions |"
@@ -187,7 +187,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def write_table() -> None:
-    """Put the table into the page, where all cases are known."""
+    """Write the table of all known cases into the page."""
     results = json.loads(RESULTS.read_text())
     if PAGE.exists() and all(case.name in results for case in CASES):
         before, _, rest = PAGE.read_text().partition(BEGIN)
@@ -195,7 +195,7 @@ def write_table() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the cases that were named, or all."""
+    """Measure the named cases, or all."""
     if arguments == ["--table"]:
         write_table()
         return

@@ -1,6 +1,6 @@
-"""Combinations that are not examples: most did not work with some version, whatever the backend.
+"""Combinations that are not examples: most failed with some version on every backend.
 
-Each is measured like an example, so that the table says when one begins to work.
+Each is measured like an example, so the table shows when one begins to work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OPTIONS = {"slices": 2}
 
 
 def hf_checkpointing(rank: int, world: int) -> None:
-    """Every block of a tensor-parallel Llama checkpointed."""
+    """Train a tensor-parallel Llama with every block checkpointed."""
     from _hf import small_llama
     from hf_tensor_parallel import load
     from hf_tensor_parallel import train as train_hf
@@ -29,7 +29,7 @@ def hf_checkpointing(rank: int, world: int) -> None:
 
 
 def hf_lora_rows(rank: int, world: int) -> None:
-    """Adapters on the layers whose rows are divided."""
+    """Train adapters on row-parallel layers."""
     from _hf import small_llama
     from hf_tensor_parallel import load
     from hf_tensor_parallel import train as train_hf
@@ -42,7 +42,7 @@ def hf_lora_rows(rank: int, world: int) -> None:
 
 
 def hf_experts_exchanged(rank: int, world: int) -> None:
-    """Tokens travel to their experts and back: the default in training."""
+    """Exchange tokens with their experts by all-to-all, the default in training."""
     from _hf import SIZES, checkpoint
     from hf_experts import EXPERTS
     from hf_tensor_parallel import train as train_hf
@@ -57,7 +57,7 @@ def hf_experts_exchanged(rank: int, world: int) -> None:
 
 
 def ddp_dtensor(rank: int, world: int) -> None:
-    """DDP around parameters that are DTensors."""
+    """Wrap DTensor parameters in DDP."""
     from dtensor_tp import GPT, LENGTH, PLAN, VOCABULARY
 
     mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("dp", "tp"))

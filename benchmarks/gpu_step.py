@@ -1,4 +1,4 @@
-"""One training step on one GPU as one rank of TP=8 on the *emulated* link.
+"""Measure one training step on one GPU, acting as one rank of TP=8 on the *emulated* link.
 
 Usage: ``python -m benchmarks.gpu_step [--layers 4] [--batch 8] [--slices 2] [--free]``.
 
@@ -6,15 +6,15 @@ The model is a GPT of Megatron-style blocks (f and g as ``autograd.Function``), 
 32 heads, ffn 16384, bf16, dropout 0.1, on hidden states (no embedding, no head). Prints, and
 writes to ``$OUT/gpu_step.json``:
 
-- loss and gradients of domino against Inductor;
+- loss and gradients of domino compared with Inductor's;
 - whether the emitted order is the planned one;
 - peak memory and a kernel trace without CUDA graphs;
-- step time with CUDA graphs (device events, the variants in turn, medians);
+- step time with CUDA graphs (medians of device events, variants in turn);
 - wire time, hidden and exposed, from a kernel trace.
 
-``--free`` does the same with collectives that take no time (in a process of its own, since a
-captured CUDA graph keeps the link it was captured with). ``--check-only`` leaves the times out.
-``--dry-run`` runs everything small on the CPU, without times.
+``--free`` does the same with collectives that take no time (in a separate process, because a
+captured CUDA graph keeps the link it was captured with). ``--check-only`` skips the times.
+``--dry-run`` runs small models on the CPU, without times.
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Variant:
 
     def __init__(self, name: str, backend: str, link: str | None, args: Any, mode: str) -> None:
         self.name = name
-        # No torch._dynamo.reset() here: it drops the CUDA graphs of the variants before.
+        # No torch._dynamo.reset() here: it drops the previous variants' CUDA graphs.
         if args.device == "cuda":
             emulate.use_link(link, device="cuda", ctas=args.ctas)
         torch.manual_seed(0)
@@ -122,7 +122,7 @@ class Variant:
 
 
 def timed_rounds(variants: list[Variant], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds a step by device events, variants in turn; a round is three steps."""
+    """Return milliseconds per step by device events, variants in turn; a round is three steps."""
     times: dict[str, list[float]] = {v.name: [] for v in variants}
     for number in range(rounds + 2):
         for variant in variants:
@@ -140,7 +140,7 @@ def timed_rounds(variants: list[Variant], rounds: int) -> dict[str, list[float]]
 
 
 def trace(variant: Variant, out: Path) -> dict[str, float]:
-    """Kernel time of one step by kind, the wire's, and how much of it nothing else covers."""
+    """Return one step's kernel time by kind, the wire time, and its exposed part."""
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(2):
@@ -173,7 +173,7 @@ def trace(variant: Variant, out: Path) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    """What a kernel does, by its name."""
+    """Return the kind of a kernel, by its name."""
     if WIRE in name:
         return "wire"
     if "flash" in name or "fmha" in name or "cudnn" in name:

@@ -1,15 +1,15 @@
-"""Are the default choices ever slower than Inductor alone, and how good are the predictions?
+"""Check whether the default choices are ever slower than Inductor's, and how good predictions are.
 
 Usage: ``python -m benchmarks.grid [--seconds 480] [--out benchmarks/results/grid.json]`` on a
 machine with one or more GPUs; ``--list`` shows the configurations, ``--only 3,17`` or ``--limit 8``
-takes some of them, ``--resume`` those that the results lack. ``--summary FILE`` only sums up
-results. ``--device cpu`` is a dry run: tiny models and the same course, times without meaning.
+selects some of them, ``--resume`` those that the results lack. ``--summary FILE`` only summarises
+results. ``--device cpu`` is a dry run of tiny models, whose times mean nothing.
 
-Each configuration (``grid_cells``) compiles a model's step with Inductor alone and with this
-package, without options but for the link's name, and times both in turn, acting as one rank on the
+Each configuration (``grid_cells``) compiles a model's step with plain Inductor and with this
+package, with no option but the link's name, and times both in turn, acting as one rank on the
 *emulated* link as ``domino bench`` does: CUDA graphs, medians, device events. With ``--no-link``
 the planner is not told which link is emulated and plans with the one it assumes for the device;
-with ``--slices 2`` it does not choose (what is a cut worth that it refuses?).
+with ``--slices 2`` it cuts without choosing, which shows the value of cuts that it refuses.
 
 Configurations compile side by side and measure one at a time (``side_by_side``).
 """
@@ -29,7 +29,7 @@ from benchmarks.side_by_side import add_common, complete, parse_common, run, sel
 
 
 def main() -> int:
-    """Measure and sum up; 1 if a configuration failed or was left out."""
+    """Measure and summarise; return 1 if a configuration failed or was left out."""
     asked = parse()
     if asked.summary:
         print("\n".join(summary(json.loads(asked.summary.read_text()))))
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     add = parser.add_argument
     add_common(parser)

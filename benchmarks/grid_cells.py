@@ -1,6 +1,6 @@
-"""The configurations of ``benchmarks.grid``: which there are, what they need, who shares a round.
+"""The configurations of ``benchmarks.grid``: their list, their memory, and who shares a round.
 
-No torch here: the process that only hands out work does not load it.
+This module does not import torch: the process that only distributes work does not load it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODELS = ("gpt3-2.7b", "gpt3-6.7b", "llama2-7b", "gpt3-13b", "llama3-8b")
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
 SEQS = (128, 256, 512, 1024, 2048, 4096)
 TPS = (2, 4, 8)
-#: From NVLink to slow networks; each is scaled to the group's size.
+#: Links from NVLink to slow networks; each is scaled to the group's size.
 LINKS = (
     "h200-nvlink-8",
     "h200-nvlink-8-azure",
@@ -29,18 +29,18 @@ LINKS = (
     "h100-2x8-gcp-a3mega",
     "b200-4x8-efa",
 )
-#: How many configurations the table has, and of each how many blocks.
+#: The number of configurations in the table, and of blocks in each.
 COUNT, LAYERS = 66, 2
-#: Tokens of a step: fewer measure launches, more need much memory.
+#: Tokens per step: fewer would measure launches, more would need much memory.
 TOKENS = (512, 16384)
-#: What the tensors of a configuration's two programs may take.
+#: The memory that the tensors of a configuration's two programs may take.
 MOST_GIB = 6.0
-#: One configuration in so many is forward only, and in so many DTensor.
+#: One configuration in this many is forward only, and one in this many is DTensor.
 FORWARD_EVERY, DTENSOR_EVERY = 7, 3
-#: Of how many configurations the next one is the best.
+#: The number of random configurations from which the best is picked next.
 POOL = 300
 SEED = 11
-#: What torch's allocator and CUDA graphs keep beyond what lives, and a process's CUDA context.
+#: Memory beyond live tensors: torch's allocator and CUDA graphs, and a process's CUDA context.
 KEPT, CONTEXT_GIB = 1.7, 0.8
 
 
@@ -49,16 +49,16 @@ class Cell:
     """One configuration.
 
     Attributes:
-        number: by which ``--only`` calls it.
-        model: a name of ``domino_compile.tools.bench.shapes``.
-        layers: how many blocks.
+        number: its number for ``--only``.
+        model: a name in ``domino_compile.tools.bench.shapes``.
+        layers: the number of blocks.
         batch: rows of the batch.
         seq: tokens of a row.
-        tp: ranks that share a layer.
-        link: table of the *emulated* link.
+        tp: the number of ranks that share a layer.
+        link: the table of the *emulated* link.
         style: ``megatron`` or ``dtensor``.
-        training: forward and backward; else forward only.
-        dtype: of parameters and activations.
+        training: whether it runs forward and backward, or forward only.
+        dtype: the type of parameters and activations.
     """
 
     number: int
@@ -86,12 +86,12 @@ class Cell:
 
     @property
     def dropout(self) -> float:
-        """Of the residual branches, as ``domino bench`` has it."""
+        """The dropout of the residual branches, as in ``domino bench``."""
         return 0.1 if self.shape.kind == "gpt" and self.training else 0.0
 
     @property
     def live_gib(self) -> float:
-        """About what lives at once: two programs' parameters and gradients, one's activations."""
+        """Approximate live memory: two programs' parameters and gradients, one's activations."""
         shape, tokens = self.shape, self.batch * self.seq
         attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
         feed_forward = (2 if shape.kind == "gpt" else 3) * shape.hidden * shape.ffn
@@ -103,21 +103,21 @@ class Cell:
 
     @property
     def process_gib(self) -> float:
-        """About what its process takes of a GPU."""
+        """The approximate GPU memory of its process."""
         return CONTEXT_GIB + KEPT * self.live_gib
 
     @property
     def judge_gib(self) -> float:
-        """What it takes besides for a while, when it is its turn to measure: nothing."""
+        """The additional memory that it needs during its turn to measure: none."""
         return 0.0
 
 
 @cache
 def cells() -> tuple[Cell, ...]:
-    """The table: always the same, each axis's values with as many of the others' as can be.
+    """Return the table, always the same, with as many pairs of axes' values as possible.
 
-    One after the other is chosen out of a random pool (seeded): the one whose pairs of values, of
-    any two axes, have occurred the least.
+    Each configuration is picked from a seeded random pool: the one whose pairs of values, of any
+    two axes, have occurred least so far.
     """
     combinations = list(_combinations())
     rng = random.Random(SEED)
@@ -157,14 +157,14 @@ def _values(cell: Cell) -> tuple[object, ...]:
 
 
 def _marks(cell: Cell) -> list[tuple[object, ...]]:
-    """Its values and pairs of values; a value alone weighs as much as all of its pairs."""
+    """Return its values and pairs of values; a value weighs as much as all of its pairs."""
     values = list(enumerate(_values(cell)))
     alone = [(*value, "alone", i) for value in values for i in range(len(values) - 1)]
     return [*alone, *itertools.combinations(values, 2)]
 
 
 def dry_cells() -> tuple[Cell, ...]:
-    """Small ones for a dry run on the CPU, where only the way they go through is of interest."""
+    """Return small configurations for a dry run on the CPU, which only exercises the code."""
     models, styles = ("tiny-gpt", "tiny-llama"), ("megatron", "dtensor")
     kinds = itertools.product(models, styles)
     return tuple(
@@ -174,12 +174,12 @@ def dry_cells() -> tuple[Cell, ...]:
 
 
 def rounds_of(chosen: Sequence[Cell], workers: int, room_gib: float) -> list[list[Cell]]:
-    """Who is compiled side by side on a GPU: rounds of equal size, and of about equal memory.
+    """Split configurations into rounds of equal size and similar memory, compiled side by side.
 
     Args:
         chosen: the configurations.
-        workers: how many there are at most in a round.
-        room_gib: what a round may take of the GPU; a configuration that needs more is alone.
+        workers: the most configurations in a round.
+        room_gib: GPU memory for a round; a configuration that needs more gets its own round.
     """
     if not chosen:
         return []
@@ -192,12 +192,12 @@ def rounds_of(chosen: Sequence[Cell], workers: int, room_gib: float) -> list[lis
 
 
 def _needs_gib(cells: Sequence[Cell]) -> float:
-    """All live side by side, and one at a time measures."""
+    """Return the memory for all processes side by side, one of them measuring."""
     return sum(cell.process_gib for cell in cells) + max(cell.judge_gib for cell in cells)
 
 
 def _dealt(chosen: Sequence[Cell], count: int) -> list[list[Cell]]:
-    """Like cards: the largest first, forth and back."""
+    """Deal configurations like cards, the largest first, back and forth."""
     dealt: list[list[Cell]] = [[] for _ in range(count)]
     places = itertools.cycle([*range(count), *reversed(range(count))])
     largest = sorted(chosen, key=lambda cell: (-cell.process_gib, cell.number))

@@ -1,12 +1,12 @@
-"""What today's cost model predicts for configurations that ``benchmarks.grid`` measured.
+"""Compare today's predictions with configurations that ``benchmarks.grid`` measured.
 
 Usage: ``python -m benchmarks.grid_replan [benchmarks/results/grid.json] [--device A100]``; needs no
 GPU. Each configuration's step is captured on the CPU and planned with the rates of the device that
-it was measured on, or of the one that is named; the measured times are those of the file. Says how
-far predictions are off and where another candidate would be chosen today than was measured: such
-configurations have to be measured again (``python -m benchmarks.grid --only ...``). With ``--out
-FILE`` the rows are written with today's predictions of what was measured, and as ``choice_now``
-what would be chosen.
+it was measured on, or of ``--device``; the measured times come from the file. Prints how far off
+the predictions are, and which configurations would get another candidate today than the measured
+one: these have to be measured again (``python -m benchmarks.grid --only ...``). ``--out FILE``
+writes the rows with today's predictions for the measured candidates, and today's choice as
+``choice_now``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ RESULTS = Path(__file__).parent / "results" / "grid.json"
 
 
 def replan(cell: Cell, measured: str, device: str) -> Row:
-    """Today's predictions for a configuration, in the names of its row.
+    """Return today's predictions for a configuration, keyed like its row.
 
     Args:
         cell: the configuration.
-        measured: the candidate that was measured, whose prediction is wanted.
-        device: a name of ``cost.rates.device_names``.
+        measured: the measured candidate, whose prediction is returned.
+        device: a name in ``cost.rates.device_names``.
     """
     import torch
     import torch.distributed as dist
@@ -96,7 +96,7 @@ def _predictions(reports: Sequence[Any], measured: str) -> Row:
 
 
 def device_of(row: Row) -> str:
-    """The device that a row was measured on, as in ``cost.rates.device_names``.
+    """Return the device that a row was measured on, as in ``cost.rates.device_names``.
 
     Raises:
         SystemExit: there are no rates for it.
@@ -118,7 +118,7 @@ def _replanned(task: tuple[Cell, str, str]) -> Row:
 
 
 def main() -> None:
-    """Plan and compare."""
+    """Plan the configurations and compare."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
     parser.add_argument("--device", help="plan with its rates, not those of the row's device")

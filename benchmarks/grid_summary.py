@@ -1,4 +1,4 @@
-"""What the rows of ``benchmarks.grid`` say: a line for each, and a table of all."""
+"""Summaries of the rows of ``benchmarks.grid``: a line for each, and a table of all."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 Row = dict[str, Any]
 #: A step that takes this much longer than Inductor's counts as slower.
 SLOWER = 1.02
-#: How many are named.
+#: The number of worst predictions to name.
 NAMED = 5
 
 
 def name(row: Row) -> str:
-    """A configuration in words."""
+    """Return a configuration in words."""
     what = "training" if row["training"] else "forward"
     size = f"{row['batch']}x{row['seq']} tp{row['tp']}"
     return f"#{row['number']} {row['model']} {size} {row['link']} {row['style']} {what}"
 
 
 def line(row: Row) -> str:
-    """One configuration, as it is finished."""
+    """Return the line to print when a configuration is finished."""
     if row.get("error"):
         return f"{name(row)}: FAILED: {row['error']}"
     predicted = row["predicted_ms"]
@@ -34,18 +34,18 @@ def line(row: Row) -> str:
 
 
 def is_cut(row: Row) -> bool:
-    """Whether rows or columns are cut."""
+    """Return whether rows or columns are cut."""
     return "rows" in row["split"] or "columns" in row["split"]
 
 
 def error_of(row: Row, variant: str) -> float | None:
-    """A prediction over what was measured, less 1; ``None`` where nothing was predicted."""
+    """Return the prediction divided by the measured time, minus 1; ``None`` without prediction."""
     predicted = row["predicted_ms" if variant == "domino" else "predicted_inductor_ms"]
     return None if predicted is None else predicted / row[f"{variant}_ms"] - 1
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """The table, and what failed; lines."""
+    """Return the lines of the table and of the failures."""
     good = [row for row in rows if not row.get("error")]
     failed = [row for row in rows if row.get("error")]
     lines = [f"{len(rows)} configurations on emulated links, {len(failed)} failed"]
@@ -89,7 +89,7 @@ def _speedup(rows: Sequence[Row]) -> float:
 
 
 def _errors(rows: Sequence[Row], variant: str) -> list[tuple[str, str]]:
-    """How far predictions are off: how much (whatever the sign), which way, and the worst."""
+    """Return how far off predictions are: size, direction, and the worst ones."""
     known = [(off, row) for row in rows if (off := error_of(row, variant)) is not None]
     if not known:
         return [(f"prediction of {variant}", "none")]

@@ -1,16 +1,16 @@
-"""The jobs of ``benchmarks.jobs``: what people train and serve with tensor parallelism in 2026.
+"""The jobs of ``benchmarks.jobs``: models that people train and serve with TP in 2026.
 
-No torch here: the process that only hands out work does not load it.
+This module does not import torch: the process that only distributes work does not load it.
 
-What each needs of an H200 is reckoned beforehand (``--list``), for three programs in one process:
+The memory that each needs on an H200 is estimated (``--list``), for three programs in one process:
 
 =================  =========================================================================
-parameters         of each program; as much again for the gradients that a step leaves
-activations        of one program: CUDA graphs of one process share their memory. In units of
-                   ``tokens * hidden * 2`` bytes: what a block keeps for backward and a dozen
-                   for what lives for a while
-float64            when it is its turn to measure: parameters and gradients, the activations
-                   of one block for one row of the batch, and the scores of a head
+parameters         each program's parameters, and the same again for the gradients of a step
+activations        one program's activations, because CUDA graphs of one process share their
+                   memory. In units of ``tokens * hidden * 2`` bytes: those that a block keeps
+                   for backward, and a dozen for temporaries
+float64            during its turn to measure: parameters and gradients, the activations of one
+                   block for one row of the batch, and the scores of a head
 =================  =========================================================================
 """
 
@@ -22,11 +22,11 @@ from benchmarks.grid_cells import CONTEXT_GIB, Cell
 
 #: The emulated link; each job scales it to its own group.
 LINK = "h200-nvlink-8"
-#: What every job should reach of communication-free Inductor where none is named.
+#: The fraction of communication-free Inductor's speed to reach if a job names no goal.
 OF_FREE = 0.88
-#: What the memory of CUDA graphs is larger than what lives in it.
+#: The memory of CUDA graphs divided by the live memory in it.
 POOL = 1.4
-#: What a mixed workload of one H200 does a second, in bf16 and in float64 (order of magnitude: the
+#: Operations per second of a mixed workload on one H200, in bf16 and float64 (estimates: the
 #: bf16 number is that of communication-free gpt3-6.7b in ``results/targets.json``).
 FLOPS, FLOPS64 = 5.5e14, 4e13
 GIB = 2**30
@@ -38,9 +38,9 @@ class JobCell(Cell):
 
     Attributes:
         job: its name.
-        ac: activation checkpointing, as of ``domino bench``.
-        granularity: what is compiled as one program, as of ``domino bench``.
-        to_reach: of communication-free Inductor's speed.
+        ac: activation checkpointing, as in ``domino bench``.
+        granularity: the unit that is compiled as one program, as in ``domino bench``.
+        to_reach: the goal as a fraction of communication-free Inductor's speed.
     """
 
     job: str = ""
@@ -57,7 +57,7 @@ class JobCell(Cell):
 
     @property
     def parameters(self) -> float:
-        """Of this rank."""
+        """The number of parameters on this rank."""
         shape = self.shape
         attention = 2 * shape.hidden * shape.head_dim * (shape.heads + shape.kv_heads)
         feed_forward = (2 if shape.kind == "gpt" else 3) * shape.hidden * shape.ffn
@@ -65,7 +65,7 @@ class JobCell(Cell):
 
     @property
     def live_gib(self) -> float:
-        """About what lives at once."""
+        """The approximate live memory."""
         shape, whole = self.shape, 1 / self.tp if self.divides_tokens else 1.0
         inner = (2 * shape.heads * shape.head_dim + 3 * shape.ffn) / shape.hidden / self.tp
         block = 4 * whole + 2 + inner
@@ -78,12 +78,12 @@ class JobCell(Cell):
 
     @property
     def process_gib(self) -> float:
-        """About what its process takes of a GPU."""
+        """The approximate GPU memory of its process."""
         return CONTEXT_GIB + self.live_gib
 
     @property
     def judge_gib(self) -> float:
-        """About what float64 takes besides."""
+        """The approximate additional memory of the float64 reference."""
         row = self.seq * self.shape.hidden * 8
         activations = (10 if self.divides_tokens else 20) * row
         scores = 5 * self.seq**2 * 8
@@ -96,7 +96,7 @@ class JobCell(Cell):
 
     @property
     def flops(self) -> float:
-        """Of a step on this rank."""
+        """The floating-point operations of a step on this rank."""
         again = {"none": 0.0, "selective": 0.5, "full": 1.0}[self.ac]
         passes = 3.0 + again if self.training else 1.0
         shape, tokens = self.shape, self.batch * self.seq
@@ -105,17 +105,17 @@ class JobCell(Cell):
 
     @property
     def step_ms(self) -> float:
-        """About how long a step computes."""
+        """The approximate compute time of a step."""
         return self.flops / FLOPS * 1e3
 
     @property
     def judge_s(self) -> float:
-        """About how long float64 takes."""
+        """The approximate time of the float64 reference."""
         return 1.5 * self.flops / FLOPS64
 
 
 def jobs() -> list[JobCell]:
-    """All jobs, those first that the issue tracker names a goal for."""
+    """Return all jobs, those with a goal in the issue tracker first."""
     found = [*_goals(), *_hugging_face(), *_titan(), *_megatron(), *_prefill(), *_paper()]
     return [replace(cell, number=number) for number, cell in enumerate(found)]
 
@@ -125,7 +125,7 @@ def _cell(job: str, model: str, layers: int, batch: int, seq: int, tp: int, styl
 
 
 def _goals() -> list[JobCell]:
-    """Llama 3 8B on eight ranks: a goal for each size of a step."""
+    """Return Llama 3 8B on eight ranks, with a goal for each size of a step."""
     sizes = (
         # batch, seq, ac, granularity, of free
         (4, 2048, "none", "whole", 0.91),
@@ -149,7 +149,7 @@ def _goals() -> list[JobCell]:
 
 
 def _hugging_face() -> list[JobCell]:
-    """The ``tp_plan`` of transformers: DTensor, all-reduce."""
+    """Return jobs with the ``tp_plan`` of transformers: DTensor, all-reduce."""
     return [
         replace(
             _cell("hf-8b", "llama3-8b", 4, batch, seq, tp, "dtensor"),
@@ -163,7 +163,7 @@ def _hugging_face() -> list[JobCell]:
 
 
 def _titan() -> list[JobCell]:
-    """The registry of torchtitan's llama3, and its benchmark of asynchronous TP."""
+    """Return torchtitan's registered llama3 jobs, and its benchmark of asynchronous TP."""
     small = [_cell("titan-8b", "llama3-8b", 4, 1, 8192, tp, "sp") for tp in (2, 4)]
     large = [_cell("titan-70b", "llama3-70b", 2, batch, 8192, 8, "sp") for batch in (2, 8)]
     found = [
@@ -176,7 +176,7 @@ def _titan() -> list[JobCell]:
 
 
 def _megatron() -> list[JobCell]:
-    """Megatron-Bridge's recipe for H100, whose 8192 tokens two ranks share, and fine-tuning."""
+    """Return Megatron-Bridge's H100 recipe, where two ranks share 8192 tokens, and fine-tuning."""
     return [
         _cell("bridge-70b", "llama3-70b", 2, 1, 4096, 4, "megatron-sp"),
         replace(_cell("sft-70b", "llama3-70b", 2, 1, 4096, 4, "megatron-sp"), ac="selective"),
@@ -184,7 +184,7 @@ def _megatron() -> list[JobCell]:
 
 
 def _prefill() -> list[JobCell]:
-    """Forward only, as vLLM runs it (#44677, #39505)."""
+    """Return forward-only jobs, as vLLM runs them (#44677, #39505)."""
     return [
         replace(_cell(job, model, 4, batch, seq, tp, "megatron"), training=False)
         for job, model, batch, seq, tp in (
@@ -195,7 +195,7 @@ def _prefill() -> list[JobCell]:
 
 
 def _paper() -> list[JobCell]:
-    """The paper's models; what they reached before must not fall."""
+    """Return the paper's models, whose earlier results must not get worse."""
     return [
         replace(
             _cell("paper", model, 4, 8, 1024, 8, "megatron"), training=training, to_reach=of_free
@@ -210,8 +210,8 @@ def _paper() -> list[JobCell]:
 
 
 def dry_jobs() -> list[JobCell]:
-    """One small job of every style, granularity and kind of checkpointing, for the CPU."""
-    # torch 2.13.0 cannot compile checkpointed attention with DTensor, whatever the backend.
+    """Return small jobs of every style, granularity and kind of checkpointing, for the CPU."""
+    # torch 2.13.0 cannot compile checkpointed attention with DTensor with any backend.
     kinds = (
         ("sp", "none", "whole", True),
         ("dtensor", "none", "block", True),

@@ -1,4 +1,4 @@
-"""A process of ``benchmarks.jobs``: compiles a job, waits for its turn, measures and judges it."""
+"""A process of ``benchmarks.jobs``: it compiles a job, waits for its turn, measures and judges."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from domino_compile.report import CompileReport
 from domino_compile.tools.bench.result import BenchResult, VariantResult
 from domino_compile.tools.bench.variants import parse_variants
 
-#: About how long the timed rounds of a job take, and how many there are at least and at most.
+#: The approximate time of a job's timed rounds, and the fewest and most rounds.
 TIMED_S, ROUNDS = 3.0, (6, 20)
-#: Steps of a variant in a round, and those of a step that takes long, in milliseconds.
+#: Steps of a variant in a round; fewer for steps longer than this many milliseconds.
 STEPS, LONG_MS = 3, 60.0
-#: Steps of each variant whose kernels are traced.
+#: The number of steps of each variant whose kernels are traced.
 TRACED = 2
 
 
 class JobBench(CellBench):
-    """A bench that takes as many rounds as there is time for."""
+    """A bench that runs as many rounds as fit in its time."""
 
     def settle(self, most_rounds: int) -> None:
-        """Choose rounds and steps by how long a step takes."""
+        """Choose the numbers of rounds and steps by how long a step takes."""
         self.plan = replace(self.plan, steps=1)
         times = [self._timed(runner) for runner in self.runners]
         steps = 1 if max(times) > LONG_MS else STEPS
@@ -38,15 +38,15 @@ class JobBench(CellBench):
 def work(
     cell: JobCell, settings: Settings, gpu: str, pipe: Connection, variants: str, rounds: int
 ) -> None:
-    """The whole life of the process.
+    """Run the whole life of the process.
 
     Args:
         cell: the job.
-        settings: of all jobs; a trace of each variant's kernels goes beside their logs.
+        settings: the settings of all jobs; a kernel trace of each variant goes beside their logs.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
-        pipe: to the process that started this one.
-        variants: as of ``domino bench``.
-        rounds: measured rounds at most.
+        pipe: the pipe to the process that started this one.
+        variants: the variants, as in ``domino bench``.
+        rounds: the most rounds to measure.
     """
 
     def measure(bench: CellBench, result: BenchResult) -> Row:
@@ -62,7 +62,7 @@ def work(
 
 
 def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> Row:
-    """A job's row: what ``benchmarks/results/jobs.json`` holds of it."""
+    """Return a job's row in ``benchmarks/results/jobs.json``."""
     found = {variant.variant: variant for variant in result.variants}
     alone, ours = found["inductor"], found["domino"]
     free = found.get("free", VariantResult("free"))
@@ -102,11 +102,11 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 
 def _judged(cell: JobCell, ours: VariantResult, reports: list[CompileReport]) -> dict[str, Any]:
-    """What float64 says of the gradients, where one process can tell.
+    """Return the float64 verdict on the gradients, if one process can judge them.
 
-    Where ranks divide tokens and a sequence is cut, each rank holds a part of every slice instead
-    of one part of the whole. On real ranks that changes nothing. Here other ranks' tokens are
-    copies of this one's (``emulate.symmetric``), so that other tokens are other numbers.
+    If ranks divide tokens and a sequence is cut, each rank holds a part of every slice instead of
+    one part of the whole. On real ranks that changes nothing. Here other ranks' tokens are copies
+    of this one's (``emulate.symmetric``), so holding other tokens means computing other numbers.
     """
     splits = [c.split for report in reports for c in report.candidates if c.chosen]
     found = {
@@ -122,10 +122,10 @@ def _judged(cell: JobCell, ours: VariantResult, reports: list[CompileReport]) ->
 
 
 def _planned(cell: JobCell, reports: list[CompileReport]) -> dict[str, Any]:
-    """What the plans say of a whole step: the plan of a block counts for each block.
+    """Return the planned values of a whole step; a block's plan counts once for each block.
 
-    Of programs that are compiled apart only those with collectives have a plan. The last of them is
-    the model's end where ranks divide tokens, whose all-gather it holds; the others are blocks: one
+    Of separately compiled programs only those with collectives have a plan. If ranks divide tokens,
+    the last of them is the end of the model, which holds the all-gather; the others are blocks: one
     for all, or one for the first and one for the others.
     """
     graphs = [report for report in reports if report.collectives]

@@ -1,15 +1,15 @@
-"""The jobs that people run with tensor parallelism, on one GPU as one rank of an *emulated* link.
+"""Measure common tensor-parallel jobs on one GPU, acting as one rank of an *emulated* link.
 
 Usage: ``python -m benchmarks.jobs`` on a machine with a GPU: about nine minutes on an H200 with 16
-cores. ``--list`` shows the jobs and what each is reckoned to need, ``--only 0,4`` takes some,
-``--resume`` those that are missing or failed. ``--baseline-path DIR`` measures the package in
-another checkout beside this one's. ``--dry-run`` takes small models on the CPU. ``--render`` writes
-the table in BENCHMARKS.md from the published results.
+cores. ``--list`` shows the jobs and their estimated needs, ``--only 0,4`` selects some,
+``--resume`` those that are missing or failed. ``--baseline-path DIR`` also measures the package in
+another checkout. ``--dry-run`` runs small models on the CPU. ``--render`` writes the table in
+BENCHMARKS.md from the published results.
 
 Jobs compile side by side and measure one at a time (``side_by_side``): each compiles three programs
-(Inductor, domino, and Inductor with collectives that take no time), runs them by turns in an order
-that each round draws anew, traces the kernels of a step, and judges every gradient by float64
-(``domino_compile.tools.bench.reference``). Results are written as they come.
+(Inductor, domino, and Inductor with collectives that take no time), runs them in turn in a new
+random order each round, traces the kernels of a step, and judges every gradient by float64
+(``domino_compile.tools.bench.reference``). Results are written as they arrive.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from benchmarks.jobs_table import FILE, line, markdown, publish
 from benchmarks.side_by_side import ROOT, add_common, complete, parse_common, run, select
 
 VARIANTS = "inductor,domino,free"
-#: Float64 takes seconds for the largest jobs, and so do their steps.
+#: For the largest jobs the float64 reference takes seconds, and so do their steps.
 MEASURE_LIMIT_S, MEASURING_S = 90.0, 7.0
-#: What compiling a job may take before its process is ended.
+#: The time limit for compiling a job; its process is then ended.
 TIMEOUT_S = 200.0
-#: When to stop starting rounds, of the nine minutes that all may take.
+#: When to stop starting rounds, out of the nine minutes for everything.
 SECONDS = 530.0
 
 
 def work(*args: Any, **kwargs: Any) -> None:
-    """``job_worker.work``, for a process that has not loaded torch to name it."""
+    """Call ``job_worker.work``, for a process that has not loaded torch."""
     from benchmarks import job_worker
 
     job_worker.work(*args, **kwargs)
 
 
 def main() -> int:
-    """Measure; 1 if a job failed or was left out."""
+    """Measure; return 1 if a job failed or was left out."""
     asked = parse()
     if asked.render:
         publish()
@@ -69,10 +69,10 @@ def main() -> int:
 
 
 def keep_compiled(asked: argparse.Namespace) -> None:
-    """Let Inductor keep what it compiles during this run.
+    """Let Inductor cache what it compiles during this run.
 
-    Communication-free Inductor is Inductor's own program, recorded with a link that takes no time:
-    it is compiled once.
+    Communication-free Inductor is Inductor's own program recorded with a link that takes no time,
+    so that program is compiled only once.
     """
     cache = asked.logs.resolve() / "cache"
     shutil.rmtree(cache, ignore_errors=True)
@@ -82,17 +82,17 @@ def keep_compiled(asked: argparse.Namespace) -> None:
 
 
 def show(cells: Sequence[JobCell]) -> None:
-    """Print the jobs and what each is reckoned to need."""
+    """Print the jobs and their estimated needs."""
     for cell in cells:
         print(
             f"{cell}  ~{cell.process_gib:.1f} GiB, float64 ~{cell.judge_gib:.1f} GiB and "
             f"{cell.judge_s:.1f} s, a step computes ~{cell.step_ms:.0f} ms"
         )
-    print(f"all: {sum(cell.process_gib for cell in cells):.0f} GiB")
+    print(f"total: {sum(cell.process_gib for cell in cells):.0f} GiB")
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     add_common(parser)
     parser.set_defaults(seconds=SECONDS, timeout=TIMEOUT_S, logs=ROOT / "out/jobs")

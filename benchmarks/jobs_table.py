@@ -17,7 +17,7 @@ NOTHING = "No results yet: `python -m benchmarks.jobs` on a machine with a GPU m
 
 
 def cells_of(row: Row) -> list[str]:
-    """A job's row of the table."""
+    """Return a job's row of the table."""
     predicted = row["predicted_ms"]
     off = None if predicted is None else predicted / row["domino_ms"] - 1
     return [
@@ -39,7 +39,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def name_of(row: Row) -> str:
-    """A job and its model."""
+    """Return the name of a job and its model."""
     what = "" if row["training"] else ", forward"
     what += ", baseline" if row["number"] >= BASELINE else ""
     return f"{row['job']} ({row['model']}{what})"
@@ -51,7 +51,7 @@ def _gradients(row: Row) -> str:
 
 
 def line(row: Row) -> str:
-    """A job in a line, as it is finished."""
+    """Return the line to print when a job is finished."""
     if row.get("error"):
         return f"#{row['number']} {name_of(row)}: FAILED: {row['error']}"
     pairs = zip(TITLES, cells_of(row), strict=True)
@@ -59,7 +59,7 @@ def line(row: Row) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """All jobs, those that failed below the table."""
+    """Return the table of all jobs, with failed jobs below it."""
     good = [row for row in rows if not row.get("error")]
     if not rows:
         return NOTHING
@@ -69,7 +69,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """What stands in BENCHMARKS.md: this checkout's rows, and where they were measured."""
+    """Return the section of BENCHMARKS.md: this checkout's rows, and where they were measured."""
     ours = [row for row in rows if row["number"] < BASELINE]
     devices = sorted({row["device"] for row in ours if "device" in row})
     versions = sorted({row["torch"] for row in ours if "torch" in row})
@@ -78,7 +78,7 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def rendered(page: str, rows: Sequence[Row]) -> str:
-    """A page with the section in its place."""
+    """Return the page with the section in its place."""
     return put(page, NAME, section(rows))
 
 

@@ -1,13 +1,13 @@
-"""The rounds of one GPU of ``side_by_side``: all compile at once, then measure in turn.
+"""The rounds of one GPU in ``side_by_side``: all compile at once, then measure in turn.
 
 ::
 
-    compile   a process for each configuration of the round; nobody measures meanwhile
-    measure   one at a time, when all have compiled, have failed or were ended; the others stand by
-    end       all processes are ended, with whatever memory they hold
+    compile   one process for each configuration of the round; none measures meanwhile
+    measure   one at a time, once all have compiled, failed or been ended; the others idle
+    end       all processes are ended, which frees their memory
 
-A process that crashes, hangs or runs out of memory costs its own configuration, which is recorded
-with its error; the others go on.
+If a process crashes, hangs or runs out of memory, only its configuration is lost and recorded with
+its error; the others continue.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from typing import Any
 
 from benchmarks.grid_cells import Cell
 
-#: What measuring a configuration may take before its process is ended, and what is reckoned with.
+#: The time limit for measuring a configuration, after which its process is ended, and the estimate.
 MEASURE_LIMIT_S, MEASURE_S = 30.0, 2.5
-#: Numbers from here on are of configurations that another checkout's package is measured with.
+#: Configurations measured with another checkout's package have numbers from here on.
 BASELINE = 1000
 #: How long to wait for a process that has been ended.
 END_S = 10.0
-#: How a process says that it found no room, in the words of torch's error and of the driver.
+#: How torch's and the driver's errors say that there is not enough memory.
 NO_ROOM = ("OutOfMemoryError", "out of memory")
 
 Row = dict[str, Any]
-#: Makes a process out of a function and its arguments.
+#: A function that makes a process from a function and its arguments.
 Start = Callable[[Callable[..., None], tuple[Any, ...]], BaseProcess]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all configurations have in common.
+    """The settings that all configurations share.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        logs: folder of the processes' output.
-        measure_s: about how long the timed rounds of a configuration take.
-        limit_s: what compiling a configuration may take before its process is ended.
-        threads: of the host, for each process.
-        link_known: whether the planner is told which link is emulated; else it takes the one that
-            it assumes for the device.
-        slices: rows are cut into so many, whatever the planner thinks of it; ``None``: its choice.
+        logs: the folder of the processes' output.
+        measure_s: the approximate time of a configuration's timed rounds.
+        limit_s: the time limit for compiling a configuration.
+        threads: the host threads of each process.
+        link_known: whether the planner is told which link is emulated; otherwise it uses the one
+            that it assumes for the device.
+        slices: the number of slices to force; ``None`` lets the planner choose.
         baseline: the other checkout, if one is measured.
         judged: whether float64 judges the gradients.
-        measure_limit_s: what measuring a configuration may take before its process is ended.
-        measuring_s: what it takes as a rule.
+        measure_limit_s: the time limit for measuring a configuration.
+        measuring_s: the usual time for measuring a configuration.
     """
 
     device: str
@@ -71,26 +71,26 @@ class Settings:
     measuring_s: float = MEASURE_S
 
     def log_of(self, cell: Cell) -> Path:
-        """Where the output of a configuration's process goes."""
+        """Return the file for the output of a configuration's process."""
         return self.logs / f"{cell.number}.log"
 
 
 def work(cell: Cell, settings: Settings, gpu: str, pipe: connection.Connection) -> None:
-    """``lane_worker.work``, for a process that has not loaded torch to name it."""
+    """Call ``lane_worker.work``, for a process that has not loaded torch."""
     from benchmarks import lane_worker
 
     lane_worker.work(cell, settings, gpu, pipe)
 
 
 def probe(pipe: connection.Connection) -> None:
-    """``lane_worker.probe``, likewise."""
+    """Call ``lane_worker.probe``, for a process that has not loaded torch."""
     from benchmarks import lane_worker
 
     lane_worker.probe(pipe)
 
 
 def baseline_work(target: Callable[..., None], *args: Any) -> None:
-    """``baseline.work``, likewise."""
+    """Call ``baseline.work``, for a process that has not loaded torch."""
     from benchmarks import baseline
 
     baseline.work(target, *args)
@@ -98,14 +98,14 @@ def baseline_work(target: Callable[..., None], *args: Any) -> None:
 
 @dataclass
 class Worker:
-    """A process and what has been heard of it.
+    """A process and what it has reported.
 
     Attributes:
         cell: its configuration.
-        process: itself.
-        pipe: to it.
-        log: its output.
-        problem: why there is no result, if there is none.
+        process: the process.
+        pipe: the pipe to it.
+        log: the file of its output.
+        problem: why there is no result; empty if nothing went wrong.
         row: the result.
     """
 
@@ -117,7 +117,7 @@ class Worker:
     row: Row | None = None
 
     def hear(self) -> None:
-        """Take what it says, or that it has ended without a word."""
+        """Receive its next message, or note that it has ended without one."""
         try:
             kind, content = self.pipe.recv()
         except (EOFError, OSError):
@@ -132,25 +132,25 @@ class Worker:
             self.row = content
 
     def end(self, problem: str = "") -> None:
-        """End the process, whatever it does."""
+        """End the process, even if it hangs."""
         self.problem = self.problem or problem
         self.process.kill()
         self.process.join(END_S)
 
     def result(self) -> Row:
-        """The configuration's row, with an error where nothing was measured."""
+        """Return the configuration's row, with an error if nothing was measured."""
         if self.row is not None:
             return self.row
         return failure(self.cell, self.problem or "not measured")
 
 
 def failure(cell: Cell, problem: str) -> Row:
-    """The row of a configuration of which there is no result."""
+    """Return the row of a configuration without a result."""
     return {**asdict(cell), "emulated": True, "error": problem}
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """Return the last line of a log that is not empty."""
     try:
         lines = log.read_text(errors="replace").split("\n")
     except OSError:
@@ -160,13 +160,13 @@ def last_line(log: Path) -> str:
 
 @dataclass
 class Queue:
-    """Rounds that are still to do, and what came of the others; shared by the lanes.
+    """The remaining rounds and the results of the others, shared by all lanes.
 
     Attributes:
-        rounds: still to do.
-        done: takes the rows of some configurations.
-        deadline: of ``time.monotonic``; no round is started that would not end before it.
-        took_s: how long each round has taken.
+        rounds: the remaining rounds.
+        done: receives the rows of some configurations.
+        deadline: in ``time.monotonic``; no round is started that would end after it.
+        took_s: the duration of each round.
     """
 
     rounds: list[list[Cell]]
@@ -177,7 +177,7 @@ class Queue:
     _again: set[int] = field(default_factory=set)
 
     def next(self) -> list[Cell]:
-        """The next round; empty if there is none or not the time for one."""
+        """Return the next round; empty if there is none or no time for one."""
         with self._lock:
             expected_s = statistics.median(self.took_s) if self.took_s else 0.0
             if not self.rounds or time.monotonic() + expected_s > self.deadline:
@@ -185,17 +185,17 @@ class Queue:
             return self.rounds.pop(0)
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Take results."""
+        """Receive results."""
         with self._lock:
             self.done(rows)
 
     def took(self, seconds: float) -> None:
-        """A round is done."""
+        """Note the duration of a finished round."""
         with self._lock:
             self.took_s.append(seconds)
 
     def again(self, workers: Sequence[Worker]) -> None:
-        """Give those that found no room another round of fewer, once."""
+        """Retry, once and in smaller rounds, the configurations that ran out of memory."""
         with self._lock:
             full = [
                 worker.cell
@@ -210,16 +210,16 @@ class Queue:
 
 @dataclass
 class Lane:
-    """One GPU and who works on it.
+    """One GPU and the processes that use it.
 
     Attributes:
         gpu: the GPU, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         start: makes processes.
-        target: what they run; ``work``, but for tests.
-        settings: for them and for this.
-        queue: of rounds.
+        target: the function that they run; ``work``, except in tests.
+        settings: the settings of the processes and of this lane.
+        queue: the queue of rounds.
         start_baseline: makes processes for another checkout's package, which must not have loaded
-            this one's; ``None``: there are none.
+            this checkout's; ``None`` if no other checkout is measured.
     """
 
     gpu: str
@@ -230,14 +230,14 @@ class Lane:
     start_baseline: Start | None = None
 
     def run(self) -> None:
-        """Round after round, until there is none."""
+        """Run round after round until none is left."""
         while cells := self.queue.next():
             began = time.monotonic()
             workers: list[Worker] = []
             try:
                 self._compile(cells, workers)
                 self._measure(workers)
-            except OSError as error:  # no process or no pipe is to be had, or a full disk
+            except OSError as error:  # no more processes or pipes, or a full disk
                 self._give_up(cells, workers, f"the round was given up: {error!r}")
             finally:
                 for worker in workers:
@@ -298,6 +298,6 @@ class Lane:
             self.queue.put([worker.result()])
 
     def _tell(self, workers: Sequence[Worker]) -> None:
-        """The rows of those that have failed."""
+        """Report the rows of the configurations that have failed."""
         if failed := [worker.result() for worker in workers if worker.problem]:
             self.queue.put(failed)

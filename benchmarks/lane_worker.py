@@ -1,15 +1,15 @@
-"""A process of a lane: compiles one configuration, waits, and then measures it.
+"""A process of a lane: it compiles one configuration, waits, and then measures it.
 
-Here are those of ``benchmarks.grid``; ``targets_worker`` lives the same life with other variants.
+This module serves ``benchmarks.grid``; ``targets_worker`` does the same with other variants.
 
-What it says to the process that started it::
+It sends these messages to the process that started it::
 
-    ("compiled", seconds)   waits for an answer; nothing of it runs on the GPU from here on
-    ("measured", row)       waits to be ended: a process that ends disturbs those that measure
-    ("failed", why)         ends at once
+    ("compiled", seconds)   then waits for an answer; it runs nothing on the GPU meanwhile
+    ("measured", row)       then waits to be ended: a process that exits disturbs measurements
+    ("failed", why)         then exits at once
 
-It is forked from a server that has loaded everything and not touched the GPU (``multiprocessing``'s
-``forkserver``), so that it starts in no time and shares nothing with the configurations before it.
+It is forked from a server that has loaded everything but not touched the GPU (``multiprocessing``'s
+``forkserver``), so it starts at once and shares nothing with earlier configurations.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from domino_compile.tools.bench.variants import Variant
 from domino_compile.tools.bench.workload import Workload
 from domino_compile.tools.bench.world import Place, World, open_world
 
-# What a first compile would load, and each process anew: the server that forks has it loaded.
+# Modules that a first compile loads: the server loads them once, so that no process has to.
 for _name in ("compile_fx", "lowering", "codegen.triton", "runtime.triton_heuristics"):
     with contextlib.suppress(ImportError):
         importlib.import_module(f"torch._inductor.{_name}")
 
-#: Rounds of a measurement at least and at most, and steps of a round.
+#: The fewest and most rounds of a measurement, and the steps of a round.
 ROUNDS, STEPS = (10, 40), 3
-#: The device's clock is at most about this: how long it idles while the host gets ahead.
+#: The approximate highest clock of the device, to compute how long it pauses for the host.
 CYCLES_A_MS = 2_000_000
 
 
 class Ahead:
-    """A runner whose first step is issued behind a pause of the device.
+    """A runner whose first step is issued after a pause of the device.
 
-    So the host is ahead of it when the clock begins, and steps that the device finishes faster than
-    the host can issue them are timed as they are in a longer program.
+    The host is then ahead of the device when timing begins, and steps that the device finishes
+    faster than the host can issue them are timed as in a longer program.
     """
 
     def __init__(self, runner: Runner, pause_ms: float) -> None:
         self._runner, self._cycles = runner, int(pause_ms * CYCLES_A_MS)
 
     def __call__(self) -> None:
-        """One step."""
+        """Run one step."""
         cycles, self._cycles = self._cycles, 0
         if cycles:
             torch.cuda._sleep(cycles)
@@ -74,9 +74,9 @@ class Ahead:
 
 
 class CellBench(Bench):
-    """A bench whose host is ahead of the device whenever a clock begins."""
+    """A bench whose host is ahead of the device whenever timing begins."""
 
-    #: How long the device idles while the host gets ahead.
+    #: How long the device pauses while the host gets ahead.
     pause_ms = 0.0
 
     def prepare(self) -> BenchResult:
@@ -93,7 +93,7 @@ class CellBench(Bench):
         return result
 
     def time_for(self, seconds: float) -> None:
-        """Time the variants in turn for about so long."""
+        """Time the variants in turn for about this long."""
         if self.on_gpu:
             for runner in self.runners:
                 runner.result.host_ms = self._host_ms(runner)
@@ -108,7 +108,7 @@ class CellBench(Bench):
         self._time(self.runners)
 
     def account(self, result: BenchResult, rounds: int, traces: Path) -> None:
-        """All that ``domino bench`` measures, and one trace of kernels of each variant."""
+        """Measure everything that ``domino bench`` measures, and one kernel trace per variant."""
         self.plan = replace(self.plan, rounds=rounds, traces=traces)
         result.rounds = rounds
         self.measure(result, self.runners)
@@ -120,11 +120,11 @@ class CellBench(Bench):
 
 
 def work(cell: Cell, settings: Settings, gpu: str, pipe: Connection) -> None:
-    """The whole life of a process of the grid.
+    """Run the whole life of a process of the grid.
 
     Args:
         cell: the configuration.
-        settings: of the whole grid.
+        settings: the settings of the whole grid.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         pipe: to the process that started this one.
     """
@@ -146,16 +146,16 @@ def live(
     measure: Callable[[CellBench, BenchResult], Row],
     kind: type[CellBench] = CellBench,
 ) -> None:
-    """The whole life of a process: it ends in here.
+    """Run the whole life of a process, which ends in this function.
 
     Args:
         cell: the configuration.
-        settings: of all.
+        settings: the settings of all configurations.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         pipe: to the process that started this one.
-        variants: what is compiled of the configuration.
+        variants: the variants of the configuration to compile.
         measure: makes the configuration's row, while nobody else uses the GPU.
-        kind: of bench.
+        kind: the class of the bench.
     """
     _log_to(settings.log_of(cell))
     faulthandler.enable()
@@ -187,7 +187,7 @@ def live(
 
 
 def workload(cell: Cell) -> Workload:
-    """What the bench calls a configuration."""
+    """Return the bench's workload for a configuration."""
     return Workload(
         model=cell.model,
         layers=cell.layers,
@@ -218,11 +218,11 @@ def _serve(
         return
     row = measure(bench, result)
     pipe.send(("measured", row | {"compile_s": round(compile_s, 1)}))
-    pipe.recv()  # until this process is ended
+    pipe.recv()  # blocks until this process is ended
 
 
 def _log_to(path: Path) -> None:
-    """Whatever this process says goes to a file."""
+    """Send this process's output to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as log:
         sys.stdout.flush()
@@ -246,7 +246,7 @@ def _open(cell: Cell, settings: Settings) -> AbstractContextManager[World]:
 
 @contextmanager
 def _fake_world(cell: Cell) -> Iterator[World]:
-    """For a dry run on the CPU: a group of which only this rank exists, and no time on the wire."""
+    """Make a group with only this rank and no time on the wire, for a dry run on the CPU."""
     if hasattr(emulate, "init_lone_rank"):
         emulate.init_lone_rank(cell.tp)
     else:  # another checkout's package
@@ -257,7 +257,7 @@ def _fake_world(cell: Cell) -> Iterator[World]:
     yield World(Place("cpu", cell.link), cell.tp, 0, group, group, table)
 
 
-# -- what comes of it ------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
@@ -289,10 +289,10 @@ def _row(cell: Cell, settings: Settings, result: BenchResult) -> dict[str, Any]:
 
 
 def planned(reports: list[CompileReport]) -> dict[str, Any]:
-    """What the plan says it did, and how long it said that takes.
+    """Return what the plan did, and its predicted times.
 
     Args:
-        reports: of all graphs; those without collectives do not count.
+        reports: the reports of all graphs; those without collectives do not count.
     """
     graphs = [report for report in reports if report.collectives]
     chosen = [next((c for c in report.candidates if c.chosen), None) for report in graphs]
@@ -322,9 +322,9 @@ def rounded(value: Any) -> Any:
 
 
 def probe(pipe: Connection) -> None:
-    """Say which GPUs there are: name and GiB of each.
+    """Send the name and GiB of each GPU.
 
-    A process that was forked cannot use a GPU if what it was forked from has: then it says so.
+    A forked process cannot use a GPU that its parent has used: then it reports a failure.
     """
     try:
         torch.cuda.init()

@@ -1,26 +1,26 @@
-"""Everything about real links on one machine with several GPUs, in one go.
+"""Run all measurements of real links on one machine with several GPUs.
 
 Usage: ``python -m benchmarks.multi_gpu [--out out/multi_gpu]`` (all GPUs of the machine), or
-``--device cpu`` for a dry run of the same steps on gloo ranks with small models. What compiles
-does so side by side, what is measured has the machine for itself; ``--resume`` goes on where
-results lack.
+``--device cpu`` for a dry run of the same steps on gloo ranks with small models. Steps compile side
+by side, but each measurement has the machine to itself; ``--resume`` continues with the missing
+results.
 
 1. link tables: ``domino calibrate`` on groups of 2, 4, ... ranks, per number of NCCL CTAs;
 2. numerics: training of every capture form on 2 ranks, cut against uncut (``tests/ranks``), while
    the first steps compile;
-3. steps: ``domino bench`` of each model, real collectives; of the first also without CUDA graphs
-   and for other numbers of CTAs;
-4. the same steps on the emulated link with the tables just measured, on each GPU by itself: no two
+3. steps: ``domino bench`` of each model with real collectives, and of the first one also without
+   CUDA graphs and with other numbers of CTAs;
+4. the same steps on the emulated link with the tables just measured, on each GPU separately: no two
    are equally fast, and a real step is as slow as the slowest.
 
 Writes ``nccl-<ranks>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
 ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
-step that fails or takes too long is named in it, and the others go on. NVLink multicast stays as
-the machine has it.
+step that fails or takes too long is named in it, and the others continue. The machine's setting of
+NVLink multicast is not changed.
 
-Graphs do not come from a cache. A graph that mentions ``cuda:1`` is another one than that of
-``cuda:0``, so that one rank might have its graph and another not; Inductor's own overlap scheduling
-exchanges estimates between ranks while it compiles, and would wait for ever.
+Graphs do not come from a cache. The graph for ``cuda:1`` has another cache key than the one for
+``cuda:0``, so one rank might find its graph while another compiles; Inductor's own overlap
+scheduling exchanges estimates between ranks while it compiles, and would wait for ever.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "t
 SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
 VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
 LEAST = "inductor,domino"
-#: What is emulated of them.
+#: The variants that are also emulated.
 EMULATED = {"inductor", "domino", "free"}
 ROUNDS = {"cuda": "20", "cpu": "2"}
 SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
-#: NCCL_MAX_CTAS to try; None leaves NCCL its own choice.
+#: The values of NCCL_MAX_CTAS to try; None leaves the choice to NCCL.
 CTAS: tuple[int | None, ...] = (None, 8, 16)
 TITLES = (
     *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
     *("emulated ms", "off"),
 )
-#: Benches that compile side by side: as many as a GPU has memory for.
+#: The number of benches that compile side by side: as many as fit in a GPU's memory.
 BESIDE = 3
-#: What Python takes to write where its threads stand.
+#: The time that Python needs to write its threads' stacks.
 WRITING_S = 1.0
 #: Measured link tables by the size of the group and NCCL_MAX_CTAS.
 Links = dict[tuple[int, int | None], Path]
@@ -68,7 +68,7 @@ Links = dict[tuple[int, int | None], Path]
 
 @dataclass
 class Outcome:
-    """What became of a step: its time, and why it failed if it did."""
+    """The outcome of a step: its time, and why it failed if it did."""
 
     name: str
     seconds: float
@@ -77,14 +77,14 @@ class Outcome:
 
 @dataclass
 class Machine:
-    """The steps' surroundings.
+    """The environment of the steps.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        ranks: how many there are.
-        out: where results go.
-        limit_s: what one step may take.
-        resume: whether results that are there already stay.
+        ranks: the number of ranks.
+        out: the folder for results.
+        limit_s: the time limit of one step.
+        resume: whether existing results are kept.
     """
 
     device: str
@@ -95,7 +95,7 @@ class Machine:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> bool:
-        """Run a step; its output goes to ``<name>.log``. False: it failed."""
+        """Run a step with its output in ``<name>.log``; return False if it failed."""
         print(f"{name} ...\n", end="", flush=True)  # in one piece, beside other threads
         began, problem = time.monotonic(), ""
         with (self.out / f"{name}.log").open("w") as log:
@@ -118,16 +118,16 @@ class Machine:
         return not problem
 
     def torchrun(self, ranks: int) -> list[str]:
-        """The beginning of a command that ``domino``'s arguments follow."""
+        """Return the beginning of a command, to be followed by ``domino``'s arguments."""
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         return [*start, "-m", "domino_compile"]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started; it and its children write where they stand.
+    """End a process and its descendants, after it and its children have written their stacks.
 
-    torchrun starts its ranks in sessions of their own: they outlive its process group, and a rank
-    that hangs in a collective keeps its GPU busy for whoever comes next.
+    torchrun starts its ranks in separate sessions: they outlive its process group, and a rank that
+    hangs in a collective keeps its GPU busy for the next step.
     """
     if process.poll() is not None:
         return
@@ -148,7 +148,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
+    """Return a process's children, their children, and so on."""
     children = _children()
     found = list(children.get(pid, ()))
     for child in found:
@@ -157,7 +157,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def _children() -> dict[int, list[int]]:
-    """The processes that each process has started."""
+    """Return the children of each process."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ def _children() -> dict[int, list[int]]:
 
 
 def numerics(machine: Machine) -> None:
-    """Training of every capture form; what fails is in the log as it fails."""
+    """Check training of every capture form; failures are logged as they happen."""
     machine.run(
         "numerics",
         ["-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "--maxfail=5",
@@ -177,7 +177,7 @@ def numerics(machine: Machine) -> None:
 
 
 def tables(machine: Machine, sizes: Sequence[int]) -> Links:
-    """Link tables by the size of the group and the number of CTAs."""
+    """Measure link tables by the size of the group and the number of CTAs."""
     found = {}
     for ctas in CTAS if machine.device == "cuda" else (None,):
         for ranks in sizes:
@@ -195,12 +195,12 @@ def tables(machine: Machine, sizes: Sequence[int]) -> Links:
 
 @dataclass(frozen=True)
 class Run:
-    """One ``domino bench`` on the real link, and one like it on an emulated link.
+    """One ``domino bench`` on the real link, and the same one on an emulated link.
 
     Attributes:
-        model: of ``domino bench``.
-        variants: likewise.
-        ctas: NCCL_MAX_CTAS, if it is set.
+        model: the model, as in ``domino bench``.
+        variants: the variants, as in ``domino bench``.
+        ctas: the value of NCCL_MAX_CTAS, if it is set.
         graphs: whether CUDA graphs are recorded.
     """
 
@@ -211,7 +211,7 @@ class Run:
 
 
 def runs(device: str) -> list[Run]:
-    """What is measured."""
+    """Return the benches to run."""
     models = MODELS[device]
     found = [Run(model, VARIANTS[device]) for model in models]
     if device == "cuda":
@@ -221,7 +221,7 @@ def runs(device: str) -> list[Run]:
 
 
 def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
-    """Bench results on the real link and, beside each, those on the emulated one, by GPU."""
+    """Return bench results on the real link, each with those on the emulated one by GPU."""
     found: dict[Run, dict[str, Any]] = {}
 
     def bench(run: Run, gpu: int | None = None) -> None:
@@ -252,20 +252,20 @@ def steps(machine: Machine, ranks: int, link: Links) -> list[Any]:
 
 
 def _turn(machine: Machine, gpu: int | None) -> Path:
-    """The file by which benches take turns: on all GPUs together, or on one."""
+    """Return the file by which benches take turns: on all GPUs together, or on one."""
     return machine.out / ("gpus.lock" if gpu is None else f"gpu-{gpu}.lock")
 
 
 def _bench(machine: Machine, run: Run, ranks: int, link: Links, gpu: int | None) -> Any:
-    """One ``domino bench``; ``None`` if it failed.
+    """Run one ``domino bench`` and return its result; ``None`` if it failed.
 
     Args:
-        machine: where.
-        run: what.
-        ranks: of the tensor-parallel group.
-        link: the tables that were measured.
-        gpu: the one on which the link is emulated, with the table that was measured; ``None``: all
-            GPUs, and the real link.
+        machine: the environment.
+        run: the bench to run.
+        ranks: the size of the tensor-parallel group.
+        link: the measured link tables.
+        gpu: the GPU on which the link is emulated with the measured table; ``None`` for all GPUs
+            and the real link.
     """
     emulated = gpu is not None
     name = _name(f"{run.model}-tp{ranks}", run.ctas) + ("" if run.graphs else "-launches")
@@ -299,7 +299,7 @@ def _bench(machine: Machine, run: Run, ranks: int, link: Links, gpu: int | None)
 
 
 def write(machine: Machine, results: list[Any]) -> None:
-    """Keep what is known so far."""
+    """Write the results so far."""
     kind = "nccl" if machine.device == "cuda" else "gloo"
     path = machine.out / f"{kind}-{machine.ranks}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
@@ -314,7 +314,7 @@ def _nccl(ctas: int | None) -> dict[str, str]:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A row for every variant that was measured."""
+    """Return a row for every variant that was measured."""
     rows = []
     for result in results:
         measured = result["measured"]
@@ -344,7 +344,7 @@ def summary(results: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def main() -> int:
-    """Run all steps; 1 if one failed."""
+    """Run all steps; return 1 if one failed."""
     asked = parse()
     machine = Machine(asked.device, asked.ranks, asked.out.resolve(), asked.limit, asked.resume)
     machine.out.mkdir(parents=True, exist_ok=True)
@@ -363,7 +363,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--ranks", type=int, help="default: all GPUs; 2 with --device cpu")

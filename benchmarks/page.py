@@ -1,4 +1,4 @@
-"""Tables of BENCHMARKS.md that are written from results, each between two lines of its own."""
+"""Tables in BENCHMARKS.md that are generated from results, each between two marker lines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PAGE, RESULTS = ROOT / "BENCHMARKS.md", ROOT / "benchmarks/results"
 
 
 def marks(name: str) -> tuple[str, str]:
-    """The lines that a table stands between.
+    """Return the two lines between which a table stands.
 
     Args:
-        name: the module whose results it shows.
+        name: the module whose results the table shows.
     """
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def put(page: str, name: str, table: str) -> str:
-    """The page with a table in its place.
+    """Return the page with a table in its place.
 
     Raises:
         ValueError: the page has no place for it.
@@ -36,16 +36,16 @@ def put(page: str, name: str, table: str) -> str:
 
 
 def as_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def read(name: str) -> list[Row]:
-    """Published rows; none if there is no such file.
+    """Return published rows; none if there is no such file.
 
     Args:
-        name: of the file in ``benchmarks/results``.
+        name: the name of the file in ``benchmarks/results``.
     """
     path = RESULTS / name
     rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
@@ -53,5 +53,5 @@ def read(name: str) -> list[Row]:
 
 
 def number(value: float | None, form: str) -> str:
-    """A number as a table shows it; nothing where it was not measured."""
+    """Return a number formatted for a table; empty if it was not measured."""
     return "" if value is None else format(value, form)

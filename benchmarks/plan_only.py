@@ -1,4 +1,4 @@
-"""Capture and plan a training step as under Inductor, but compile and run nothing."""
+"""Capture and plan a training step as with Inductor, but compile and run nothing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from domino_compile.pipeline.pipeline import Pipeline
 
 
 class PlannedOnly(Exception):
-    """The plan is made, and nothing is compiled."""
+    """Raised once the plan is made, so that nothing is compiled."""
 
 
 @contextmanager
 def planned_only() -> Iterator[None]:
-    """Around the call of a program whose backend is ``plan_only``: it ends with the plan."""
+    """Return a context that ends a call of a program with backend ``plan_only`` after the plan."""
     try:
         yield
     except torch._dynamo.exc.BackendCompilerFailed as error:
@@ -35,13 +35,13 @@ def plan_only(
     inputs: list[Any],
     around: Callable[[Callable[[fx.Graph], None], fx.Graph], None],
 ) -> Callable[..., Any]:
-    """A backend that goes with Inductor as far as the two graphs, then raises ``PlannedOnly``.
+    """Compile with Inductor up to the two graphs, then raise ``PlannedOnly``.
 
     Args:
-        passes: plans.
+        passes: the passes, which plan.
         gm: the captured graph.
         inputs: its inputs.
-        around: calls what it is given, a stage of the passes, on a graph.
+        around: calls the stage of the passes that it is given on a graph.
     """
     run_joint = passes.run_joint
 

@@ -1,8 +1,8 @@
-"""What the cost model predicts for steps that were measured on one H200, and how far it is off.
+"""Compare the cost model's predictions with steps that were measured on one H200.
 
 Usage: ``python -m benchmarks.predict``; needs no GPU. The model of ``benchmarks/gpu_step.py`` is
-captured on the CPU and planned with the H200's rates and its link table as one of eight ranks; the
-measured times are those of ``benchmarks/results/gpu_step-h200.json``.
+captured on the CPU and planned with the H200's rates and its link table, as one of eight ranks; the
+measured times come from ``benchmarks/results/gpu_step-h200.json``.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from domino_compile.report import CompileReport, new_report
 from tests.emitted.harness import fake_world
 
 RESULTS = Path(__file__).parent / "results" / "gpu_step-h200.json"
-#: The schedule's kinds of steps, and what a kernel trace calls them.
+#: The schedule's kinds of steps, and their names in a kernel trace.
 KINDS = (
     (("matmul",), ("gemm",)),
     (("attention",), ("attention",)),
     (("fused", "kernel"), ("triton", "other")),
 )
-#: The link of the communication-free runs: as good as no time, and nothing held.
+#: The link of the communication-free runs: collectives take almost no time and hold no blocks.
 FREE = {
     "schema": 1,
     "name": "free",
@@ -47,7 +47,7 @@ FREE = {
 
 
 def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
-    """The report of one training step, captured and planned."""
+    """Return the report of one training step, captured and planned."""
     torch._dynamo.reset()
     domino_compile.reset_reports()
     chosen = Options(device="H200", **options)
@@ -72,7 +72,7 @@ def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
 
 
 def main() -> None:
-    """Predict and print."""
+    """Predict the steps and print the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8)

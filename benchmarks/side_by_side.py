@@ -1,8 +1,9 @@
-"""What ``benchmarks.grid`` and ``benchmarks.targets`` share: many compile, one measures at a time.
+"""Compile many configurations side by side, and measure them one at a time.
 
-Compiling takes much longer than measuring and needs the host: many configurations compile side by
-side, each in a process of its own, and measure one at a time (``lane``). Results are written
-as they come: a list with one object for each configuration, with ``error`` where it failed.
+``benchmarks.grid``, ``benchmarks.targets`` and ``benchmarks.jobs`` share this module. Compiling
+takes much longer than measuring and needs the host, so configurations compile side by side, each in
+its own process, and measure one at a time (``lane``). Results are written as they arrive: a list
+with one object for each configuration, with ``error`` if it failed.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from benchmarks.grid_cells import Cell, rounds_of
 from benchmarks.lane import BASELINE, Lane, Queue, Row, Settings, Start, probe
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Processes on a GPU; more do not fit into its memory.
+#: The number of processes on a GPU; more do not fit into its memory.
 MOST_WORKERS = 12
-#: What of a GPU's memory a round may take, and what it is where that is not known (CPU).
+#: The fraction of a GPU's memory for a round, and the memory to assume if unknown (CPU).
 ROOM, DRY_GIB = 0.85, 64.0
-#: How long the probe may take, which loads torch.
+#: The time limit of the probe, which loads torch.
 PROBE_S = 90.0
-#: Names and values of environment variables that are set unless they are set already. Processes
-#: that are forked must not have looked for GPUs through CUDA, nor share a pool of compilers.
+#: Environment variables to set unless they are set already. The parent of forked processes must not
+#: have looked for GPUs through CUDA, and they must not share a pool of compilers.
 ENVIRONMENT = {
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
@@ -49,7 +50,7 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        place: as in ``CUDA_VISIBLE_DEVICES``; empty: the CPU.
+        place: its name in ``CUDA_VISIBLE_DEVICES``; empty for the CPU.
         gib: its memory.
     """
 
@@ -58,14 +59,14 @@ class Gpu:
 
 
 class Results:
-    """The rows, by configuration, in a file that always is a whole one.
+    """The rows by configuration, in a file that is always complete JSON.
 
     Args:
         path: the file.
-        kept: rows that are there already.
-        common: what each new row says as well.
-        total: how many are to come.
-        describe: a row in one line.
+        kept: rows that exist already.
+        common: entries to add to each new row.
+        total: the number of rows to come.
+        describe: returns a row as one line.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Results:
         self._new: set[int] = set()
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        """Take rows, print a line for each and write the file."""
+        """Add rows, print a line for each and write the file."""
         for row in rows:
             self.rows[row["number"]] = row | self.common
             self._new.add(row["number"])
@@ -93,12 +94,12 @@ class Results:
             partial.replace(self.path)
 
     def sorted(self) -> list[Row]:
-        """The rows in the order of the configurations."""
+        """Return the rows in the order of the configurations."""
         return [self.rows[number] for number in sorted(self.rows)]
 
 
 def starter(method: str) -> Start:
-    """Makes processes by one of ``multiprocessing``'s methods."""
+    """Return a function that makes processes by one of ``multiprocessing``'s methods."""
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["benchmarks.lane_worker"])
@@ -112,7 +113,7 @@ def starter(method: str) -> Start:
 
 
 def probed(start: Start) -> tuple[list[tuple[str, float]], str]:
-    """What a new process finds: names and GiB of the GPUs, or why it cannot use any."""
+    """Return the names and GiB of the GPUs that a new process sees, or why it cannot use any."""
     ours, theirs = Pipe()
     try:
         process = start(probe, (theirs,))
@@ -124,7 +125,7 @@ def probed(start: Start) -> tuple[list[tuple[str, float]], str]:
             return [], f"no answer in {PROBE_S:.0f} s"
         kind, content = ours.recv()
     except (OSError, EOFError):
-        return [], "it ended without a word"
+        return [], "it ended without an answer"
     finally:
         process.kill()
         process.join()
@@ -132,7 +133,7 @@ def probed(start: Start) -> tuple[list[tuple[str, float]], str]:
 
 
 def machine(device: str, methods: Sequence[str]) -> tuple[Start, list[Gpu]]:
-    """How processes are started here, and the GPUs.
+    """Return how processes are started here, and the GPUs.
 
     Raises:
         SystemExit: there is no GPU that a process can use.
@@ -166,14 +167,14 @@ def run(
     Args:
         asked: the command line.
         chosen: the configurations.
-        kept: rows of others.
-        target: what a process does.
-        describe: a row in one line.
-        programs: how many are compiled of each configuration.
-        others: of ``Settings``.
+        kept: rows of other configurations.
+        target: the function that a process runs.
+        describe: returns a row as one line.
+        programs: the number of programs compiled for each configuration.
+        others: other fields of ``Settings``.
 
     Returns:
-        All rows, the kept ones too.
+        All rows, including the kept ones.
     """
     began = time.monotonic()
     prepare_environment(asked)
@@ -191,7 +192,7 @@ def run(
         **others,
     )
     settings.logs.mkdir(parents=True, exist_ok=True)
-    room = ROOM * min(gpu.gib for gpu in gpus) * 2 / programs  # `process_gib` is that of two
+    room = ROOM * min(gpu.gib for gpu in gpus) * 2 / programs  # `process_gib` counts two programs
     rounds = rounds_of(chosen, each, room)
     print(
         f"{len(chosen)} configurations in {len(rounds)} rounds of up to {each} on each of "
@@ -216,7 +217,7 @@ def run(
 
 
 def baseline_of(asked: argparse.Namespace, chosen: Sequence[Cell]) -> list[Cell]:
-    """The same configurations, to be measured with another checkout's package, if one is named.
+    """Return the configurations to measure with another checkout's package, if one is named.
 
     Raises:
         SystemExit: there is none in that folder.
@@ -229,8 +230,8 @@ def baseline_of(asked: argparse.Namespace, chosen: Sequence[Cell]) -> list[Cell]
 
 
 def prepare_environment(asked: argparse.Namespace) -> None:
-    """Set what processes started from here need."""
-    if asked.device == "cpu":  # a C++ compiler is slow where it cannot keep compiled headers
+    """Set the environment that processes started from here need."""
+    if asked.device == "cpu":  # C++ is slow to compile without precompiled headers
         cache = asked.logs.resolve() / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "0")
@@ -242,7 +243,7 @@ def prepare_environment(asked: argparse.Namespace) -> None:
 
 
 def select(asked: argparse.Namespace, table: Sequence[Cell]) -> tuple[list[Cell], list[Row]]:
-    """The configurations that are asked for, and the rows of others that stay."""
+    """Return the requested configurations, and the rows of others that are kept."""
     chosen = [cell for cell in table if asked.only is None or cell.number in asked.only]
     kept: list[Row] = []
     if (asked.resume or asked.only) and asked.out.exists():
@@ -254,13 +255,13 @@ def select(asked: argparse.Namespace, table: Sequence[Cell]) -> tuple[list[Cell]
 
 
 def complete(rows: Sequence[Row], chosen: Sequence[Cell]) -> bool:
-    """Whether there is a good row for each configuration."""
+    """Return whether each configuration has a row without error."""
     found = {row["number"] for row in rows if not row.get("error")}
     return found.issuperset(cell.number for cell in chosen)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Arguments of whatever compiles side by side."""
+    """Add the arguments of benchmarks that compile side by side."""
     add = parser.add_argument
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--out", type=Path, help="default: in benchmarks/results; in out/ on the CPU")
@@ -277,7 +278,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_common(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
-    """The command line; results go to a file of this name unless it says otherwise."""
+    """Parse the command line; results go to a file of this name by default."""
     asked = parser.parse_args()
     if asked.out is None:
         asked.out = ROOT / ("benchmarks/results" if asked.device == "cuda" else "out") / name
@@ -285,7 +286,7 @@ def parse_common(parser: argparse.ArgumentParser, name: str) -> argparse.Namespa
 
 
 def show(cells: Sequence[Cell]) -> None:
-    """Print configurations and what each takes of a GPU's memory."""
+    """Print configurations and the GPU memory that each needs."""
     print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in cells))
 
 

@@ -1,13 +1,13 @@
-"""How far from the limit: the workloads by which this package is judged, one GPU, emulated links.
+"""Measure how far the target workloads are from the limit, on one GPU with emulated links.
 
 Usage: ``python -m benchmarks.targets [--out FILE]`` on a machine with one or more GPUs; ``--list``
-shows the workloads, ``--only 0,4`` takes some. ``--baseline-path DIR`` measures the package in
-another checkout beside this one's. ``--device cpu`` is a dry run with small models. ``--render``
-writes the table in BENCHMARKS.md from the published results.
+shows the workloads, ``--only 0,4`` selects some. ``--baseline-path DIR`` also measures the package
+in another checkout. ``--device cpu`` is a dry run with small models. ``--render`` writes the table
+in BENCHMARKS.md from the published results.
 
-Each is what ``domino bench`` measures with the same arguments (the objects that are written are
+Each workload measures the same as ``domino bench`` with the same arguments (the written objects are
 those of its ``--json``), but workloads compile side by side and measure one at a time
-(``side_by_side``). The kernels' traces of a step of each variant stay beside the logs.
+(``side_by_side``). A kernel trace of one step of each variant is kept beside the logs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.lane import BASELINE, Row
 from benchmarks.side_by_side import add_common, complete, parse_common, run, select, show
 from domino_compile.tools.bench.shapes import shape_of
 
-#: Blocks of each model.
+#: The number of blocks of each model.
 LAYERS = 4
 #: Models and sizes of a step.
 STEPS = (
@@ -49,7 +49,7 @@ TITLES = (
 
 
 def workloads() -> list[Cell]:
-    """Training on every link, and a prefill."""
+    """Return training on every link, and a prefill."""
     trained = [
         (model, batch, seq, link, tp, True)
         for link, tp in LINKS
@@ -64,7 +64,7 @@ def workloads() -> list[Cell]:
 
 
 def dry_workloads() -> list[Cell]:
-    """Small ones for a dry run on the CPU."""
+    """Return small workloads for a dry run on the CPU."""
     models = ("tiny-gpt", "tiny-llama")
     return [
         Cell(number, model, 1, 4, 64, 2, "demo-2", "megatron", True, "fp32")
@@ -73,21 +73,21 @@ def dry_workloads() -> list[Cell]:
 
 
 def work(*args: Any, **kwargs: Any) -> None:
-    """``targets_worker.work``, for a process that has not loaded torch to name it."""
+    """Call ``targets_worker.work``, for a process that has not loaded torch."""
     from benchmarks import targets_worker
 
     targets_worker.work(*args, **kwargs)
 
 
 def line(row: Row) -> str:
-    """A workload in a line, as it is finished."""
+    """Return the line to print when a workload is finished."""
     if row.get("error"):
         return f"#{row['number']}: FAILED: {row['error']}"
     return "; ".join(f"{title} {cell}" for title, cell in zip(TITLES, cells_of(row), strict=True))
 
 
 def cells_of(row: Row) -> list[str]:
-    """A workload's row of the table."""
+    """Return a workload's row of the table."""
     found = {variant["variant"]: variant for variant in row["variants"]}
     alone, ours = found["inductor"], found["domino"]
     what = "" if row["training"] else ", forward"
@@ -115,7 +115,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """All workloads, as Markdown."""
+    """Return the table of all workloads in Markdown."""
     good = [row for row in rows if not row.get("error")]
     lines = [list(TITLES), ["---"] * len(TITLES), *(cells_of(row) for row in good)]
     failed = [line(row) for row in rows if row.get("error")]
@@ -123,7 +123,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def main() -> int:
-    """Measure; 1 if a workload failed or was left out."""
+    """Measure; return 1 if a workload failed or was left out."""
     asked = parse()
     if asked.render:
         targets_table.publish()
@@ -140,7 +140,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
     add_common(parser)
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")

@@ -16,7 +16,7 @@ TITLES = (
 
 
 def cells_of(row: Row) -> list[str]:
-    """A workload's row."""
+    """Return a workload's row."""
     found = {variant["variant"]: variant for variant in row["variants"]}
     alone, ours, free = found["inductor"], found["domino"], found["free"]
     what = "" if row["training"] else ", forward"
@@ -38,7 +38,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def split(batch: int, ours: dict[str, Any]) -> str:
-    """What was cut into how much."""
+    """Return what was cut, and into which pieces."""
     parts = []
     if ours["slices"] > 1:
         least, more = divmod(batch, ours["slices"])
@@ -60,13 +60,13 @@ def _gradients(ours: dict[str, Any]) -> str:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """What stands in BENCHMARKS.md: the rows of this checkout that did not fail."""
+    """Return what stands in BENCHMARKS.md: the rows of this checkout that did not fail."""
     good = [row for row in rows if not row.get("error") and row["number"] < BASELINE]
     return as_table(TITLES, [cells_of(row) for row in good])
 
 
 def rendered(page: str) -> str:
-    """The page with the table of the published results."""
+    """Return the page with the table of the published results."""
     return put(page, NAME, section(read(FILE)))
 
 

@@ -40,18 +40,18 @@ def mark_products(graph: fx.Graph, units: UnitGraph, plan: Schedule, held: int) 
         The share of each product's time beside a collective, by name; one of ``PARTS``.
     """
     beside: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for wire in plan.spans:
+    for wire in plan.occupancies:
         if wire.wire:
-            for span in plan.hidden_under(wire):
-                both = max(span.start_us, wire.start_us), min(span.end_us, wire.end_us)
-                beside[span.unit].append(both)
+            for busy in plan.hidden_under(wire):
+                both = max(busy.start_us, wire.start_us), min(busy.end_us, wire.end_us)
+                beside[busy.unit].append(both)
     told = {}
-    for span in plan.computing:
-        node = units.units[span.unit].nodes[0]
+    for busy in plan.computing:
+        node = units.units[busy.unit].nodes[0]
         if node.graph is not graph or not _is_product(node):
             continue
-        time = span.end_us - span.start_us
-        part = union_us(beside[span.unit]) / time if time > 0.0 else 0.0
+        time = busy.end_us - busy.start_us
+        part = union_us(beside[busy.unit]) / time if time > 0.0 else 0.0
         told[node.name] = min(PARTS, key=lambda known: abs(known - part))
         _tell(node, held, told[node.name])
     return told

@@ -1,13 +1,13 @@
-"""Cut products by columns, so that the collective of one part flies under the product of the next.
+"""Cut products by columns, so that one part's collective runs while the next part is computed.
 
-A row cut needs a batch; this one does not. For a product whose result travels (a row-parallel
-layer's output in forward, a column-parallel layer's input gradient in backward)::
+Unlike a row cut, a column cut does not need a batch. For a product whose result is communicated (a
+row-parallel layer's output in forward, a column-parallel layer's input gradient in backward)::
 
     y = all_reduce(x @ W)    ->    y0 = all_reduce(x @ W[:, :n])    y1 = all_reduce(x @ W[:, n:])
 
 The cut begins at the product and extends through collectives, views and pointwise operations (bias,
-dropout, residual) to the first operation that couples the columns, a norm for one. There the parts
-are joined, and the value is whole for everything behind: the next cut begins at the next product.
+dropout, residual) to the first operation that couples the columns, such as a norm. There the parts
+are joined, and the value is whole from there on: the next cut begins at the next product.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def cut_columns(
 
     Args:
         graph: a functional joint or inference graph.
-        parts: how many parts are wanted.
-        sites: the collectives that the cut is for; by default all of the graph.
-        at: the collectives to cut in front of, by their names in the graph before anything was
-            cut; empty for all.
+        parts: the requested number of parts.
+        sites: the collectives that the cut is for; by default all in the graph.
+        at: the names, in the graph before anything was cut, of the collectives to cut in front of;
+            empty for all.
     """
     sites = find_sites(graph) if sites is None else sites
     if not sites:
@@ -67,7 +67,7 @@ def cut_columns(
 
 
 def _seeds(sites: Sequence[Site]) -> tuple[int, dict[fx.Node, Sliced]]:
-    """The products to cut, all of the width for which most bytes travel."""
+    """Return the products to cut: those of the width for which most bytes are communicated."""
     travelling: dict[int, int] = {}
     found: dict[int, dict[fx.Node, Sliced]] = {}
     for site in sites:
@@ -83,7 +83,7 @@ def _seeds(sites: Sequence[Site]) -> tuple[int, dict[fx.Node, Sliced]]:
 
 
 def _products(launch: fx.Node) -> Iterator[fx.Node]:
-    """The products whose result, or a sum of them, is the payload."""
+    """Yield the products whose results, or a sum of them, are the payload."""
     waiting, seen = list(launch.all_input_nodes), set[fx.Node]()
     while waiting:
         node = waiting.pop()
@@ -97,7 +97,7 @@ def _products(launch: fx.Node) -> Iterator[fx.Node]:
 
 
 def _until_settled(graph: fx.Graph, extent: int, seeds: Mapping[fx.Node, Sliced]) -> Analysis:
-    """Propagate until what is joined somewhere is whole for everything behind."""
+    """Propagate until every value that is joined somewhere is whole from there on."""
     within = frozenset(n for n in graph.nodes if n in seeds or _traits(n) & _THROUGH or is_free(n))
     drawn = _drawn(graph)
     ends: frozenset[fx.Node] = frozenset()
@@ -111,10 +111,10 @@ def _until_settled(graph: fx.Graph, extent: int, seeds: Mapping[fx.Node, Sliced]
 
 
 def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
-    """Where the cut had better end: what is joined early is joined once.
+    """Return the values at which to end the cut, early enough that each value is joined once.
 
-    A value that is computed from another joined one need not be joined itself. Of several that are
-    computed from one value (a norm's backward multiplies the gradient twice) it is that value.
+    A value that is computed from another joined one need not be joined itself. If several are
+    computed from one value (a norm's backward multiplies the gradient twice), that value is joined.
     """
     before = {value: [value, *_before(value, analysis)] for value in joined}
     first = [value for value in joined if joined.isdisjoint(before[value][1:])]
@@ -123,14 +123,14 @@ def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
     for value in first:
         chain = before[value]
         common = next((x for x in chain if shared[x] > 1), None)
-        # Not shared: what it is computed from by operations of one operand (square, conversion).
+        # If none is shared, go back through operations of one operand (square, conversion).
         alone = next((x for x in chain if len(x.all_input_nodes) != 1), chain[-1])
         ends.add(alone if common is None else common)
     return ends
 
 
 def _before(value: fx.Node, analysis: Analysis) -> Iterator[fx.Node]:
-    """The cut values that a value is computed from, one after the other, while there is one."""
+    """Yield the chain of cut values that a value is computed from, while there is exactly one."""
     while _traits(value) & _THROUGH and not is_wait(value) and not is_launch(value):
         cut = {x for x in value.all_input_nodes if analysis.seen(x) != WHOLE}
         if len(cut) != 1:
@@ -140,7 +140,7 @@ def _before(value: fx.Node, analysis: Analysis) -> Iterator[fx.Node]:
 
 
 def _drawn(graph: fx.Graph) -> frozenset[fx.Node]:
-    """What is computed from random numbers and constants alone (masks): made in parts for free."""
+    """Return the nodes computed from random numbers and constants only: parts of them are free."""
     drawn: set[fx.Node] = set()
     for node in graph.nodes:
         traits = _traits(node)

@@ -1,9 +1,9 @@
-"""The collectives of a graph, and which of them are tensor parallel. Found once, then carried on.
+"""The collectives of a graph, and which of them are tensor parallel, determined once per graph.
 
 A tensor-parallel collective is part of the model's computation and carries rows of the batch. A
-data-parallel one reduces gradients or metrics: it has nothing behind it but outputs, at most
-through views and pointwise operations (a division by the number of ranks). Statistics over the
-batches of all ranks, and parameters that are gathered, carry no rows (``carried``).
+data-parallel one reduces gradients or metrics: only outputs depend on it, at most through views and
+pointwise operations (a division by the number of ranks). Statistics over the batches of all ranks,
+and gathered parameters, carry no rows (``carried``).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Found:
     """The collectives of one graph.
 
     Attributes:
-        sites: all of them, in the order in which they were found.
+        sites: all of them, in the order of the captured graph.
         parallel: the launches that are tensor parallel.
-        statistics: those that are not because they carry no rows of the batch.
+        statistics: the launches that are not tensor parallel because they carry no rows.
     """
 
     sites: tuple[Site, ...]
@@ -43,11 +43,11 @@ class Found:
 
     @property
     def to_overlap(self) -> list[Site]:
-        """The tensor-parallel collectives: those that compute waits for."""
+        """The tensor-parallel collectives, which compute waits for."""
         return [site for site in self.sites if site.launch in self.parallel]
 
     def after(self, replaced: Replaced) -> Found:
-        """The collectives once a pass has replaced some of them."""
+        """Return the collectives after a pass has replaced some of them."""
         sites: dict[fx.Node, Site] = {}
         parallel: set[fx.Node] = set()
         for site in self.sites:
@@ -62,11 +62,11 @@ class Found:
 
 
 def find_collectives(graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> Found:
-    """The collectives of a joint or inference graph, told apart.
+    """Find the collectives of a joint or inference graph, and classify them.
 
     Args:
         graph: a functional graph.
-        parameters: the inputs that are parameters, as far as known.
+        parameters: the inputs known to be parameters.
     """
     sites = find_sites(graph)
     leading = leading_to_computation(graph) if sites else set()
@@ -76,16 +76,16 @@ def find_collectives(graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> F
 
 
 def _makes_activation(site: Site) -> bool:
-    """Whether the result is a tensor that the forward returns, not a gradient or a metric."""
+    """Return whether the result is a tensor that forward returns, not a gradient or a metric."""
     return not site.backward and site.launch.meta["val"].ndim > 0
 
 
 def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes on whose value a computation depends.
+    """Return the nodes whose value a computation depends on.
 
-    Views, pointwise operations, pieces put together or into zeros, and collectives are none: what
-    has nothing else behind it only finishes a result. The division of a gradient by the number of
-    ranks does, and so does putting together the gradients of a parameter's parts.
+    Views, pointwise operations, concatenation, writes into zeros, and collectives do not count as
+    computations: a node that only they depend on merely finishes a result. Examples are the
+    division of a gradient by the number of ranks, and joining the gradients of a parameter's parts.
     """
     leading: set[fx.Node] = set()
     for node in reversed(graph.nodes):

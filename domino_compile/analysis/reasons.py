@@ -1,7 +1,7 @@
-"""Why something was not done, as a value: a code for programs, a sentence and advice for people.
+"""Reasons why something was not done: a code for programs, a sentence and advice for people.
 
-Every reason that a plan can give is made here, once, together with the advice that belongs to it.
-Programs compare ``code``; nothing compares sentences.
+Every reason that a plan can give is made here, together with its advice. Programs compare ``code``
+and never sentences.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What a reason says, for programs."""
+    """The kind of a reason, for programs."""
 
     # Nothing to overlap.
     NO_COLLECTIVE = "no_collective"
@@ -31,12 +31,12 @@ class Code(StrEnum):
     NO_PRODUCT = "no_product"
     FEW_COLUMNS = "few_columns"
     NO_COLUMN_CARRIER = "no_column_carrier"
-    # A cut is possible and does not pay.
+    # A cut is possible but does not pay.
     NO_GAIN = "no_gain"
     MARGIN = "margin"
     MEMORY = "memory"
     MEASURED = "measured"
-    # One collective.
+    # About one collective.
     MERGED = "merged"
     DATA_PARALLEL = "data_parallel"
     STATISTICS = "statistics"
@@ -49,13 +49,13 @@ class Code(StrEnum):
     # Ranks would plan differently.
     OWN_SIZES = "own_sizes"
     RANKS_DIFFER = "ranks_differ"
-    # Where a plan came from.
+    # Origin of a plan.
     CACHED = "cached"
     FAULT = "fault"
 
 
 class Way(StrEnum):
-    """What would change it, and can be checked: it is told only where it is possible."""
+    """A remedy that can be checked: it is only suggested if it is possible."""
 
     ROWS = "options={'slices': 2} cuts the batch"
     COLUMNS = "options={'columns': 2} cuts the products in front of it and needs no batch"
@@ -68,8 +68,8 @@ class Reason:
     Attributes:
         code: the kind of reason.
         text: one sentence without a full stop.
-        advice: what would change it; empty where nothing is known to.
-        ways: what would change it where that is possible, which is yet to be checked.
+        advice: what would change it; empty if no remedy is known.
+        ways: possible remedies, yet to be checked.
     """
 
     code: Code
@@ -78,11 +78,11 @@ class Reason:
     ways: tuple[Way, ...] = ()
 
     def because(self, detail: str) -> Reason:
-        """The same reason with a detail behind its text."""
+        """Return the same reason with a detail appended to its text."""
         return replace(self, text=f"{self.text}; {detail}") if detail else self
 
     def where(self, possible: Collection[Way]) -> Reason:
-        """The same reason, its advice complete: of the ways only those that are possible."""
+        """Return the same reason with its possible remedies added to the advice."""
         ways = [way for way in self.ways if way in possible]
         return replace(self, advice="; ".join(filter(None, (self.advice, *ways))), ways=())
 
@@ -140,7 +140,7 @@ def bounded_batch() -> Reason:
 
 
 def no_axis() -> Reason:
-    """No input dimension is carried through to a collective."""
+    """No input dimension is followed all the way to a collective."""
     return Reason(
         Code.NO_AXIS,
         "no input has a dimension that a collective's whole payload follows",
@@ -158,7 +158,7 @@ def coupled() -> Reason:
 
 
 def no_carrier() -> Reason:
-    """The batch was cut, and no collective carries it."""
+    """The batch was cut, but no collective carries it."""
     return Reason(Code.NO_CARRIER, "no collective carries the cut dimension", ways=(Way.COLUMNS,))
 
 
@@ -182,7 +182,7 @@ def few_columns(columns: int, parts: int) -> Reason:
 
 
 def no_column_carrier() -> Reason:
-    """Columns were cut, and no collective carries them."""
+    """Columns were cut, but no collective carries them."""
     return Reason(
         Code.NO_COLUMN_CARRIER,
         "no collective carries the columns that were cut",
@@ -220,32 +220,32 @@ def merged() -> Reason:
 
 
 def data_parallel() -> Reason:
-    """A collective that nothing in the model waits for."""
+    """Nothing in the model waits for this collective."""
     return Reason(
         Code.DATA_PARALLEL, "not tensor parallel: only an output (a gradient) depends on it"
     )
 
 
 def statistics() -> Reason:
-    """A collective that each rank takes part in with a batch of its own."""
+    """Each rank takes part in this collective with its own batch."""
     return Reason(
         Code.STATISTICS,
-        "not tensor parallel: it carries no rows of the batch, but sums over them or parameters",
+        "not tensor parallel: it carries sums over the batch or parameters, not rows of the batch",
     )
 
 
 def own_sizes(kind: str, source: str) -> Reason:
-    """Ranks send each other pieces whose sizes are each rank's own."""
+    """Ranks exchange pieces whose sizes differ between ranks."""
     return Reason(
         Code.OWN_SIZES,
-        f"the sizes of the {kind} of {source} are each rank's own, so that ranks would choose"
+        f"the sizes of the {kind} of {source} differ between ranks, so ranks would choose"
         " different plans",
         "options={'slices': 2} plans the same on all ranks",
     )
 
 
 def ranks_differ(text: str) -> Reason:
-    """The ranks do not have the same plan, and have agreed on none."""
+    """The ranks have different plans and did not agree on one."""
     return Reason(Code.RANKS_DIFFER, text, "run the same model, options and versions on all ranks")
 
 
@@ -253,7 +253,7 @@ def stopped(at: str) -> Reason:
     """The cut ends in front of this collective.
 
     Args:
-        at: the operation that stops it, with the user's line and the reason.
+        at: the operation that stops it, with the line in the user's code and the reason.
     """
     return Reason(Code.STOPPED, f"the cut ends in front of it, at {at}", ways=(Way.COLUMNS,))
 
@@ -269,13 +269,13 @@ def no_columns_here() -> Reason:
     """No product in front of this collective has columns to cut."""
     return Reason(
         Code.NO_COLUMNS_HERE,
-        "no product in front of it whose columns could be cut",
+        "no product in front of it has columns that can be cut",
         ways=(Way.ROWS,),
     )
 
 
 def hidden_uncut() -> Reason:
-    """This collective is hidden as it is."""
+    """This collective is hidden without a cut."""
     return Reason(Code.HIDDEN_UNCUT, "hidden without a cut")
 
 
@@ -284,18 +284,18 @@ def nothing_to_overlap() -> Reason:
     return Reason(
         Code.NOTHING_TO_OVERLAP,
         "no independent work is left to overlap with it",
-        "more or longer rows give more to compute meanwhile",
+        "more or longer rows give more work to overlap with",
     )
 
 
 def not_scheduled() -> Reason:
-    """The collective is in no schedule that was made."""
+    """No schedule contains the collective."""
     return Reason(Code.NOT_SCHEDULED, "it was not scheduled")
 
 
 def cached() -> Reason:
     """The program came from a cache, with a plan but without graphs."""
-    return Reason(Code.CACHED, "compiled from Inductor's cache", "explain it with the caches off")
+    return Reason(Code.CACHED, "loaded from Inductor's cache", "explain it with the caches off")
 
 
 def fault(phase: str, error: Exception) -> Reason:

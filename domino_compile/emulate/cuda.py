@@ -1,23 +1,23 @@
 """CUDA transport: one process acts as one rank of a group on one GPU.
 
-Each collective runs on a stream of its group, after what the compute stream has queued so far. A
-kernel there holds ``ctas`` thread blocks, moves the payload through local memory, spread evenly
-over the table's time, and ends when that time is over by the GPU's global timer, counted from each
-block's own start. ``wait`` makes the current stream wait for it and returns at once. Collectives of
-one group share one stream and so one wire. Works eagerly, under ``torch.compile`` and in CUDA
-graphs, where the trace holds the capture and not the replays.
+Each collective runs on its group's stream, after the work queued so far on the compute stream. Its
+kernel occupies ``ctas`` thread blocks and moves the payload through local memory, spread evenly
+over the table's time. It ends when that time is over by the GPU's global timer, counted from the
+start of each block. ``wait`` makes the current stream wait for it and returns at once. Collectives
+of one group share one stream and so one wire. This works eagerly, under ``torch.compile`` and in
+CUDA graphs, where the trace records the capture and not the replays.
 
 With ``exclusive`` a block takes all shared memory of its multiprocessor, so no matrix
-multiplication shares it, as none shares one with an NCCL channel, which needs most registers
-(NVIDIA/nccl#689). From compute capability 9.0 on blocks come in clusters of ``CLUSTER``, as NCCL's
-do (``cgaClusterSize``, 4 by default, in NCCL's ``init.cc`` and ``enqueue.cc``): they hold
-multiprocessors next to each other, which strands fewer of a product's own clusters. What is not
-emulated: contention on the wire with other groups, the other ranks' traffic into local memory, and
-ranks that are late.
+multiplication shares the multiprocessor. An NCCL channel has the same effect, because it needs most
+registers (NVIDIA/nccl#689). From compute capability 9.0 on, blocks come in clusters of ``CLUSTER``,
+as NCCL's do (``cgaClusterSize``, 4 by default, in NCCL's ``init.cc`` and ``enqueue.cc``): they
+occupy adjacent multiprocessors, which strands fewer of a product's own clusters. Not emulated:
+contention on the wire with other groups, the other ranks' traffic into local memory, and ranks that
+are late.
 
-What the numbers mean is in ``symmetric.py``. Collectives of CPU tensors (objects, seeds) get
-those numbers at once and take no time. A barrier waits for the device. Point-to-point operations
-do nothing on the CPU and are refused on the device, as ``all_gather_into_tensor_out`` is.
+``symmetric.py`` explains the resulting numbers. Collectives on CPU tensors (objects, seeds) get
+their numbers at once and take no time. A barrier waits for the device. Point-to-point operations
+do nothing on the CPU and are refused on the device, as is ``all_gather_into_tensor_out``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from domino_compile.emulate.symmetric import Move, moves
 from domino_compile.emulate.trace import Record
 
 _THREADS = 512
-#: Blocks of a cluster, where their number is a multiple of it.
+#: Blocks per cluster, used if the number of blocks is a multiple of it.
 CLUSTER = 4
-# Whole numbers reach the kernel as 32-bit int.
+# Integers reach the kernel as 32-bit int.
 _MOST = 2**31 - 1
 _SOURCE = r"""
 __device__ __forceinline__ unsigned long long now() {
@@ -121,7 +121,7 @@ class WireKernel:
                 private.allow_most_shared_memory(self._clustered)
             self._whole_sm = private.allow_most_shared_memory(self._kernel)
             self._nothing = torch.empty(16, dtype=torch.uint8, device=device)
-            # Loading a kernel is not allowed in a graph capture: launch each once before any.
+            # A graph capture must not load a kernel, so each is launched once before any capture.
             stream = torch.cuda.current_stream()
             for exclusive in (False, True):
                 for ctas in (1, CLUSTER):
@@ -134,9 +134,9 @@ class WireKernel:
     def run(
         self, move: Move | None, wire_us: float, ctas: int, exclusive: bool, stream: Any
     ) -> None:
-        """Occupy ``ctas`` blocks for ``wire_us`` on ``stream``, moving ``move`` meanwhile.
+        """Occupy ``ctas`` blocks for ``wire_us`` on ``stream`` and move ``move`` meanwhile.
 
-        A move whose tensors the kernel cannot walk is made by tensor operations beforehand.
+        If the kernel cannot address a move's tensors, tensor operations move them beforehand.
         """
         wire_ns = min(round(wire_us * 1e3), _MOST)
         shape = None if move is None else _units(move)
@@ -172,7 +172,7 @@ class WireKernel:
 
 
 def _units(move: Move) -> tuple[int, int, int] | None:
-    """Unit in bytes, units of the source, units of the target; None: not for the kernel."""
+    """Return the unit in bytes, and source and target in units; None if the kernel cannot do it."""
     source, target = move.source, move.target
     if not (source.is_contiguous() and target.is_contiguous()) or source.dtype != target.dtype:
         return None
@@ -188,19 +188,19 @@ def _units(move: Move) -> tuple[int, int, int] | None:
 
 @functools.cache
 def kernel_of(device: torch.device) -> WireKernel:
-    """The kernel of a device, compiled once."""
+    """Return the kernel of a device, compiled once."""
     return WireKernel(device)
 
 
 class StreamWork(dist.Work):
-    """Complete when an event is reached; waiting for it blocks streams, not threads."""
+    """Work that completes when an event is reached; waiting blocks streams, not threads."""
 
     def __init__(self, event: torch.cuda.Event | None, kept: Tensors, outputs: Tensors) -> None:
         super().__init__()
         self._event, self._kept, self._outputs = event, kept, outputs
 
     def wait(self, timeout: Any = None) -> bool:
-        """Make the current stream wait. The tensors are held until then, for the allocator."""
+        """Make the current stream wait. Until then the allocator must not reuse the tensors."""
         if self._event is not None:
             torch.cuda.current_stream(self._device()).wait_event(self._event)
         self._kept = []
@@ -210,23 +210,23 @@ class StreamWork(dist.Work):
         return self._outputs[0].device if self._outputs else None
 
     def is_completed(self) -> bool:
-        """Whether the device is past it."""
+        """Return whether the device has passed the event."""
         return self._event is None or bool(self._event.query())
 
     def is_success(self) -> bool:
-        """Same as ``is_completed``."""
+        """Return the same as ``is_completed``."""
         return self.is_completed()
 
     def synchronize(self) -> None:
-        """Same as ``wait``."""
+        """Do the same as ``wait``."""
         self.wait()
 
     def result(self) -> Tensors:
-        """The tensors that the collective wrote."""
+        """Return the tensors that the collective wrote."""
         return self._outputs
 
     def get_future(self) -> torch.futures.Future[Tensors]:
-        """A completed future; its values are ordered on the stream that called this."""
+        """Return a completed future; its values are ordered on the caller's stream."""
         self.wait()
         future: torch.futures.Future[Tensors] = torch.futures.Future()
         future.set_result(self._outputs)
@@ -234,7 +234,7 @@ class StreamWork(dist.Work):
 
 
 class CudaTransport:
-    """Runs calls of one group on a stream of the current GPU."""
+    """A transport that runs one group's calls on a stream of the current GPU."""
 
     def __init__(self, rank: int, size: int) -> None:
         if not torch.cuda.is_available():
@@ -268,13 +268,13 @@ class CudaTransport:
         return StreamWork(event, kept, call.outputs)
 
     def _drain(self) -> None:
-        """What a barrier of one rank is: wait for the device, unless a graph is being captured."""
+        """Do what a barrier of one rank does: wait for the device, unless capturing a graph."""
         if not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize(self._device)
 
     @staticmethod
     def _at_once(call: Call, steps: list[Move], record: Record) -> dist.Work:
-        """No time on the wire: the numbers only, on the current stream or the CPU."""
+        """Compute the numbers only, without wire time, on the current stream or the CPU."""
         record.wire_ms, record.end_s = 0.0, record.start_s
         for step in steps:
             step.apply()
@@ -283,7 +283,7 @@ class CudaTransport:
         return StreamWork(None, [], call.outputs)
 
     def _occupy(self, steps: list[Move], record: Record) -> None:
-        """One kernel a move; the wire's time is shared out by bytes."""
+        """Launch one kernel per move; the wire time is divided among them by bytes."""
         now = settings.current()
         ctas = now.ctas or (16 if record.ctas is None else record.ctas)
         total = sum(step.nbytes for step in steps)
@@ -297,7 +297,7 @@ class CudaTransport:
 
 
 def _part(step: Move, share: float) -> Move | None:
-    """The part of a move in place that is moved; a move that carries numbers stays whole."""
+    """Return the part of an in-place move to make; a move that carries numbers stays whole."""
     if not step.in_place or share == 1:
         return step
     if not step.target.is_contiguous() or share == 0:

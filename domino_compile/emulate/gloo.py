@@ -1,8 +1,8 @@
-"""CPU transport: gloo moves the numbers, each completion is delayed to the table's time.
+"""CPU transport: gloo moves the numbers, and each completion is delayed to the table's time.
 
-A wait returns when gloo is done *and* the emulated wire is, whichever is later. The wire's clock
-starts at this rank's launch: a rank that launches late makes the others wait for gloo, not for a
-whole wire time from the late launch on.
+A wait returns when both gloo and the emulated wire are done. The wire's clock starts at this rank's
+launch: if one rank launches late, the others wait for gloo, but not for a full wire time after the
+late launch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from domino_compile.emulate.trace import Record
 
 Finish = Callable[[], object]
 
-# time.sleep oversleeps by up to about this much; the rest is spent polling.
+# time.sleep oversleeps by up to about this much, so the last part is spent polling.
 _SPIN_S = 0.0002
-# gloo has no float8 and similar: collectives that only move bytes see them as bytes.
+# gloo lacks float8 and similar types: collectives that only move data see them as bytes.
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MOVABLE = frozenset((*_FLOATS, torch.uint8, torch.int8, torch.int32, torch.int64))
 
@@ -40,7 +40,7 @@ def sleep_until(deadline_s: float) -> None:
 
 
 class DelayedWork(dist.Work):
-    """Completes when the real works are done and the emulated wire has had its time."""
+    """Work that completes when the real works are done and the emulated wire time is over."""
 
     def __init__(
         self, works: list[dist.Work], record: Record, finish: list[Finish], outputs: Tensors
@@ -51,10 +51,10 @@ class DelayedWork(dist.Work):
         self._done = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Block until completion; free once complete.
+        """Block until completion; costs nothing once complete.
 
         Args:
-            timeout: for the real transport; None or zero: the group's own.
+            timeout: the real transport's timeout; None or zero for the group's timeout.
 
         Raises:
             RuntimeError: the real transport failed or timed out.
@@ -77,7 +77,7 @@ class DelayedWork(dist.Work):
         return True
 
     def _account(self, begin_s: float) -> None:
-        """Write down a wait that began at ``begin_s`` and ends now."""
+        """Record a wait that began at ``begin_s`` and ends now."""
         record = self._record
         record.done_s = time.monotonic()
         exposed_s = max(0.0, min(record.end_s, record.done_s) - begin_s)
@@ -85,7 +85,7 @@ class DelayedWork(dist.Work):
         record.late_ms = (record.done_s - begin_s - exposed_s) * 1e3
 
     def is_completed(self) -> bool:
-        """Whether a wait would return at once."""
+        """Return whether a wait would return at once."""
         if self._done:
             return True
         if time.monotonic() < self._record.end_s:
@@ -93,19 +93,19 @@ class DelayedWork(dist.Work):
         return all(work.is_completed() for work in self._works) and self.wait()
 
     def is_success(self) -> bool:
-        """Whether the collective has completed; a failure raises in ``wait``."""
+        """Return whether the collective has completed; a failure raises in ``wait``."""
         return self.is_completed()
 
     def synchronize(self) -> None:
-        """Same as ``wait``."""
+        """Do the same as ``wait``."""
         self.wait()
 
     def result(self) -> Tensors:
-        """The tensors that the collective wrote."""
+        """Return the tensors that the collective wrote."""
         return self._outputs
 
     def get_future(self) -> torch.futures.Future[Tensors]:
-        """A future that a thread completes with ``result()``."""
+        """Return a future that a thread completes with ``result()``."""
         future: torch.futures.Future[Tensors] = torch.futures.Future()
 
         def complete() -> None:
@@ -130,7 +130,7 @@ def _contiguous(tensors: Tensors) -> Tensors:
 
 
 class GlooTransport:
-    """Runs calls on a real gloo backend."""
+    """A transport that runs calls on a real gloo backend."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> None:
         self._gloo = private.gloo_backend(store, rank, size, timeout)
@@ -138,7 +138,7 @@ class GlooTransport:
         self._rank, self._size = rank, size
 
     def start(self, call: Call, record: Record) -> dist.Work:
-        """Launch on gloo. Tensors that are not contiguous travel as contiguous copies."""
+        """Launch on gloo. Non-contiguous tensors are sent as contiguous copies."""
         outputs = _contiguous(call.outputs)
         inputs = outputs if call.inputs is call.outputs else _contiguous(call.inputs)
         moved = dataclasses.replace(call, outputs=outputs, inputs=inputs)
@@ -157,7 +157,7 @@ class GlooTransport:
         return [self._gloo.allreduce([tensor], options) for tensor in call.outputs]
 
     def _reduce_scatter(self, call: Call, finish: list[Finish]) -> list[dist.Work]:
-        """All-reduce a copy and keep this rank's share: gloo has no reduce_scatter of its own."""
+        """All-reduce a copy and keep this rank's share, because gloo has no reduce_scatter."""
         whole = [tensor.clone() for tensor in call.inputs]
         for output, summed in zip(call.outputs, whole, strict=True):
             share = summed.view(self._size, -1)[self._rank].view(output.shape)

@@ -1,12 +1,12 @@
-"""The process group itself: it names each collective, counts its bytes and puts it on the wire.
+"""The process group: it names each collective, counts its bytes and puts it on the wire.
 
 ``torch.distributed`` and the functional collectives (``torch.ops._c10d_functional``, which
 compiled code calls) both end in the methods below. A transport then moves the numbers and returns
 a ``Work`` that completes when the link table says so.
 
-Two methods that do the same have two names where torch has renamed one (2.13: ``_single``). Not
-emulated, and served by gloo at its own speed, unrecorded: ``send``, ``recv`` and
-``all_gather_into_tensor_out``.
+Some methods have two names because torch renamed them (2.13: ``_single``). ``send``, ``recv`` and
+``all_gather_into_tensor_out`` are not emulated: gloo serves them at its own speed, and they are not
+recorded.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Call:
 
     Attributes:
         kind: as in ``domino_compile.links.COLLECTIVES``.
-        outputs: written; the same tensors as ``inputs`` where the collective is in place.
-        inputs: read.
-        options: torch's options object, with the reduction or the root.
-        splits: sizes along dim 0 that an all_to_all sends and receives: ``(outputs, inputs)``.
-        after: run once when the results are there and before anybody sees them.
+        outputs: the tensors written; the same as ``inputs`` if the collective works in place.
+        inputs: the tensors read.
+        options: torch's options object, which holds the reduction or the root.
+        splits: the sizes along dim 0 that an all_to_all receives and sends: ``(outputs, inputs)``.
+        after: called once when the results are ready, before anyone sees them.
     """
 
     kind: str
@@ -46,12 +46,12 @@ class Call:
 
 
 class Transport(Protocol):
-    """Moves the numbers of a ``Call``."""
+    """An object that moves the numbers of a ``Call``."""
 
     fallback: Any
 
     def start(self, call: Call, record: trace.Record) -> dist.Work:
-        """Launch ``call``; the work completes no earlier than ``record`` says."""
+        """Launch ``call``; the returned work completes no earlier than ``record`` says."""
         ...
 
 
@@ -76,7 +76,7 @@ class EmulatedGroup(private.PythonGroup):
         self._coalesced: list[dist.Work] | None = None
 
     def getBackendName(self) -> str:
-        """Name under which the backend is registered."""
+        """Return the name under which the backend is registered."""
         return "domino_emulated"
 
     def __repr__(self) -> str:
@@ -136,7 +136,7 @@ class EmulatedGroup(private.PythonGroup):
     def allgather_into_tensor_coalesced(
         self, outputs: Tensors, inputs: Tensors, opts: Any = None
     ) -> dist.Work:
-        """All-gather each input into the output of ``ranks`` times its size."""
+        """All-gather each input into the matching output, which is ``ranks`` times as large."""
         return self._launch(Call("all_gather", outputs, inputs), _bytes(outputs))
 
     all_gather_single_coalesced = allgather_into_tensor_coalesced
@@ -144,7 +144,7 @@ class EmulatedGroup(private.PythonGroup):
     def allgather(
         self, output_lists: list[Tensors], inputs: Tensors, opts: Any = None
     ) -> dist.Work:
-        """All-gather into one tensor a rank."""
+        """All-gather into one tensor per rank."""
         flats = [shard.new_empty(self.size() * shard.numel()) for shard in inputs]
 
         def scatter_out() -> None:
@@ -156,7 +156,7 @@ class EmulatedGroup(private.PythonGroup):
     def allgather_coalesced(
         self, output_lists: list[Tensors], input_list: Tensors, opts: Any = None
     ) -> dist.Work:
-        """All-gather several inputs: ``output_lists[rank][i]``."""
+        """All-gather several inputs: input ``i`` of a rank goes to ``output_lists[rank][i]``."""
         by_input = [list(column) for column in zip(*output_lists, strict=True)]
         return self.allgather(by_input, input_list, opts)
 
@@ -181,7 +181,7 @@ class EmulatedGroup(private.PythonGroup):
     def reduce_scatter(
         self, outputs: Tensors, input_lists: list[Tensors], opts: Any = None
     ) -> dist.Work:
-        """Reduce-scatter from one tensor a rank."""
+        """Reduce-scatter from one tensor per rank."""
         flats = [torch.cat([part.reshape(-1) for part in parts]) for parts in input_lists]
         return self.reduce_scatter_tensor_coalesced(outputs, flats, opts)
 
@@ -231,7 +231,7 @@ class EmulatedGroup(private.PythonGroup):
         """Wait for all ranks; occupies the wire for the table's floor."""
         return self._launch(Call("barrier", [], [], opts or private.BarrierOptions()), 0)
 
-    # torch's older way to coalesce: everything launched in between is waited for together.
+    # torch's older way to coalesce: one wait covers everything launched in between.
 
     def _start_coalescing(self, device: torch.device) -> None:
         self._coalesced = []
@@ -242,16 +242,16 @@ class EmulatedGroup(private.PythonGroup):
 
 
 class Together(dist.Work):
-    """Several works as one."""
+    """Several works that are waited for as one."""
 
     def __init__(self, works: list[dist.Work]) -> None:
         super().__init__()
         self._works = works
 
     def wait(self, timeout: Any = None) -> bool:
-        """Wait for each."""
+        """Wait for each work."""
         return all(work.wait() for work in self._works)
 
     def is_completed(self) -> bool:
-        """Whether all are complete."""
+        """Return whether all works are complete."""
         return all(work.is_completed() for work in self._works)

@@ -1,9 +1,9 @@
-"""Matrix products through cuBLASLt's C interface, with an algorithm of one's choice.
+"""Matrix products through cuBLASLt's C interface, with an algorithm that the caller chooses.
 
-torch offers no way to choose the algorithm of a product. The C interface does: it lists
-algorithms for a shape, also such as are meant for fewer multiprocessors than the device has, and
-runs the one it is given. Types, constants and their meaning: NVIDIA, *cuBLAS library user guide*,
-"Using the cuBLASLt API" (``cublasLtMatmul``, ``cublasLtMatmulAlgoGetHeuristic``).
+torch offers no way to choose the algorithm of a product. The C interface does: it lists algorithms
+for a shape, including those for fewer multiprocessors than the device has, and runs a given one.
+Types, constants and their meaning are documented in NVIDIA, *cuBLAS library user guide*, "Using the
+cuBLASLt API" (``cublasLtMatmul``, ``cublasLtMatmulAlgoGetHeuristic``).
 
 cuBLASLt is column-major: ``C = A B`` of row-major tensors is computed as ``C' = B' A'``.
 """
@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-#: Libraries to look for; torch has loaded one of them already where it was built for CUDA.
+#: The libraries to look for; a torch built for CUDA has already loaded one of them.
 NAMES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.14", "libcublasLt.so")
-#: What an algorithm may take beside its operands: cuBLASLt's advice for Hopper.
+#: The workspace that an algorithm may use: cuBLASLt's recommendation for Hopper.
 WORKSPACE_BYTES = 32 << 20
-#: How many algorithms are asked for.
+#: The number of algorithms to ask for.
 LISTED = 32
 
 _COMPUTE_32F = 68
@@ -34,20 +34,20 @@ _DESC_EPILOGUE, _DESC_BIAS_POINTER = 7, 8
 _EPILOGUE_BIAS = 4
 _PREF_WORKSPACE, _PREF_REDUCTION = 1, 3
 _NOT_SUPPORTED = 15
-#: Partial sums are added up in the compute type and in a fixed order: neither in place, by atomic
+#: Partial sums are added in the compute type and in a fixed order: neither in place with atomic
 #: additions, nor in the output's type.
 _REDUCTIONS = 2
 
 
-#: Computes a product: the factors, where the result goes, what is added.
+#: A function that computes a product, given the factors, the result's tensor and the added value.
 Run: TypeAlias = Callable[..., None]
 
 
 class LtError(RuntimeError):
-    """cuBLASLt is not here or refuses a product.
+    """The error that cuBLASLt is missing or refuses a product.
 
     Attributes:
-        status: the library's; 0: none.
+        status: the library's status; 0 if there is none.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -71,13 +71,13 @@ class _Found(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-    """The C library.
+    """Return the C library.
 
     Raises:
-        LtError: there is none (a CPU, another vendor's device).
+        LtError: it is missing (a CPU, or another vendor's device).
     """
     if torch.version.cuda is None or not torch.cuda.is_available():
-        raise LtError("cuBLASLt needs an NVIDIA GPU and a torch that was built for CUDA")
+        raise LtError("cuBLASLt needs an NVIDIA GPU and a torch built for CUDA")
     torch.cuda.init()
     for name in NAMES:
         try:
@@ -88,7 +88,7 @@ def library() -> Any:
 
 
 def version() -> int:
-    """The library's version: an algorithm is valid for one version only."""
+    """Return the library's version; an algorithm is valid for one version only."""
     function = library().cublasLtGetVersion
     function.restype = c_size_t
     return int(function())
@@ -109,14 +109,14 @@ def _handle(device: int) -> c_void_p:
 
 
 @dataclass(frozen=True)
-class Operand:
-    """A matrix in memory, as column-major.
+class MatrixLayout:
+    """A column-major matrix in memory.
 
     Attributes:
-        rows: how many elements lie next to each other.
-        columns: how many such runs there are.
-        ld: elements from one run to the next.
-        transposed: whether it is read the other way round.
+        rows: the number of adjacent elements in a column.
+        columns: the number of columns.
+        ld: the leading dimension: elements from one column to the next.
+        transposed: whether the product uses its transpose.
     """
 
     rows: int
@@ -127,16 +127,16 @@ class Operand:
 
 @dataclass(frozen=True)
 class Problem:
-    """A product ``(M, K) x (K, N)``, perhaps with an ``(M, N)`` or a row of ``N`` added to it.
+    """A product ``(M, K) x (K, N)``, perhaps with an ``(M, N)`` matrix or a row of ``N`` added.
 
     Attributes:
-        dtype: of all matrices; sums are kept in float32.
+        dtype: the type of all matrices; sums are kept in float32.
         m: rows of the result.
         n: columns of the result.
         k: the contracted extent.
         left: the first factor.
         right: the second factor.
-        added: elements from row to row of the ``(M, N)`` that is added; 0 where none is.
+        added: elements from row to row of the added ``(M, N)`` matrix; 0 if there is none.
         bias: whether a row of ``N`` is added.
     """
 
@@ -144,8 +144,8 @@ class Problem:
     m: int
     n: int
     k: int
-    left: Operand
-    right: Operand
+    left: MatrixLayout
+    right: MatrixLayout
     added: int = 0
     bias: bool = False
 
@@ -153,10 +153,10 @@ class Problem:
     def of(
         left: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None
     ) -> Problem | None:
-        """The product of two tensors; ``None`` where it is not one for cuBLASLt."""
+        """Describe the product of two tensors; ``None`` if cuBLASLt cannot compute it."""
         if left.dtype not in _TYPES or left.dtype != right.dtype:
             return None
-        first, second = _operand(left), _operand(right)
+        first, second = _layout_of(left), _layout_of(right)
         if first is None or second is None:
             return None
         (m, k), n = left.shape, right.shape[1]
@@ -172,25 +172,25 @@ class Problem:
         return Problem(left.dtype, m, n, k, first, second, row)
 
 
-def _operand(matrix: torch.Tensor) -> Operand | None:
+def _layout_of(matrix: torch.Tensor) -> MatrixLayout | None:
     if matrix.ndim != 2 or min(matrix.shape) < 2:
         return None
     (rows, columns), (down, across) = matrix.shape, matrix.stride()
     if across == 1 and down >= columns:
-        return Operand(columns, rows, down, False)
+        return MatrixLayout(columns, rows, down, False)
     if down == 1 and across >= rows:
-        return Operand(rows, columns, across, True)
+        return MatrixLayout(rows, columns, across, True)
     return None
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One of cuBLASLt's ways to compute a product; valid for one version of the library.
+    """One of cuBLASLt's algorithms for a product; valid for one version of the library.
 
     Attributes:
-        multiprocessors: how many it was asked to use; 0: all.
-        data: the library's own description.
-        workspace_bytes: what it needs beside the operands.
+        multiprocessors: the number it was asked to use; 0 for all.
+        data: the library's opaque description.
+        workspace_bytes: the workspace that it needs.
     """
 
     multiprocessors: int
@@ -198,13 +198,13 @@ class Algorithm:
     workspace_bytes: int
 
 
-class Product:
-    """A product that is ready to be computed, by an algorithm or to be asked for algorithms.
+class PreparedProduct:
+    """A product that is set up to list its algorithms and to run one of them.
 
     Args:
-        problem: what is computed.
-        device: index of the GPU.
-        multiprocessors: how many it may use; 0: all.
+        problem: the product to compute.
+        device: the index of the GPU.
+        multiprocessors: the number it may use; 0 for all.
 
     Raises:
         LtError: cuBLASLt refuses it.
@@ -220,9 +220,11 @@ class Product:
         self._set(_DESC_SM_COUNT_TARGET, c_int32(multiprocessors))
         if problem.bias:
             self._set(_DESC_EPILOGUE, c_int32(_EPILOGUE_BIAS))
-        self._a, self._b = (_layout(kind, x) for x in (problem.right, problem.left))
-        self._c = _layout(kind, Operand(problem.n, problem.m, problem.added or problem.n, False))
-        self._d = _layout(kind, Operand(problem.n, problem.m, problem.n, False))
+        self._a, self._b = (_descriptor(kind, x) for x in (problem.right, problem.left))
+        self._c = _descriptor(
+            kind, MatrixLayout(problem.n, problem.m, problem.added or problem.n, False)
+        )
+        self._d = _descriptor(kind, MatrixLayout(problem.n, problem.m, problem.n, False))
         self._one, self._beta = c_float(1.0), c_float(1.0 if problem.added else 0.0)
 
     def _set(self, attribute: int, value: Any) -> None:
@@ -232,13 +234,14 @@ class Product:
         )
 
     def algorithms(self, workspace_bytes: int = WORKSPACE_BYTES) -> list[Algorithm]:
-        """What cuBLASLt thinks of for it, the best first.
+        """Return the algorithms that cuBLASLt proposes, best first.
 
-        On Hopper most have a counter there, by which thread blocks take their tiles as they come.
-        Without any (0) the same are listed once more, and divide the tiles beforehand.
+        On Hopper most algorithms keep a counter in the workspace, from which thread blocks take
+        their next tile. Without a workspace (0) the same algorithms are listed in a variant that
+        divides the tiles beforehand.
 
         Args:
-            workspace_bytes: what an algorithm may take beside its operands.
+            workspace_bytes: the workspace that an algorithm may use.
         """
         preference = c_void_p()
         _call("cublasLtMatmulPreferenceCreate", byref(preference))
@@ -269,10 +272,10 @@ class Product:
         ]
 
     def by(self, algorithm: Algorithm) -> Run:
-        """What computes it by one of its algorithms, on the current stream.
+        """Return a function that computes the product by an algorithm, on the current stream.
 
-        It is called with the factors, the ``(M, N)`` contiguous result, and what is added if the
-        problem says so. It raises ``LtError`` if cuBLASLt refuses it.
+        The function takes the factors, the contiguous ``(M, N)`` result, and the added value if the
+        problem has one. It raises ``LtError`` if cuBLASLt refuses the product.
         """
         chosen = _Algorithm((c_uint64 * 8)(*algorithm.data))
         return functools.partial(self._run, chosen, algorithm.workspace_bytes)
@@ -293,7 +296,7 @@ class Product:
         elif added is not None:
             whole = added
         scratch = None
-        if workspace_bytes:  # of the stream's pool: a CUDA graph keeps what it was recorded with
+        if workspace_bytes:  # from the stream's pool, which a CUDA graph keeps
             scratch = torch.empty(workspace_bytes, dtype=torch.uint8, device=out.device)
         _call(
             *("cublasLtMatmul", _handle(self.device), self._operation, byref(self._one)),
@@ -305,10 +308,10 @@ class Product:
         )
 
 
-def _layout(kind: int, operand: Operand) -> c_void_p:
+def _descriptor(kind: int, layout: MatrixLayout) -> c_void_p:
     made = c_void_p()
     _call(
-        *("cublasLtMatrixLayoutCreate", byref(made), kind, c_uint64(operand.rows)),
-        *(c_uint64(operand.columns), c_int64(operand.ld)),
+        *("cublasLtMatrixLayoutCreate", byref(made), kind, c_uint64(layout.rows)),
+        *(c_uint64(layout.columns), c_int64(layout.ld)),
     )
     return made

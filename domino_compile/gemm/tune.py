@@ -27,9 +27,9 @@ from domino_compile.gemm.cublaslt import (
     WORKSPACE_BYTES,
     Algorithm,
     LtError,
-    Operand,
+    MatrixLayout,
+    PreparedProduct,
     Problem,
-    Product,
 )
 
 #: Fractions of the free multiprocessors for which algorithms are requested. Which fraction does
@@ -169,9 +169,9 @@ def operands(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=problem.dtype, device=device, generator=own)
 
-    def matrix(operand: Operand) -> torch.Tensor:
-        runs = normal(operand.columns, operand.ld)[:, : operand.rows]
-        return runs.t() if operand.transposed else runs
+    def matrix(layout: MatrixLayout) -> torch.Tensor:
+        runs = normal(layout.columns, layout.ld)[:, : layout.rows]
+        return runs.t() if layout.transposed else runs
 
     added = None
     if problem.bias:
@@ -239,16 +239,18 @@ def _torchs_extra_us(problem: Problem, index: int) -> float:
     """
     if torch.cuda.get_device_capability(index) < (9, 0):
         return 0.0
-    first = next(iter(Product(problem, index).algorithms()), None)
+    first = next(iter(PreparedProduct(problem, index).algorithms()), None)
     return 0.0 if first is None else _extra_us(first)
 
 
-def _candidates(problem: Problem, index: int, held: int) -> Iterable[tuple[Product, Algorithm]]:
+def _candidates(
+    problem: Problem, index: int, held: int
+) -> Iterable[tuple[PreparedProduct, Algorithm]]:
     """Algorithms for the multiprocessors that remain, and for fewer; each once."""
     free = torch.cuda.get_device_properties(index).multi_processor_count - held
     seen = set()
     for target in (0, *dict.fromkeys(int(free * fraction) // 2 * 2 for fraction in FRACTIONS)):
-        product = Product(problem, index, target)
+        product = PreparedProduct(problem, index, target)
         for limit in (0, WORKSPACE_BYTES):
             for algorithm in product.algorithms(limit):
                 key = algorithm.data, algorithm.workspace_bytes

@@ -1,4 +1,4 @@
-"""Reading and writing link tables as JSON (format: ``domino_compile/links/README.md``)."""
+"""Read and write link tables as JSON (format: ``domino_compile/links/README.md``)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable,
 from domino_compile.links.user import links_folder
 
 DATA = Path(__file__).parent
-#: Version of the file format; a file without one is of version 1.
+#: The version of the file format; a file without a version has version 1.
 SCHEMA = 1
 _MIB = 1 << 20
 _REQUIRED = ("name", "source", "ranks", "nodes", "collectives")
 _OPTIONAL = ("schema", "busbw_ratio", "ctas", "made_up", "modelled", "note", "nccl")
 _POINT_KEYS = ("size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us")
 _MODEL_KEYS = ("latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp")
-# A model is tabulated at every power of two in this range: 4 KiB to 16 GiB.
+# A model is tabulated at every power of two in this range, 4 KiB to 16 GiB.
 _MODEL_SIZES = tuple(1 << bits for bits in range(12, 35))
 
 
 class _Reader:
-    """Typed access to one JSON object; every error names the file and the key."""
+    """Typed access to one JSON object, with errors that name the file and the key."""
 
     def __init__(self, where: str, data: object, prefix: str = "") -> None:
         self.where, self.prefix = where, prefix
@@ -78,7 +78,7 @@ class _Reader:
             raise self.error(key, f"must be a number, not {value!r}")
         try:
             number = float(value)
-        except OverflowError:  # a whole number of hundreds of digits
+        except OverflowError:  # an integer of hundreds of digits
             number = math.inf
         if not math.isfinite(number) or number <= 0:
             raise self.error(key, f"must be positive and finite, not {value!r}")
@@ -95,7 +95,7 @@ class _Reader:
 
 
 def _ramp_at(sizes: list[float], ramp: list[float], size: float) -> float:
-    """Ramp at ``size`` bytes a rank: straight in log2 of the size, held beyond both ends."""
+    """Return the ramp at ``size`` bytes per rank: linear in log2(size), constant past both ends."""
     if size <= sizes[0]:
         return ramp[0]
     for (s0, r0), (s1, r1) in pairwise(zip(sizes, ramp, strict=True)):
@@ -105,7 +105,7 @@ def _ramp_at(sizes: list[float], ramp: list[float], size: float) -> float:
 
 
 def _model_curve(reader: _Reader, ranks: int) -> Curve:
-    """``latency_us + bytes / (algbw * ramp(bytes / ranks))``, tabulated at powers of two."""
+    """Tabulate ``latency_us + bytes / (algbw * ramp(bytes / ranks))`` at powers of two."""
     latency, algbw = reader.number("latency_us"), reader.number("algbw_gb_s")
     sizes, ramp = [1.0], [1.0]
     if "ramp" in reader.data:
@@ -158,9 +158,9 @@ def _measured_curve(reader: _Reader, name: str, ranks: int) -> Curve:
 
 
 def _intercept(points: tuple[tuple[int, float], ...]) -> float:
-    """Time of an empty payload where none was measured: the line through the first two points.
+    """Return the time of an empty payload, from the line through the first two measured points.
 
-    Held between a tenth of the first time and all of it.
+    It is clamped between a tenth of the first point's time and all of it.
     """
     first_bytes, first_us = points[0]
     if len(points) == 1:
@@ -178,15 +178,15 @@ def _curve(reader: _Reader, name: str, ranks: int) -> Curve:
 
 
 def parse_link(data: object, where: str) -> LinkTable:
-    """A ``LinkTable`` from decoded JSON.
+    """Return a ``LinkTable`` from decoded JSON.
 
     Raises:
-        LinkError: one line with ``where`` (the file) and the key that is wrong.
+        LinkError: one line that names ``where`` (the file) and the wrong key.
     """
     reader = _Reader(where, data)
     schema = reader.integer("schema", 1, SCHEMA)
     if schema > SCHEMA:
-        raise reader.error("schema", f"is {schema}; this version reads up to {SCHEMA}: update it")
+        raise reader.error("schema", f"is {schema}; this version reads up to {SCHEMA}: upgrade it")
     reader.only(_REQUIRED + _OPTIONAL)
     ranks = reader.integer("ranks", 2)
     collectives = reader.child("collectives", reader.data.get("collectives"))
@@ -227,10 +227,10 @@ def _read(path: Path) -> LinkTable:
 
 
 def _read_named(path: Path) -> LinkTable:
-    """A table of the user's folder, which is known by its file's name.
+    """Read a table from the user's folder, where the file's name is the table's name.
 
-    A name of the package's cannot be taken over: the same name would mean different tables on
-    machines with and without the file.
+    A user's table must not have the name of one in the package: the same name would mean different
+    tables on machines with and without the file.
     """
     if (DATA / path.name).is_file():
         raise LinkError(f"link file {path}: the package has a table of this name; rename the file")
@@ -244,13 +244,13 @@ def _read_named(path: Path) -> LinkTable:
 
 @dataclass(frozen=True)
 class LinkFile:
-    """One file of the package's or the user's folder.
+    """One file in the package's or the user's folder.
 
     Attributes:
         path: the file.
-        user: whether it lies in the user's folder.
-        table: what it holds; None if it is broken.
-        problem: why it is broken, one line that names the file; empty if it is not.
+        user: whether it is in the user's folder.
+        table: the file's table; None if the file is broken.
+        problem: one line that names the file and says why it is broken; empty if it is not.
     """
 
     path: Path
@@ -260,7 +260,7 @@ class LinkFile:
 
 
 def link_files() -> list[LinkFile]:
-    """All files of the package's folder, then of the user's, by name; broken ones too."""
+    """Return all files, broken ones too: the package's by name, then the user's by name."""
     found = [LinkFile(path, False, _read(path)) for path in _by_name(DATA)]
     for path in _user_paths():
         try:
@@ -273,7 +273,7 @@ def link_files() -> list[LinkFile]:
 def _user_paths() -> list[Path]:
     try:
         return _by_name(links_folder())
-    except OSError:  # a folder that cannot be read holds no tables for us
+    except OSError:  # an unreadable folder counts as empty
         return []
 
 
@@ -282,19 +282,19 @@ def _by_name(folder: Path) -> list[Path]:
 
 
 def list_links() -> list[LinkTable]:
-    """The tables that come with the package, by name, and then the user's own that can be read."""
+    """Return the tables in the package, by name, and then the user's readable ones."""
     return [file.table for file in link_files() if file.table is not None]
 
 
 def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
-    """A link table by its name, or from a JSON file.
+    """Return a link table by its name, or from a JSON file.
 
     Args:
-        name_or_path: a name of ``list_links()``, a path (ends in ``.json`` or has a separator),
+        name_or_path: a name in ``list_links()``, a path (ends in ``.json`` or has a separator),
             or a table, which is returned as it is.
 
     Raises:
-        LinkError: unknown name (with the nearest spelling and all names) or malformed file.
+        LinkError: the name is unknown (with the nearest and all names) or the file is malformed.
     """
     if isinstance(name_or_path, LinkTable):
         return name_or_path
@@ -315,7 +315,7 @@ def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
 
 
 def save_link(table: LinkTable, path: str | os.PathLike[str]) -> None:
-    """Write ``table`` so that ``load_link(path)`` gives it back.
+    """Write ``table`` so that ``load_link(path)`` returns it.
 
     Raises:
         LinkError: the file cannot be written.

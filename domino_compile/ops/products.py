@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from domino_compile.gemm.choices import NOTHING, Question, choose
-from domino_compile.gemm.cublaslt import LtError, Problem, Product, Run, version
+from domino_compile.gemm.cublaslt import LtError, PreparedProduct, Problem, Run, version
 from domino_compile.gemm.tune import Ways, best, tune
 from domino_compile.ops.library import library
 
@@ -117,7 +117,7 @@ def _program(problem: Problem, device: torch.device, held: int, share: float) ->
     if way.algorithm is None:
         return None
     try:
-        product = Product(problem, device.index or 0, way.algorithm.multiprocessors)
+        product = PreparedProduct(problem, device.index or 0, way.algorithm.multiprocessors)
     except LtError as error:
         log.info("products are left to torch: %s", error)
         return None

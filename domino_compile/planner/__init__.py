@@ -1,4 +1,4 @@
-"""Which split a graph gets: candidates, what they are predicted to take, and the choice."""
+"""Planning: list the ways to cut a graph, predict the time of each, and choose one."""
 
 from domino_compile.planner.candidates import REORDERED, Candidate
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose

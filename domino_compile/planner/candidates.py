@@ -1,4 +1,4 @@
-"""What may be done with a graph: leave it, reorder it, or cut it along rows, columns or both."""
+"""The ways to treat a graph: leave it, reorder it, or cut it along rows, columns or both."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-#: Slices that are tried; more have never paid: every slice is another launch on the wire.
+#: Numbers of slices to try; more have never paid, as every slice is another launch on the wire.
 MOST_SLICES = 4
-#: Parts of the columns that are tried.
+#: Numbers of column parts to try.
 COLUMNS = (2, 4)
-#: Parts of the columns beside a cut of the rows.
+#: Numbers of column parts to try together with a cut of the rows.
 HYBRID_COLUMNS = (2,)
-#: Which part of the rows an uneven cut moves from the second slice to the first.
+#: An uneven cut moves one row in this many from the second slice to the first.
 UNEVEN = 8
 #: Slices of tokens are multiples of this where there are enough of them: what the tiles of matrix
 #: products and attention are made for (``cost.model.BLOCK_ROWS``).
@@ -24,7 +24,7 @@ class Candidate:
     """One way to treat a graph.
 
     Attributes:
-        rows: rows of each slice, or tokens; empty where neither is cut.
+            rows: rows of each slice, or tokens; empty where neither is cut.
         tokens: whether tokens of a sequence are cut, not rows of a batch.
         columns: parts of the columns; 1 where they are not cut.
         at: the collectives in front of which columns are cut, by name; empty for all.
@@ -72,13 +72,13 @@ REORDERED = Candidate()
 
 
 def row_candidates(rows: int, most: int, uneven: bool, columns: int = 1) -> Iterator[Candidate]:
-    """Cuts of the rows, fewest slices first.
+    """Yield cuts of the rows, fewest slices first.
 
     Args:
-        rows: how many there are.
-        most: how many slices they are enough for.
-        uneven: whether slices of different sizes can be made.
-        columns: parts of the columns that go with each of them.
+        rows: the number of rows.
+        most: the largest possible number of slices.
+        uneven: whether slices may differ in size.
+        columns: number of column parts in each candidate.
     """
     for parts in range(2, min(most, MOST_SLICES) + 1):
         low, more = divmod(rows, parts)
@@ -112,12 +112,12 @@ def _stepped(rows: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def column_candidates(at: frozenset[str]) -> Iterator[Candidate]:
-    """Cuts of the columns alone, in front of some collectives."""
+    """Yield cuts of the columns only, in front of the collectives ``at``."""
     for parts in COLUMNS:
         yield Candidate((), parts, at)
 
 
 def hybrids(best: Candidate, at: frozenset[str]) -> Iterator[Candidate]:
-    """The best cut of the rows, with columns cut as well, in front of some collectives."""
+    """Yield the best cut of the rows with columns cut as well, in front of collectives ``at``."""
     for parts in HYBRID_COLUMNS:
         yield replace(best, columns=parts, at=at)

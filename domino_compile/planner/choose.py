@@ -1,12 +1,12 @@
-"""Which candidate is taken: a pure function of the predictions, so that all ranks agree.
+"""The choice between candidates: a pure function of the predictions, so that all ranks agree.
 
 ::
 
-    uncut  = reordered if that gains something, else Inductor alone
-    cut    = the fastest cut whose memory is at most (1 + cap) times that of Inductor alone
-    chosen = cut if cut <= (1 - margin) * uncut, else uncut
+    uncut  = reordered if that gains something, otherwise the captured graph
+    cut    = the fastest cut whose memory is at most (1 + cap) times that of the captured graph
+    chosen = cut if cut <= (1 - margin) * uncut, otherwise uncut
 
-Equally fast candidates: the one named first.
+Of equally fast candidates the first one listed is chosen.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from domino_compile.analysis import reasons
 from domino_compile.analysis.reasons import Reason
 from domino_compile.planner.candidates import Candidate
 
-#: By what part of its time a graph must be faster for its order to be changed. Less than this is
-#: less than what predictions are worth, and a program of Inductor's own is never slower than it.
+#: The fraction of its time that reordering must save. Smaller gains are below the accuracy of the
+#: predictions, and leaving a program to Inductor can never make it slower than Inductor's.
 LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a candidate is predicted to do.
+    """The predicted time and memory of a candidate.
 
     Attributes:
-        candidate: what is done.
-        us: time of a step, forward and backward; microseconds.
-        peak_bytes: the largest estimate of what lives at once.
-        exposed_us: of that, while nothing computes.
-        waited: the collectives that are not hidden, by name.
-        estimated: whether ``us`` is only an estimate: the candidate was not put in order, since
-            better ones were known already.
+        candidate: the way to treat the graph.
+        us: time of a step, forward and backward, in microseconds.
+        peak_bytes: the largest estimate of the memory in use at once.
+        exposed_us: the part of ``us`` during which nothing computes.
+        waited: the names of the collectives that are not hidden.
+        estimated: whether ``us`` is only an estimate: the candidate was not scheduled because
+            better ones were already known.
     """
 
     candidate: Candidate
@@ -48,26 +48,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a choice must keep to.
+    """The limits that a choice must respect.
 
     Attributes:
-        margin: by what part of the uncut time a cut must be faster; minus infinity where any cut
+        margin: the fraction of the uncut time that a cut must save; minus infinity if any cut
             is wanted.
-        memory_cap: how much more memory than Inductor alone a cut may need, as a fraction.
+        memory_cap: how much more memory than the captured graph a cut may need, as a fraction.
     """
 
     margin: float
     memory_cap: float
 
     def allowed_bytes(self, alone: Prediction) -> float:
-        """The memory that a cut may need, given what Inductor alone needs."""
+        """Return the bytes that a cut may need, given the prediction for the captured graph."""
         return alone.peak_bytes * (1 + self.memory_cap)
 
     @property
     def missed(self) -> str:
-        """What the margin finds wrong with a cut that it refuses."""
+        """Why a cut outside the margin is refused, for messages."""
         if self.margin < 0:
-            return f"slower by more than the {-self.margin:.1%} that may be measured"
+            return f"more than {-self.margin:.1%} slower, too slow to be worth measuring"
         return f"the gain is below the required {self.margin:.1%}"
 
     @property
@@ -78,12 +78,12 @@ class Policy:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is done and why.
+    """The chosen candidate and the reasons for it.
 
     Attributes:
-        chosen: the prediction of what is taken.
+        chosen: the prediction of the chosen candidate.
         reason: why nothing is cut; ``None`` for a cut.
-        verdicts: for each prediction why it is not taken, in their order; empty for the chosen one.
+        verdicts: why each prediction was not chosen, in their order; empty for the chosen one.
     """
 
     chosen: Prediction
@@ -92,10 +92,10 @@ class Choice:
 
 
 def choose(predictions: Sequence[Prediction], policy: Policy) -> Choice:
-    """Take one of the candidates.
+    """Choose one of the candidates.
 
     Args:
-        predictions: of Inductor alone first; of any other candidates.
+        predictions: the captured graph's, compiled by Inductor, first; then any other candidate's.
         policy: margin and memory.
     """
     alone = predictions[0]
@@ -125,7 +125,7 @@ def _why_uncut(
         least = min(known, key=lambda p: p.peak_bytes)
         return reasons.over_memory(
             f"every cut needs more memory than memory_cap={policy.memory_cap:g} allows"
-            f" ({least.candidate}: {_mib(least.peak_bytes)} at the peak)"
+            f" (the smallest, {least.candidate}, peaks at {_mib(least.peak_bytes)})"
         )
     return reasons.below_margin(
         f"the best cut, {best.candidate}, is predicted to take {_ms(best.us)} against"
@@ -143,7 +143,7 @@ def _verdict(
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
         return policy.missed
     if p.us < chosen.us and chosen.candidate.cut:
-        return "faster, but a cut is wanted" + ("" if policy.always else ", to be measured")
+        return "faster, but " + ("a cut is wanted" if policy.always else "the cut will be measured")
     if p.us < chosen.us:
         return f"less than {LEAST_GAIN:.1%} faster"
     return "slower" if p.us > chosen.us else "no faster"

@@ -1,8 +1,8 @@
 """Plan a graph: predict candidates, the most promising first, and choose.
 
-Of every candidate the time is estimated, by sums over its units. Putting the units in order takes
-longer: that is done in the order of the estimates, and only while one is better than what has been
-found.
+The time of every candidate is estimated by sums over its units. Scheduling the units takes longer,
+so candidates are scheduled in the order of their estimates, and only while an estimate is better
+than the best time so far.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from domino_compile.planner.predict import Expansion
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import UnitGraph
 
-#: Of each kind of cut, how many candidates are put in order at most.
+#: The largest number of candidates of each kind of cut that are scheduled.
 MOST_ORDERED = 2
-#: Columns are looked at where cutting rows leaves more than this part of the step exposed: they
-#: hide less, a product's collective under its other part, and each part is another collective.
+#: Column cuts are considered if the best row cut leaves more than this fraction of the step
+#: exposed. They hide less (only a product's collective under its next part), and each part is
+#: another collective.
 EXPOSED = 0.03
-#: By how much the best order may be better than the estimate.
+#: The fraction by which the best order may be faster than the estimate.
 SLACK = 0.1
 
 
@@ -44,14 +45,14 @@ class Planner:
     Args:
         program: the joint or inference graph, collectives merged.
         cost: predicts times.
-        alone: what Inductor alone takes, for the graph as it was found.
+        alone: the prediction for the captured graph, compiled by Inductor without us.
         rows: how rows can be cut, or why not.
-        columns: analyses how columns can be cut in front of the named collectives (empty: of all
-            of them), when needed.
+        columns: analyses on demand how columns can be cut in front of the named collectives
+            (empty: all of them).
         policy: margin and memory.
-        parts: the parts of the columns that the user asks for; ``None`` to choose. Where columns
-            cannot be cut, it is as if none were asked for.
-        units: those of the graph, if they are at hand.
+        parts: the number of column parts that the user asks for; ``None`` to choose. It is ignored
+            if columns cannot be cut.
+        units: the units of the graph, if already built.
     """
 
     program: Unfolded
@@ -65,12 +66,12 @@ class Planner:
     predictions: list[Prediction] = field(init=False)
 
     def run(self) -> Choice:
-        """Predict and choose; ``predictions`` holds what was compared."""
+        """Predict and choose; ``predictions`` holds all candidates that were compared."""
         self.predictions = [self.alone]
         if self.parts is not None and self.parts > 1:
             plan = self.columns(frozenset())
             if isinstance(plan, CutPlan):
-                # The user asks for columns, so the price does not matter.
+                # The user asks for columns, so their cost does not matter.
                 self.policy = replace(self.policy, margin=-math.inf)
                 self._forced_columns(plan, self.parts)
                 return choose(self.predictions, replace(self.policy, memory_cap=math.inf))
@@ -94,11 +95,11 @@ class Planner:
 
     @property
     def _best_us(self) -> float:
-        """The best time that is known."""
+        """The best predicted time so far."""
         return min(p.us for p in self.predictions if not p.estimated and self._fits(p))
 
     def _fits(self, found: Prediction) -> bool:
-        """Whether its memory is within what is allowed."""
+        """Return whether a prediction is within the allowed memory."""
         return found.peak_bytes <= self.policy.allowed_bytes(self.alone)
 
     def _rows(self) -> None:
@@ -111,7 +112,7 @@ class Planner:
         return min(filter(self._fits, cuts), key=lambda p: p.us, default=None)
 
     def _columns(self, uncut: Prediction) -> None:
-        """Columns where compute waits: in front of a hidden collective they would only cost."""
+        """Try column cuts where compute waits; in front of hidden collectives they cost time."""
         if (cut := self._columns_at(uncut)) is not None:
             plan, at = cut
             alone = Expansion(self.program, self.cost, [plan.analysis])
@@ -126,10 +127,10 @@ class Planner:
             self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
 
     def _columns_at(self, found: Prediction) -> tuple[CutPlan, frozenset[str]] | None:
-        """How columns are cut where a candidate leaves collectives exposed, if that can be.
+        """Return how to cut columns in front of a candidate's exposed collectives, or ``None``.
 
-        Also by name those of the exposed collectives that are: some have no product in front, or
-        are of data-parallel ranks.
+        Also returns the names of the exposed collectives that the cut reaches: some have no product
+        in front of them, or are data parallel.
         """
         plan = self.columns(found.waited) if found.waited else None
         if not isinstance(plan, CutPlan):
@@ -175,7 +176,7 @@ class Planner:
 
 
 def rows_cut(plan: CutPlan, candidate: Candidate) -> CutPlan:
-    """The cut of the rows that a candidate makes."""
+    """Return the plan with the candidate's slices."""
     if plan.chunks.dynamic:
         chunks = Chunks.even(plan.chunks.total, len(candidate.rows))
     else:

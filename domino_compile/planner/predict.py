@@ -1,20 +1,20 @@
-"""How long a graph takes once it is cut, without cutting it.
+"""Predict how long a graph takes once it is cut, without cutting it.
 
-Slicing a graph costs more than all other passes together, so that trying candidates that way is out
-of the question. A cut makes of every unit of work (``scheduling.units``) one unit a slice, which
-does a share of the work and moves a share of the bytes; the analysis says of which. So the units of
-the uncut graph are expanded, and list scheduling orders them as it would order those of the sliced
-graph::
+Slicing a graph costs more than all other passes together, so slicing it for every candidate would
+take too long. A cut turns each unit of work (``scheduling.units``) into one unit per slice, which
+does a share of the work and moves a share of those bytes that the analysis says are cut. So the
+units of the uncut graph are expanded, and list scheduling orders them as it would order the units
+of the sliced graph::
 
     for unit in uncut units:
-        not cut -> the unit, behind all slices of what it needs
-        cut     -> one unit a slice, each behind the same slice of what it needs, or behind all of
-                   them where the value is joined in between
+        not cut -> the unit, after all slices of its inputs
+        cut     -> one unit per slice, each after the same slice of its inputs, or after all of
+                   their slices if the value is joined in between
 
-Forward and backward are ordered on their own, since Inductor compiles them on their own. What
-forward leaves for backward is what backward reads; what checkpointing recomputes instead is spelled
-out (``unfold``), what else is computed anew is decided later. So memory is over-estimated, for the
-cut and the uncut program alike.
+Forward and backward are scheduled separately, because Inductor compiles them separately. Forward
+saves the values that backward reads. Recomputation by checkpointing is made explicit (``unfold``);
+other recomputation is decided later, so memory is overestimated for the cut and the uncut program
+alike.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ from domino_compile.scheduling import (
 from domino_compile.scheduling.kinds import is_anchor
 from domino_compile.scheduling.traffic import elements_of
 
-#: A collective counts as not hidden where nothing computes for more than this part of its time.
+#: A collective counts as not hidden if nothing computes for more than this fraction of its time.
 WAITED = 0.25
 
-#: For each axis that is cut, which of its parts.
+#: The index of a part along each axis that is cut.
 Place: TypeAlias = tuple[int, ...]
-#: For each axis that is cut, whether a value is.
+#: Whether a value is cut, for each axis that is cut.
 Mask: TypeAlias = tuple[bool, ...]
 
 
 def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
-    """The units of a program that Inductor alone compiles: fused kernels are of its own kind."""
+    """Return the units as Inductor compiles them without us: fused kernels at its own rate."""
     theirs = []
     for unit in units.units:
         if unit.is_fused:
@@ -72,8 +72,8 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
 
 
 def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
-    """What Inductor alone takes: the units in the order found."""
-    parts = _phases(units.units, units.pinned, backward)
+    """Predict the program as Inductor compiles it without us: the units in the captured order."""
+    parts = _phases(units.units, units.kept, backward)
     runs = [run_order(part) for part in parts]
     return Prediction(
         INDUCTOR,
@@ -85,16 +85,16 @@ def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) 
 
 @dataclass
 class _Extents:
-    """What a unit does along the axes that are cut.
+    """A unit's work and traffic along the axes that are cut.
 
     Attributes:
         unit: the uncut unit.
-        cut: along which axes it is cut.
+        cut: the axes along which it is cut.
         traffic: the bytes that it moves, by the axes along which they are cut.
-        hard: the elements of its hard operations, likewise.
-        summed: those of what is summed over rows, likewise.
-        kept: the bytes that it leaves, likewise.
-        work: of a product or attention.
+        hard: the elements of its hard operations, by the same axes.
+        summed: the elements that it sums over rows, by the same axes.
+        out_bytes: the bytes that it leaves, by the same axes.
+        work: the work of a product or attention; ``None`` for other units.
         extents: the product's extent that each axis cuts; ``None`` for anything else.
         back: the axis of which it needs all earlier parts as well (tokens of causal attention).
         chained: whether each slice adds to the result of the one before.
@@ -106,7 +106,7 @@ class _Extents:
     traffic: Counter[Mask] = field(default_factory=Counter)
     hard: Counter[Mask] = field(default_factory=Counter)
     summed: Counter[Mask] = field(default_factory=Counter)
-    kept: Counter[Mask] = field(default_factory=Counter)
+    out_bytes: Counter[Mask] = field(default_factory=Counter)
     work: Work | None = None
     extents: tuple[str | None, ...] = ()
     back: int | None = None
@@ -121,8 +121,8 @@ class Expansion:
     Args:
         program: the joint or inference graph, not cut.
         cost: predicts times.
-        axes: what is cut along each axis; empty to reorder only.
-        units: those of the graph, if they are at hand; only where there are no axes.
+        axes: the analysis of each axis that is cut; empty to reorder only.
+        units: the units of the graph, if already built; only used without axes.
     """
 
     program: Unfolded
@@ -142,7 +142,7 @@ class Expansion:
         origin = self.program.origin(node)
         return (self.backward(node), *(origin in axis.cuts for axis in self.axes))
 
-    # -- what a cut leaves of each unit ----------------------------------------------------
+    # -- how a cut changes each unit -------------------------------------------------------
 
     def _extents(self, unit: Unit) -> _Extents:
         first = self.program.origin(unit.nodes[0])
@@ -152,7 +152,7 @@ class Expansion:
             found.traffic[self._mask(value, cut)] += size
         for value, size in unit.traffic.writes.items():
             found.traffic[self._mask(value, cut)] += size
-            found.kept[self._mask(value, cut)] += size
+            found.out_bytes[self._mask(value, cut)] += size
         for value in unit.traffic.hard.values():
             found.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
@@ -170,7 +170,7 @@ class Expansion:
         return found
 
     def _mask(self, value: fx.Node, cut: Mask) -> Mask:
-        """Along which axes the units of a cut operation see only a part of a value."""
+        """Return the axes along which the units of a cut operation see only a part of a value."""
         value = self.program.origin(value)
         return tuple(
             along and (value in axis.states or value in wanted)
@@ -179,7 +179,7 @@ class Expansion:
 
     @cached_property
     def copies(self) -> list[tuple[int, int, set[int]]]:
-        """Joins that are kernels: bytes, the unit that makes the value, those that need it.
+        """The joins that are kernels: bytes, the unit that makes the value, the units that need it.
 
         A fused kernel reads the slices where they are; a product, a collective and an output need
         the whole value in one place.
@@ -201,7 +201,7 @@ class Expansion:
     # -- expanding -------------------------------------------------------------------------
 
     def expanded(self, shares: Sequence[Sequence[float]]) -> list[UnitGraph]:
-        """The units of each phase, cut.
+        """Return the units of each phase, cut.
 
         Args:
             shares: for each axis the shares of its parts, which add up to 1.
@@ -212,7 +212,7 @@ class Expansion:
         for size, maker, needing in self.copies:
             copies[maker].append((size, needing))
         joined: dict[int, set[int]] = defaultdict(set)
-        pinned: set[int] = set()
+        kept: set[int] = set()
         for number, work in enumerate(self.works):
             places[number] = {}
             last = -1
@@ -227,13 +227,13 @@ class Expansion:
                     unit.after.add(last)
                 last = places[number][place] = unit.index
                 result.append(unit)
-            if number in self.uncut.pinned:  # of a chain of sums only the last is what stays
-                pinned.update([last] if work.chained else places[number].values())
+            if number in self.uncut.kept:  # only the last of a chain of sums stays
+                kept.update([last] if work.chained else places[number].values())
             for size, needing in copies[number]:
                 result.append(self._copy(size, work.unit, set(places[number].values()), result))
                 for taker in needing:
                     joined[taker].add(result[-1].index)
-        return _phases(result, pinned, self.backward)
+        return _phases(result, kept, self.backward)
 
     def _places(self, cut: Mask, shares: Sequence[Sequence[float]]) -> Iterator[Place]:
         parts = (range(len(s)) if c else range(1) for c, s in zip(cut, shares, strict=True))
@@ -257,11 +257,11 @@ class Expansion:
             start = sum(shares[work.back][: place[work.back]])
         if (*part, start) not in work.costs:
             work.costs[*part, start] = self._costs(work, part, start)
-        cost_us, slower, kept = work.costs[*part, start]
+        cost_us, slower, out_bytes = work.costs[*part, start]
         return Unit(
             *(index, unit.nodes, unit.launch, cost_us, unit.group),
             piece=Piece(*place[:2]) if place else None,
-            out_bytes=kept,
+            out_bytes=out_bytes,
             slowdown=slower,
             recomputed=unit.recomputed,
         )
@@ -270,9 +270,9 @@ class Expansion:
         self, work: _Extents, part: tuple[float, ...], start: float
     ) -> tuple[float, float, int]:
         """Time, slowdown and the bytes left, of a unit's part; ``start``: what it looks back on."""
-        kept = round(_scaled(work.kept, part))
+        out_bytes = round(_scaled(work.out_bytes, part))
         if work.unit.launch:
-            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, kept
+            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, out_bytes
         moved = _scaled(work.traffic, part)
         if work.work is None:
             whole = work.unit.traffic
@@ -281,7 +281,7 @@ class Expansion:
             alone, beside = self.cost.fused_us(fused)
         else:
             alone, beside = self._work_us(work, work.work, part, start, moved)
-        return alone, slowdown(alone, beside), kept
+        return alone, slowdown(alone, beside), out_bytes
 
     def _work_us(
         self, found: _Extents, work: Work, part: tuple[float, ...], start: float, moved: float
@@ -293,7 +293,7 @@ class Expansion:
         pieces = looking_back(work.share(others, ()), start, part[found.back])
         times = [self.cost.work_us(piece, moved) for piece in pieces]
         if start:  # the results of both are merged: two are read, one is written
-            times.append(self.cost.fused_us(Fused(3 * _scaled(found.kept, part))))
+            times.append(self.cost.fused_us(Fused(3 * _scaled(found.out_bytes, part))))
         alone, beside = (sum(column) for column in zip(*times, strict=True))
         return alone, beside
 
@@ -310,12 +310,12 @@ class Expansion:
     def estimate_us(
         self, phases: Sequence[UnitGraph], parts: int = 1, at: Container[str] = ()
     ) -> float:
-        """About what the best order takes: everything hidden, at the price that hiding has.
+        """Estimate the time of the best order: all communication hidden, with compute slowed by it.
 
         Args:
-            phases: the units.
-            parts: of uncut units, into how many parts collectives are thought to be cut.
-            at: which of them, by name.
+            phases: the units of each phase.
+            parts: the number of parts to assume for the collectives ``at``.
+            at: the names of these collectives.
         """
         total = 0.0
         for graph in phases:
@@ -339,13 +339,13 @@ class Expansion:
         cap: float,
         most_bytes: float = math.inf,
     ) -> Prediction:
-        """What a candidate takes, each phase in the best order that list scheduling finds.
+        """Predict a candidate, with each phase in the best order that list scheduling finds.
 
         Args:
-            candidate: what it is.
-            phases: its units.
+            candidate: the candidate that the units belong to.
+            phases: its units, phase by phase.
             cap: extra live memory that the order may use, as a fraction.
-            most_bytes: what it should not exceed if it can be helped.
+            most_bytes: the live memory to stay below if possible.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
@@ -354,9 +354,9 @@ class Expansion:
             us, exposed = us + found.total_us, exposed + found.stall_us
             peak = max(peak, found.peak_bytes)
             waited |= {
-                self.program.origin(graph.units[span.unit].nodes[0]).name
-                for span in found.spans
-                if span.wire and found.exposed_us(span) > WAITED * (span.end_us - span.start_us)
+                self.program.origin(graph.units[busy.unit].nodes[0]).name
+                for busy in found.occupancies
+                if busy.wire and found.exposed_us(busy) > WAITED * (busy.end_us - busy.start_us)
             }
         return Prediction(candidate, us, peak, exposed, frozenset(waited))
 
@@ -369,7 +369,7 @@ def _scaled(sizes: Mapping[Mask, int], part: Sequence[float]) -> float:
 
 
 def _extent(axis: Analysis, node: fx.Node) -> str | None:
-    """Which extent of a product an axis cuts."""
+    """Return which extent of a product an axis cuts."""
     cut, value = axis.cuts.get(node), node.meta.get("val")
     if cut is None or not isinstance(value, torch.Tensor):
         return None
@@ -380,11 +380,11 @@ def _extent(axis: Analysis, node: fx.Node) -> str | None:
 
 
 def _phases(
-    units: Sequence[Unit], pinned: set[int], backward: Callable[[fx.Node], Hashable]
+    units: Sequence[Unit], kept: set[int], backward: Callable[[fx.Node], Hashable]
 ) -> list[UnitGraph]:
-    """The units of forward and of backward, as graphs of their own."""
+    """Split the units into separate graphs for forward and backward."""
     later = [bool(backward(unit.nodes[0])) for unit in units]
-    kept = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
+    forwarded = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
     graphs = []
     for phase in sorted(set(later)):
         members = [unit for unit in units if later[unit.index] == phase]
@@ -398,7 +398,7 @@ def _phases(
             wires = {new[i] for i in unit.after_wire if i in new}
             parts.append(_moved(unit, new[unit.index], after, wires))
         uses = [(units[i].out_bytes, readers) for i, readers in sorted(saved.items())]
-        left = {new[i] for i in (pinned | kept) & new.keys()}
+        left = {new[i] for i in (kept | forwarded) & new.keys()}
         graphs.append(UnitGraph(parts, uses if phase else [], left))
     return graphs
 

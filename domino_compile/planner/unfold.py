@@ -1,16 +1,16 @@
-"""A joint graph as it will be partitioned: with what backward recomputes spelled out.
+"""A joint graph as it will be partitioned: with backward's recomputation made explicit.
 
-Checkpointed regions are only marked in a joint graph. The partitioner keeps what is not marked for
-recomputation, and what one region gives to the next; everything else that backward needs of a
-region it computes again, collectives too. Planning needs both to be seen: the time of what runs
-twice, and the memory of what is not kept. So it looks at a copy of the graph, in which backward has
-nodes of its own for what it recomputes::
+A joint graph only marks checkpointed regions. The partitioner keeps the values that are not marked
+for recomputation, and those that one region passes to the next; it recomputes everything else that
+backward needs from a region, including collectives. Planning has to see both: the time of the work
+that runs twice, and the memory that is not kept. So it uses a copy of the graph in which backward
+has separate nodes for everything it recomputes::
 
     joint        a = f(x)    b = g(a)    ...    da = h(db, a)
     unfolded     a = f(x)    b = g(a)    ...    a' = f(x)    da = h(db, a')
 
-What the partitioner recomputes without being asked, because it is cheap, is left as it is (the cost
-model knows of it in its own way: ``scheduling.traffic``).
+Values that the partitioner recomputes unasked, because they are cheap, are not copied: the cost
+model accounts for them separately (``scheduling.traffic``).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ RECOMPUTED = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE
 
 @dataclass
 class Unfolded:
-    """A joint (or inference) graph with what backward recomputes.
+    """A joint (or inference) graph with backward's recomputation as separate nodes.
 
     Attributes:
-        graph: the graph to plan with; the captured one itself where nothing is recomputed.
-        gradients: its nodes that depend on a gradient of an output.
-        copies: for each node that backward recomputes the one of forward, in the captured graph.
-        kept: for each node of the captured graph the same node of ``graph``.
+        graph: the graph to plan with; the captured graph itself if nothing is recomputed.
+        gradients: the nodes of ``graph`` that depend on a gradient of an output.
+        copies: for each recomputed node, its original in the captured graph's forward.
+        kept: for each node of the captured graph, the same node in ``graph``.
     """
 
     graph: fx.Graph
@@ -53,7 +53,7 @@ class Unfolded:
     def units(
         self, cost: CostModel, kind: Callable[[fx.Node], Hashable] | None = None
     ) -> UnitGraph:
-        """The units of the graph, with those marked that backward recomputes.
+        """Return the units of the graph, with recomputed units marked.
 
         Args:
             cost: predicts times.
@@ -68,15 +68,15 @@ class Unfolded:
         return found
 
     def is_backward(self, node: fx.Node) -> bool:
-        """Whether a node runs in backward."""
+        """Return whether a node runs in backward."""
         return node in self.gradients or node in self.copies
 
     def origin(self, node: fx.Node) -> fx.Node:
-        """The node of the captured graph that a node is."""
+        """Return the node of the captured graph that a node stands for."""
         return self._origins.get(node, node)
 
     def edges(self, value: fx.Node, user: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-        """Where a node of the captured graph uses a value there: each such edge of ``graph``."""
+        """Return the edges of ``graph`` that stand for ``user`` using ``value`` when captured."""
         users = [self.kept.get(user, user)]
         if user in self._copy_of:
             users.append(self._copy_of[user])
@@ -84,7 +84,7 @@ class Unfolded:
 
 
 def unfold(graph: fx.Graph) -> Unfolded:
-    """Spell out what backward recomputes; the graph itself is left as it is."""
+    """Make backward's recomputation explicit in a copy; the graph itself is not changed."""
     gradients = backward_nodes(graph)
     recomputed = _recomputed(graph, gradients)
     if not recomputed:
@@ -105,7 +105,7 @@ def unfold(graph: fx.Graph) -> Unfolded:
 def _made_of(
     kept: Mapping[fx.Node, fx.Node], copy_of: Mapping[fx.Node, fx.Node], node: fx.Node
 ) -> fx.Node:
-    """What stands for a node: the copy that backward recomputes, if there is one."""
+    """Return the copy that backward recomputes for a node if there is one, otherwise the node."""
     return copy_of[node] if node in copy_of else kept[node]
 
 
@@ -116,7 +116,7 @@ def _copy_needed(
     kept: Mapping[fx.Node, fx.Node],
     copy_of: dict[fx.Node, fx.Node],
 ) -> None:
-    """Recompute, right where it is needed, what is needed and has not been recomputed yet."""
+    """Copy the inputs that a node needs and that have not been recomputed yet in front of it."""
     waiting, needed = list(wanted), set[fx.Node]()
     while waiting:
         node = waiting.pop()
@@ -130,7 +130,7 @@ def _copy_needed(
 
 
 def _recomputed(graph: fx.Graph, gradients: set[fx.Node]) -> set[fx.Node]:
-    """The nodes of forward that are not kept for backward."""
+    """Return the nodes of forward that are not kept for backward."""
     return {
         node
         for node in graph.nodes
@@ -143,6 +143,6 @@ def _is_marked(node: fx.Node) -> bool:
 
 
 def _leaves_region(node: fx.Node, users: Iterable[fx.Node]) -> bool:
-    """Whether a later region uses the value: the partitioner keeps what is between two regions."""
+    """Return whether a later region uses the value: the partitioner keeps such values."""
     region = node.meta.get("ac_graph_id", 0)
     return any(_is_marked(u) and u.meta.get("ac_graph_id", 0) > region for u in users)

@@ -13,7 +13,7 @@ from domino_compile.graph.tags import origin_of
 from domino_compile.passes.schedule import ScheduleResult, events_of
 from domino_compile.report import ScheduleReport, Step, WireReport
 from domino_compile.report.origin import place_of
-from domino_compile.scheduling import Schedule, Span, StepMemory, Unit, UnitGraph, run_order
+from domino_compile.scheduling import Occupancy, Schedule, StepMemory, Unit, UnitGraph, run_order
 from domino_compile.scheduling.kinds import event_kind, is_anchor
 
 
@@ -56,11 +56,11 @@ def _main(unit: Unit) -> fx.Node:
 
 
 def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
-    for span in plan.spans:
-        if not span.wire:
+    for busy in plan.occupancies:
+        if not busy.wire:
             continue
-        unit = units[span.unit]
-        meanwhile = [units[s.unit] for s in plan.hidden_under(span)]
+        unit = units[busy.unit]
+        meanwhile = [units[s.unit] for s in plan.hidden_under(busy)]
         named = [u.name for u in meanwhile if unit_kind(u) in ("matmul", "attention")]
         yield WireReport(
             name=unit.name,
@@ -68,9 +68,9 @@ def _wires(units: list[Unit], plan: Schedule) -> Iterator[WireReport]:
             group=str(unit.group),
             **_piece(unit),
             bytes=payload_of(unit.nodes[0]),
-            start_us=_round(span.start_us),
+            start_us=_round(busy.start_us),
             wire_us=_round(unit.cost_us),
-            exposed_us=_round(plan.exposed_us(span)),
+            exposed_us=_round(plan.exposed_us(busy)),
             hidden_under=named,
             hidden_under_fused=len(meanwhile) - len(named),
             source=place_of(unit.nodes[0]),
@@ -88,13 +88,13 @@ class _Walk:
     def steps(self) -> list[Step]:
         """Return every step in order, with each wait at the point where it happens."""
         self.now = 0.0
-        self.wires = {s.unit: s for s in self.plan.spans if s.wire}
+        self.wires = {s.unit: s for s in self.plan.occupancies if s.wire}
         self.place = {launch: place for place, launch in enumerate(self.wires)}
         result: list[Step] = []
-        for span in self.plan.spans:
-            unit = self.units[span.unit]
+        for busy in self.plan.occupancies:
+            unit = self.units[busy.unit]
             result += self._waits(self.plan_order(unit.after_wire))
-            self._add(result, unit, span)
+            self._add(result, unit, busy)
         result += self._waits(self.plan_order(set(self.wires)))
         return result
 
@@ -118,10 +118,10 @@ class _Walk:
                 source=place_of(launch),
             )
 
-    def _add(self, result: list[Step], unit: Unit, span: Span) -> None:
+    def _add(self, result: list[Step], unit: Unit, busy: Occupancy) -> None:
         kind, main = unit_kind(unit), _main(unit)
         start = self.now
-        self.now = start if span.wire else span.end_us
+        self.now = start if busy.wire else busy.end_us
         last = result[-1] if result else None
         if kind == "fused" and last and last.kind == "fused" and last.piece == _piece(unit):
             last.kernels += 1
@@ -134,7 +134,7 @@ class _Walk:
                 **_piece(unit),
                 start_us=_round(start),
                 end_us=_round(self.now),
-                collective=main.name if span.wire else "",
+                collective=main.name if busy.wire else "",
                 source="" if kind == "fused" else place_of(main),
             )
         )

@@ -1,6 +1,6 @@
-"""Axis rules: how each operation acts on values that are cut along one axis.
+"""Axis rules: whether and how each operation can be cut along one axis.
 
-One file per family of operations; each ends in a table. ``registry`` gathers them.
+Each file covers one family of operations and ends in a table; ``registry`` merges the tables.
 """
 
 from domino_compile.rules.call import (

@@ -1,4 +1,4 @@
-"""What a rule sees (``Call``) and what it answers (``Cut`` or ``Refusal``)."""
+"""The input of a rule (``Call``) and its answer (``Cut`` or ``Refusal``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, State, State
 
 
 def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What an operation is given, by its schema's names; of the rest its defaults hold."""
+    """Return an operation's arguments by their names in its schema, with defaults filled in."""
     schema = getattr(op, "_schema", None)
     names = [argument.name for argument in schema.arguments] if schema is not None else []
     return {**dict(zip(names, args, strict=False)), **kwargs}
@@ -66,13 +66,13 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Inside:
-    """How a ``Subgraph`` is done slice by slice.
+    """How a ``Subgraph`` is computed slice by slice.
 
     Attributes:
-        inputs: the state in which each of its inputs is wanted.
-        out: the state of each of its results; a result that is zero may be a ``PartialSum``, too.
-        zeros: for each result whether it is zero.
-        analysis: what its operations do, for the pass that makes the graph of each slice.
+        inputs: the required state of each of its inputs.
+        out: the state of each of its results; a zero result may also be a ``PartialSum``.
+        zeros: whether each of its results is zero.
+        analysis: how its operations are cut, for the pass that makes each slice's graph.
     """
 
     inputs: tuple[State, ...]
@@ -89,15 +89,15 @@ class Call:
     """One operation of the graph, as a rule sees it.
 
     Attributes:
-        op: what is called (an ``OpOverload``, or a function such as ``operator.mul``).
+        op: the called operator (an ``OpOverload``, or a function such as ``operator.mul``).
         args: positional arguments, with an ``Operand`` for each tensor and a ``Subgraph`` for each
             function.
-        kwargs: keyword arguments, likewise.
+        kwargs: keyword arguments, in the same form.
         out: the shape of the whole result; for several results a tuple with ``None``
             for each member that is not a tensor.
         batch: the extent ``B`` of the cut axis.
-        inside: follows a cut through a ``Subgraph``, given the states of its inputs and those that
-            its results had better have.
+        inside: follows a cut through a ``Subgraph``, given the states of its inputs and the
+            preferred states of its results.
     """
 
     op: Any
@@ -109,23 +109,23 @@ class Call:
     inside: FollowInside | None = None
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at ``position`` or called ``name``."""
+        """Return the argument at ``position`` or called ``name``."""
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default)
 
     def cut_operands(self) -> Iterator[Operand]:
-        """The operands that are cut."""
+        """Yield the operands that are cut."""
         return (x for x in self.operands if x.sliced is not None)
 
     @property
     def out_shape(self) -> Shape:
-        """The shape of the only result."""
+        """The shape of the operation's single result."""
         shape: Shape = self.out
         return shape
 
     def needs(self, **_: Any) -> tuple[States, ...]:
-        """The states of the operands as they are."""
+        """Return the current states of the operands."""
         return tuple(x.state for x in self.operands)
 
 
@@ -142,7 +142,7 @@ class Scaled:
     extent: Size
 
 
-#: Builds the operation of one slice: (arguments of the slice, chunks, slice index) ->
+#: A function that builds the operation of one slice: (slice's arguments, chunks, slice index) ->
 #: (target, args, kwargs). Sizes in the arguments may be ``sympy`` expressions.
 Build = Callable[
     [tuple[Any, ...], dict[str, Any], Chunks, int], tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -187,12 +187,12 @@ Expand = Callable[[Emit, tuple[Any, ...], dict[str, Any], Chunks, int], Any]
 
 @dataclass(frozen=True)
 class Function:
-    """A function that the operation calls: each slice gets its own, for its own shapes.
+    """A function that the operation calls: each slice gets a version for its shapes.
 
     Attributes:
-        captured: the operands that are the function's last arguments, by index; ``None`` for a
-            value that is no tensor.
-        inside: how its own operations are cut; ``None`` where it computes the same for any slice.
+        captured: the indices of the operands that are the function's last arguments; ``None`` for a
+            value that is not a tensor.
+        inside: how its operations are cut; ``None`` if it computes the same for every slice.
     """
 
     captured: tuple[int | None, ...]
@@ -201,21 +201,21 @@ class Function:
 
 @dataclass(frozen=True)
 class Cut:
-    """The operation can be done slice by slice.
+    """The answer that an operation can be computed slice by slice.
 
     Attributes:
-        inputs: the state in which each operand is wanted, in the order of ``Call.operands``.
+        inputs: the required state of each operand, in the order of ``Call.operands``.
             An operand in another state is joined, cut, or both.
         out: the state of the result(s).
         scaled: integer arguments that shrink with the slice.
-        build: how to make the operation of one slice, where it is not the same
+            build: how to make the operation of one slice, where it is not the same
             operation on sliced arguments.
         expand: how to make one slice, where that takes several operations.
-        chain: index of the operand that accumulates: slice ``i`` gets the result of slice
+            chain: index of the operand that accumulates: slice ``i`` gets the result of slice
             ``i - 1`` there, and the last result is the whole one (``out`` is ``WHOLE``).
-        finish: for a ``PartialSum``: operations on the sum that make the whole result, as
+        finish: for a ``PartialSum``: operations that turn the sum into the whole result, as
             ``(target, extra positional arguments)``.
-        functions: for each ``Subgraph`` among the arguments, in order, what it takes.
+        functions: one entry for each ``Subgraph`` among the arguments, in order.
     """
 
     inputs: tuple[States, ...]
@@ -230,7 +230,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The operation cannot be done slice by slice: its inputs are joined and it runs whole."""
+    """The answer that an operation cannot be cut: its inputs are joined and it runs whole."""
 
     reason: str
 
@@ -239,5 +239,5 @@ Outcome = Cut | Refusal
 
 
 def all_whole(call: Call) -> tuple[States, ...]:
-    """Every operand wanted whole."""
+    """Return the states that require every operand whole."""
     return tuple(WHOLE for _ in call.operands)

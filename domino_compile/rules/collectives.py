@@ -1,12 +1,12 @@
-"""Functional collectives: element by element over ranks, except on their own dimension 0.
+"""Functional collectives: they act element by element across ranks, except on dimension 0.
 
-An all-gather stacks the ranks' values along dimension 0, a reduce-scatter and an all-to-all take
-dimension 0 apart in one block for each rank. A cut of dimension 0 is possible there if each block
-is cut by itself (``outer`` is a multiple of the group's size); any other dimension is not touched.
-The coalesced forms do the same to each tensor of a list.
+An all-gather stacks the ranks' values along dimension 0; a reduce-scatter and an all-to-all split
+dimension 0 into one block for each rank. A cut of dimension 0 is possible if each block is cut
+separately (``outer`` is a multiple of the group's size); other dimensions are not affected. The
+coalesced forms do the same to each tensor of a list.
 
-None is pulled: a collective on a whole value stays whole, and so does its wait. (A wait for a
-slice of what a whole collective is still writing would read too early.)
+Collectives are never pulled: a collective on a whole value stays whole, and so does its wait. (A
+wait for one slice would read a result that the whole collective is still writing.)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from domino_compile.rules.rule import Rule, RuleFn, Trait
 
 
 def elementwise(call: Call) -> Outcome:
-    """All-reduce, broadcast and the wait: every element travels alone."""
+    """Cut an all-reduce, a broadcast or a wait: each element is independent of the others."""
     (x,) = call.operands
     assert x.sliced is not None
     return Cut((x.sliced,), x.sliced)
 
 
 def all_gather(call: Call) -> Outcome:
-    """Stacks the ranks' values along dimension 0: rank-major, ``outer`` grows by the group size."""
+    """Cut an all-gather: dimension 0 becomes rank-major, ``outer`` grows by the group's size."""
     (x,) = call.operands
     assert x.sliced is not None
     if x.sliced.dim != 0:
@@ -37,7 +37,7 @@ def all_gather(call: Call) -> Outcome:
 
 
 def reduce_scatter(call: Call) -> Outcome:
-    """Scatters dimension 0 over the ranks: possible on a rank-major cut."""
+    """Cut a reduce-scatter; a cut of dimension 0 must be rank-major."""
     (x,) = call.operands
     assert x.sliced is not None
     if x.sliced.dim != 0:
@@ -49,10 +49,10 @@ def reduce_scatter(call: Call) -> Outcome:
 
 
 def all_to_all(call: Call) -> Outcome:
-    """Sends block ``r`` of dimension 0 to rank ``r``, and stacks what comes in.
+    """Cut an all-to-all, which sends block ``r`` of dimension 0 to rank ``r``.
 
-    Blocks of different sizes are each rank's own numbers. A cut that looked at them could be
-    possible on one rank and impossible on another, so dimension 0 is cut only if all are equal.
+    Unequal block sizes differ between ranks. A cut that depended on them could be possible on one
+    rank and impossible on another, so dimension 0 is cut only if all blocks are equal.
     """
     (x,) = call.operands
     assert x.sliced is not None
@@ -72,7 +72,7 @@ def all_to_all(call: Call) -> Outcome:
 
 
 def coalesced(single: RuleFn) -> RuleFn:
-    """The rule of a collective on a list of tensors, from that of the same on one tensor."""
+    """Return the rule for a collective on a list of tensors, given its rule for one tensor."""
 
     def rule(call: Call) -> Outcome:
         inputs: list[States] = []

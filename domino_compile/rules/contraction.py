@@ -13,9 +13,9 @@ aten = torch.ops.aten
 
 
 def product_states(left: Operand, right: Operand) -> tuple[States, States, States] | Refusal:
-    """States of ``left``, ``right`` and the result of ``(..., m, k) @ (..., k, n)``.
+    """Return the states of ``left``, ``right`` and the result of ``(..., m, k) @ (..., k, n)``.
 
-    Both operands have the same rank (2 or 3); rows win over columns if both are cut.
+    Both operands have the same rank (2 or 3); rows take precedence if both are cut.
     """
     row, col = left.rank - 2, left.rank - 1
     a, b = left.sliced, right.sliced
@@ -34,7 +34,7 @@ def product_states(left: Operand, right: Operand) -> tuple[States, States, State
 
 
 def matmul(call: Call) -> Outcome:
-    """``mm`` and ``bmm``."""
+    """Cut ``mm`` or ``bmm``."""
     left, right = call.operands
     states = product_states(left, right)
     if isinstance(states, Refusal):
@@ -43,7 +43,7 @@ def matmul(call: Call) -> Outcome:
 
 
 def pull_matmul(call: Call, want: Sliced) -> Outcome:
-    """Rows of the result from rows of the left operand; a cut batch dimension from both."""
+    """Make rows of the result from the left operand's rows, or a batch dimension from both."""
     left = call.operands[0]
     if want.dim < left.rank - 2:
         return Cut((want, want), want)
@@ -53,7 +53,7 @@ def pull_matmul(call: Call, want: Sliced) -> Outcome:
 
 
 def product_columns(call: Call, want: Sliced) -> Outcome:
-    """A product of any kind here, its columns cut: the right operand's columns, one by one."""
+    """Cut the columns of any product in this file by cutting the right operand's columns."""
     *added, left, _ = call.operands
     if want.dim != left.rank - 1:
         return Refusal("not the columns of the product")
@@ -62,7 +62,7 @@ def product_columns(call: Call, want: Sliced) -> Outcome:
 
 
 def add_matmul(call: Call) -> Outcome:
-    """``addmm`` and ``baddbmm``: the added value is broadcast to the result."""
+    """Cut ``addmm`` or ``baddbmm``, where the added value is broadcast to the result."""
     added, left, right = call.operands
     if left.sliced is None and right.sliced is None:
         return Refusal("only the added value is cut")
@@ -76,7 +76,7 @@ def add_matmul(call: Call) -> Outcome:
 
 
 def matvec(call: Call) -> Outcome:
-    """``mv``: a matrix and a vector."""
+    """Cut ``mv``, a product of a matrix and a vector."""
     matrix, vector = call.operands
     if matrix.sliced is not None and matrix.sliced.dim == 0:
         return Cut((matrix.sliced, WHOLE), Sliced(0, matrix.sliced.outer))
@@ -86,7 +86,7 @@ def matvec(call: Call) -> Outcome:
 
 
 def dot(call: Call) -> Outcome:
-    """``dot``: two vectors."""
+    """Cut ``dot``, a product of two vectors."""
     cut = next(call.cut_operands()).sliced
     assert cut is not None
     return Cut((cut, cut), PartialSum())

@@ -1,10 +1,10 @@
-"""Conditionals: one of two graphs runs, for all slices the same.
+"""Conditionals: one of two graphs runs, the same one for all slices.
 
     cond(predicate, true_graph, false_graph, operands)
 
 Each slice runs the chosen graph on its own rows. That is possible if both graphs can be cut from
-end to end: neither may join the slices, and their results must be cut alike. In backward a graph
-returns zeros as the gradient of what it does not use: zeros are a summand of any sum.
+end to end: neither may join the slices, and their results must be cut in the same way. In backward
+a graph returns zeros as the gradient of an unused input: zeros fit any sum.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from domino_compile.rules.call import (
 )
 from domino_compile.rules.rule import family
 
-#: Rounds in which each graph learns what the other wants cut.
+#: The number of rounds in which each graph adapts to the other's cut.
 MOST_ROUNDS = 3
 
 
 def conditional(call: Call) -> Outcome:
-    """``cond``, its operands cut as both graphs want them."""
+    """Cut ``cond``, with its operands cut as both graphs require."""
     predicate, yes, no, operands = call.args
     assert call.inside is not None
     if isinstance(predicate, Operand) and predicate.sliced is not None:
@@ -48,7 +48,7 @@ def conditional(call: Call) -> Outcome:
     ):
         state = _agreed(states, zeros)
         if state is None:
-            return Refusal(f"a branch's result is {states[0]}, the other's {states[1]}")
+            return Refusal(f"one branch's result is {states[0]}, the other's {states[1]}")
         out.append(state)
     wanted: dict[int, States] = {
         x.index: state
@@ -67,7 +67,7 @@ def _state(value: Any) -> State:
 def _both(
     call: Call, yes: Subgraph, no: Subgraph, states: tuple[State, ...]
 ) -> tuple[Inside, Inside] | Refusal:
-    """Both graphs, each cut as the other's inputs and results are."""
+    """Cut both graphs so that their inputs and results agree."""
     assert call.inside is not None
     results: tuple[State, ...] = tuple(WHOLE for _ in call.out)
     for _ in range(MOST_ROUNDS):
@@ -84,7 +84,7 @@ def _both(
 
 
 def _agreed(states: tuple[State, ...], zeros: tuple[bool, ...]) -> State | None:
-    """The state of a result of either graph."""
+    """Return the state of a result that both graphs agree on, or ``None``."""
     known = [s for s, zero in zip(states, zeros, strict=True) if not (zero and s == WHOLE)]
     if not known:
         return PartialSum()

@@ -1,4 +1,4 @@
-"""Values made from nothing: wanted in slices, they are made in slices."""
+"""Values made without tensor inputs: if slices are needed, they are made in slices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ prims = torch.ops.prims
 
 
 def never_cut(call: Call) -> Outcome:
-    """No operand carries the axis (the ``new_*`` forms take only type and device from theirs)."""
+    """Keep the result whole: no operand carries the axis (``new_*`` uses its type and device)."""
     return Cut(tuple(WHOLE for _ in call.operands), WHOLE)
 
 
 def pull_sized(position: int) -> Any:
-    """The pull of a constant whose shape is argument ``position``."""
+    """Return the pull of a constant whose shape is argument ``position``."""
 
     def pull(call: Call, want: Sliced) -> Outcome:
         scaled = Scaled(position, want.dim, call.out_shape[want.dim])
@@ -30,7 +30,7 @@ def pull_sized(position: int) -> Any:
 
 
 def pull_iota(call: Call, want: Sliced) -> Outcome:
-    """``prims.iota(length, start=, step=)``: each slice counts on where the one before ended."""
+    """Make ``prims.iota(length, start=, step=)`` in slices: each continues the previous count."""
     if want.outer != 1 or not isinstance(call.kwargs.get("start"), int):
         return Refusal("a count whose blocks are interleaved")
     extent = call.out_shape[0]

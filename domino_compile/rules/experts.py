@@ -1,17 +1,17 @@
 """Grouped matrix products: one product for each expert of a mixture.
 
-``_grouped_mm(left, right, offs)`` has four forms. ``E`` experts; ``T`` rows of all of them, one
-expert's behind the other's; ``offs``, the ends of the experts' rows::
+``_grouped_mm(left, right, offs)`` has four forms. There are ``E`` experts and ``T`` rows in all,
+ordered by expert; ``offs`` holds the end of each expert's rows::
 
     (E, M, K) @ (E, K, N)         -> (E, M, N)    an equal number of rows for each expert
     (T, K)    @ (E, K, N), offs   -> (T, N)       forward, and the gradient of the rows
     (M, T)    @ (T, N), offs      -> (E, M, N)    the gradient of the experts' weights
     (E, M, K) @ (K, T), offs      -> (M, T)       rows of each expert times columns
 
-``offs`` counts the rows of the whole batch: a slice of them has other ends, so ``T`` is not cut.
-(Rows are sorted by expert in front of the product, which meets all of them anyway.) The experts
-and ``M`` can be cut. ``K`` and ``N`` lie side by side in memory, and the kernels want rows of
-multiples of 16 bytes: they stay whole.
+``offs`` counts the rows of the whole batch, and a slice would need other ends, so ``T`` is not cut.
+(The rows are sorted by expert in front of the product, which couples all of them anyway.) The
+experts and ``M`` can be cut. ``K`` and ``N`` stay whole: they are contiguous in memory, and the
+kernels require rows of multiples of 16 bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from domino_compile.rules.rule import family
 aten = torch.ops.aten
 
 ROWS = "rows of all slices are grouped by expert"
-#: The dimensions of left and right along which ``offs`` counts, by their ranks.
+#: The dimensions of left and right that ``offs`` indexes, by their ranks.
 ENDED: dict[tuple[int, int], tuple[int | None, int | None]] = {
     (3, 3): (None, None),
     (2, 3): (0, None),
@@ -36,7 +36,7 @@ REST = "only experts, or an equal number of rows of each, can be cut"
 
 
 def grouped_product(call: Call) -> Outcome:
-    """``_grouped_mm(left, right, offs, bias, out_dtype)``."""
+    """Cut ``_grouped_mm(left, right, offs, bias, out_dtype)``."""
     left, right, *rest = call.operands
     whole = tuple(WHOLE for _ in rest)
     state = left.sliced or right.sliced

@@ -3,12 +3,12 @@
     score = score_mod(q[b, h, i] @ k[b, h, j] * scale, b, h, i, j)
     out[b, h, i] = softmax_j(score where mask_mod(b, h, i, j), else -inf) @ v[b, h]
 
-Batch rows do not meet, so the cut runs along dimension 0 of queries, keys, values, results and
-gradients. What is special is the number ``b`` of the row, which the two functions get: in slice
-``i`` it counts from the slice's own first row. A function that does not use it is the same for all
-slices. One that uses it only to look up its row of a captured tensor, such as the documents of
-``documents[b, i] == documents[b, j]``, is right if that tensor is cut along the dimension that
-``b`` indexes. Any other use is refused.
+Batch rows are independent, so the cut runs along dimension 0 of queries, keys, values, results and
+gradients. The row number ``b``, which both functions get, needs care: in slice ``i`` it counts from
+that slice's first row. A function that does not use it is the same for all slices. A function that
+only uses it to look up its row of a captured tensor, such as ``documents`` in ``documents[b, i] ==
+documents[b, j]``, stays correct if that tensor is cut along the dimension that ``b`` indexes. Any
+other use is refused.
 
 The tensors of a block mask list the blocks that are not empty: ``(B or 1, heads or 1, ...)``.
 """
@@ -30,33 +30,33 @@ from domino_compile.rules.rule import family
 aten = torch.ops.aten
 prims = torch.ops.prims
 
-#: Where the lists of blocks are in a block mask, behind the two sequence lengths.
+#: The positions of the lists of blocks in a block mask, after the two sequence lengths.
 BLOCK_LISTS = slice(2, 10)
-#: Where the gradients of what ``score_mod`` captures are, behind those of its five arguments.
+#: The first gradient of a tensor that ``score_mod`` captures, after those of its five arguments.
 GRADIENTS = 5
-#: What leaves a row's number as it is.
+#: Operations that do not change the value of a row number.
 CASTS = (prims.convert_element_type.default, aten._to_copy.default, aten.clone.default)
 
 
 def forward(call: Call) -> Outcome:
-    """``flex_attention(q, k, v, score_mod, block_mask, scale, options, *captured)``."""
+    """Cut ``flex_attention(q, k, v, score_mod, block_mask, scale, options, *captured)``."""
     rows = _operands(call.args[:3])
     score_mod, block_mask, captured = call.args[3], call.args[4], call.args[7:9]
     return _by_rows(call, rows, block_mask, (("score_mod", score_mod, 1),), captured)
 
 
 def backward(call: Call) -> Outcome:
-    """``flex_attention_backward(q, k, v, out, lse, ...)``.
+    """Cut ``flex_attention_backward(q, k, v, out, lse, ...)``.
 
-    Behind these it takes the gradients of ``out`` and ``lse``, ``score_mod`` and the gradient of
-    that, and then what ``flex_attention`` takes.
+    The remaining arguments are the gradients of ``out`` and ``lse``, ``score_mod`` and its
+    gradient, and then the other arguments of ``flex_attention``.
     """
     rows = _operands(call.args[:7])
     score_mod, gradient, block_mask, captured = *call.args[7:10], call.args[12:14]
     if any(not same(x.shape[0], rows[0].shape[0]) for x in rows):
         return Refusal("the gradient of keys that all rows share is summed over the batch")
     if not isinstance(gradient, Subgraph) or any(_results_of(gradient)[GRADIENTS:]):
-        return Refusal("the gradient of what score_mod captures is summed over the batch")
+        return Refusal("the gradient of a captured tensor of score_mod is summed over the batch")
     functions = (("score_mod", score_mod, 1), ("the gradient of score_mod", gradient, 1))
     return _by_rows(call, rows, block_mask, functions, captured)
 
@@ -68,14 +68,14 @@ def _by_rows(
     scores: Sequence[tuple[str, Any, int]],
     captured: Sequence[Sequence[Any]],
 ) -> Outcome:
-    """Cut dimension 0 of ``rows``, and of what the functions look up by the row's number.
+    """Cut dimension 0 of ``rows``, and the tensors that the functions index by row number.
 
     Args:
         call: the call.
-        rows: tensors with a batch dimension, the queries first.
-        block_mask: lists of blocks, and the function ``mask_mod`` at its end.
-        scores: functions of the scores, each with its name and the position of ``b``.
-        captured: what the functions of the scores take behind ``b``, and what ``mask_mod`` does.
+        rows: the tensors with a batch dimension, the queries first.
+        block_mask: the lists of blocks, followed by the function ``mask_mod``.
+        scores: the functions of the scores, each with its name and the position of ``b``.
+        captured: the values that the functions of the scores capture, and those of ``mask_mod``.
     """
     batch = rows[0].shape[0]
     wanted: dict[int, States] = {}
@@ -109,16 +109,16 @@ def _by_rows(
 def lookups(
     name: str, function: Any, position: int, captured: Sequence[Any], cut: Sliced, batch: Size
 ) -> list[tuple[int, States]] | Refusal:
-    """The captured tensors that a function uses, each with the state in which it must be.
+    """Return the captured tensors that a function uses, each with the state it must have.
 
     Args:
-        name: of the function.
-        function: its graph. Its arguments are scores and gradients, four numbers (of the row, the
-            head, the query and the key), and what it captures.
-        position: of the row's number among its arguments.
+        name: the function's name, for messages.
+        function: its graph. Its arguments are scores and gradients, the four numbers of the row,
+            the head, the query and the key, and the captured values.
+        position: the position of the row number among its arguments.
         captured: its last arguments.
         cut: how the rows are cut.
-        batch: how many rows there are.
+        batch: the number of rows.
     """
     if not isinstance(function, Subgraph):
         return Refusal(f"the graph of {name} is not known")
@@ -146,7 +146,7 @@ def lookups(
 
 
 def _casts(number: fx.Node) -> Iterator[fx.Node]:
-    """A number, and it in other types."""
+    """Yield a row number and its conversions to other types."""
     yield number
     for user in number.users:
         if user.target in CASTS:
@@ -154,7 +154,7 @@ def _casts(number: fx.Node) -> Iterator[fx.Node]:
 
 
 def _indexed_by(user: fx.Node, table: fx.Node, rows: Set[fx.Node]) -> int | None:
-    """The dimension of ``table`` that a row's number indexes in ``user``, if exactly one."""
+    """Return the dimension of ``table`` that a row number indexes in ``user``, if exactly one."""
     if user.target is not aten.index.Tensor or user.args[0] is not table:
         return None
     indices: Any = user.args[1]
@@ -171,13 +171,13 @@ def _is_batch(x: Operand, batch: Size) -> bool:
 
 
 def _results_of(function: Subgraph) -> list[Any]:
-    """What a function returns: nodes, or ``None``."""
+    """Return a function's results: nodes, or ``None``."""
     results: Any = function.graph.output_node().args[0]
     return list(results)
 
 
 def _states_of_results(shapes: Any, batch: Size, cut: Sliced) -> tuple[State, ...]:
-    """Every tensor has the batch in front; the tuple of other gradients is left to each slice."""
+    """Return the results' states: tensors are cut in front; slices keep their other gradients."""
     return tuple(
         cut if shape and not isinstance(shape[0], tuple) and same(shape[0], batch) else PerSlice()
         for shape in shapes

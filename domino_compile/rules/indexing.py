@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def embedding(call: Call) -> Outcome:
-    """Rows of a whole table, looked up by cut indices."""
+    """Cut ``embedding``: cut indices look up rows of a whole table."""
     table, indices = call.operands
     if indices.sliced is None:
         if table.sliced is None or table.sliced.dim != 1:
@@ -28,7 +28,7 @@ def embedding(call: Call) -> Outcome:
 
 
 def pull_embedding(call: Call, want: Sliced) -> Outcome:
-    """Rows of the result from the indices that ask for them."""
+    """Make rows of the result from the matching indices."""
     indices = call.operands[1]
     if want.dim >= indices.rank:
         return Refusal("the columns of the table are wanted cut")
@@ -36,7 +36,7 @@ def pull_embedding(call: Call, want: Sliced) -> Outcome:
 
 
 def gather(call: Call) -> Outcome:
-    """``gather(x, dim, index)`` and ``scatter(x, dim, index, src)`` along an uncut dimension."""
+    """Cut ``gather(x, dim, index)`` or ``scatter(x, dim, index, src)`` beside ``dim``."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     if normal(call.arg(1, "dim"), lead.rank) == lead.sliced.dim:
@@ -45,12 +45,12 @@ def gather(call: Call) -> Outcome:
         x.rank != lead.rank or x.shape[lead.sliced.dim] != lead.shape[lead.sliced.dim]
         for x in call.operands
     ):
-        return Refusal("operands do not extend alike along the cut dimension")
+        return Refusal("operands have different extents along the cut dimension")
     return Cut(tuple(lead.sliced for _ in call.operands), lead.sliced)
 
 
 def index_select(call: Call) -> Outcome:
-    """``index_select(x, dim, index)``."""
+    """Cut ``index_select(x, dim, index)``."""
     x, index = call.operands
     dim = normal(call.arg(1, "dim"), x.rank)
     if x.sliced is not None and x.sliced.dim != dim:
@@ -62,10 +62,10 @@ def index_select(call: Call) -> Outcome:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are in ``x[indices]``.
+    """The arrangement of dimensions in ``x[indices]``.
 
     The indices are broadcast to one *block* of ``block`` dimensions. It replaces the indexed
-    dimensions where these are neighbours; otherwise it comes first. The other dimensions are kept.
+    dimensions if these are adjacent; otherwise it comes first. The other dimensions are kept.
 
     Attributes:
         given: the indices that are not ``None``.
@@ -85,21 +85,21 @@ class Layout:
         return self.block + len(self.kept)
 
     def place(self, dim: int) -> int:
-        """Where the kept dimension ``dim`` of ``x`` is in the result."""
+        """Return the position of the kept dimension ``dim`` of ``x`` in the result."""
         place = self.kept.index(dim)
         return place if place < self.start else place + self.block
 
     def kept_at(self, place: int) -> int:
-        """The kept dimension of ``x`` that is at ``place`` in the result."""
+        """Return the kept dimension of ``x`` that is at ``place`` in the result."""
         return self.kept[place if place < self.start else place - self.block]
 
     def in_block(self, place: int) -> bool:
-        """Whether ``place`` in the result belongs to the block."""
+        """Return whether ``place`` in the result belongs to the block."""
         return self.start <= place < self.start + self.block
 
 
 def layout_of(x: Operand, indices: Sequence[Operand | None]) -> Layout | Refusal:
-    """The layout of ``x[indices]``, for integer indices."""
+    """Return the layout of ``x[indices]``, for integer indices."""
     at = [d for d, index in enumerate(indices) if index is not None]
     given = tuple(index for index in indices if index is not None)
     if any(i.dtype in (torch.bool, torch.uint8) for i in given):
@@ -110,7 +110,7 @@ def layout_of(x: Operand, indices: Sequence[Operand | None]) -> Layout | Refusal
 
 
 def block_cut(layout: Layout) -> Sliced | None:
-    """How the indices cut the result, if one of them is cut."""
+    """Return how the indices cut the result, or ``None`` if none of them is cut."""
     cut = next((i for i in layout.given if i.sliced is not None), None)
     if cut is None or cut.sliced is None:
         return None
@@ -118,13 +118,13 @@ def block_cut(layout: Layout) -> Sliced | None:
 
 
 def index_states(layout: Layout, out: Sliced) -> tuple[States, ...]:
-    """The states of the indices for a result cut inside the block."""
+    """Return the states of the indices for a result cut inside the block."""
     inner = Sliced(out.dim - layout.start, out.outer)
     return tuple(broadcast_state(i, inner, layout.block) for i in layout.given)
 
 
 def index_cut(x: Operand, layout: Layout) -> tuple[Sliced, tuple[States, ...]] | Refusal:
-    """The state of ``x[indices]``, and of ``x`` and the indices for it."""
+    """Return the state of ``x[indices]``, and the required states of ``x`` and the indices."""
     out = block_cut(layout)
     if out is not None:
         return out, (WHOLE, *index_states(layout, out))
@@ -137,7 +137,7 @@ def index_cut(x: Operand, layout: Layout) -> tuple[Sliced, tuple[States, ...]] |
 
 
 def index(call: Call) -> Outcome:
-    """``x[i, j, ...]``: either the indices are cut and ``x`` is whole, or ``x`` beside them."""
+    """Cut ``x[i, j, ...]``: either in the indices, with ``x`` whole, or in ``x`` beside them."""
     x = call.operands[0]
     layout = layout_of(x, call.arg(1, "indices"))
     if isinstance(layout, Refusal):
@@ -147,7 +147,7 @@ def index(call: Call) -> Outcome:
 
 
 def masked_index(call: Call) -> Outcome:
-    """``_unsafe_masked_index(x, mask, indices, fill)``: ``where(mask, x[indices], fill)``."""
+    """Cut ``_unsafe_masked_index(x, mask, indices, fill)``: ``where(mask, x[indices], fill)``."""
     x, mask = call.operands[:2]
     layout = layout_of(x, call.args[2])
     if isinstance(layout, Refusal):
@@ -165,7 +165,7 @@ def masked_index(call: Call) -> Outcome:
 
 
 def index_put(call: Call) -> Outcome:
-    """``index_put(x, indices, values, accumulate)``."""
+    """Cut ``index_put(x, indices, values, accumulate)``."""
     x, *given, values = call.operands
     if len(given) == 1 and given[0].dtype is torch.bool:
         return fill_where(x, call.arg(1, "indices").index(given[0]), given[0], values)
@@ -176,10 +176,10 @@ def index_put(call: Call) -> Outcome:
 
 
 def fill_where(x: Operand, at: int, mask: Operand, values: Operand) -> Outcome:
-    """``x[..., mask] = v``: ``where`` on the dimensions ``at, ...`` that the mask covers.
+    """Cut ``x[..., mask] = v`` as a ``where`` on the dimensions ``at, ...`` that the mask covers.
 
-    So it is if ``v`` is the same for all elements that the mask selects: has extent 1, or none,
-    along the dimension that counts them.
+    That is correct if ``v`` is the same for all elements that the mask selects: if it has extent 1,
+    or no dimension, where they are counted.
     """
     rank = x.rank - mask.rank + 1
     along = at - (rank - values.rank)
@@ -197,9 +197,9 @@ def fill_where(x: Operand, at: int, mask: Operand, values: Operand) -> Outcome:
 
 
 def masked_index_put(call: Call) -> Outcome:
-    """``_unsafe_masked_index_put_accumulate(x, mask, indices, values)``.
+    """Cut ``_unsafe_masked_index_put_accumulate(x, mask, indices, values)``.
 
-    ``index_put`` of ``where(mask, values, 0)``: mask and values are broadcast to each other.
+    It is ``index_put`` of ``where(mask, values, 0)``: mask and values are broadcast to each other.
     """
     x, mask, *_, values = call.operands
     layout = layout_of(x, call.args[2])
@@ -214,11 +214,11 @@ def masked_index_put(call: Call) -> Outcome:
 
 
 def put(x: Operand, layout: Layout, values: Sequence[Operand], accumulate: bool) -> Outcome:
-    """Writes into ``x[indices]``; states in the order ``x``, indices, values.
+    """Cut a write into ``x[indices]``; the states are in the order ``x``, indices, values.
 
-    Cut beside the indexed dimensions, every slice of ``x`` is written by itself. Cut inside them
-    (the embedding's backward), ``x`` is whole and accumulating slices go one after another into
-    the same tensor: no slice needs a copy of its own.
+    If the cut is beside the indexed dimensions, each slice of ``x`` is written separately. If it is
+    inside them (the embedding's backward), ``x`` is whole and the slices accumulate into the same
+    tensor one after another, so no slice needs a copy.
     """
     out = block_cut(layout)
     if x.sliced is not None and x.sliced.dim in layout.kept:
@@ -240,9 +240,10 @@ def put(x: Operand, layout: Layout, values: Sequence[Operand], accumulate: bool)
 
 
 def embedding_backward(call: Call) -> Outcome:
-    """``embedding_dense_backward``: each slice's contribution to the table's gradient, then joined.
+    """Refuse to cut ``embedding_dense_backward``: its input gradients are joined.
 
-    The gradient is joined rather than the sum taken: the table is usually the larger tensor.
+    Joining the gradients moves less than summing partial table gradients, because the table is
+    usually the larger tensor.
     """
     del call
     return Refusal("the table's gradient is made from all rows at once")

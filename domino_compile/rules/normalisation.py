@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 def along_dim(call: Call) -> Outcome:
-    """Softmax, cumulative sums, sorts: act along one dimension, which must not be cut."""
+    """Cut a softmax, cumulative sum or sort beside the dimension that it acts along."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     schema = [a.name for a in call.op._schema.arguments]
@@ -27,7 +27,7 @@ def along_dim(call: Call) -> Outcome:
 
 
 def layer_norm(call: Call) -> Outcome:
-    """``native_layer_norm``: normalises the trailing dimensions."""
+    """Cut ``native_layer_norm`` outside the trailing dimensions that it normalises."""
     x = call.operands[0]
     normalized = len(call.arg(1, "normalized_shape"))
     if x.sliced is None or x.sliced.dim >= x.rank - normalized:

@@ -1,4 +1,4 @@
-"""Operations that take tensors apart and put them together: slices, splits, concatenations."""
+"""Operations that split tensors or put them together: slices, splits, concatenations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ prims = torch.ops.prims
 
 
 def bound(value: int | None, default: int, extent: int) -> int:
-    """A bound of a slice as torch reads it: counted from the end if negative, then clamped."""
+    """Return a slice's bound as torch reads it: from the end if negative, then clamped."""
     if value is None:
         return default
     return min(max(value + extent if value < 0 else value, 0), extent)
 
 
 def slice_(call: Call) -> Outcome:
-    """``x[start:end:step]``: free on other dimensions; on the cut one, whole blocks only."""
+    """Cut ``x[start:end:step]``: any slice of other dimensions, whole blocks of the cut one."""
     (x,) = call.operands
     assert x.sliced is not None
     dim = normal(call.arg(1, "dim", 0), x.rank)
@@ -50,7 +50,7 @@ def slice_(call: Call) -> Outcome:
 
 
 def pull_slice(call: Call, want: Sliced) -> Outcome:
-    """A slice of another dimension than the wanted one, or of all of it."""
+    """Pull a slice of a dimension other than the wanted one, or of all of the wanted one."""
     (x,) = call.operands
     if normal(call.arg(1, "dim", 0), x.rank) == want.dim and call.out_shape != x.shape:
         return Refusal("a slice of the wanted dimension itself")
@@ -58,7 +58,7 @@ def pull_slice(call: Call, want: Sliced) -> Outcome:
 
 
 def select(call: Call) -> Outcome:
-    """``x[..., i, ...]`` on a dimension that is not cut."""
+    """Cut ``x[..., i, ...]`` if the indexed dimension is not cut."""
     (x,) = call.operands
     assert x.sliced is not None
     gone = normal(call.arg(1, "dim"), x.rank)
@@ -68,7 +68,7 @@ def select(call: Call) -> Outcome:
 
 
 def pull_select(call: Call, want: Sliced) -> Outcome:
-    """The inverse of ``select``."""
+    """Pull ``select``: the inverse of its rule."""
     (x,) = call.operands
     gone = normal(call.arg(1, "dim"), x.rank)
     state = Sliced(want.dim + (want.dim >= gone), want.outer)
@@ -76,7 +76,7 @@ def pull_select(call: Call, want: Sliced) -> Outcome:
 
 
 def unbind(call: Call) -> Outcome:
-    """All of ``x[..., i, ...]`` on a dimension that is not cut."""
+    """Cut ``unbind`` of a dimension that is not cut."""
     (x,) = call.operands
     assert x.sliced is not None
     gone = normal(call.arg(1, "dim", 0), x.rank)
@@ -87,7 +87,7 @@ def unbind(call: Call) -> Outcome:
 
 
 def split(call: Call) -> Outcome:
-    """``split`` and ``split_with_sizes``: on the cut dimension, whole blocks only."""
+    """Cut ``split`` or ``split_with_sizes``: whole blocks only on the cut dimension."""
     (x,) = call.operands
     assert x.sliced is not None
     dim = normal(call.arg(2, "dim", 0), x.rank)
@@ -109,7 +109,7 @@ def split(call: Call) -> Outcome:
 
 
 def cat(call: Call) -> Outcome:
-    """Concatenation: beside the cut dimension, or of equal blocks along it (rank-major)."""
+    """Cut a concatenation beside the cut dimension, or of equal blocks along it (rank-major)."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     state = lead.sliced
@@ -131,7 +131,7 @@ def cat(call: Call) -> Outcome:
 
 
 def pull_cat(call: Call, want: Sliced) -> Outcome:
-    """Concatenation beside the wanted dimension."""
+    """Pull a concatenation along a dimension other than the wanted one."""
     parts = call.operands
     if any(len(x.shape) != len(call.out_shape) for x in parts):
         return Refusal("concatenates an empty tensor")
@@ -141,7 +141,7 @@ def pull_cat(call: Call, want: Sliced) -> Outcome:
 
 
 def stack(call: Call) -> Outcome:
-    """Stacking on a new dimension."""
+    """Cut ``stack``, which adds a new dimension."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     new = normal(call.arg(1, "dim", 0), len(call.out_shape))
@@ -150,7 +150,7 @@ def stack(call: Call) -> Outcome:
 
 
 def beside_dims(call: Call) -> Outcome:
-    """Operations that act along given dimensions (``flip``, ``roll``) and not along the cut one."""
+    """Cut an operation on given dimensions (``flip``, ``roll``) that exclude the cut one."""
     (x,) = call.operands
     assert x.sliced is not None
     dims = call.arg(2, "dims") if call.op is aten.roll.default else call.arg(1, "dims")
@@ -160,7 +160,7 @@ def beside_dims(call: Call) -> Outcome:
 
 
 def pad(call: Call) -> Outcome:
-    """Constant padding of dimensions that are not cut."""
+    """Cut constant padding of dimensions that are not cut."""
     (x,) = call.operands
     assert x.sliced is not None
     amounts = call.arg(1, "pad")
@@ -171,7 +171,7 @@ def pad(call: Call) -> Outcome:
 
 
 def slice_scatter(call: Call) -> Outcome:
-    """A slice written into a value (the backward of ``slice``), on a dimension that is not cut."""
+    """Cut ``slice_scatter`` (the backward of ``slice``) on a dimension that is not cut."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     if normal(call.arg(2, "dim", 0), lead.rank) == lead.sliced.dim:
@@ -180,7 +180,7 @@ def slice_scatter(call: Call) -> Outcome:
 
 
 def select_scatter(call: Call) -> Outcome:
-    """One index written into a value (the backward of ``select``)."""
+    """Cut ``select_scatter`` (the backward of ``select``) on a dimension that is not cut."""
     whole, part = call.operands
     at = normal(call.arg(2, "dim"), whole.rank)
     if whole.sliced is not None:

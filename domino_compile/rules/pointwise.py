@@ -16,11 +16,10 @@ prims = torch.ops.prims
 
 
 def is_tagged_pointwise(op: Any) -> bool:
-    """Whether torch tags the operation as pointwise, and it is a pure function.
+    """Return whether torch tags the operation as pointwise and it is a pure function.
 
-    The tag is not complete (see ``UNTAGGED``), and some operations that carry it are not what a
-    rule can treat as pointwise: random ones, and ``equal`` and ``frexp``, whose result is not
-    one tensor.
+    The tag is incomplete (see ``UNTAGGED``), and a rule cannot treat some tagged operations as
+    pointwise: random ones, and ``equal`` and ``frexp``, whose result is not one tensor.
     """
     if not isinstance(op, OpOverload):
         return False
@@ -31,7 +30,7 @@ def is_tagged_pointwise(op: Any) -> bool:
 
 
 def pointwise(call: Call) -> Outcome:
-    """Operands are broadcast against the result; all are cut along the same dimension of it."""
+    """Cut all operands along the same dimension of the result, to which they are broadcast."""
     lead = next(call.cut_operands())
     assert lead.sliced is not None
     dim = lead.sliced.dim + len(call.out_shape) - lead.rank
@@ -39,18 +38,18 @@ def pointwise(call: Call) -> Outcome:
 
 
 def rule_by_tag(op: Any) -> Rule:
-    """The rule of an operation that only its tag tells to be pointwise."""
+    """Return the rule for an operation that is known to be pointwise by its tag only."""
     return Rule(op, "pointwise", pointwise, pull_pointwise, Trait.POINTWISE)
 
 
 def pull_pointwise(call: Call, want: Sliced) -> Outcome:
-    """The operands that extend along the wanted dimension are wanted cut along it."""
+    """Pull a pointwise result by cutting the operands that extend along the wanted dimension."""
     rank = len(call.out_shape)
     return Cut(tuple(broadcast_state(x, want, rank) for x in call.operands), want)
 
 
 def broadcast_state(operand: Operand, out: Sliced, out_rank: int) -> States:
-    """The state in which an operand that is broadcast to a cut result is wanted."""
+    """Return the required state of an operand that is broadcast to a cut result."""
     dim = out.dim - (out_rank - operand.rank)
     if dim < 0 or operand.shape[dim] == 1:
         return WHOLE
@@ -58,7 +57,7 @@ def broadcast_state(operand: Operand, out: Sliced, out_rank: int) -> States:
 
 
 def view_as_real(call: Call) -> Outcome:
-    """``(..., n)`` complex to ``(..., n, 2)`` real, and back: leading dimensions stay."""
+    """Cut ``(..., n)`` complex to ``(..., n, 2)`` real, or back, along a leading dimension."""
     (x,) = call.operands
     assert x.sliced is not None
     if x.sliced.dim >= len(call.out_shape):
@@ -67,14 +66,14 @@ def view_as_real(call: Call) -> Outcome:
 
 
 def pull_view_as_real(call: Call, want: Sliced) -> Outcome:
-    """The inverse of ``view_as_real``."""
+    """Pull ``view_as_real`` or ``view_as_complex``: the inverse of their rule."""
     (x,) = call.operands
     if want.dim >= x.rank:
         return Refusal("the pair of real and imaginary part is cut")
     return Cut((want,), want)
 
 
-#: Pointwise in effect but not tagged so.
+#: Operations that are pointwise but lack torch's tag.
 UNTAGGED = (
     aten.alias,
     aten.clone,

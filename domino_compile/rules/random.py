@@ -1,10 +1,10 @@
 """Random values: each slice draws exactly its part of the uncut program's numbers.
 
-After Inductor replaced random operations, a draw is ``inductor_random(size, seed, mode)``:
-a pure function of the seed and the linear index of the element. Ours,
-``domino_compile::random_slice``, is the same function at the indices of one slice, so that
-the mask is bit-identical and still fuses into its consumer. Other random operations have no
-rule: they run whole.
+After Inductor has replaced random operations, a draw is ``inductor_random(size, seed, mode)``:
+a pure function of the seed and the element's linear index. Our operator
+``domino_compile::random_slice`` is the same function at the indices of one slice, so the mask is
+bit-identical and still fuses into its consumer. Other random operations have no rule: they run
+whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from domino_compile.rules.rule import Trait, family
 
 
 def pull_random(call: Call, want: Sliced) -> Outcome:
-    """The draw of one slice: the whole shape, and which rows of which dimension."""
+    """Pull the draw of one slice, given the whole shape, the dimension and the slice's rows."""
     if want.outer != 1 or call.kwargs.get("align_dtype") is not None:
         return Refusal("a draw whose blocks are interleaved")
     extent = call.out_shape[want.dim]

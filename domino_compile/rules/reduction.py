@@ -1,4 +1,4 @@
-"""Reductions: over other dimensions they act slice by slice; a sum over the cut one is partial."""
+"""Reductions: other dimensions are reduced slice by slice; a sum over the cut one is partial."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from domino_compile.rules.shape import normal
 aten = torch.ops.aten
 prims = torch.ops.prims
 
-#: Operations for which an empty list of dimensions reduces nothing (for others: everything).
+#: Operations for which an empty list of dimensions means none; for others it means all.
 EMPTY_IS_NONE = (aten.all.dims, aten.any.dims)
-#: Types whose partial sums are kept in float32 until they are added up.
+#: Types whose partial sums are kept in float32 until they are added.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def reduced_dims(call: Call) -> tuple[list[int], bool]:
-    """The dimensions that are reduced, and whether they stay with extent 1."""
+    """Return the dimensions that are reduced, and whether they stay with extent 1."""
     rank = call.operands[0].rank
     schema = [a.name for a in call.op._schema.arguments]
     dims: Any = None
@@ -40,12 +40,12 @@ def reduced_dims(call: Call) -> tuple[list[int], bool]:
 
 
 def after_reduction(state: Sliced, dims: list[int], keep: bool) -> Sliced:
-    """Where the cut dimension is after other dimensions were reduced."""
+    """Return the cut state after other dimensions were reduced."""
     return state if keep else Sliced(state.dim - sum(d < state.dim for d in dims), state.outer)
 
 
 def reduce_beside(call: Call) -> Outcome:
-    """A reduction that must not touch the cut dimension; one or several results alike."""
+    """Cut a reduction of other dimensions than the cut one, with one or several results."""
     x = call.operands[0]
     assert x.sliced is not None
     dims, keep = reduced_dims(call)
@@ -57,9 +57,9 @@ def reduce_beside(call: Call) -> Outcome:
 
 
 def sum_(call: Call) -> Outcome:
-    """A sum over the cut dimension is the sum of the slices' sums.
+    """Cut ``sum``: over the cut dimension it is the sum of the slices' sums.
 
-    Low-precision partial sums are taken in float32 and rounded once, at the end.
+    Low-precision partial sums are computed in float32 and rounded once, at the end.
     """
     x = call.operands[0]
     assert x.sliced is not None
@@ -78,7 +78,7 @@ def sum_(call: Call) -> Outcome:
 
 
 def mean(call: Call) -> Outcome:
-    """A mean over the cut dimension is the sum of the slices' sums, divided once."""
+    """Cut ``mean``: over the cut dimension it is the sum of the slices' sums, divided once."""
     x = call.operands[0]
     assert x.sliced is not None
     dims, keep = reduced_dims(call)
@@ -99,7 +99,7 @@ def mean(call: Call) -> Outcome:
 
 
 def any_(call: Call) -> Outcome:
-    """``any`` over the cut dimension: a sum of booleans is their disjunction."""
+    """Cut ``any``: over the cut dimension it is a sum of booleans, which is their disjunction."""
     x = call.operands[0]
     assert x.sliced is not None
     if x.sliced.dim in reduced_dims(call)[0] and x.dtype is not torch.uint8:
@@ -108,7 +108,7 @@ def any_(call: Call) -> Outcome:
 
 
 def prims_sum(call: Call) -> Outcome:
-    """``prims.sum(x, dims)``."""
+    """Cut ``prims.sum(x, dims)``."""
     x = call.operands[0]
     assert x.sliced is not None
     dims = [int(d) for d in call.args[1]]

@@ -1,4 +1,4 @@
-"""The table of all rules, and how a rule is found for an operation."""
+"""The table of all rules, and the lookup of an operation's rule."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _FAMILIES = (
 
 
 def merge(tables: Iterable[Mapping[Any, Rule]]) -> dict[Any, Rule]:
-    """One table of several; an operation in two of them is a mistake.
+    """Merge tables of rules, which must not share an operation.
 
     Raises:
-        ValueError: naming the operation.
+        ValueError: two tables have a rule for the same operation, which the message names.
     """
     merged: dict[Any, Rule] = {}
     for table in tables:
@@ -60,13 +60,13 @@ def merge(tables: Iterable[Mapping[Any, Rule]]) -> dict[Any, Rule]:
 
 @cache
 def all_rules() -> Mapping[Any, Rule]:
-    """Every rule, by operation."""
+    """Return every rule, by operation."""
     return merge(module.RULES for module in _FAMILIES)
 
 
 @cache
 def rule_of(op: Any) -> Rule | None:
-    """The rule of an operation: its own, its packet's, or the pointwise rule by its tag."""
+    """Return the rule of an operation: its own, its packet's, or the pointwise rule by tag."""
     rules = all_rules()
     if isinstance(op, OpOverload) and op._schema.is_mutable:
         return None
@@ -82,18 +82,18 @@ def rule_of(op: Any) -> Rule | None:
 
 
 def find_rule(op: Any) -> RuleFn | None:
-    """The rule of an operation, or ``None``."""
+    """Return the ``forward`` function of an operation's rule, or ``None``."""
     rule = rule_of(op)
     return rule.forward if rule else None
 
 
 def find_pull(op: Any) -> PullFn | None:
-    """The pull of an operation, or ``None``."""
+    """Return the ``pull`` function of an operation's rule, or ``None``."""
     rule = rule_of(op)
     return rule.pull if rule else None
 
 
 def traits_of(op: Any) -> Trait:
-    """What an operation does; nothing is known of one without a rule."""
+    """Return the traits of an operation; one without a rule has none."""
     rule = rule_of(op)
     return rule.traits if rule else Trait.NONE

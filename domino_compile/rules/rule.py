@@ -1,4 +1,4 @@
-"""One operation's rule, and what the rest of the package may ask of the operation."""
+"""One operation's rule, and its traits for the rest of the package."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from domino_compile.axes import Sliced
 from domino_compile.rules.call import Call, Outcome
 
-#: A rule maps a call with at least one cut operand to what can be done.
+#: A rule maps a call with at least one cut operand to a ``Cut`` or a ``Refusal``.
 RuleFn = Callable[[Call], Outcome]
-#: A pull maps a call with no cut operand and the wanted state of its result to what can be done:
-#: it lets a value that is wanted in slices be *made* in slices instead of made whole and cut.
+#: A pull maps a call with no cut operand, and the wanted state of its result, to the same: a value
+#: that is needed in slices is then *made* in slices, instead of made whole and then cut.
 PullFn = Callable[[Call, Sliced], Outcome]
 
 
 class Trait(Flag):
-    """What an operation does to its operands' elements, whatever axis is cut."""
+    """How an operation treats its operands' elements, regardless of the axis that is cut."""
 
     NONE = 0
     #: Computes each element of the result from single elements of the operands.
     POINTWISE = auto()
-    #: Gives the same elements another shape or order of dimensions.
+    #: Rearranges the same elements in another shape or order of dimensions.
     RESHAPES = auto()
-    #: Sends elements between ranks, or waits for that.
+    #: Sends elements between ranks, or waits for such a transfer.
     COMMUNICATES = auto()
-    #: Makes values from nothing, such as constants, ranges and random numbers.
+    #: Makes values without tensor inputs, such as constants, ranges and random numbers.
     CREATES = auto()
-    #: Combines elements along dimensions that the result does not have, or only with extent 1.
+    #: Combines elements along dimensions that the result lacks or has with extent 1.
     REDUCES = auto()
-    #: Puts pieces together or into a larger value, and computes nothing.
+    #: Puts pieces together, or into a larger value, without computing anything.
     PUTS_TOGETHER = auto()
 
 
@@ -42,9 +42,9 @@ class Rule:
     Attributes:
         op: the operation.
         family: the name of its family, for error messages.
-        forward: says how the operation acts on cut operands.
-        pull: says how its result can be made in slices, if it can.
-        traits: what the operation does.
+        forward: how the operation acts on cut operands.
+        pull: how its result can be made in slices; ``None`` if it cannot.
+        traits: how the operation treats its operands' elements.
     """
 
     op: Any
@@ -61,7 +61,7 @@ def family(
     pull: PullFn | None = None,
     traits: Trait = Trait.NONE,
 ) -> dict[Any, Rule]:
-    """The same rule for a family of operations.
+    """Return a table with the same rule for each operation of a family.
 
     Operations are given as overload packets (``torch.ops.aten.add``, all overloads), single
     overloads, or plain functions.

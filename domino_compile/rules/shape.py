@@ -15,15 +15,15 @@ aten = torch.ops.aten
 
 
 def normal(dim: Any, rank: int) -> int:
-    """A dimension counted from the front."""
+    """Return a dimension counted from the front."""
     return int(dim) % max(rank, 1)
 
 
 def follow_view(before: Shape, after: Shape, state: Sliced, batch: Size) -> Sliced | None:
-    """Where the cut axis goes when a tensor is viewed in another shape.
+    """Return the cut state of a tensor that is viewed in another shape; ``None`` if impossible.
 
-    The position of the batch among the factors of the flattened tensor stays: ``outer``
-    elements before it, counted over all leading dimensions.
+    The batch keeps its position among the factors of the flattened tensor: ``outer`` elements
+    before it, counted over all leading dimensions.
     """
     outer = product((*before[: state.dim], state.outer))
     for dim, extent in enumerate(after):
@@ -38,7 +38,7 @@ def follow_view(before: Shape, after: Shape, state: Sliced, batch: Size) -> Slic
 
 
 def view(call: Call) -> Outcome:
-    """Reshape: sizes of the result are rewritten for each slice."""
+    """Cut a reshape: the sizes of the result are rewritten for each slice."""
     (x,) = call.operands
     assert x.sliced is not None
     state = follow_view(x.shape, call.out_shape, x.sliced, call.batch)
@@ -48,7 +48,7 @@ def view(call: Call) -> Outcome:
 
 
 def pull_view(call: Call, want: Sliced) -> Outcome:
-    """The inverse view."""
+    """Pull a reshape by following the inverse view."""
     (x,) = call.operands
     state = follow_view(call.out_shape, x.shape, want, call.batch)
     if state is None:
@@ -57,7 +57,7 @@ def pull_view(call: Call, want: Sliced) -> Outcome:
 
 
 def permutation_of(call: Call) -> list[int]:
-    """``order[j]`` = the input dimension that becomes dimension ``j`` of the result."""
+    """Return ``order``: ``order[j]`` is the input dimension that becomes dimension ``j``."""
     rank = len(call.out_shape)
     if call.op is aten.permute.default:
         return [normal(d, rank) for d in call.arg(1, "dims")]
@@ -70,19 +70,19 @@ def permutation_of(call: Call) -> list[int]:
 
 
 def permute(call: Call) -> Outcome:
-    """The cut dimension moves."""
+    """Cut a permutation: the cut dimension moves."""
     (x,) = call.operands
     assert x.sliced is not None
     return Cut((x.sliced,), Sliced(permutation_of(call).index(x.sliced.dim), x.sliced.outer))
 
 
 def pull_permute(call: Call, want: Sliced) -> Outcome:
-    """The inverse permutation."""
+    """Pull a permutation by inverting it."""
     return Cut((Sliced(permutation_of(call)[want.dim], want.outer),), want)
 
 
 def unsqueeze(call: Call) -> Outcome:
-    """A new dimension of extent 1."""
+    """Cut ``unsqueeze``, which adds a dimension of extent 1."""
     (x,) = call.operands
     assert x.sliced is not None
     new = normal(call.arg(1, "dim"), len(call.out_shape))
@@ -91,13 +91,13 @@ def unsqueeze(call: Call) -> Outcome:
 
 
 def pull_unsqueeze(call: Call, want: Sliced) -> Outcome:
-    """The inverse of ``unsqueeze``."""
+    """Pull ``unsqueeze``: the inverse of its rule."""
     new = normal(call.arg(1, "dim"), len(call.out_shape))
     return Cut((Sliced(want.dim - (want.dim > new), want.outer),), want)
 
 
 def squeezed(call: Call) -> list[int]:
-    """The dimensions that ``squeeze`` removes."""
+    """Return the dimensions that ``squeeze`` removes."""
     (x,) = call.operands
     dims = call.arg(1, "dim")
     if dims is None:
@@ -110,7 +110,7 @@ def squeezed(call: Call) -> list[int]:
 
 
 def squeeze(call: Call) -> Outcome:
-    """Dimensions of extent 1 go; ``dims`` names each, so that a slice of one row keeps its own."""
+    """Cut ``squeeze``; its ``dims`` are named, so that a slice of one row keeps that dimension."""
     (x,) = call.operands
     assert x.sliced is not None
     gone = squeezed(call)
@@ -119,7 +119,7 @@ def squeeze(call: Call) -> Outcome:
 
 
 def pull_squeeze(call: Call, want: Sliced) -> Outcome:
-    """The inverse of ``squeeze``."""
+    """Pull ``squeeze``: the inverse of its rule."""
     (x,) = call.operands
     gone = squeezed(call)
     kept = [d for d in range(x.rank) if d not in gone]
@@ -127,7 +127,7 @@ def pull_squeeze(call: Call, want: Sliced) -> Outcome:
 
 
 def squeeze_named(dims: list[int]) -> Build:
-    """``squeeze`` of exactly these dimensions."""
+    """Return a builder of ``squeeze`` of exactly these dimensions."""
 
     def build(args: tuple[Any, ...], *_: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         return aten.squeeze.dims, (args[0], dims), {}
@@ -136,7 +136,7 @@ def squeeze_named(dims: list[int]) -> Build:
 
 
 def expand(call: Call) -> Outcome:
-    """Broadcast to a shape; the sizes are rewritten for each slice."""
+    """Cut a broadcast to a shape: the sizes are rewritten for each slice."""
     (x,) = call.operands
     assert x.sliced is not None
     out = Sliced(x.sliced.dim + len(call.out_shape) - x.rank, x.sliced.outer)
@@ -144,7 +144,7 @@ def expand(call: Call) -> Outcome:
 
 
 def pull_expand(call: Call, want: Sliced) -> Outcome:
-    """A value broadcast along the cut dimension is simply broadcast to fewer rows."""
+    """Pull a broadcast: along the wanted dimension the value is broadcast to fewer rows."""
     (x,) = call.operands
     dim = want.dim - (len(call.out_shape) - x.rank)
     state: States = WHOLE if dim < 0 or x.shape[dim] == 1 else Sliced(dim, want.outer)
@@ -152,13 +152,13 @@ def pull_expand(call: Call, want: Sliced) -> Outcome:
 
 
 def repeat(call: Call) -> Outcome:
-    """``repeat``: ``n`` copies of the cut dimension are ``n`` blocks of it."""
+    """Cut ``repeat``: ``n`` copies of the cut dimension are ``n`` blocks of it."""
     (x,) = call.operands
     assert x.sliced is not None
     repeats = call.arg(1, "repeats")
     dim = x.sliced.dim + len(repeats) - x.rank
     if repeats[dim] == 0:
-        return Refusal("repeats the cut dimension no times")
+        return Refusal("repeats the cut dimension zero times")
     return Cut((x.sliced,), Sliced(dim, product((repeats[dim], x.sliced.outer))))
 
 

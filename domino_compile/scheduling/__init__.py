@@ -1,15 +1,15 @@
-"""Which order: a graph as units of work, list scheduling of them, and the memory that it takes."""
+"""Scheduling: split a graph into units of work, order them, and predict the memory of a step."""
 
 from domino_compile.scheduling.list_schedule import schedule_units
 from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
 from domino_compile.scheduling.recompute import least_bytes, mark_recomputed
-from domino_compile.scheduling.simulate import Schedule, Span, run_order
+from domino_compile.scheduling.simulate import Occupancy, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph, build_units
 
 __all__ = [
+    "Occupancy",
     "Result",
     "Schedule",
-    "Span",
     "StepMemory",
     "Unit",
     "UnitGraph",

@@ -1,4 +1,4 @@
-"""What Inductor makes of an operation: a kernel of its own, a part of a fused one, or none."""
+"""How Inductor compiles an operation: as a separate kernel, part of a fused one, or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
 
-#: Operations that Inductor runs as kernels of their own.
+#: Operations that Inductor never fuses with others.
 NEVER_FUSED = {
     aten.convolution.default,
     aten.convolution_backward.default,
@@ -32,7 +32,7 @@ NEVER_FUSED = {
     aten.sort.stable,
     aten.topk.default,
 }
-#: Reductions along the dimensions that their second argument names.
+#: Reductions whose second argument names the dimensions to reduce.
 REDUCTIONS = {
     aten.amax.default,
     aten.amin.default,
@@ -41,17 +41,17 @@ REDUCTIONS = {
     aten.var.correction,
     aten.var_mean.correction,
 }
-#: What Inductor writes into the kernels that use it: constants, and members of the list of seeds.
+#: Operations that Inductor inlines into the kernels that use them: constants, and lookups of seeds.
 FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
 
 
 def is_anchor(node: fx.Node) -> bool:
-    """Whether the node is a kernel of its own: never part of a fused group."""
+    """Return whether the node is a separate kernel, never part of a fused group."""
     return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
 
 
 def event_kind(node: fx.Node) -> str | None:
-    """What a schedule calls a node whose place in the order matters; ``None`` for other nodes."""
+    """Return the name for a node whose place in the order matters; ``None`` for other nodes."""
     if is_launch(node):
         return "launch"
     if is_wait(node):
@@ -62,32 +62,32 @@ def event_kind(node: fx.Node) -> str | None:
 
 
 def is_work(node: fx.Node) -> bool:
-    """Whether the node belongs to a unit."""
+    """Return whether the node belongs to a unit."""
     return not is_free(node) and not is_wait(node) and not is_folded(node)
 
 
 def is_folded(node: fx.Node) -> bool:
-    """Whether the node is never computed by itself: only fusible operations use its value."""
+    """Return whether the node is inlined everywhere: only fusible operations use its value."""
     return node.target in FOLDED and all(is_fusible(user) for user in node.users)
 
 
 def is_fusible(node: fx.Node) -> bool:
-    """Whether the node can be part of a fused kernel."""
+    """Return whether the node can be part of a fused kernel."""
     return is_work(node) and not is_anchor(node) and not mutates(node)
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether each element of a fusible node's value is made of elements alone."""
+    """Return whether the node is fusible and computes each element from single elements."""
     return is_fusible(node) and bool(traits_of(node.target) & Trait.POINTWISE)
 
 
 def sums_over_rows(node: fx.Node) -> bool:
-    """Whether the node sums over other dimensions than the last."""
+    """Return whether the node sums over dimensions other than the last."""
     return node.target is aten.sum.dim_IntList and bool(dims := _reduced(node)) and -1 not in dims
 
 
 def reduced_width(node: fx.Node) -> int:
-    """How wide the rows are that the node reduces; 0 if it reduces none."""
+    """Return the width of the rows that the node reduces; 0 if it reduces none."""
     if node.target not in REDUCTIONS or -1 not in _reduced(node):
         return 0
     (source,) = node.all_input_nodes
@@ -95,7 +95,7 @@ def reduced_width(node: fx.Node) -> int:
 
 
 def _reduced(node: fx.Node) -> set[int]:
-    """The dimensions that a reduction reduces, from the end."""
+    """Return the reduced dimensions, counted from the end (negative)."""
     (source,) = node.all_input_nodes
     rank = source.meta["val"].ndim
     dims: Any = node.args[1] if len(node.args) > 1 else None
@@ -104,7 +104,7 @@ def _reduced(node: fx.Node) -> set[int]:
 
 
 def mutates(node: fx.Node) -> bool:
-    """Whether the node writes into what it is given."""
+    """Return whether the node writes into one of its inputs."""
     if is_attention(node):
         return False  # FlexAttention is a higher-order operation and has no schema
     schema = getattr(node.target, "_schema", None)
@@ -112,7 +112,7 @@ def mutates(node: fx.Node) -> bool:
 
 
 def draws(node: fx.Node) -> bool:
-    """Whether the node takes random numbers from a generator, so that its order matters."""
+    """Return whether the node draws from a random number generator, so that its order matters."""
     target = node.target
     if not isinstance(target, OpOverload):
         return _compat.draws_and_saves(target)

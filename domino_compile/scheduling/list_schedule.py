@@ -1,22 +1,22 @@
 """List scheduling over two resources: compute, and the wire of each process group.
 
 The order follows the Domino scheme. The work that a launch needs, back to earlier launches, is
-its *segment*. Compute keeps to the segment with the least work left (so it stays with one slice
-until that slice launches its collective, then turns to another); what no collective depends on
-(weight gradients, the loss) is *filler* and waits for a gap, or until memory runs short. A
+its *segment*. Compute keeps to the segment with the least work left, so it stays with one slice
+until that slice launches its collective, and then turns to another. Work that no collective depends
+on (weight gradients, the loss) is *filler*: it is kept for a gap, or until memory runs short. A
 collective is launched as soon as its input exists; a wait is placed at the first use of its result.
 
 ::
 
     until everything is placed:
-        launch every collective whose input exists (is not itself in flight)
+        launch every collective whose input exists and is not itself still in flight
         among the units that are ready and need no collective that is still in flight:
-            memory short -> the filler that frees most, else the oldest unit
-            else         -> a unit of the segment with the least work left (one that needs no
-                            collective in flight, if there is one), else the oldest filler
-        none -> wait for the collective that ends first
+            memory short -> the filler that frees most, otherwise the oldest unit
+            otherwise    -> a unit of the segment with the least work left (one that needs no
+                            collective in flight, if there is one), or the oldest filler
+        if there is none -> wait for the collective that ends first
 
-Ties fall to the earlier unit of the graph: the result is a function of the graph and the costs.
+Ties go to the earlier unit of the graph, so the result depends on the graph and the costs only.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ from domino_compile.scheduling.recompute import holds, late_order, stages_of, wi
 from domino_compile.scheduling.simulate import Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
-#: The parts of the allowed memory at which filler begins to go first, tried in turn until the peak
-#: stays within it.
+#: Fractions of the allowed memory above which filler goes first. They are tried in turn until the
+#: peak stays within the allowed memory.
 PRESSURES = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
 
 
 def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
-    """Order the units so that collectives fly under compute.
+    """Order the units so that collectives run while the device computes.
 
-    List scheduling is greedy, so its result is checked: it is taken only if it needs no more memory
-    than allowed and is predicted no slower than the graph's own order.
+    List scheduling is greedy, so its result is checked: it is used only if it needs no more memory
+    than allowed and is predicted to be no slower than the graph's own order.
 
     Args:
         graph: the units.
-        cap_bytes: above this much live memory, filler that frees memory goes first. If the own
-            order needs more, that is allowed as well.
+        cap_bytes: above this much live memory, filler that frees memory goes first. If the graph's
+            own order needs more, the limit is raised to that.
+
+    Returns:
+        The schedule with predicted times.
     """
     stages = stages_of(graph.units)
     own = run_order(graph, late_order(graph, stages))
@@ -59,17 +62,18 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
 
 
 class Segments:
-    """For each launch the units it needs, back to earlier launches, and how much of that is left.
+    """The segment of each launch: the units it needs, back to earlier launches, and the work left.
 
-    What those earlier launches need as well is left out: it is placed before them. Else a segment
-    would go back to the first layer along the residual stream, which passes by all collectives.
+    Units that those earlier launches need as well are left out, because they are placed before
+    them. Otherwise a segment would reach back to the first layer along the residual stream, which
+    bypasses all collectives.
 
     Attributes:
         of: the launches whose segments a unit belongs to.
-        left_us: for each launch the predicted time of what is not yet placed.
-        behind: for each launch the earlier launches that its segment begins behind.
-        open: the launches that are not placed and all of whose ``behind`` are.
-        ready: for each launch the units of its segment that could be placed, sorted.
+        left_us: for each launch the predicted time of the units not yet placed.
+        behind: for each launch the earlier launches after which its segment begins.
+        open: the launches that are not placed, but all of whose ``behind`` are.
+        ready: for each launch the units of its segment that can be placed now, sorted.
     """
 
     def __init__(self, units: Sequence[Unit]) -> None:
@@ -90,7 +94,7 @@ class Segments:
         behind = self.behind[launch.index] = set()
         left = 0.0
         while heap:
-            index = -heappop(heap)  # the latest first: what it needs comes after it
+            index = -heappop(heap)  # the latest first, so that its needs come after it
             if units[index].launch:
                 behind.add(index)
                 self.before[index].append(launch.index)
@@ -105,7 +109,7 @@ class Segments:
         self.left_us[launch.index] = left
 
     def made_ready(self, index: int) -> None:
-        """Note that a unit could be placed."""
+        """Note that a unit can be placed now."""
         for launch in self.of[index]:
             insort(self.ready[launch], index)
 
@@ -148,7 +152,7 @@ class _Scheduler:
         return self.machine.result()
 
     def _kind(self, index: int) -> list[int] | None:
-        """The list of ready units besides ``ready`` that a unit belongs to."""
+        """Return the list (``launches`` or ``filler``) that a unit is in besides ``ready``."""
         if self.units[index].launch:
             return self.launches
         return None if self.segments.of[index] else self.filler
@@ -177,7 +181,7 @@ class _Scheduler:
         return best
 
     def _wishes(self) -> Iterator[Unit]:
-        """What keeps the wire busy, whatever memory it takes; the most wanted first."""
+        """Yield the units that keep the wire busy, best first, regardless of memory."""
         yield from self._flowing(self.launches)
         workable = filter(self.segments.ready.get, self.segments.open)
         for launch in sorted(workable, key=self._urgency):
@@ -188,19 +192,19 @@ class _Scheduler:
         yield min(ready, key=lambda u: (self.machine.available(u)[0], u.index))
 
     def _flowing(self, indices: Sequence[int]) -> Iterator[Unit]:
-        """Those units that need no collective that is still in flight."""
+        """Yield the units that need no collective that is still in flight."""
         for index in indices:
             if self.machine.available(self.units[index])[0] <= self.machine.now:
                 yield self.units[index]
 
     def _urgency(self, launch: int) -> tuple[bool, float, int]:
-        """Smaller for segments that can be finished now, then for those with less work left."""
+        """Return a sort key: segments that can be finished now first, then the least work left."""
         ends = (self.machine.wire_end.get(i, math.inf) for i in self.segments.behind[launch])
         blocked = any(end > self.machine.now for end in ends)
         return blocked, round(self.segments.left_us[launch], 6), launch
 
     def _relief(self) -> Unit | None:
-        """The filler that frees most memory, if any does."""
+        """Return the filler that frees most memory, or ``None`` if none frees any."""
         relief = max(
             self._flowing(self.filler), key=lambda u: (self._net_freed(u), -u.index), default=None
         )

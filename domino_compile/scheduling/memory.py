@@ -1,18 +1,20 @@
-"""The memory of a step while a scheduled graph runs: which buffers there are, and how long.
+"""The memory of a step while a scheduled graph runs: which buffers exist, and how long they live.
 
-``Machine`` weighs what the units of one graph leave behind, to compare orders of it. Here all is
-counted that is allocated while a step runs, as Inductor's generated code allocates and frees it:
+``Machine`` adds up the results of one graph's units, to compare orders of that graph. This module
+counts everything that is allocated while a step runs, as Inductor's generated code allocates and
+frees it:
 
 * The caller holds parameters and inputs from beginning to end.
-* A view is in its base's buffer. An all-reduce works in the buffer that it is given, unless that is
-  held or needed once more; any other collective keeps what it reads until it is waited for.
-* A fused group makes what leaves it, but for what other groups had better compute anew, and what
-  its own sums over rows read, which are kernels of their own. It writes a result over what it reads
-  for the last time where sizes agree. Any other kernel has all that it reads and makes at once.
-* A buffer is freed behind the last unit that uses it, also what backward got from forward. Results
-  stay, and so do forward's while backward runs.
+* A view shares its base's buffer. An all-reduce works in place, unless its input is held or needed
+  again; any other collective keeps its input until it is waited for.
+* A fused group allocates the values that leave it, except those that other groups compute again
+  more cheaply, plus the inputs of its own sums over rows, which are separate kernels. It reuses the
+  buffer of an input that it reads for the last time if the sizes agree. Any other kernel holds all
+  its inputs and outputs at once.
+* A buffer is freed after the last unit that uses it, including buffers that backward got from
+  forward. Results stay, and forward's results stay while backward runs.
 
-Left out is what kernels allocate for themselves (workspaces), and the allocator's rounding.
+Kernels' own workspaces and the allocator's rounding are not counted.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from domino_compile.scheduling.units import Unit
 
 aten = torch.ops.aten
 
-#: Who makes a buffer, and which of the values that it makes is in it.
+#: The node that makes a buffer, and which of the node's values the buffer holds.
 Buffer = tuple[fx.Node, int]
 #: Operations that write into a copy of their first input.
 SCATTERS = {
@@ -44,10 +46,10 @@ SCATTERS = {
     aten._unsafe_masked_index_put_accumulate.default,
     aten.scatter_add.default,
 }
-#: A pointwise value with several users is computed anew in each kernel that uses it, unless it is
-#: made of more values (Inductor's ``realize_reads_threshold``) or by more operations.
+#: A pointwise value with several users is computed again in each kernel that uses it, unless it
+#: reads more values than this (Inductor's ``realize_reads_threshold``) or needs more operations.
 MOST_READS = 4
-#: Collectives whose result is in the buffer that they are given.
+#: Collectives that write their result into their input's buffer.
 IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
 
 
@@ -57,8 +59,8 @@ class Result:
 
     Attributes:
         bytes: its own size.
-        buffer: the number of the buffer that it is in; ``None`` if the caller holds that anyway.
-        buffer_bytes: the size of the buffer, of which it may be a view.
+        buffer: the number of its buffer; ``None`` if the caller holds that buffer anyway.
+        buffer_bytes: the size of that buffer; the tensor may be a view of a part.
     """
 
     bytes: int
@@ -71,8 +73,8 @@ class StepMemory:
     """The memory of a step while one of its graphs runs.
 
     Attributes:
-        peak_bytes: the most that is allocated at once.
-        results: what the graph returns, in order.
+        peak_bytes: the most memory that is allocated at once.
+        results: the graph's results, in order.
     """
 
     peak_bytes: int
@@ -80,20 +82,20 @@ class StepMemory:
 
 
 def held_bytes(graph: fx.Graph) -> int:
-    """The bytes of parameters and inputs of a joint, forward or inference graph."""
+    """Return the bytes of the parameters and inputs of a joint, forward or inference graph."""
     return sum(bytes_of(n) for n in _tensor_inputs(graph) if not _is_tangent(n))
 
 
 def step_memory(
     graph: fx.Graph, units: Sequence[Unit], held: int, forward: Sequence[Result] = ()
 ) -> StepMemory:
-    """The memory of a step while a graph runs.
+    """Return the memory of a step while a graph runs.
 
     Args:
         graph: a forward, backward or inference graph.
         units: its units, in the order in which they run.
         held: bytes of parameters and inputs of the whole step.
-        forward: of a backward graph, what its forward returns, as far as that is known.
+        forward: the results of the matching forward graph, for a backward graph, if known.
     """
     inputs = _tensor_inputs(graph)
     owned: list[fx.Node] = []
@@ -114,7 +116,7 @@ def _is_tangent(node: fx.Node) -> bool:
 
 
 class _Walk:
-    """A graph's buffers, and the places of the units that make and read each."""
+    """A graph's buffers, and the positions of the units that make and read each of them."""
 
     def __init__(self, graph: fx.Graph, units: Sequence[Unit]) -> None:
         self.units = units
@@ -126,10 +128,10 @@ class _Walk:
         self.stored: set[Buffer] = set()
         self.readers: dict[Buffer, set[float]] = defaultdict(set)
 
-    # -- which buffers there are -----------------------------------------------------------
+    # -- which buffers exist ----------------------------------------------------------------
 
     def take_inputs(self, inputs: Sequence[fx.Node], owned: Sequence[fx.Node]) -> None:
-        """Note the inputs, and those that the graph may free; the others count nothing here."""
+        """Note the inputs that the graph may free; the other inputs are not counted here."""
         for node in inputs:
             self.buffers[node] = ((node, 0),)
             self.size[node, 0] = 0
@@ -139,12 +141,12 @@ class _Walk:
     def take_results(
         self, inputs: Sequence[fx.Node], owned: Sequence[fx.Node], forward: Sequence[Result]
     ) -> int:
-        """Put inputs that forward returned from one buffer into one.
+        """Let inputs that share a buffer in forward's results share one here.
 
         Forward's last results are backward's inputs.
 
         Returns:
-            The bytes of forward's other results, which the caller has.
+            The bytes of forward's other results, which the caller holds.
         """
         count = len(forward) - len(inputs)
         kept = forward[max(0, count) :]
@@ -164,7 +166,7 @@ class _Walk:
         return sum(size for number, size in others.items() if number is not None)
 
     def of(self, node: fx.Node) -> tuple[Buffer, ...]:
-        """The buffers that a node's value is in."""
+        """Return the buffers that hold a node's value."""
         found = self.buffers.get(node)
         if found is None:
             found = self.buffers[node] = self._made_or_shared(node)
@@ -194,7 +196,7 @@ class _Walk:
     # -- who uses them ---------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Note who reads each buffer; let all-reduces work in the buffers that they are given."""
+        """Note the readers of each buffer; let all-reduces work in place."""
         for node in [*self.place, self.output]:
             here = self.place.get(node, math.inf)
             for x in node.all_input_nodes:
@@ -211,7 +213,7 @@ class _Walk:
                 self._in_place(here, only)
 
     def _inline(self) -> None:
-        """Let groups compute anew what is not stored: its readers read what it is made of."""
+        """Let groups compute unstored values again: their readers read those values' inputs."""
         made_of: dict[Buffer, tuple[frozenset[Buffer], int]] = {}
         for node, here in self.place.items():
             if not is_pointwise(node) or not self.of(node):  # without elements, without a buffer
@@ -234,16 +236,16 @@ class _Walk:
             self.readers[buffer] = {here}
 
     def _only_fused(self, buffer: Buffer) -> bool:
-        """Whether fused groups alone read a buffer."""
+        """Return whether only fused groups read a buffer."""
         return all(
             math.isfinite(place) and is_fusible(self.units[int(place)].nodes[0])
             for place in self.readers[buffer]
         )
 
     def _in_two_kernels(self, node: fx.Node) -> bool:
-        """Whether a value goes into a sum over rows and into something else of its group.
+        """Return whether a value feeds both a sum over rows and another operation of its group.
 
-        A gradient of a norm's weight is such a sum: its kernel is not the one of the rows.
+        The gradient of a norm's weight is such a sum: it is not computed in the kernel of the rows.
         """
         unit = self.units[self.place[node]]
         for total in unit.nodes:
@@ -261,7 +263,7 @@ class _Walk:
         return [self.inside.get(b, b) for x in node.all_input_nodes for b in self.of(x)]
 
     def _in_place(self, here: int, node: fx.Node) -> None:
-        """Put a node's results into the buffers that it is given, where nothing else needs them."""
+        """Write a node's results into its inputs' buffers if nothing else needs those."""
         for buffer, result in zip(self._given(node), self.of(node), strict=False):
             if buffer != result and self.size[buffer] and max(self.readers[buffer]) <= here:
                 self.readers[buffer] |= self.readers.pop(result, set())
@@ -269,7 +271,7 @@ class _Walk:
                 self.inside[result] = buffer
 
     def peak(self, held: int) -> int:
-        """The most that is allocated at once, in bytes, with what the caller holds."""
+        """Return the peak in bytes, including the ``held`` bytes of the caller."""
         self._read()
         made: dict[int, list[Buffer]] = defaultdict(list)
         freed: dict[float, list[Buffer]] = defaultdict(list)
@@ -289,13 +291,13 @@ class _Walk:
         return peak
 
     def _written_over(self, freed: Sequence[Buffer], made: Sequence[Buffer]) -> int:
-        """The bytes of results that a fused group writes over what it reads for the last time."""
+        """Return the bytes of results that a fused group writes into buffers it no longer needs."""
         room = Counter(self.size[b] for b in freed if b not in made)
         fitting = room & Counter(self.size[b] for b in made if b not in freed)
         return sum(size * count for size, count in fitting.items())
 
     def results(self) -> tuple[Result, ...]:
-        """What the graph returns, by the buffers that it is in."""
+        """Return the graph's results with their buffers."""
         numbers: dict[Buffer, int] = {}
         found = []
         arguments: Any = self.output.args[0]
@@ -311,7 +313,7 @@ class _Walk:
 
 
 def _wrapped(node: fx.Node) -> fx.Node | None:
-    """What the partitioner wrapped, if a node is that or a member of its results."""
+    """Return the partitioner's wrapper if a node is one, or is a member of its results."""
     while node.op == "call_function" and "val" in node.meta and _is_member(node):
         node = node.all_input_nodes[0]
     while node.op == "call_function" and "val" not in node.meta:
@@ -322,7 +324,7 @@ def _wrapped(node: fx.Node) -> fx.Node | None:
 
 
 def _tensors_in(node: fx.Node) -> list[tuple[fx.Node, ...]]:
-    """The tensors among the results of what was wrapped, each behind the members that it is in."""
+    """Return the tensors among a wrapper's results, each with the path of members to it."""
     found: list[tuple[fx.Node, ...]] = []
     for user in filter(_is_member, node.users):
         inner = _tensors_in(user)
@@ -335,7 +337,7 @@ def _is_member(node: fx.Node) -> bool:
 
 
 def _writes_in_place(node: fx.Node) -> bool:
-    """Whether a node's value is its first input, written to."""
+    """Return whether a node writes its value into its first input."""
     schema = getattr(node.target, "_schema", None)
     alias = schema.returns[0].alias_info if schema is not None and schema.returns else None
     return alias is not None and bool(alias.is_write)

@@ -1,15 +1,16 @@
-"""When backward computes again what forward did not keep.
+"""When backward recomputes the values that forward did not keep.
 
-A backward graph holds units that need no gradient: they make values of forward again, out of what
-forward saved. All of them could run at once, before anything is differentiated, and all that they
-make would then live together, as if nothing had been checkpointed. They are needed late, and each
-must wait.
+A backward graph contains units that need no gradient: they recompute forward's values from the
+tensors that forward saved. All of them could run first, before anything is differentiated, but then
+all their results would live together, as if nothing had been checkpointed. So each of them has to
+wait until shortly before it is needed.
 
-A *stage* is what is recomputed for one gradient unit: all that this unit is the first to need, in
-the order of the graph. Of a checkpointed block that is nearly the whole block, of one slice of it a
-stage of its own; what the partitioner recomputes anyway makes small ones. A stage may begin while
-those made earlier and not yet in use are smaller than a *window*, which is less than one block. So
-recomputation runs at most one block ahead of differentiation, and fills the gaps there::
+A *stage* is the work that is recomputed for one gradient unit: all units that this unit is the
+first to need, in the order of the graph. For a checkpointed block a stage is nearly the whole
+block, with a separate stage for each slice; the partitioner's own recomputation of cheap values
+makes small stages. A stage may begin while the earlier stages not yet in use are smaller than a
+*window*, which is less than one block. So recomputation runs at most one block ahead of
+differentiation, and fills the gaps there::
 
     recompute 3 | differentiate 3, recompute 2 | differentiate 2, recompute 1 | ...
 """
@@ -29,12 +30,12 @@ from domino_compile.scheduling.units import Unit, UnitGraph
 
 @dataclass(frozen=True)
 class Stage:
-    """What is recomputed for one gradient unit.
+    """The units that are recomputed for one gradient unit.
 
     Attributes:
         user: the gradient unit that is the first to need it.
         units: the recomputed units, in the order of the graph.
-        out_bytes: what they leave in memory, all together.
+        out_bytes: the bytes that they leave in memory together.
     """
 
     user: int
@@ -43,7 +44,7 @@ class Stage:
 
 
 def mark_recomputed(graph: fx.Graph, units: Sequence[Unit]) -> None:
-    """Note which units of a backward graph need no gradient; of any other graph none does.
+    """Mark the units of a backward graph that need no gradient; other graphs have none.
 
     Args:
         graph: a forward, backward or inference graph, not a joint one.
@@ -58,9 +59,9 @@ def mark_recomputed(graph: fx.Graph, units: Sequence[Unit]) -> None:
 
 
 def stages_of(units: Sequence[Unit]) -> list[Stage]:
-    """The stages of a graph, in the order in which they are needed.
+    """Return the stages of a graph, in the order in which they are needed.
 
-    What is recomputed and used by no gradient is in none.
+    Recomputed units that no gradient needs are in no stage.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for index, user in _first_users(units).items():
@@ -72,7 +73,7 @@ def stages_of(units: Sequence[Unit]) -> list[Stage]:
 
 
 def _first_users(units: Sequence[Unit]) -> dict[int, int]:
-    """For each recomputed unit the first gradient unit that needs it, directly or not."""
+    """Return, for each recomputed unit, the first gradient unit that needs it, directly or not."""
     first: dict[int, int] = {}
     for unit in reversed(units):
         user = first.get(unit.index) if unit.recomputed else unit.index
@@ -85,12 +86,12 @@ def _first_users(units: Sequence[Unit]) -> dict[int, int]:
 
 
 def holds(units: Sequence[Unit], stages: Sequence[Stage], window: float) -> dict[int, int]:
-    """For each recomputed unit that must wait, the gradient unit that it runs behind.
+    """Return, for each recomputed unit that must wait, the gradient unit that it runs after.
 
     Args:
         units: of the graph.
         stages: of the graph.
-        window: bytes; how much may have been recomputed and not be in use yet when a stage begins.
+        window: the bytes that may be recomputed but not yet in use when a stage begins.
     """
     found: dict[int, int] = {}
     unused, behind = 0, 0
@@ -105,10 +106,10 @@ def holds(units: Sequence[Unit], stages: Sequence[Stage], window: float) -> dict
 
 
 def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:
-    """The bytes below which another stage may begin, see ``holds``.
+    """Return the bytes below which another stage may begin, see ``holds``.
 
-    Less than what one block leaves, which is the largest stage for each slice, and more than what
-    all of its slices but one leave: blocks are not all of one size.
+    This is less than one block leaves (the largest stage times the number of slices), and more than
+    all of its slices but one leave, because blocks differ in size.
     """
     slices = {unit.piece for unit in units if unit.recomputed and unit.piece is not None}
     largest = max((stage.out_bytes for stage in stages), default=0)
@@ -116,19 +117,19 @@ def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:
 
 
 def least_bytes(graph: UnitGraph) -> int:
-    """What the order of the graph needs, or the one that recomputes late if that needs less.
+    """Return the peak of the graph's order, or of the order that recomputes late if that is less.
 
-    Inductor alone looks for an order that needs little memory, so that the order found may need far
-    more than its program does.
+    Without us, Inductor looks for an order that needs little memory, so the captured order may need
+    far more than Inductor's program does.
     """
     late = late_order(graph, stages_of(graph.units))
     return min(run_order(graph).peak_bytes, run_order(graph, late).peak_bytes)
 
 
 def late_order(graph: UnitGraph, stages: Sequence[Stage]) -> list[int]:
-    """The order of the graph, but for stages: each is right in front of its user.
+    """Return the order of the graph with each stage moved right in front of its user.
 
-    What is recomputed for the output alone comes last.
+    Units that are recomputed for the output only come last.
     """
     made = {stage.user: stage.units for stage in stages}
     order: list[int] = []

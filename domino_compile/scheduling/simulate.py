@@ -1,4 +1,4 @@
-"""A simulated run of units: when each computes or is on the wire, and what lives meanwhile."""
+"""A simulated run of units: when each one computes or is on the wire, and the memory in use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from domino_compile.scheduling.units import Unit, UnitGraph
 
 
 @dataclass(frozen=True)
-class Span:
-    """When a unit computes, or (``wire``) its collective is on the wire.
+class Occupancy:
+    """The time during which a unit computes or, with ``wire``, its collective is on the wire.
 
     Times are in microseconds from the start. ``stall_us`` is how long compute stood still before
-    the unit, for the collective ``stalled_by`` (a launch).
+    the unit, waiting for the collective ``stalled_by`` (the index of its launch).
     """
 
     unit: int
@@ -26,8 +26,8 @@ class Span:
     stalled_by: int | None = None
     wire: bool = False
 
-    def overlap_us(self, other: Span) -> float:
-        """How long both last at once."""
+    def overlap_us(self, other: Occupancy) -> float:
+        """Return how long both last at the same time."""
         return max(0.0, min(self.end_us, other.end_us) - max(self.start_us, other.start_us))
 
 
@@ -37,20 +37,20 @@ class Schedule:
 
     Attributes:
         order: unit indices.
-        spans: one span for each unit, in order.
-        peak_bytes: the largest estimate of what lives at once.
-        total_us: when compute and wire are done.
+        occupancies: one for each unit, in the same order.
+        peak_bytes: the largest estimate of the memory in use at once.
+        total_us: when both compute and wire are done.
     """
 
     order: tuple[int, ...]
-    spans: tuple[Span, ...]
+    occupancies: tuple[Occupancy, ...]
     peak_bytes: int
     total_us: float
 
     @cached_property
-    def computing(self) -> list[Span]:
-        """The spans in which compute is busy, in order."""
-        return [s for s in self.spans if not s.wire]
+    def computing(self) -> list[Occupancy]:
+        """The occupancies of compute, in order."""
+        return [s for s in self.occupancies if not s.wire]
 
     @property
     def compute_us(self) -> float:
@@ -59,31 +59,31 @@ class Schedule:
 
     @property
     def stall_us(self) -> float:
-        """Exposed communication: how long compute stands still, the end included."""
+        """Exposed communication: how long compute stands still, including at the end."""
         return max(0.0, self.total_us - self.compute_us)
 
-    def hidden_under(self, wire: Span) -> list[Span]:
-        """What computes while a collective is on the wire."""
+    def hidden_under(self, wire: Occupancy) -> list[Occupancy]:
+        """Return the occupancies of compute while a collective is on the wire."""
         first = bisect_right(self.computing, wire.start_us, key=lambda s: s.end_us)
         behind = bisect_left(self.computing, wire.end_us, key=lambda s: s.start_us)
         return [s for s in self.computing[first:behind] if s.overlap_us(wire) > 0.0]
 
-    def exposed_us(self, wire: Span) -> float:
-        """How long a collective is on the wire while nothing computes."""
+    def exposed_us(self, wire: Occupancy) -> float:
+        """Return how long a collective is on the wire while nothing computes."""
         hidden = sum(s.overlap_us(wire) for s in self.hidden_under(wire))
         return max(0.0, wire.end_us - wire.start_us - hidden)
 
 
 class Machine:
-    """The state of a simulated run: clocks, what is done, what lives."""
+    """The state of a simulated run: the clocks, the placed units and the memory in use."""
 
     def __init__(self, graph: UnitGraph) -> None:
         self.units = graph.units
-        self.pinned = graph.pinned
+        self.kept = graph.kept
         self.now = 0.0
         self.wire_free: dict[str, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
-        self.spans: list[Span] = []
+        self.occupancies: list[Occupancy] = []
         self.readers: dict[int, set[int]] = defaultdict(set)
         for unit in self.units:
             for other in unit.after:
@@ -97,16 +97,16 @@ class Machine:
         self.peak = self.live
 
     def available(self, unit: Unit) -> tuple[float, int | None]:
-        """When the collectives that a unit needs are complete, and the last of them."""
+        """Return when the collectives that a unit needs are complete, and the last of them."""
         ends = [(self.wire_end[i], i) for i in unit.after_wire]
         return max(ends) if ends else (0.0, None)
 
     def released(self, unit: Unit) -> int:
-        """The bytes that can be freed once the unit has run."""
+        """Return the bytes that can be freed once the unit has run."""
         freed = sum(
             self.units[other].out_bytes
             for other in unit.after
-            if self.readers[other] == {unit.index} and other not in self.pinned
+            if self.readers[other] == {unit.index} and other not in self.kept
         )
         return freed + sum(
             self.inputs[i][0]
@@ -115,7 +115,7 @@ class Machine:
         )
 
     def run(self, unit: Unit) -> None:
-        """Place a unit next; a wait for a collective stops compute, also if a launch needs it."""
+        """Place a unit next; waiting for a collective stops compute, even for a launch."""
         ready, by = self.available(unit)
         stall = max(0.0, ready - self.now)
         self.now += stall
@@ -125,11 +125,11 @@ class Machine:
             start = max(self.now, self.wire_free[unit.group])
             end = start + unit.cost_us
             self.wire_free[unit.group] = self.wire_end[unit.index] = end
-            self.spans.append(Span(unit.index, start, end, stall, stalled_by, wire=True))
+            self.occupancies.append(Occupancy(unit.index, start, end, stall, stalled_by, wire=True))
         else:
             start = self.now
             self.now = start + self._duration(unit)
-            self.spans.append(Span(unit.index, start, self.now, stall, stalled_by))
+            self.occupancies.append(Occupancy(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
         self.peak = max(self.peak, self.live)
         self.live -= self.released(unit)
@@ -139,9 +139,9 @@ class Machine:
             self.inputs[number][1].discard(unit.index)
 
     def _duration(self, unit: Unit) -> float:
-        """How long a unit computes from now on, part of it perhaps beside collectives.
+        """Return how long a unit computes if it starts now, perhaps partly beside collectives.
 
-        The collectives of a group queue without gaps, so that its wire is busy until it is free.
+        The collectives of a group queue without gaps, so its wire is busy until the last one ends.
         """
         flying = max(self.wire_free.values(), default=0.0) - self.now
         beside = unit.cost_us * unit.slowdown
@@ -150,13 +150,15 @@ class Machine:
         return flying + unit.cost_us * (1 - flying / beside)
 
     def result(self) -> Schedule:
-        """What has been placed so far."""
+        """Return the schedule of the units placed so far."""
         total = max([self.now, *self.wire_end.values()], default=0.0)
-        return Schedule(tuple(s.unit for s in self.spans), tuple(self.spans), self.peak, total)
+        return Schedule(
+            tuple(s.unit for s in self.occupancies), tuple(self.occupancies), self.peak, total
+        )
 
 
 def run_order(graph: UnitGraph, order: Sequence[int] | None = None) -> Schedule:
-    """The predicted times of a given order (of the graph's own order by default)."""
+    """Return the predicted times of a given order (by default the graph's own order)."""
     machine = Machine(graph)
     for index in order if order is not None else range(len(graph.units)):
         machine.run(graph.units[index])

@@ -1,19 +1,19 @@
-"""What the units of a graph read and write, and what is hard for them to compute.
+"""Memory traffic of a graph's units, and their expensive operations.
 
-A unit reads what comes from outside it and writes what is needed outside it, once each. But a
-pointwise value that only fused groups use need not be written: each of them can compute it anew
-from what it is made of. Inductor does so with cheap values, and the partitioner with what forward
-would leave for backward. So of a norm in bf16 that computes in float32 only its bf16 input and the
-statistics go through memory::
+A unit reads each value from outside once, and writes each value that is needed outside once. But a
+pointwise value that only fused groups use need not be written: each of them can compute it again
+from its inputs. Inductor does so for cheap values, and the partitioner for values that forward
+would save for backward. So a norm in bf16 that computes in float32 moves only its bf16 input and
+the statistics through memory::
 
     forward     x (bf16) -> float32 -> statistics       reads x, writes the statistics
     backward    x (bf16) -> float32 -> gradient         reads x and the statistics
 
-A value is taken to be computed anew where that moves fewer bytes than writing and reading it. A
-group of which all is computed anew elsewhere is no kernel at all.
+The model assumes that a value is computed again if that moves fewer bytes than writing and reading
+it. A group whose values are all computed again elsewhere is not a kernel at all.
 
-Memory bounds fused kernels, but for a few operations: random numbers, and sines, cosines and powers
-(of a rotary embedding) that are computed anew for every element they are multiplied with.
+Fused kernels are limited by memory bandwidth, with a few exceptions: random numbers, and the sines,
+cosines and powers of a rotary embedding, which are computed again for every element they multiply.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from domino_compile.scheduling.kinds import (
 
 aten = torch.ops.aten
 
-#: A value that is made by more operations is not computed anew (Inductor's
+#: A value that takes more operations than this is not computed again (Inductor's
 #: ``realize_opcount_threshold``).
 MOST_OPERATIONS = 30
-#: Operations that take as long as moving several bytes, for each element.
+#: Operations that take as long per element as moving several bytes.
 HARD_FUNCTIONS = {
     aten.cos.default,
     aten.sin.default,
@@ -51,21 +51,21 @@ HARD_FUNCTIONS = {
     aten.pow.Tensor_Tensor,
 }
 HARD = HARD_FUNCTIONS | {prims.inductor_random.default, random_slice}
-#: Inductor keeps rows of up to so many elements from one end of a kernel to the other.
+#: Inductor keeps rows of up to this many elements in registers throughout a kernel.
 KEPT_ROW = 1024
 
 
 @dataclass
 class Traffic:
-    """What one unit moves and computes.
+    """The bytes that one unit moves, and its expensive operations.
 
     Attributes:
         reads: values that it reads, with the bytes of each that it needs.
         writes: values that it writes, with their bytes.
-        hard: for each hard operation that it computes, the value of its own for whose elements it
-            does so.
+        hard: for each hard operation that it computes, the value of the unit whose elements need
+            it.
         wide: whether it reduces rows of more than ``KEPT_ROW`` elements.
-        sums: for each sum over rows of what it makes, what is summed.
+        sums: for each sum over rows that it computes, the summed value.
     """
 
     reads: dict[fx.Node, int] = field(default_factory=dict)
@@ -76,34 +76,34 @@ class Traffic:
 
     @property
     def fused(self) -> Fused:
-        """All of it that the time of a fused kernel depends on."""
+        """The quantities that determine the time of a fused kernel."""
         summed = sum(map(elements_of, self.sums.values()))
         return Fused(self.bytes, self.hard_elements, self.wide, len(self.sums), summed)
 
     @property
     def bytes(self) -> int:
-        """All that is moved."""
+        """All bytes that are read or written."""
         return sum(self.reads.values()) + sum(self.writes.values())
 
     @property
     def hard_elements(self) -> int:
-        """How many elements hard operations compute."""
+        """The number of elements that hard operations compute."""
         return sum(map(elements_of, self.hard.values()))
 
 
 def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
-    """What each unit moves and computes.
+    """Return the traffic of each unit.
 
     Args:
-        units: the nodes of each, in the order of the graph; those of a unit that is no fused group
-            are one.
+        units: the nodes of each unit, in the order of the graph; a unit that is not a fused group
+            has one node.
     """
     unit_of = {node: number for number, nodes in enumerate(units) for node in nodes}
-    anew = _Anew(unit_of)
+    inlining = _Inlining(unit_of)
     found = [Traffic() for _ in units]
     for number, traffic in enumerate(found):
-        if anew.is_kernel(units[number]):
-            _take(traffic, units[number], anew)
+        if inlining.is_kernel(units[number]):
+            _take(traffic, units[number], inlining)
     for traffic in found:
         for value in traffic.reads:
             if (maker := _maker_of(value)) in unit_of:
@@ -114,18 +114,18 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
     return found
 
 
-def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
-    """Note what a unit of these nodes reads and computes."""
+def _take(traffic: Traffic, nodes: Iterable[fx.Node], inlining: _Inlining) -> None:
+    """Record what a unit of these nodes reads and computes."""
     inside = set(nodes)
     for node in nodes:
         for x in node.all_input_nodes:
             source = base_of(x)
-            for value in anew.made_of.get(source, (source,)):
+            for value in inlining.made_of.get(source, (source,)):
                 if value in inside or is_folded(value):
                     continue
                 size = min(bytes_of(x), bytes_of(value)) if value is source else bytes_of(value)
                 traffic.reads[value] = min(bytes_of(value), traffic.reads.get(value, 0) + size)
-        for operation in anew.hard_for(node, inside):
+        for operation in inlining.hard_for(node, inside):
             known = traffic.hard.setdefault(operation, node)
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
@@ -134,12 +134,12 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], anew: _Anew) -> None:
             traffic.sums[node] = node.all_input_nodes[0]
 
 
-class _Anew:
-    """Which values are computed anew, and of what; found in one walk along the graph.
+class _Inlining:
+    """The values that are computed again, and their inputs; collected in one walk along the graph.
 
     Attributes:
-        made_of: of each value of a fused group that is not in memory, the values that it is made of
-            and that are.
+        made_of: for each value of a fused group that is not in memory, the values in memory that it
+            is computed from.
     """
 
     def __init__(self, unit_of: Mapping[fx.Node, int]) -> None:
@@ -155,11 +155,11 @@ class _Anew:
                 self._written.add(node)
 
     def is_kernel(self, nodes: Sequence[fx.Node]) -> bool:
-        """Whether a unit of these nodes leaves anything, but what is computed anew."""
+        """Return whether a unit of these nodes leaves a value that is not computed again."""
         return not is_fusible(nodes[0]) or any(node in self._written for node in nodes)
 
     def hard_for(self, node: fx.Node, inside: set[fx.Node]) -> Iterator[fx.Node]:
-        """The hard operations that are computed for a node's elements, in a unit of such nodes."""
+        """Yield the hard operations computed for a node's elements in a unit of these nodes."""
         if node.target in HARD:
             yield node
         if is_pointwise(node):
@@ -186,19 +186,21 @@ class _Anew:
     def _is_in_memory(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
         if node.target is materialise:
             return True
-        return self._used_outside(node) and not self._better_anew(node, parts, operations)
+        return self._used_outside(node) and not self._cheaper_inlined(node, parts, operations)
 
-    def _better_anew(self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int) -> bool:
+    def _cheaper_inlined(
+        self, node: fx.Node, parts: Mapping[fx.Node, None], operations: int
+    ) -> bool:
         if operations > MOST_OPERATIONS:
             return False
         if not all(user in self._unit_of and is_fusible(user) for user in users_of(node)):
             return False
-        anew = sum(
+        moved = sum(
             bytes_of(part) * (1 if self._in_memory(part) else 2)
             for part in parts
             if not is_folded(part)
         )
-        return anew < 2 * bytes_of(node)
+        return moved < 2 * bytes_of(node)
 
     def _in_memory(self, value: fx.Node) -> bool:
         return value not in self._unit_of or value in self._written
@@ -209,7 +211,7 @@ class _Anew:
 
 
 def base_of(node: fx.Node) -> fx.Node:
-    """The value that a view shows; of a member of several results the member."""
+    """Return the value that a view shows; for a member of several results, the member."""
     while node.op == "call_function" and is_free(node) and bytes_of(node):
         inputs = node.all_input_nodes
         if not inputs or not _is_tensor_or_views(inputs[0]):
@@ -219,29 +221,30 @@ def base_of(node: fx.Node) -> fx.Node:
 
 
 def _is_tensor_or_views(node: fx.Node) -> bool:
-    """Whether a node is one tensor, or several views of one, as ``split`` makes them."""
+    """Return whether a node is one tensor, or several views of one, as ``split`` returns."""
     if isinstance(node.meta.get("val"), torch.Tensor):
         return True
     return node.op == "call_function" and is_free(node) and bool(node.all_input_nodes)
 
 
 def _maker_of(value: fx.Node) -> fx.Node:
-    """The operation that makes a value: of a member of several results the one that has them."""
+    """Return the operation that makes a value; for a member, the operation with the results."""
     while value.op == "call_function" and is_free(value) and value.all_input_nodes:
         value = value.all_input_nodes[0]
     return value
 
 
 def elements_of(node: fx.Node) -> int:
-    """The elements of a node's value; 0 if it is no tensor."""
+    """Return the number of elements of a node's value; 0 if it is not a tensor."""
     value = node.meta.get("val")
     return size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
 
 
 def bytes_of(node: fx.Node) -> int:
-    """The bytes of a node's value, of all its members together.
+    """Return the bytes of a node's value, or of all its members together.
 
-    What the partitioner wraps (``_compat.operation_of``) has no value; its members have.
+    An operation that the partitioner wraps (``_compat.operation_of``) has no value of its own;
+    its members have.
     """
     if "val" not in node.meta:
         members = (u for u in node.users if u.op == "call_function" and is_free(u))

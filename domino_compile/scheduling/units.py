@@ -1,15 +1,15 @@
 """A graph as units of work: fused groups of operations, matrix products, collectives.
 
-Costing operations one by one ignores fusion and puts waits far too early; a unit stands for what
-Inductor will make one kernel of (or a few). Four kinds of nodes are not units: views and other
-operations that cost nothing, constants that are folded into the kernels that use them, waits, and
-inputs. They are placed where they are first needed.
+Costing operations one by one ignores fusion and puts waits far too early; a unit is what Inductor
+will compile to one kernel, or a few. Four kinds of nodes are not units: views and other operations
+that cost nothing, constants that are folded into the kernels that use them, waits, and inputs. They
+are placed where they are first needed.
 
 Grouping: the *level* of a node is the largest number of barriers (matrix products, attention,
 collectives, operations that never fuse) on a path to it. Connected fusible nodes of one level and
-one slice are one group. A path that leaves a group through a barrier arrives at a higher level, so
-that groups do not depend on each other in a circle; the one exception (through another slice or a
-whole value) is detected, and such groups are split.
+one slice form one group. A path that leaves a group through a barrier arrives at a higher level, so
+groups do not depend on each other in a cycle; the one exception (through another slice or a whole
+value) is detected, and such groups are split.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Unit:
         piece: the slice or part it belongs to, ``None`` for whole work.
         after: the units whose results it needs.
         after_wire: the launches whose collectives it needs completed.
-        out_bytes: what it leaves in memory.
-        slowdown: of compute, its predicted time while a collective is in flight over ``cost_us``.
+        out_bytes: the bytes that it leaves in memory.
+        slowdown: for compute, its predicted time beside a collective divided by ``cost_us``.
         traffic: what it reads and writes.
-        recomputed: whether it makes values of forward again, in backward (``mark_recomputed``).
+        recomputed: whether it recomputes forward's values in backward (``mark_recomputed``).
     """
 
     index: int
@@ -93,12 +93,12 @@ class UnitGraph:
         units: the units.
         input_uses: for each input that can be freed in the graph: its bytes and the units that
             read it.
-        pinned: units whose results are outputs of the graph, never freed.
+        kept: the units whose results are outputs of the graph, which are never freed.
     """
 
     units: list[Unit]
     input_uses: list[tuple[int, set[int]]]
-    pinned: set[int]
+    kept: set[int]
 
 
 def build_units(
@@ -129,7 +129,7 @@ def build_units(
 
 
 def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
-    """The work and inputs a node depends on, and whether through a wait, past what is free."""
+    """Yield the work and inputs that a node depends on, past free nodes, and whether by a wait."""
     stack = [(x, False) for x in node.all_input_nodes]
     seen: set[fx.Node] = set()
     while stack:
@@ -144,7 +144,7 @@ def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
 
 
 def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[fx.Node, fx.Node]:
-    """For each fusible node the representative of its group."""
+    """Return, for each fusible node, the representative of its group."""
     level: dict[fx.Node, int] = {}
     parent: dict[fx.Node, fx.Node] = {}
 
@@ -170,7 +170,7 @@ def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[
 
 
 def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
-    """Units of groups of nodes, with costs and dependencies."""
+    """Make units from groups of nodes, with costs and dependencies."""
     chosen = list(groups)
     traffic = traffic_of(chosen)
     units = [
@@ -192,15 +192,15 @@ def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
 
 
 def _in_order(units: Iterable[Unit]) -> None:
-    """Units that keep their order: random draws, collectives with ranks whose plans may differ."""
+    """Keep the order of units: random draws, collectives with ranks whose plans may differ."""
     for first, second in pairwise(sorted(units, key=lambda u: u.nodes[0]._sort_key)):
         second.after.add(first.index)
 
 
 def _sink(graph: fx.Graph, level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable]) -> None:
-    """Put what is made of nothing (random numbers, constants) beside its first fusible user.
+    """Give values without inputs (random numbers, constants) the level of their first fusible user.
 
-    Inductor computes it there; where it stands says nothing of when it is computed.
+    Inductor computes them there; their position in the graph does not matter.
     """
     floating: dict[fx.Node, None] = {}
     for node in graph.nodes:
@@ -217,7 +217,7 @@ def _sink(graph: fx.Graph, level: dict[fx.Node, int], kind: Callable[[fx.Node], 
 
 
 def _order_mutations(of: dict[fx.Node, Unit]) -> None:
-    """A node that writes into its input runs after all other readers of it that precede it."""
+    """Let a node that writes into its input run after all readers that precede it in the graph."""
     for node, unit in of.items():
         if not mutates(node) or is_launch(node) or not node.all_input_nodes:
             continue
@@ -251,7 +251,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
 
 
 def _topological(units: list[Unit]) -> list[int]:
-    """Indices in dependency order, the earliest in the graph first; short if there is a circle."""
+    """Return indices in dependency order, earliest first; some are missing if there is a cycle."""
     import heapq
 
     waiting = {unit.index: len(unit.after) for unit in units}
@@ -283,15 +283,15 @@ def _renumber(units: list[Unit], order: list[int]) -> list[Unit]:
 
 
 def is_backward(graph: fx.Graph) -> bool:
-    """Whether a graph is a backward or a joint one: gradients of outputs come in."""
+    """Return whether a graph is a backward or joint one: gradients of outputs are inputs."""
     return any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
 
 
 def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int]]], set[int]]:
-    """The inputs that are freed in the graph, and who reads them; the outputs."""
+    """Return the freeable inputs with the units that read them, and the units of the outputs."""
     of = {node: unit for unit in units for node in unit.nodes}
     outputs = {x for x, _ in sources(graph.output_node())}
-    pinned = {of[x].index for x in outputs if x in of}
+    kept = {of[x].index for x in outputs if x in of}
     backward = is_backward(graph)
     inputs: dict[fx.Node, set[int]] = defaultdict(set)
     for unit in units:
@@ -299,4 +299,4 @@ def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int
             for x, _ in sources(node):
                 if x.op == "placeholder" and backward and not str(x.target).startswith("primals"):
                     inputs[x].add(unit.index)
-    return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], pinned
+    return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], kept

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.gemm import choices
 from domino_compile.gemm.choices import NOTHING, Question, choose
-from domino_compile.gemm.cublaslt import Algorithm, LtError, Operand, Problem, library
+from domino_compile.gemm.cublaslt import Algorithm, LtError, MatrixLayout, Problem, library
 from domino_compile.gemm.tune import GAIN, PARTS, Way, Ways, best, operands, tune
 from domino_compile.ops import products as op
 from domino_compile.ops.products import addmm_beside, mm_beside
@@ -62,11 +62,11 @@ def test_fake_results_have_shape_and_type() -> None:
 def test_operands_in_memory() -> None:
     left, right = torch.ones(6, 4, dtype=BF16), torch.ones(5, 4, dtype=BF16).t()
     assert Problem.of(left, right) == Problem(
-        BF16, 6, 5, 4, Operand(4, 6, 4, False), Operand(4, 5, 4, True)
+        BF16, 6, 5, 4, MatrixLayout(4, 6, 4, False), MatrixLayout(4, 5, 4, True)
     )
     part = torch.ones(6, 8, dtype=BF16)[:, :4]
     problem = Problem.of(part, right)
-    assert problem is not None and problem.left == Operand(4, 6, 8, False)
+    assert problem is not None and problem.left == MatrixLayout(4, 6, 8, False)
     bias, whole = torch.ones(5, dtype=BF16), torch.ones(6, 5, dtype=BF16)
     with_bias, with_whole = Problem.of(left, right, bias), Problem.of(left, right, whole)
     assert with_bias is not None and with_bias.bias and not with_bias.added

@@ -43,12 +43,12 @@ def test_any_schedule_keeps_the_invariants(graph: UnitGraph, factor: float) -> N
 
 
 def check_times(graph: UnitGraph, plan: Schedule) -> None:
-    spans = {s.unit: s for s in plan.spans}
-    for span in plan.spans:
-        needed = graph.units[span.unit].after_wire
-        assert all(spans[i].end_us <= span.start_us for i in needed)
+    by_unit = {s.unit: s for s in plan.occupancies}
+    for busy in plan.occupancies:
+        needed = graph.units[busy.unit].after_wire
+        assert all(by_unit[i].end_us <= busy.start_us for i in needed)
     computing = sum(u.cost_us for u in graph.units if not u.launch)
-    wires = [s for s in plan.spans if s.wire]
+    wires = [s for s in plan.occupancies if s.wire]
     assert abs(plan.compute_us - computing) < 1e-6
     assert abs(plan.compute_us + plan.stall_us - plan.total_us) < 1e-6
     assert all(0 <= plan.exposed_us(s) <= s.end_us - s.start_us + 1e-6 for s in wires)
@@ -75,7 +75,7 @@ def test_the_end_of_the_last_collective_is_exposed() -> None:
     graph = UnitGraph([unit(0, 10, set()), unit(1, 30, {0}, launch=True)], [], set())
     plan = run_order(graph)
     assert (plan.total_us, plan.compute_us, plan.stall_us) == (40, 10, 30)
-    assert plan.exposed_us(plan.spans[1]) == 30
+    assert plan.exposed_us(plan.occupancies[1]) == 30
 
 
 def test_a_launch_that_needs_a_collective_stops_compute() -> None:

@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 ROWS = "the rows of the table are cut"
 GATHERS = "gathers along the cut dimension"
-ALIKE = "do not extend alike"
+ALIKE = "have different extents along the cut dimension"
 
 
 def no(reason: str, *operands_dims: tuple[int, int]) -> dict[tuple[int, int], str]:

@@ -63,8 +63,8 @@ SHAPE = [
     Sample(
         aten.repeat.default,
         (real(4, 6), [0, 1]),
-        refused={(0, 0): "no times"},
-        blocks_refused={(0, 0): "no times"},
+        refused={(0, 0): "zero times"},
+        blocks_refused={(0, 0): "zero times"},
     ),
 ]
 SPLITS = "a slice of the cut dimension that splits the cut axis"

@@ -1,18 +1,18 @@
-"""One step under torch's profiler: recorded, and read as a timeline.
+"""Record one step with torch's profiler, and turn it into a timeline.
 
-What torch (tried: 2.13) records, and how it is read:
+What torch records (tried with 2.13), and how this module reads it:
 
-* GPU: kernels with their begin and end. NCCL's (RCCL's) and the emulated wire's are collectives in
-  flight; torch names their process group.
+* GPU: kernels with their begin and end. NCCL's (RCCL's) kernels and the emulated wire's are
+  collectives in flight; torch names their process group.
 * CPU: operations of the thread that runs the step. The outermost ``aten`` operations and
   Inductor's C++ kernels (visible if ``TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE=1`` was set when they
-  were compiled) are compute; ``_c10d_functional::wait_tensor`` is a wait. What is left of the step
-  is the host's own work (Python, dispatch) and is compute as well. Small operations in a row are
+  were compiled) are compute; ``_c10d_functional::wait_tensor`` is a wait. The rest of the step is
+  the host's work (Python, dispatch) and counts as compute too. Consecutive small operations form
   one span.
-* gloo: ``gloo:all_reduce`` and the like, on gloo's threads, are collectives in flight. A collective
-  outside compiled graphs waits in Python, where the profiler sees nothing: the time from the end of
-  its ``c10d`` operation to the end of its flight is read as a wait.
-* gloo with an emulated link: flights and waits are those of ``domino_compile.emulate.trace()``.
+* gloo: ``gloo:all_reduce`` and similar events on gloo's threads are collectives in flight. A
+  collective outside compiled graphs waits in Python, which the profiler does not see: the time from
+  the end of its ``c10d`` operation to the end of its flight is read as a wait.
+* gloo with an emulated link: flights and waits come from ``domino_compile.emulate.trace()``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from domino_compile.tools.bench.kernels import Kernel, kernels_in
 from domino_compile.tools.timelines import Span, Timeline
 from domino_compile.tools.timelines.spans import COMPUTE, WIRE
 
-#: Marks the begin and the end of a step in its trace.
+#: The mark at the beginning and the end of a step in its trace.
 MARK = "domino_compile: step"
-#: Operations shorter than this are part of the host's own work (views, allocations).
+#: Operations shorter than this count as the host's work (views, allocations).
 SHORTEST_US = 5.0
-#: The kinds of operations on the CPU by their names, the first that matches.
+#: The kinds of operations on the CPU by their names; the first match counts.
 KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -50,12 +50,12 @@ KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("pointwise", r"cpp_fused|^aten::_?(foreach|fused)|^aten::"),
     )
 )
-# gloo's threads note the end of a flight a little after the wait for it has returned.
+# gloo's threads record the end of a flight slightly after the wait for it has returned.
 _SETTLE_S = 0.02
 _SLACK_US = 50.0
 _COMPUTES = re.compile(r"^(aten|mkl|mkldnn|onednn|quantized|fbgemm|inductor)::|cpp_fused|gemm")
 _GLOO = re.compile(r"^gloo:(\w+)")
-# The collectives' names, as NCCL's kernels and torch's events spell them.
+# The collectives' names as NCCL's kernels and torch's events spell them.
 _COLLECTIVES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
@@ -73,16 +73,16 @@ _COLLECTIVES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 @dataclass(frozen=True)
 class Trace:
-    """What was recorded of one step.
+    """The recording of one step.
 
     Attributes:
-        events: of the profiler; also those of the steps around it.
-        begin: when the step began, by the profiler's clock in microseconds.
+        events: the profiler's events, including those of the neighbouring steps.
+        begin: when the step began, in microseconds of the profiler's clock.
         end: when it ended.
-        thread: that ran it, as the profiler names it.
-        at_s: ``time.monotonic()`` when it began.
-        records: of the emulated link, if there is one.
-        group: the process group's name, if there is but one; gloo's events do not tell theirs.
+        thread: the thread that ran the step, as the profiler names it.
+        at_s: ``time.monotonic()`` when the step began.
+        records: the emulated link's records, if there is one.
+        group: the process group's name if there is only one; gloo's events do not name theirs.
     """
 
     events: list[dict[str, Any]]
@@ -95,19 +95,19 @@ class Trace:
 
     @property
     def step_ms(self) -> float:
-        """How long the step took under the profiler."""
+        """The duration of the step under the profiler."""
         return (self.end - self.begin) / 1e3
 
     def within(self) -> list[dict[str, Any]]:
-        """The events that begin in this step."""
+        """Return the events that begin in this step."""
         return [e for e in self.events if self.begin <= e["ts"] < self.end]
 
 
 class Tracer:
-    """Records a few steps in a row. Its methods are called by the thread that runs the steps.
+    """Recorder of a few consecutive steps. The thread that runs the steps calls its methods.
 
-    One recording for all of them: with gloo's threads at work, torch 2.13 was seen to corrupt its
-    memory when the profiler is stopped and started anew between steps.
+    One recording covers all steps: while gloo's threads are active, torch 2.13 was seen to corrupt
+    its memory when the profiler was stopped and restarted between steps.
     """
 
     def __init__(self, on_gpu: bool) -> None:
@@ -123,7 +123,7 @@ class Tracer:
         self._mark()
 
     def step(self, records: Sequence[Record]) -> None:
-        """A step has ended."""
+        """Note that a step has ended."""
         self._mark()
         self._records.append(list(records))
 
@@ -134,7 +134,7 @@ class Tracer:
             self._at_s.append(time.monotonic())
 
     def end(self) -> list[Trace]:
-        """Stop, and return what was recorded of every step."""
+        """Stop, and return the recording of every step."""
         if not self._on_gpu:
             time.sleep(_SETTLE_S)
         self._profile.__exit__(None, None, None)
@@ -156,12 +156,12 @@ class Tracer:
 
 
 def collective_name(text: str) -> str:
-    """A collective's name as in ``domino_compile.links.COLLECTIVES``; the text if unknown."""
+    """Return a collective's name as in ``domino_compile.links.COLLECTIVES``, or the text itself."""
     return next((name for name, pattern in _COLLECTIVES if pattern.search(text)), text)
 
 
 def timeline_of(trace: Trace, title: str, rank: int, emulated: bool, on_gpu: bool) -> Timeline:
-    """A step's timeline; its times count from the step's begin."""
+    """Return a step's timeline, with times counted from the beginning of the step."""
     spans = list(_device_spans(trace)) if on_gpu else _host_spans(trace)
     spans = [span for span in spans if span.end_us > span.begin_us]
     return Timeline(title, rank, True, emulated, tuple(sorted(spans, key=lambda s: s.begin_us)))
@@ -169,7 +169,7 @@ def timeline_of(trace: Trace, title: str, rank: int, emulated: bool, on_gpu: boo
 
 def _device_spans(trace: Trace) -> Iterator[Span]:
     kernels, zero = kernels_in(trace.within()), trace.begin
-    # An emulated wire's kernels tell no group; its records do, in the order of launching.
+    # An emulated wire's kernels do not name a group; its records do, in the order of launches.
     flown = [r for r in trace.records if r.name != "barrier" and r.wire_ms > 0]
     emulated = [k for k in kernels if "domino_emulated_wire" in k.name]
     known = dict(zip(map(id, emulated), flown, strict=True)) if len(emulated) == len(flown) else {}
@@ -190,7 +190,7 @@ def _kind_on_wire(kernel: Kernel, record: Record | None) -> str:
 
 
 def _host_spans(trace: Trace) -> list[Span]:
-    """Flights, waits, operations and what is left, of a step on the CPU."""
+    """Return the flights, waits, operations and remaining host work of a step on the CPU."""
     events, zero, whole = trace.within(), trace.begin, trace.end - trace.begin
     mine = sorted(
         (e for e in events if e["tid"] == trace.thread and e.get("cat") == "cpu_op"),
@@ -240,7 +240,7 @@ def _of_gloo(
 
 
 def _wait(begin: float, end: float, flights: Sequence[Span]) -> Span:
-    """A wait, called like the last flight that had begun and was over when it returned."""
+    """Return a wait, named after the last flight that had ended when it returned."""
     over = [f for f in flights if f.begin_us < end and f.end_us <= end + _SLACK_US]
     name = max(over, key=lambda f: f.end_us).name if over else "wait"
     return Span(COMPUTE, name, "wait", begin, end)
@@ -249,7 +249,7 @@ def _wait(begin: float, end: float, flights: Sequence[Span]) -> Span:
 def _silent_waits(
     mine: Sequence[dict[str, Any]], flights: Sequence[Span], zero: float
 ) -> Iterator[Span]:
-    """The waits of collectives that a program launches and waits for in one call."""
+    """Return the waits of collectives that a program launches and waits for in one call."""
     functional = [e for e in mine if e["name"].startswith("_c10d_functional::")]
     for event in mine:
         if not event["name"].startswith("c10d::"):
@@ -264,7 +264,7 @@ def _silent_waits(
 
 
 def _operations(mine: Sequence[dict[str, Any]], zero: float) -> Iterator[Span]:
-    """The outermost operations that compute, in order."""
+    """Yield the outermost operations that compute, in order."""
     reached = float("-inf")
     for event in mine:
         begin, end = event["ts"], event["ts"] + event["dur"]
@@ -278,7 +278,7 @@ def _operations(mine: Sequence[dict[str, Any]], zero: float) -> Iterator[Span]:
 
 
 def _without(span: Span, waits: Sequence[Span]) -> Iterator[Span]:
-    """What is left of an operation in which waits are (the first reader of a result waits)."""
+    """Yield an operation's time outside its waits (the first reader of a result waits)."""
     begin = span.begin_us
     for wait in waits:
         if begin < wait.end_us and wait.begin_us < span.end_us:
@@ -290,7 +290,7 @@ def _without(span: Span, waits: Sequence[Span]) -> Iterator[Span]:
 
 
 def _host(taken: Sequence[Span], whole_us: float) -> Iterator[Span]:
-    """What is left of a step: Python, dispatch, and operations too short to list."""
+    """Yield the rest of a step: Python, dispatch, and operations too short to list."""
     reached = 0.0
     for span in taken:
         if span.begin_us > reached:
@@ -301,7 +301,7 @@ def _host(taken: Sequence[Span], whole_us: float) -> Iterator[Span]:
 
 
 def _merged(thread: Sequence[Span]) -> Iterator[Span]:
-    """The thread's spans; small operations and the host's work between them as one."""
+    """Yield the thread's spans, with small operations and the host work between them merged."""
     run: list[Span] = []
     for span in thread:
         if span.kind in ("pointwise", "copies", "random", "other") and "fused" not in span.name:
@@ -322,6 +322,6 @@ def _as_one(run: Sequence[Span]) -> Iterator[Span]:
         yield Span(COMPUTE, "host", "other", begin, end)
         return
     last = named[-1].name
-    name = last if len(named) == 1 else f"{len(named)} operations, the last {last}"
+    name = last if len(named) == 1 else f"{len(named)} operations, last {last}"
     longest = max(run, key=lambda span: span.end_us - span.begin_us)
     yield Span(COMPUTE, name, longest.kind, begin, end)

@@ -125,7 +125,7 @@ def test_small_operations_in_a_row_are_one_span() -> None:
     events = [event("aten::add_", 10 * n, 8) for n in range(50)]
     line = timeline_of(trace(*events, event("aten::mm", 600, 100)), "t", 0, False, False)
     names = [span.name for span in line.spans]
-    assert names == ["50 operations, the last aten::add_", "aten::mm", "host"]
+    assert names == ["50 operations, last aten::add_", "aten::mm", "host"]
 
 
 def test_an_emulated_link_tells_flights_and_waits_itself() -> None:
