@@ -1,6 +1,6 @@
-"""What ranks ask each other about a program, as data: the plan, and the order of its collectives.
+"""The questions that ranks ask each other about a program, as data: its plan and its order.
 
-See ``rank_check`` for what is asked when, and for what is left out because it is a rank's own.
+``check`` describes when each question is asked, and what it leaves out because ranks may differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from domino_compile.report import CompileReport
 ALONE = "inductor"
 #: The stage of a compile that asks for the plan; the others are phases of lowered graphs.
 PLAN = "plan"
-#: Collectives whose sizes are each rank's own.
+#: Collectives whose sizes differ by rank.
 OF_ANY_SIZE = ("all_to_all_single",)
 
 
@@ -45,7 +45,7 @@ class Matter:
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """Acceptable answers, the best first."""
+        """Return the acceptable answers, best first."""
         return tuple(dict.fromkeys(filter(None, (self.best, self.fallback))))
 
 
@@ -63,7 +63,7 @@ class Vote:
 
     @property
     def key(self) -> str:
-        """What is asked, in one text."""
+        """Return the whole question as one text."""
         return " ".join((self.stage, *(matter.question for matter in self.matters)))
 
     def taken(self, best: bool) -> Vote:
@@ -78,7 +78,7 @@ class Vote:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Vote:
-        """The inverse of ``dataclasses.asdict``."""
+        """Make a vote from the result of ``dataclasses.asdict``."""
         return Vote(data["stage"], tuple(Matter(**matter) for matter in data["matters"]))
 
 
@@ -176,7 +176,7 @@ def _digest(*parts: object) -> str:
 
 
 def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first thing in which what two ranks say differs, in words; empty if nothing does."""
+    """Describe the first difference between what two ranks say; empty if there is none."""
     if mine.get("rates") != other.get("rates"):
         return f"the rates of {VARIABLE} differ; all ranks need the same file"
     if mine.get("options") != other.get("options"):

@@ -1,4 +1,4 @@
-"""What a pass is, what it may know, and what it returns."""
+"""The interface of a pass: its inputs, its context and its result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pass(Generic[T]):
 
 @dataclass(frozen=True)
 class Lowering:
-    """What passes must know of what runs the rewritten graphs.
+    """What passes must know about the lowering that runs the rewritten graphs.
 
     Attributes:
         fuses: it fuses operations and orders its kernels itself, so that an order must be pinned.
@@ -51,17 +51,17 @@ class Lowering:
 
 
 class Outcomes:
-    """What the passes on one graph returned."""
+    """The results of the passes on one graph."""
 
     def __init__(self) -> None:
         self._of: dict[str, Any] = {}
 
     def put(self, made: Pass[T], outcome: T) -> None:
-        """Note what a pass returned."""
+        """Record the result of a pass."""
         self._of[made.name] = outcome
 
     def of(self, made: Pass[T]) -> T | None:
-        """What a pass returned; ``None`` if it did not run."""
+        """Return the result of a pass; ``None`` if it did not run."""
         outcome: T | None = self._of.get(made.name)
         return outcome
 
@@ -73,7 +73,7 @@ class Outcomes:
 
 @dataclass
 class Context:
-    """What passes may know of one graph, besides the graph.
+    """What passes may know about one graph, besides the graph itself.
 
     Attributes:
         cost: predicts times.

@@ -1,4 +1,4 @@
-"""What is done with a joint graph: one value, made once (``decide``), that all later steps read."""
+"""The decision about a joint graph: a value made once (``decide``) and read by later steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Possible:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a graph, and why not more.
+    """How a graph is treated, and why nothing more is done.
 
     Attributes:
         reorder: whether collectives are merged and everything is put in a new order. Otherwise
@@ -54,7 +54,7 @@ class Decision:
     possible: Possible = Possible()
 
     def described(self, found: Found, merged: int) -> list[str]:
-        """What other ranks must do as well; empty where Inductor is left alone.
+        """Return what other ranks must do too; empty if the graph is left to Inductor.
 
         Args:
             found: the collectives that are cut or put in order.
@@ -75,6 +75,6 @@ class Decision:
 
     @property
     def cut_plan(self) -> CutPlan:
-        """How rows are cut."""
+        """Return how rows are cut."""
         assert isinstance(self.rows, CutPlan)
         return self.rows

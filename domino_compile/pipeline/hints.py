@@ -1,4 +1,4 @@
-"""What is known of a graph's inputs before it is captured."""
+"""Facts about a graph's inputs from before it is captured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known of the inputs, by their position.
+    """Facts about the inputs, by position.
 
     Attributes:
         batch: the inputs that the user says carry the batch, with the dimension.
@@ -32,12 +32,12 @@ class Hints:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def identity(self) -> str:
-        """What of this decides the result of the passes, for cache keys."""
+        """Return the facts that decide the result of the passes, for cache keys."""
         return f"{sorted(self.batch.items())} {sorted(self.parameters)}"
 
 
 def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> Hints:
-    """What a captured graph tells about its inputs.
+    """Return the facts that a captured graph gives about its inputs.
 
     Raises:
         OptionError: the option ``batch`` names a dimension that the input does not have.
@@ -56,7 +56,7 @@ def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
 def _batch(
     names: Sequence[str], example_inputs: Sequence[Any], asked: Mapping[str, int]
 ) -> dict[int, int]:
-    """The positions of the inputs that the user names, with their dimensions."""
+    """Return the positions of the inputs that the user names, with their dimensions."""
     batch: dict[int, int] = {}
     for name, dim in asked.items():
         for position, full in enumerate(names):
