@@ -349,7 +349,5 @@ def _no_way(matter: Matter, table: Table, answer: Answer) -> str:
         return answer.why
     return (
         f"the ranks of group {table.group} have agreed on another plan or order than rank"
-        f" {table.ranks[table.own]} has:  {
-            matter.says.get('summary', matter.says.get('order', ''))
-        }"
+        f" {table.ranks[table.own]} has: {matter.says.get('summary', matter.says.get('order', ''))}"
     )
