@@ -1,1 +1,1 @@
-"""Nodes of an FX graph: collectives, slice tags, free nodes and new nodes."""
+"""Nodes of an FX graph: collectives, slice tags, costs and new nodes."""
