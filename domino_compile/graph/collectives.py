@@ -74,10 +74,10 @@ class Site:
         waits: the nodes that wait for it.
         kind: ``all_reduce``, ``all_gather_into_tensor``, ...
         group: the process group's name.
-        payload: the link tables' size: the larger of input and output bytes (an all-reduce's
-            payload, an all-gather's output, a reduce-scatter's input).
-        backward: whether it depends on a gradient.
-        source: the user's line, ``file:line in function: code``, as far as known.
+        payload: The size in the sense of link tables: the larger of input and output bytes (an
+            all-reduce's payload, an all-gather's output, a reduce-scatter's input).
+        backward: Whether it depends on a gradient.
+        source: The user's line, ``file:line in function: code``, or ``unknown``.
     """
 
     launch: fx.Node
@@ -94,8 +94,8 @@ class Replaced:
     """The collectives that a pass has replaced.
 
     Attributes:
-        launches: for each launch that is gone the launches that stand for it. Several that are gone
-            may share one (a merge), and one may have several (slices).
+        launches: The replacements of each removed launch. Several removed launches can share one
+            (a merge), and one can have several (slices).
     """
 
     launches: Mapping[fx.Node, tuple[fx.Node, ...]]

@@ -39,10 +39,10 @@ class Compiled:
     """A program, and everything known about it.
 
     Attributes:
-        program: runs the captured graph.
-        report: says what was done.
-        pipeline: has planned it.
-        request: asked for it.
+        program: Runs the captured graph.
+        report: The report of the compile.
+        pipeline: The pipeline that planned it.
+        request: The request that it answers.
     """
 
     program: Callable[..., Any]
@@ -60,13 +60,13 @@ class Request:
     """Everything that decides a compile.
 
     Attributes:
-        gm: the captured graph. Compiling uses it up.
-        inputs: its example inputs.
-        options: the user's.
-        hints: about the inputs.
-        rates: the identity of the device rates that the cost model uses.
-        slower: how many times slower than their link table collectives are taken to be.
-        pristine: the graph once more, where it may have to be compiled again.
+        gm: The captured graph. Compiling consumes it.
+        inputs: Its example inputs.
+        options: The user's options.
+        hints: Facts about the inputs.
+        rates: The identity of the device rates that the cost model uses.
+        slower: How many times slower than its table the link is assumed to be.
+        pristine: A copy of the graph, if it may have to be compiled again.
     """
 
     gm: fx.GraphModule
@@ -82,7 +82,7 @@ class Request:
         """Make a request from Dynamo's call of the backend.
 
         Raises:
-            OptionError: an option does not fit the graph, or names what cannot be used.
+            OptionError: An option does not fit the graph, or names something unusable.
         """
         check_folder(options.dump_dir)
         hints = hints_of(gm, inputs, options)

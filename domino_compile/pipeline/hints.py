@@ -22,8 +22,8 @@ class Hints:
     """Facts about the inputs, by position.
 
     Attributes:
-        batch: the inputs that the user says carry the batch, with the dimension.
-        parameters: the inputs that are parameters, which are unlikely to carry it.
+        batch: The inputs that carry the batch according to the user, with the dimension.
+        parameters: The inputs that are parameters, which are unlikely to carry the batch.
         names: the user's names of the inputs, for dumps and reports.
     """
 
@@ -47,7 +47,7 @@ def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
     batch = _batch(names, example_inputs, options.batch or {})
     if options.batch and not batch:
         log.info(
-            "batch: this graph has none of the inputs %s; the batch is inferred",
+            "batch: this graph has none of the inputs %s, so the batch is inferred",
             list(options.batch),
         )
     return Hints(batch, parameters, {i: input_path(name) for i, name in enumerate(names) if name})

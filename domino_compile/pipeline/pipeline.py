@@ -70,18 +70,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pipeline:
-    """The passes of one compiled graph, and what they found.
+    """The passes of one compiled graph, and their results.
 
     Attributes:
-        report: what was done, for the user; it is filled in.
-        options: the user's.
-        hints: about the inputs.
-        lowering: what runs the graphs.
-        slower: how many times slower than their link table collectives are taken to be.
-        plan_key: under which the plan is kept beside the lowering's cache, if it has one.
-        rewrites: whether the joint graph was cut or its order is ours; otherwise the program is
-            Inductor's alone.
-        overlap: whether the next graphs are ours to order. A fault ends that, too.
+        report: The report for the user, which the pipeline fills in.
+        options: The user's options.
+        hints: Facts about the inputs.
+        lowering: The lowering that runs the graphs.
+        slower: How many times slower than its table the link is assumed to be.
+        plan_key: The key of the plan beside the lowering's cache, if there is one.
+        rewrites: Whether the joint graph was cut or its order is ours; otherwise the program is
+            compiled by Inductor alone.
+        overlap: Whether to order the next graphs. A fault ends this too.
         results: what the graph that was scheduled last returns.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
         check: agrees with the other ranks; ``None``: they are not asked.
@@ -350,12 +350,12 @@ class Pipeline:
     def recall(self) -> bool:
         """Take over the plan that was kept with programs from the lowering's cache.
 
-        Either no pass of ours ran, or only some did. The other ranks, which may have compiled, are
-        asked what they were asked then.
+        Either none of our passes ran, or only some did. The other ranks, which may have compiled,
+        get the same questions again.
 
         Returns:
-            Whether it is known what was compiled, and whether other ranks can run it too. A cache
-            may be another machine's: there is a program and no plan.
+            Whether the plan is known and other ranks can run it too. A cache from another machine
+            may have the program but not the plan.
 
         Raises:
             RanksDiffer: other ranks have another plan.
@@ -395,7 +395,7 @@ class Pipeline:
         self.left_because, self.kept = left_because, None
         self.rewrites = self.overlap = self.ran = False
         if left_because:
-            self.plan_key = None  # another day the ranks may agree
+            self.plan_key = None  # the ranks may agree later
 
     def _write(self) -> None:
         """Keep the plan for later compiles, and update the dump."""
