@@ -89,9 +89,9 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     options = pipeline.options
     shown = options.dump_dir is not None or options.guard == "measure" or options.watch
     if shown or pipeline.left_because:
-        # A compile from a cache has no graphs to show, and may not know whether to measure or watch,
-        # which all ranks must agree on. A graph that is left alone today because ranks differ should
-        # not be left alone forever. Kernels may still come from their cache.
+        # A compile from a cache has no graphs to show, and may not know whether to measure or
+        # watch, which all ranks must agree on. A graph that is left alone today because ranks
+        # differ should not be left alone forever. Kernels may still come from their cache.
         settings |= _compat.NO_GRAPH_CACHES
     both = _compat.BOTH_REDUCTIONS
     if _compat.inductor_has_option(both):
