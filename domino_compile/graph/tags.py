@@ -1,8 +1,8 @@
 """The tags that our passes put on nodes, such as the slice and the uncut node.
 
-Those of pieces and collectives travel through partitioning, and all through Inductor's own passes,
-because those copy node metadata. They are read and written here only; every other result of an
-analysis is data, not a mark.
+The tags of pieces and collectives survive partitioning, and all tags survive Inductor's own passes,
+because those copy node metadata. Tags are only read and written here; every other result of an
+analysis is data, not a tag.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _REGION = "domino_compile_region"
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """Which piece of the uncut value a value is.
+    """The piece of an uncut value that a value is.
 
     Attributes:
-        row: its slice of the rows; -1 where rows are not cut.
-        column: its part of the columns; -1 where columns are not cut.
+        row: The slice of the rows; -1 if rows are not cut.
+        column: The part of the columns; -1 if columns are not cut.
     """
 
     row: int = -1
