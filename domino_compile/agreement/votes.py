@@ -25,15 +25,15 @@ OF_ANY_SIZE = ("all_to_all_single",)
 
 @dataclass(frozen=True)
 class Matter:
-    """What is to be agreed on in one process group. Plain data: it is kept with cached plans.
+    """The question for one process group, as plain data that is kept with cached plans.
 
     Attributes:
-        group: its name.
-        content: what is asked about, the same on all ranks that belong together.
-        question: the name of the question: of a plan its content and the compile's terms.
-        best: the answer that is wanted.
-        fallback: the answer that will do; empty if only ``best`` will.
-        says: explains a difference to others.
+        group: The name of the group.
+        content: The subject of the question, the same on all ranks that belong together.
+        question: The name of the question; for a plan, its content and the compile's terms.
+        best: The preferred answer.
+        fallback: Another acceptable answer; empty if only ``best`` is acceptable.
+        says: Explains a difference to other ranks.
     """
 
     group: str
@@ -51,11 +51,11 @@ class Matter:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one stage of a compile asks.
+    """The questions of one stage of a compile.
 
     Attributes:
-        stage: ``plan``, or the phase of a lowered graph whose order is asked for.
-        matters: one for each group, in the order of the graph.
+        stage: ``plan``, or the phase of the lowered graph whose order is in question.
+        matters: One question per group, in the order of the graph.
     """
 
     stage: str
@@ -84,7 +84,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides a plan beside the graph. Ranks with other terms would plan differently.
+    """The inputs of a plan besides the graph. Ranks with other terms would plan differently.
 
     Attributes:
         options: a digest of those that shape the program.
