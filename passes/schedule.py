@@ -62,9 +62,9 @@ def schedule_graph(
     Args:
         graph: the graph.
         cost: predicts times.
-        memory_cap: extra live memory allowed, as a fraction of what Inductor's order needs.
-        held: bytes of parameters and inputs of the whole step.
-        saved: of a backward graph, what its forward returns, where that is known.
+        memory_cap: Extra live memory allowed, as a fraction of what Inductor's order needs.
+        held: The bytes of parameters and inputs of the whole step.
+        saved: For a backward graph, the results of its forward, if known.
     """
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
@@ -105,12 +105,12 @@ def _order(graph: fx.Graph, units: UnitGraph, schedule: Schedule) -> None:
 
 
 def events_of(graph: fx.Graph) -> tuple[str, ...]:
-    """The nodes of a graph whose order matters, each as ``kind name``."""
+    """Return the nodes of a graph whose order matters, each as ``kind name``."""
     return tuple(f"{kind} {n.name}" for n in graph.nodes if (kind := event_kind(n)))
 
 
 def reorder(graph: fx.Graph, order: Iterable[fx.Node]) -> None:
-    """Put nodes in an order; what is not named goes in front of its first user."""
+    """Put nodes in an order; nodes that are not named move in front of their first user."""
     output = graph.output_node()
     placed = {n for n in graph.nodes if n.op == "placeholder"}
 

@@ -1,4 +1,4 @@
-"""Every private or version-dependent part of torch that we use, in one place.
+"""All private or version-dependent parts of torch that we use, in one place.
 
 Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. What concerns the
 kernels that Inductor generates for scheduled graphs is in ``kernels``.
@@ -28,7 +28,7 @@ from domino_compile._compat.wrap import wrap_once
 
 
 def fake_mode_of(graph: fx.Graph) -> Any:
-    """The fake tensor mode of the graph's ``val`` metadata (a new one if it has none)."""
+    """Return the fake tensor mode of the graph's ``val`` metadata (a new one if it has none)."""
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
     for node in graph.nodes:
@@ -49,7 +49,7 @@ def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
 
 
 def size_operations() -> dict[Any, Callable[[Any, Any], Any]]:
-    """What torch's own operations of two sizes are in Python, by their sympy classes."""
+    """Return the Python functions of torch's operations on two sizes, by their sympy classes."""
     from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
 
     divisions, rests = (FloorDiv, CleanDiv), (Mod, PythonMod)
@@ -60,9 +60,9 @@ def size_operations() -> dict[Any, Callable[[Any, Any], Any]]:
 
 
 def draws_and_saves(target: Any) -> bool:
-    """Whether an operation draws random numbers in a checkpointed region, in eager's order.
+    """Whether an operation draws random numbers in a checkpointed region, in eager order.
 
-    It runs another one, and saves the generator's state for the recomputation.
+    Such an operation runs another one, and saves the generator's state for the recomputation.
     """
     from torch._prims.rng_prims import run_and_save_rng_state
 
@@ -70,7 +70,7 @@ def draws_and_saves(target: Any) -> bool:
 
 
 def operation_of(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """What a node runs, with positional and named arguments, also inside of a checkpointed region.
+    """Return a node's operation and arguments, even inside a checkpointed region.
 
     The partitioner wraps what draws random numbers there, or might draw them, as attention does.
     """
@@ -87,9 +87,9 @@ def operation_of(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
 
 def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
-    """The dynamic sizes (symbols) on which a guard is an error.
+    """Return the dynamic sizes (symbols) on which a guard is an error.
 
-    These are the ones of ``mark_dynamic(x, dim, min=..., max=...)``.
+    These come from ``mark_dynamic(x, dim, min=..., max=...)``.
     """
     from torch.fx.experimental.symbolic_shapes import StrictMinMaxConstraint
 
@@ -106,7 +106,7 @@ def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
 def register_random_slice_lowering(op: Any) -> None:
     """Lower ``random_slice`` as Inductor lowers ``inductor_random``: fused, indexed by element.
 
-    A draw is ``ops.rand(seed, linear index)``; a slice is the same draw at the indices that its
+    A draw is ``ops.rand(seed, linear index)``. A slice is the same draw at the indices that its
     elements have in the whole. (``inductor_random``'s own lowering has an ``offset``, which
     serves slices of the first dimension only; an indexer with the whole's strides serves all.)
     """
@@ -137,7 +137,7 @@ def register_random_slice_lowering(op: Any) -> None:
 
 
 def register_materialise_lowering(op: Any) -> None:
-    """Lower ``materialise`` to its argument, in a buffer of its own."""
+    """Lower ``materialise`` to its argument, in a separate buffer."""
     from torch._inductor import lowering
 
     if op in lowering.lowerings:
@@ -152,10 +152,10 @@ def register_materialise_lowering(op: Any) -> None:
 def register_product_lowerings(
     mm: Any, addmm: Any, run_mm: Callable[..., Any], run_addmm: Callable[..., Any]
 ) -> None:
-    """Lower products beside a collective to calls of our functions, into buffers of Inductor's.
+    """Lower products beside a collective to calls of our functions, into Inductor's buffers.
 
-    Inductor calls what it does not generate itself as members of ``extern_kernels``; generated code
-    from a cache finds ours there as well, since registering comes before any compile.
+    Inductor calls functions that it does not generate as members of ``extern_kernels``. Generated
+    code from a cache finds ours there too, because they are registered before any compile.
 
     Args:
         mm: ``mm_beside(left, right, held, share)``.
@@ -195,7 +195,7 @@ def register_product_lowerings(
 
 
 def products_are_inductors(options: Mapping[str, Any]) -> bool:
-    """Whether Inductor chooses itself how products are computed, or emits C++ that calls them.
+    """Whether Inductor chooses how to compute products, or emits C++ code that calls them.
 
     Args:
         options: Inductor's, of one compile.
@@ -208,7 +208,7 @@ def products_are_inductors(options: Mapping[str, Any]) -> bool:
 def is_contiguous(value: torch.Tensor) -> bool:
     """Whether a (fake) tensor is provably contiguous; adds no guard.
 
-    Asked often: of static sizes the tensor itself says it, which is much faster.
+    This is called often. For static sizes the tensor itself knows, which is much faster.
     """
     if all(type(n) is int for n in (*value.shape, *value.stride())):
         return value.is_contiguous()
@@ -229,7 +229,7 @@ def is_plain(target: Any) -> bool:
 def new_fake(
     fake_mode: Any, shape: list[Any], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """A contiguous fake tensor, made without running an operation under the mode."""
+    """Return a contiguous fake tensor, made without running an operation under the mode."""
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.utils._mode_utils import no_dispatch
 
@@ -240,7 +240,7 @@ def new_fake(
 
 
 def group_named(name: str) -> Any:
-    """The process group, by the name that functional collectives use."""
+    """Return the process group with the name that functional collectives use."""
     from torch.distributed import distributed_c10d
 
     resolve: Any = distributed_c10d._resolve_process_group
@@ -248,7 +248,7 @@ def group_named(name: str) -> Any:
 
 
 def group_size(name: str) -> int:
-    """The number of ranks of a process group, by the name that functional collectives use."""
+    """Return the number of ranks of the group with the name that functional collectives use."""
     try:
         return int(group_named(name).size())
     except (RuntimeError, ValueError, LookupError):
@@ -269,7 +269,7 @@ def preserve_order(graph: fx.Graph, after: dict[fx.Node, fx.Node]) -> None:
 
 
 def mode_options(mode: str) -> dict[str, Any]:
-    """The Inductor options that a ``torch.compile`` mode stands for."""
+    """Return the Inductor options that a ``torch.compile`` mode stands for."""
     from torch._inductor import list_mode_options
 
     return dict(list_mode_options(mode))
@@ -308,13 +308,13 @@ def keep_order_behind_waits() -> None:
 
 
 def keep_gradients(gm: fx.GraphModule) -> None:
-    """Repair captured functions with a gradient of their own that write to what they return.
+    """Repair captured functions with a custom gradient that write to their own results.
 
-    Dynamo lets such a function return what it computed in between as well. Of a tensor that is
-    written to (Megatron's all-reduce of a copy, say) 2.11 returns every name, ``x`` and the result
-    of ``x.copy_(...)``: autograd then takes the last for the function's result, and no gradient
-    arrives, whatever the backend (2.13 and 2.14 are right, 2.12 was not tried). Nobody uses
-    the others; a copy of one is another tensor.
+    Dynamo lets such a function also return intermediate values. For a tensor that is written to (as
+    in Megatron's all-reduce of a copy), torch 2.11 returns every name, ``x`` and the result of
+    ``x.copy_(...)``. Autograd then treats the last one as the function's result, and no gradient
+    arrives with any backend (2.13 and 2.14 are correct, 2.12 was not tried). Nothing uses the other
+    names, so this returns copies, which are different tensors.
     """
     if torch.__version__ >= "2.13":
         return
@@ -350,14 +350,14 @@ def _return_each_once(body: fx.GraphModule) -> None:
 
 
 def inductor_decompositions() -> Any:
-    """The decompositions that Inductor captures graphs with."""
+    """Return the decompositions that Inductor captures graphs with."""
     from torch._inductor.decomposition import select_decomp_table
 
     return select_decomp_table()
 
 
 def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = None) -> Any:
-    """A pass for one of Inductor's hooks, with a cache key.
+    """Return a pass for one of Inductor's hooks, with a cache key.
 
     Args:
         run: the pass.
@@ -382,7 +382,7 @@ def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = Non
 
 
 def parameter_inputs(gm: fx.GraphModule, example_inputs: Any) -> list[int]:
-    """Positions of a Dynamo graph's inputs that are parameters or buffers of a module."""
+    """Return the positions of inputs that are a module's parameters or buffers."""
     found = []
     for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         example = example_inputs[position] if position < len(example_inputs) else None
@@ -392,7 +392,7 @@ def parameter_inputs(gm: fx.GraphModule, example_inputs: Any) -> list[int]:
 
 
 def input_name(placeholder: fx.Node) -> str:
-    """The user's name of an input of a Dynamo graph, such as ``L['tokens']``."""
+    """Return the user's name of an input of a Dynamo graph, such as ``L['tokens']``."""
     source = getattr(placeholder, "_dynamo_source", None)
     name = getattr(source, "name", "")
     return str(name() if callable(name) else name)
@@ -417,9 +417,9 @@ def with_flat_inputs(
 
 
 def break_line(gm: fx.GraphModule) -> str:
-    """The user's line at which Dynamo ended a graph because it could not go on, and why.
+    """Return the user's line at which Dynamo broke the graph, and the reason.
 
-    Empty where the graph is whole, or where this torch does not say.
+    The result is empty if the graph is whole, or if this torch does not say.
     """
     reason = getattr(gm, "compile_subgraph_reason", None)
     frames = list(getattr(reason, "user_stack", None) or ())
@@ -431,7 +431,7 @@ def break_line(gm: fx.GraphModule) -> str:
 
 
 def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
-    """A Dynamo graph to be compiled a second time: its own nodes, the same parameters and buffers.
+    """Copy a Dynamo graph to compile it again, with new nodes but the same parameters and buffers.
 
     Torch keeps what it knows of the inputs as attributes of nodes and module.
     """
@@ -451,7 +451,7 @@ def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def input_position(placeholder: fx.Node) -> int | None:
-    """Which input of the Dynamo graph a joint graph's input is (or is part of)."""
+    """Return the position of the Dynamo graph's input that a joint graph's input belongs to."""
     description: Any = placeholder.meta.get("desc")
     while description is not None:
         index = getattr(description, "idx", None)
@@ -462,7 +462,7 @@ def input_position(placeholder: fx.Node) -> int | None:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes; (0, 1) without distributed."""
+    """Return this process's rank and the number of processes; (0, 1) without distributed."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -471,7 +471,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def backward_at_once() -> Any:
-    """A context in which a backward graph is compiled with its forward, not when it first runs."""
+    """Return a context in which a backward graph is compiled together with its forward."""
     from torch._functorch import config
 
     settings: Any = config
@@ -479,12 +479,12 @@ def backward_at_once() -> Any:
 
 
 def profiler_runs() -> bool:
-    """Whether torch's profiler records; a second one would silently take its place."""
+    """Whether torch's profiler is recording; a second one would silently replace it."""
     return bool(torch.autograd._profiler_enabled())
 
 
 def start_fake_group(ranks: int) -> None:
-    """Make the default process group a fake one, of which this process is rank 0."""
+    """Make the default process group a fake one, with this process as rank 0."""
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -492,7 +492,7 @@ def start_fake_group(ranks: int) -> None:
 
 
 def emit_artifact(name: str, text: str) -> None:
-    """Hand a text to structured tracing (tlparse shows it beside the graph's own artefacts)."""
+    """Send a text to structured tracing (tlparse shows it beside the graph's artefacts)."""
     from torch._logging import trace_structured
 
     trace_structured(
@@ -503,7 +503,7 @@ def emit_artifact(name: str, text: str) -> None:
 
 
 def inductor_option_types() -> dict[str, type | None]:
-    """The names of all Inductor options, each with its type.
+    """Return the names of all Inductor options, each with its type.
 
     The type is None where a value cannot be checked with isinstance (unions, generics). This is
     the check torch.compile itself makes for ``backend="inductor"``.
@@ -526,7 +526,7 @@ def tracing_is_on() -> bool:
 
 
 def shared_store(group: str) -> tuple[Any, list[int], int] | None:
-    """The key-value store that a process group's ranks share.
+    """Return the key-value store that a process group's ranks share.
 
     Returns:
         The store, the group's global ranks and this process's position among them; ``None`` where
@@ -551,13 +551,13 @@ def sleep_on_gpu(cycles: int) -> None:
 
 
 def free_product_workspaces() -> None:
-    """Give back what torch keeps for its library of products on a GPU; it allocates it again."""
+    """Free torch's workspaces for matrix products on a GPU; torch allocates them again."""
     if torch.cuda.is_available():
         torch._C._cuda_clearCublasWorkspaces()
 
 
 def cache_folder() -> str:
-    """The folder of Inductor's on-disk caches."""
+    """Return the folder of Inductor's on-disk caches."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     return str(cache_dir())
@@ -576,7 +576,7 @@ NO_GRAPH_CACHES = {"fx_graph_cache": False, "fx_graph_remote_cache": False}
 
 
 def forget_names(graph: fx.Graph) -> None:
-    """Free the names of erased nodes, so that the same nodes made again have the same names."""
+    """Free the names of erased nodes, so that recreated nodes get the same names."""
     namespace = type(graph._graph_namespace)()
     for node in graph.nodes:
         namespace.create_name(node.name, node)

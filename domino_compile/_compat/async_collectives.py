@@ -1,7 +1,7 @@
 """Collectives with ``async_op=True``, which Dynamo itself does not capture.
 
-``work = dist.all_reduce(x, async_op=True); ...; work.wait()`` ends Dynamo's graph at the call, in
-torch 2.11 to 2.14. For a backend that asks for it the call is traced as another function of ours.
+``work = dist.all_reduce(x, async_op=True); ...; work.wait()`` breaks Dynamo's graph at the call, in
+torch 2.11 to 2.14. For a backend that asks for it, Dynamo traces one of our functions instead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Backend = TypeVar("Backend", bound=Callable[..., Any])
 
 
 def captures_async(backend: Backend) -> Backend:
-    """Mark a backend of ``torch.compile``: its graphs hold collectives with ``async_op=True``."""
+    """Mark a ``torch.compile`` backend whose graphs include ``async_op=True`` collectives."""
     setattr(backend, _MARK, True)
     return backend
 
 
 def capture_async_collectives(launched: Callable[..., Any]) -> None:
-    """Let Dynamo capture such collectives where the graph is for a marked backend.
+    """Let Dynamo capture such collectives if the graph is for a marked backend.
 
     Graphs for other backends stay as they are.
 
@@ -81,7 +81,7 @@ def _can_be_captured(collective: Any, arguments: dict[str, Any]) -> bool:
 
 
 def _tensors(variable: Any) -> list[torch.Tensor]:
-    """The (fake) tensors of a variable: of a tensor, or of a list of tensors."""
+    """Return the (fake) tensors of a variable that is a tensor or a list of tensors."""
     from torch._dynamo.variables import BaseListVariable, TensorVariable
 
     variable = variable.realize() if variable is not None else None
@@ -94,7 +94,7 @@ def _tensors(variable: Any) -> list[torch.Tensor]:
 
 
 def _constant(variable: Any) -> Any:
-    """The value of a variable that Dynamo takes for a constant; None of others."""
+    """Return the value of a variable that Dynamo treats as a constant, or None."""
     if variable is None or not variable.is_python_constant():
         return None
     return variable.as_python_constant()
@@ -105,7 +105,7 @@ _WRAPPED = ("_torchdynamo_orig_backend", "compiler_fn", "__wrapped__", "func")
 
 
 def _is_wanted(backend: Any) -> bool:
-    """Whether the backend, or the one inside of it, is marked."""
+    """Whether the backend, or the one inside it, is marked."""
     while backend is not None:
         if getattr(backend, _MARK, False):
             return True

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def inductor_config() -> Any:
-    """Inductor's configuration module."""
+    """Return Inductor's configuration module."""
     from torch._inductor import config
 
     return config

@@ -1,4 +1,4 @@
-"""Every use of torch's private interfaces by the emulated link. Tried with torch 2.11 to 2.14."""
+"""All private torch interfaces that the emulated link uses. Tested with torch 2.11 to 2.14."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ else:
 
 
 def gloo_backend(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
-    """A real gloo backend."""
+    """Return a real gloo backend."""
     return c10d.ProcessGroupGloo(store, rank, size, timeout)
 
 
 def silent_backend(rank: int, size: int) -> Any:
-    """A backend that does nothing: it only gives a group its name."""
+    """Return a backend that does nothing except give a group its name."""
     return c10d.FakeProcessGroup._create_internal(rank, size)
 
 
@@ -86,7 +86,7 @@ def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
 
 
 def allow_most_shared_memory(kernel: Any) -> int:
-    """Let ``kernel`` ask for all shared memory of a multiprocessor; returns those bytes.
+    """Let ``kernel`` use all shared memory of a multiprocessor, and return its bytes.
 
     16 bytes where this torch or device cannot: blocks then may share a multiprocessor.
     """

@@ -1,4 +1,4 @@
-"""Seeing every request for a compile, and answering it: ``torch.compile`` and Dynamo underneath.
+"""Intercepts every request for a compile, from ``torch.compile`` or directly from Dynamo.
 
 ``torch.compile`` makes one object a call that stands for the backend, and Dynamo calls that object
 with each graph that it captures. The two classes of these objects are wrapped here, and not
@@ -33,7 +33,7 @@ _WRAPS = "_domino_compile_wraps"
 
 @dataclass(frozen=True)
 class Asked:
-    """How a program asked for a compile.
+    """A program's request for a compile.
 
     Attributes:
         backend: its name.
@@ -60,7 +60,7 @@ _answer: Answer | None = None
 
 
 def answer_requests(answer: Answer | None) -> None:
-    """Let a function answer all requests from now on, or nobody.
+    """Let a function answer all requests from now on; None stops that.
 
     Requests that were made before keep their backend.
     """
@@ -141,12 +141,12 @@ def _registered(name: str) -> Any:
 
 
 def load_dynamo() -> None:
-    """Load Dynamo, so that requests are seen that go to it alone."""
+    """Load Dynamo, so that requests that only go to Dynamo are seen."""
     importlib.import_module("torch._dynamo")
 
 
 def _install_lookup() -> None:
-    """Wrap Inductor where Dynamo finds it by name; it is asked anew for every graph."""
+    """Wrap Inductor in Dynamo's registry; the answer is asked again for every graph."""
     from torch._dynamo.backends import registry
 
     original = registry.lookup_backend("inductor")

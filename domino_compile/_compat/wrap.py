@@ -1,4 +1,4 @@
-"""Functions of torch's that are replaced by ours, which call them."""
+"""Wraps torch functions with functions of ours that call them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARK = "domino_compile_wraps"
 def wrap_once(
     owner: Any, name: str, wrap: Callable[[Any], Any], kind: Callable[[Any], Any] | None = None
 ) -> None:
-    """Replace a function by one that is made of it, unless that has been done.
+    """Replace a function with a wrapper of it, unless that has already been done.
 
     Args:
         owner: the module or class that has it.

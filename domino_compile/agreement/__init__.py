@@ -1,1 +1,1 @@
-"""What the ranks of a process group agree on while they compile."""
+"""Agreements between the ranks of a process group while they compile."""

@@ -1,18 +1,19 @@
 """One question that the ranks of a process group answer together, through their key-value store.
 
-Each rank *offers* the answers that it can live with, the best first. The first rank that sees
-enough offers *settles* the question with an atomic compare-and-set; every rank takes the settled
-answer, so that no two ranks can ever act on different ones, whoever is late, gives up or dies.
+Each rank *offers* the answers that it accepts, best first. The first rank that sees enough offers
+*settles* the question with an atomic compare-and-set. Every rank uses the settled answer, so no two
+ranks can ever act on different answers, even if some are late, give up or die.
 
-* A question is named by its content, never by a count. A rank that asks alone what all ranks have
-  answered before finds the answer and waits for nobody.
-* All offers present: the first answer of the first rank's that all accept, or ``None``.
-* Some offers missing, but only the last resort is left: settled at once, without waiting.
-* A rank that gives up settles ``None``, so that those who come later do not wait for it.
+* A question is named by its content, never by a count. A rank that repeats a question that all
+  ranks have answered finds the answer and does not wait.
+* If all offers are present, the answer is the first of the first rank's that all accept, or
+  ``None``.
+* If offers are missing but only the last resort is left, it is settled at once, without waiting.
+* A rank that gives up settles ``None``, so that ranks that come later do not wait for it.
 
-Keys are ``domino_compile/<question>/offer/<position>`` and ``.../answer``: their number is bounded
-by the number of different programs, and a group that is made anew over the same store finds answers
-that are still right, as they follow from the content.
+Keys are ``domino_compile/<question>/offer/<position>`` and ``.../answer``. Their number is bounded
+by the number of different programs. A new group over the same store finds answers that are still
+right, because they follow from the content.
 """
 
 from __future__ import annotations
@@ -25,41 +26,41 @@ from typing import Any
 
 from domino_compile import _compat
 
-#: Seconds between two looks at the store: at first, and at most.
+#: Seconds between two reads of the store: initially, and at most.
 FIRST_LOOK, LAST_LOOK = 0.005, 0.25
 PREFIX = "domino_compile"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a rank can live with.
+    """The answers that a rank accepts.
 
     Attributes:
-        accepts: acceptable answers, the best first.
-        says: what the rank wants others to know, to explain a difference; JSON data.
+        accepts: The acceptable answers, best first.
+        says: JSON data for other ranks, to explain a difference.
     """
 
     accepts: tuple[str, ...]
     says: Mapping[str, Any]
 
     def encoded(self) -> str:
-        """As text, for the store."""
+        """Return the offer as text for the store."""
         return json.dumps({"accepts": self.accepts, "says": dict(self.says)})
 
     @staticmethod
     def decoded(text: bytes | str) -> Offer:
-        """The inverse of ``encoded``."""
+        """Make an offer from the result of ``encoded``."""
         found = json.loads(text)
         return Offer(tuple(found["accepts"]), found["says"])
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What holds for all ranks.
+    """The answer for all ranks.
 
     Attributes:
-        value: the answer; ``None`` if there is none that all accept.
-        why: why it is not the best one.
+        value: The answer; ``None`` if there is none that all accept.
+        why: Why it is not the best one.
     """
 
     value: str | None
@@ -84,12 +85,12 @@ class Table:
 
     @staticmethod
     def of(group: str) -> Table | None:
-        """The table of a group; ``None`` where there is nobody to meet."""
+        """Return the table of a group; ``None`` if there are no other ranks."""
         shared = _compat.shared_store(group)
         return None if shared is None else Table(group, *shared)
 
     def read(self, key: str) -> str | None:
-        """A value of the store, if it is there; never waits."""
+        """Return a value of the store if it exists, without waiting."""
         if not self.store.check([f"{PREFIX}/{key}"]):
             return None
         return bytes(self.store.get(f"{PREFIX}/{key}")).decode()
@@ -99,7 +100,7 @@ class Table:
         self.store.set(f"{PREFIX}/{key}", value)
 
     def write_once(self, key: str, value: str) -> str:
-        """Set a value unless there is one; returns the one that is there then."""
+        """Set a value unless it exists, and return the stored value."""
         return bytes(self.store.compare_set(f"{PREFIX}/{key}", "", value)).decode()
 
 
@@ -110,12 +111,12 @@ class Ballot:
         self.table, self.question = table, question
 
     def answer(self) -> Answer | None:
-        """The settled answer, if there is one."""
+        """Return the settled answer, if there is one."""
         text = self.table.read(f"{self.question}/answer")
         return None if text is None else Answer(**json.loads(text))
 
     def settle(self, answer: Answer) -> Answer:
-        """Propose an answer; returns the one that holds, which an other rank may have proposed."""
+        """Propose an answer, and return the one that holds, possibly another rank's."""
         text = json.dumps({"value": answer.value, "why": answer.why})
         return Answer(**json.loads(self.table.write_once(f"{self.question}/answer", text)))
 
@@ -124,11 +125,11 @@ class Ballot:
         self.table.write(f"{self.question}/offer/{self.table.own}", offer.encoded())
 
     def has_offer_of(self, position: int) -> bool:
-        """Whether a rank has told what it accepts."""
+        """Whether a rank has made an offer."""
         return self.table.read(f"{self.question}/offer/{position}") is not None
 
     def offers(self) -> dict[int, Offer]:
-        """The offers that are there, by position."""
+        """Return the offers made so far, by position."""
         keys = [f"{self.question}/offer/{position}" for position in range(len(self.table.ranks))]
         found = {position: self.table.read(key) for position, key in enumerate(keys)}
         return {p: Offer.decoded(text) for p, text in found.items() if text is not None}
@@ -141,15 +142,15 @@ class Ballot:
         timeout_s: float,
         meet: bool = False,
     ) -> Answer:
-        """Offer, wait for the others as long as that can help, and return the answer of all.
+        """Make an offer, wait for the others while that can help, and return the common answer.
 
         Args:
-            offer: this rank's; its last answer is what all ranks fall back to.
-            explain: says why offers do not have the best answer in common.
-            elsewhere: asked while ranks (by position) are missing: an answer if it is known that
-                they will not come.
-            timeout_s: seconds to wait at most.
-            meet: wait for all also where the answer is known.
+            offer: This rank's offer; its last answer is the fallback of all ranks.
+            explain: Says why the offers do not agree on the best answer.
+            elsewhere: Called while ranks (by position) are missing; returns an answer if it is
+                known that they will not come.
+            timeout_s: The most seconds to wait.
+            meet: Whether to wait for all ranks even if the answer is known.
         """
         known = self.answer()
         if known is not None:
@@ -173,7 +174,7 @@ class Ballot:
     def _late(self, missing: Sequence[int], timeout_s: float) -> str:
         ranks = ", ".join(str(self.table.ranks[position]) for position in missing)
         return (
-            f"rank {ranks} of group {self.table.group} has not compiled the program that rank"
+            f"rank {ranks} of group {self.table.group} did not compile the program that rank"
             f" {self.table.ranks[self.table.own]} is about to run within {timeout_s:g} s (option"
             " check_timeout_s)"
         )
@@ -182,12 +183,12 @@ class Ballot:
 def decide(
     offers: Mapping[int, Offer], missing: bool, explain: Callable[[Mapping[int, Offer]], str]
 ) -> Answer | None:
-    """The answer that offers have in common; ``None``: others may still change it.
+    """Return the common answer of offers, or ``None`` if others may still change it.
 
     Args:
-        offers: by position; at least this rank's own.
-        missing: whether there are ranks that have not offered.
-        explain: says why it is not the best answer of all.
+        offers: The offers by position, including at least this rank's.
+        missing: Whether some ranks have not made an offer.
+        explain: Says why it is not the best answer of all.
     """
     first = offers[min(offers)]
     common = [x for x in first.accepts if all(x in other.accepts for other in offers.values())]

@@ -1,51 +1,50 @@
-"""All ranks run the same collectives in the same order, or all go on with Inductor alone.
+"""Makes all ranks run the same collectives in the same order, or use Inductor alone on all.
 
 The plan is a function of the graph, the options and the cost tables, so ranks agree by
-construction. Should one of those differ all the same (another version or option, a graph that
-breaks on one rank only, a shape that is a rank's own), ranks that run different programs would hang
-in a collective. So they agree while they compile, before anything of the program runs:
+construction. But one of these may differ (another version or option, a graph that breaks on one
+rank only, a shape that differs by rank), and ranks that run different programs would hang in a
+collective. So the ranks agree while they compile, before any part of the program runs:
 
 1. *On the plan*, in the joint graph, after everything is decided: the plan, or Inductor alone.
-   Inductor alone launches what the user's program launches, in its order, and is right wherever the
-   program would be right without this package.
+   Inductor alone launches the same collectives as the user's program, in its order, and is right if
+   the program is right without this package.
 2. *On the order* of each lowered graph's collectives, when it is compiled (backward often at its
-   first run): the scheduled order, or the order found. Ranks whose shapes differ a little (a
-   vocabulary that does not divide) may schedule differently.
+   first run): the scheduled order, or the original order. Ranks with slightly different shapes (a
+   vocabulary that does not divide evenly) may schedule differently.
 
-**What is asked.** Questions are named by their content (``ballot``). For each process group that is
-the list of the graph's tensor-parallel collectives, with the bytes of the group's own. What a rank
-has of its own is left out: the bytes of other groups and of an ``all_to_all_single`` (expert
-parallelism), and all collectives that are not tensor parallel. Added are the terms of the compile
-(options, rates, versions) and how many times this content has been planned on other terms before.
-Hence a rank that compiles again alone (its last batch is smaller, it has a padded length of its
-own, a guard failed) asks what was answered before and waits for nobody; ranks that compile again
-together, or on new terms, meet.
+**The questions.** Questions are named by their content (``ballot``). For each process group the
+content is the list of the graph's tensor-parallel collectives, with the bytes of those in this
+group. It leaves out everything that may differ by rank: the bytes of other groups and of an
+``all_to_all_single`` (expert parallelism), and all collectives that are not tensor parallel. It
+includes the terms of the compile (options, rates, versions) and how many times this content has
+been planned on other terms before. So a rank that recompiles alone (its last batch is smaller, its
+padded length differs, a guard failed) asks a question that is already answered and does not wait.
+Ranks that recompile together, or on new terms, meet.
 
-**Who waits.** Only ranks that would change the collectives, or that plan the same content on other
-terms than before (others may have another program still). A rank that leaves a graph to Inductor
-says so and goes on at once. Graphs without a tensor-parallel collective ask nothing: other
-collectives are never cut, merged or put in another order (``graph.tags.mark_alone``), so that ranks
-with different programs still meet in them.
+**Who waits.** Only ranks wait that would change the collectives, or that plan the same content on
+new terms (others may still have another program). A rank that leaves a graph to Inductor says so
+and continues at once. Graphs without a tensor-parallel collective ask nothing: other collectives
+are never cut, merged or reordered (``graph.tags.mark_alone``), so ranks with different programs
+still meet in them.
 
-**Ranks that have parted.** A rank records which program it is at, and at which it has been. A
-waiting rank that finds another one at a program at which it has never been itself, or at the same
-one on other terms, knows that they would wait for each other for ever: it settles both questions
-with Inductor alone. If their collectives differ (a graph break on one rank), later programs of the
-group would not match either: the group is marked as *parted*, and its later programs go on with
-Inductor alone without waiting. What all have agreed on before stays as it is. If only options,
-rates or versions differ, the ranks are still at the same program, and later ones are asked for
-anew.
+**Ranks that have parted.** A rank records its current program and its earlier programs. If a
+waiting rank finds another rank at a program that it has never reached itself, or at the same
+program on other terms, they would wait for each other forever. It then settles both questions with
+Inductor alone. If their collectives differ (a graph break on one rank), later programs of the group
+would not match either: the group is marked as *parted*, and its later programs use Inductor alone
+without waiting. Earlier agreements still hold. If only options, rates or versions differ, the ranks
+are still at the same program, and later programs are asked about again.
 
-**Several groups** (a mesh): each is asked. Then the outcome goes round, group after group in the
-order of the graph, so that it is the same for all ranks of the mesh.
+**Several groups.** In a mesh each group is asked. Then the outcome is passed from group to group in
+the order of the graph, so that it is the same for all ranks of the mesh.
 
-**Errors.** A rank that others do not join within ``check_timeout_s`` settles that there is no
-answer, and raises; so does whoever comes later. The group is marked as parted, so that the next
-program does not wait. A compiled program of a cache has one order only; where the others cannot
-have it, it is compiled anew.
+**Errors.** If others do not join within ``check_timeout_s``, a rank settles that there is no answer
+and raises; so do ranks that come later. The group is marked as parted, so that the next program
+does not wait. A compiled program from a cache has a fixed order; if the others cannot use it, the
+program is compiled again.
 
-What cannot be seen is a rank that runs an *older* program instead, which asks nothing: the waiting
-rank raises after ``check_timeout_s``.
+A rank that runs an *older* program instead asks nothing and cannot be detected: the waiting rank
+raises after ``check_timeout_s``.
 """
 
 from __future__ import annotations
@@ -73,14 +72,14 @@ from domino_compile.report import CompileReport
 
 log = logging.getLogger(__name__)
 
-#: The outcome that goes round the groups of a mesh.
+#: The outcome that is passed between the groups of a mesh.
 BEST, FALLBACK = "best", "fallback"
 #: Keys of a group's store: why its ranks have parted; where each rank is.
 PARTED, AT = "parted", "at"
 
 
 class RanksDiffer(Exception):
-    """The ranks do not have the same plan; all compile this program with Inductor alone."""
+    """The ranks have different plans, so all compile this program with Inductor alone."""
 
 
 @dataclass
@@ -88,12 +87,12 @@ class RankCheck:
     """The agreements of one compile.
 
     Attributes:
-        terms: of the compile.
-        timeout_s: how long to wait for other ranks.
-        broken: the user's line at which the captured graph broke, if it did.
-        cast: what was agreed on so far; kept with a cached plan, to be asked again from there.
-        names: by group, of the question that asked for the plan.
-        variants: by group, how many times this content was planned on other terms before.
+        terms: The terms of the compile.
+        timeout_s: How long to wait for other ranks.
+        broken: The user's line at which the captured graph broke, if it did.
+        cast: The agreements so far. They are kept with a cached plan and asked again from there.
+        names: The name of the question that asked for the plan, by group.
+        variants: How many times this content was planned on other terms before, by group.
     """
 
     terms: Terms
@@ -104,7 +103,7 @@ class RankCheck:
     variants: dict[str, int] = field(default_factory=dict)
 
     def plan(self, report: CompileReport, plan: Sequence[str]) -> None:
-        """Agree on a plan, or tell that there is none (``plan_vote``).
+        """Agree on a plan, or announce that there is none (``plan_vote``).
 
         Raises:
             RanksDiffer: the ranks leave the graph to Inductor alone instead.
@@ -115,17 +114,17 @@ class RankCheck:
             raise RanksDiffer(why)
 
     def agree(self, vote: Vote) -> str:
-        """Ask and wait; returns why all ranks take the fallback, or nothing if they have the best.
+        """Ask and wait; return why all ranks use the fallback, or nothing if they have the best.
 
         Raises:
-            RankMismatchError: there is no answer for all; running would hang.
+            RankMismatchError: The ranks have no common answer; running would hang.
         """
         why = self._agreed(vote)
         self.cast.append(vote.taken(not why))
         return why
 
     def tell(self, vote: Vote) -> None:
-        """Say what this rank does where it can do nothing else, without waiting.
+        """Announce what this rank does if it has no choice, without waiting.
 
         Raises:
             RankMismatchError: the other ranks have agreed on something else.
@@ -186,7 +185,7 @@ class RankCheck:
         return why
 
     def _tell_others(self, tables: Sequence[tuple[Matter, Table]]) -> None:
-        """Inductor is left alone: nobody has to be waited for, but others may wait for this."""
+        """Announce Inductor alone without waiting, because others may wait for this rank."""
         for matter, table in tables:
             answer = Ballot(table, self.names[matter.group]).answer()
             if answer is not None and answer.value not in matter.accepts:
@@ -195,7 +194,7 @@ class RankCheck:
                 self._round(matter, table).post(Offer((FALLBACK,), {}))
 
     def _come(self, matter: Matter, table: Table, stage: str) -> str:
-        """Record at which program this rank is; returns the name of what is asked there.
+        """Record this rank's current program, and return the name of its question.
 
         The same content may be planned again on other terms, by all ranks: each change of terms is
         another variant. A rank that compiles again on the terms of its last compile is where it
@@ -246,7 +245,7 @@ class RankCheck:
         return answer
 
     def _parted(self, matter: Matter, table: Table, missing: Sequence[int]) -> Answer | None:
-        """The answer, if ranks that are missing will not come: they are somewhere else."""
+        """Return an answer if missing ranks will not come because they are at another program."""
         name, variant = self.names[matter.group], self.variants[matter.group]
         for position in missing:
             there = table.ranks[position]
@@ -276,12 +275,12 @@ class RankCheck:
         cause = "; ".join(broken) or difference(matter.says, other["says"])
         return (
             f"ranks {here} and {there} of group {table.group} run different graphs ({cause}); this"
-            " and what the group compiles from now on is left to Inductor alone"
+            " graph and all later ones of the group are left to Inductor alone"
         )
 
     def _round_all(self, tables: Sequence[tuple[Matter, Table]], why: str) -> str:
-        """Tell the outcome to all groups of a mesh, one after the other."""
-        if why:  # who waits in another group learns it at once
+        """Pass the outcome to all groups of a mesh, one after the other."""
+        if why:  # tell ranks that wait in other groups at once
             for matter, table in tables:
                 self._round(matter, table).post(Offer((FALLBACK,), {"why": why}))
             return why
@@ -300,7 +299,7 @@ class RankCheck:
 
 
 def _tables(vote: Vote) -> list[tuple[Matter, Table]]:
-    """The groups in which there is somebody to ask."""
+    """Return the groups that have other ranks to ask."""
     if not (dist.is_available() and dist.is_initialized()):
         return []
     tables = ((matter, Table.of(matter.group)) for matter in vote.matters)
@@ -322,7 +321,7 @@ def _passed_on(offers: Mapping[int, Offer]) -> str:
 
 
 def _explained(table: Table) -> Callable[[Mapping[int, Offer]], str]:
-    """Says what the offers of two ranks differ in."""
+    """Return a function that explains how the offers of two ranks differ."""
 
     def explain(offers: Mapping[int, Offer]) -> str:
         mine = offers[table.own]

@@ -1,6 +1,6 @@
-"""What ranks ask each other about a program, as data: the plan, and the order of its collectives.
+"""The questions that ranks ask each other about a program, as data: its plan and its order.
 
-See ``rank_check`` for what is asked when, and for what is left out because it is a rank's own.
+``check`` describes when each question is asked, and what it leaves out because ranks may differ.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from domino_compile.report import CompileReport
 ALONE = "inductor"
 #: The stage of a compile that asks for the plan; the others are phases of lowered graphs.
 PLAN = "plan"
-#: Collectives whose sizes are each rank's own.
+#: Collectives whose sizes differ by rank.
 OF_ANY_SIZE = ("all_to_all_single",)
 
 
 @dataclass(frozen=True)
 class Matter:
-    """What is to be agreed on in one process group. Plain data: it is kept with cached plans.
+    """The question for one process group, as plain data that is kept with cached plans.
 
     Attributes:
-        group: its name.
-        content: what is asked about, the same on all ranks that belong together.
-        question: the name of the question: of a plan its content and the compile's terms.
-        best: the answer that is wanted.
-        fallback: the answer that will do; empty if only ``best`` will.
-        says: explains a difference to others.
+        group: The name of the group.
+        content: The subject of the question, the same on all ranks that belong together.
+        question: The name of the question; for a plan, its content and the compile's terms.
+        best: The preferred answer.
+        fallback: Another acceptable answer; empty if only ``best`` is acceptable.
+        says: Explains a difference to other ranks.
     """
 
     group: str
@@ -45,17 +45,17 @@ class Matter:
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """Acceptable answers, the best first."""
+        """Return the acceptable answers, best first."""
         return tuple(dict.fromkeys(filter(None, (self.best, self.fallback))))
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one stage of a compile asks.
+    """The questions of one stage of a compile.
 
     Attributes:
-        stage: ``plan``, or the phase of a lowered graph whose order is asked for.
-        matters: one for each group, in the order of the graph.
+        stage: ``plan``, or the phase of the lowered graph whose order is in question.
+        matters: One question per group, in the order of the graph.
     """
 
     stage: str
@@ -63,7 +63,7 @@ class Vote:
 
     @property
     def key(self) -> str:
-        """What is asked, in one text."""
+        """Return the whole question as one text."""
         return " ".join((self.stage, *(matter.question for matter in self.matters)))
 
     def taken(self, best: bool) -> Vote:
@@ -78,13 +78,13 @@ class Vote:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Vote:
-        """The inverse of ``dataclasses.asdict``."""
+        """Make a vote from the result of ``dataclasses.asdict``."""
         return Vote(data["stage"], tuple(Matter(**matter) for matter in data["matters"]))
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides a plan beside the graph. Ranks with other terms would plan differently.
+    """The inputs of a plan besides the graph. Ranks with other terms would plan differently.
 
     Attributes:
         options: a digest of those that shape the program.
@@ -176,7 +176,7 @@ def _digest(*parts: object) -> str:
 
 
 def difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first thing in which what two ranks say differs, in words; empty if nothing does."""
+    """Describe the first difference between what two ranks say; empty if there is none."""
     if mine.get("rates") != other.get("rates"):
         return f"the rates of {VARIABLE} differ; all ranks need the same file"
     if mine.get("options") != other.get("options"):

@@ -1,1 +1,1 @@
-"""Nodes of an FX graph: collectives, slice tags, what a node costs nothing for, new nodes."""
+"""Nodes of an FX graph: collectives, slice tags, costs and new nodes."""

@@ -1,4 +1,4 @@
-"""A graph as it was, to be put back if a pass fails."""
+"""Saves a graph, to restore it if a pass fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = ("placeholder", "output")
 
 @dataclass(frozen=True)
 class SavedNode:
-    """What a node was. Its arguments name the nodes of that time, which may be gone since."""
+    """A saved node. Its arguments are nodes of that time, which may since be erased."""
 
     node: fx.Node
     target: Any
@@ -27,7 +27,7 @@ class SavedNode:
 
 
 class Backup:
-    """A graph as it was, to be put back if a pass fails.
+    """A saved copy of a graph, to restore it if a pass fails.
 
     Inputs and the output node are never replaced by our passes: a lowering may hold on to them.
     """
@@ -39,7 +39,7 @@ class Backup:
         ]
 
     def restore(self, graph: fx.Graph) -> None:
-        """Put back the nodes, with their names and metadata."""
+        """Restore the nodes, with their names and metadata."""
         output = graph.output_node()
         for node in graph.nodes:
             node.args, node.kwargs = (), {}

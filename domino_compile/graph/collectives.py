@@ -38,7 +38,7 @@ def is_wait(node: fx.Node) -> bool:
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a node's value."""
+    """Return the tensors in a node's value."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -47,7 +47,7 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 
 
 def size_hint(extent: Any) -> int:
-    """A number for an extent: of a dynamic one, the value seen while compiling."""
+    """Return an extent as a number; for a dynamic one, the value seen while compiling."""
     if isinstance(extent, torch.SymInt):
         hint = extent.node.hint
         return int(hint) if hint is not None else 1
@@ -55,7 +55,7 @@ def size_hint(extent: Any) -> int:
 
 
 def tensor_bytes(value: Any) -> int:
-    """The bytes of the tensors in a node's value."""
+    """Return the bytes of the tensors in a node's value."""
     total = 0
     for tensor in tensors_of(value):
         count = 1
@@ -74,10 +74,10 @@ class Site:
         waits: the nodes that wait for it.
         kind: ``all_reduce``, ``all_gather_into_tensor``, ...
         group: the process group's name.
-        payload: the link tables' size: the larger of input and output bytes (an all-reduce's
-            payload, an all-gather's output, a reduce-scatter's input).
-        backward: whether it depends on a gradient.
-        source: the user's line, ``file:line in function: code``, as far as known.
+        payload: The size in the sense of link tables: the larger of input and output bytes (an
+            all-reduce's payload, an all-gather's output, a reduce-scatter's input).
+        backward: Whether it depends on a gradient.
+        source: The user's line, ``file:line in function: code``, or ``unknown``.
     """
 
     launch: fx.Node
@@ -94,8 +94,8 @@ class Replaced:
     """The collectives that a pass has replaced.
 
     Attributes:
-        launches: for each launch that is gone the launches that stand for it. Several that are gone
-            may share one (a merge), and one may have several (slices).
+        launches: The replacements of each removed launch. Several removed launches can share one
+            (a merge), and one can have several (slices).
     """
 
     launches: Mapping[fx.Node, tuple[fx.Node, ...]]
@@ -105,18 +105,18 @@ class Replaced:
 
     @property
     def fewer(self) -> int:
-        """How many collectives fewer the graph has; negative if there are more."""
+        """Return by how many the number of collectives shrinks; negative if it grows."""
         return len(self.launches) - len({new for made in self.launches.values() for new in made})
 
 
 def kind_of(launch: fx.Node) -> str:
-    """The collective's kind, without the in-place suffix."""
+    """Return the collective's kind, without the in-place suffix."""
     target: Any = launch.target
     return str(target._schema.name).split("::")[1].rstrip("_")
 
 
 def group_of(launch: fx.Node) -> str:
-    """The name of the process group."""
+    """Return the name of the process group."""
     position = LAUNCHES[launch.target]
     if position < len(launch.args):
         return str(launch.args[position])
@@ -124,7 +124,7 @@ def group_of(launch: fx.Node) -> str:
 
 
 def payload_of(launch: fx.Node) -> int:
-    """Bytes in the link tables' convention (see ``Site.payload``)."""
+    """Return the bytes in the link tables' convention (see ``Site.payload``)."""
     sent = sum(tensor_bytes(x.meta.get("val")) for x in launch.all_input_nodes)
     return max(sent, tensor_bytes(launch.meta.get("val")))
 
@@ -151,7 +151,7 @@ class Launch:
 
 
 def as_launch(node: fx.Node) -> Launch:
-    """What a launch is to the ranks of its group."""
+    """Return a launch as the ranks of its group see it."""
     return Launch(kind_of(node), payload_of(node), group_of(node))
 
 
@@ -165,7 +165,7 @@ def is_asynchronous(launch: fx.Node) -> bool:
 
 
 def user_line(node: fx.Node) -> str:
-    """The innermost line of the user's code that made the node, or ``unknown``."""
+    """Return the innermost line of the user's code that made the node, or ``unknown``."""
     trace = node.meta.get("stack_trace") or node.meta.get("fwd_nn_module_stack_trace") or ""
     lines = [line.strip() for line in str(trace).splitlines() if line.strip()]
     frames = [
@@ -181,7 +181,7 @@ def user_line(node: fx.Node) -> str:
 
 
 def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that depend on a gradient of an output (``tangents`` of a joint graph)."""
+    """Return the nodes that depend on a gradient of an output (``tangents`` of a joint graph)."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -193,7 +193,7 @@ def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 def site_of(launch: fx.Node, backward: bool) -> Site:
-    """A collective, given the node that starts it and whether that depends on a gradient."""
+    """Return a collective from its launch and whether that depends on a gradient."""
     return Site(
         launch=launch,
         waits=tuple(_waits(launch)),
@@ -206,7 +206,7 @@ def site_of(launch: fx.Node, backward: bool) -> Site:
 
 
 def find_sites(graph: fx.Graph) -> list[Site]:
-    """Every collective, in graph order."""
+    """Return every collective, in graph order."""
     launches = [node for node in graph.nodes if is_launch(node)]
     backward = backward_nodes(graph) if launches else set()
     return [site_of(node, node in backward) for node in launches]

@@ -1,4 +1,4 @@
-"""The nodes that passes make, with their metadata, and those that they leave without a use."""
+"""Creates nodes with metadata for passes, and erases nodes that become unused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OWN = ("val", "tensor_meta", "eager_input_vals")
 
 
 def inherit(node: fx.Node, like: fx.Node) -> None:
-    """Take over where a node comes from (user's line, module, recompute tags), not its value."""
+    """Copy a node's origin (user's line, module, recompute tags), but not its value."""
     node.meta = {key: value for key, value in like.meta.items() if key not in _OWN}
 
 
@@ -31,7 +31,7 @@ def run_fake(node: fx.Node, fake_mode: Any = None) -> None:
 
 
 def new_node(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    """A call where the graph inserts, with its value, that comes from where another node does."""
+    """Insert a call with its value, and with the origin of another node."""
     node = graph.call_function(target, args)
     inherit(node, like)
     run_fake(node)
@@ -39,7 +39,7 @@ def new_node(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...])
 
 
 def erase_unused(graph: fx.Graph, node: Any) -> None:
-    """Erase a replaced value that nothing needs, back to what it is a view or the wait of.
+    """Erase an unused value, and the values that it is a view or the wait of.
 
     Dead-code removal keeps waits.
     """
@@ -56,7 +56,7 @@ def with_size(
     entry: int | None,
     size: Size,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with one size replaced."""
+    """Return the arguments with one size replaced."""
     positional = list(args)
     store: Any = positional if isinstance(argument, int) else kwargs
     if entry is None:

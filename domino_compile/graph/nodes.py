@@ -1,4 +1,4 @@
-"""What a node of a graph does, as far as it can be told from the node alone."""
+"""Properties of a node that follow from the node alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _is_free_operation(target: Any) -> bool:
 
 
 def behind_views(value: Any) -> fx.Node | None:
-    """What a value is, or is a view of (``VIEWS``), if nothing else needs it or a view between."""
+    """Return the value behind views (``VIEWS``), if nothing else needs it or those views."""
     while isinstance(value, fx.Node) and len(value.users) == 1:
         if value.target not in VIEWS:
             return value
@@ -44,7 +44,7 @@ def behind_views(value: Any) -> fx.Node | None:
 
 
 def users_of(node: fx.Node) -> Iterator[fx.Node]:
-    """Those that use a value, itself or through views; the graph's output is one of them."""
+    """Return the users of a value, directly or through views, including the graph's output."""
     for user in node.users:
         if user.op != "output" and is_free(user):
             yield from users_of(user)

@@ -1,4 +1,4 @@
-"""The graphs inside a graph: what higher-order operations (attention, conditionals) call."""
+"""The graphs inside a graph, which higher-order operations (attention, conditionals) call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import fx
 
 
 def subgraph_of(node: fx.Node) -> fx.GraphModule | None:
-    """The graph that a ``get_attr`` node names, or ``None`` for any other node."""
+    """Return the graph that a ``get_attr`` node names, or ``None`` for other nodes."""
     if node.op != "get_attr":
         return None
     value: Any = node.graph.owning_module

@@ -1,8 +1,8 @@
-"""The marks that our passes leave on nodes: which slice, of which node, and that they are ours.
+"""The tags that our passes put on nodes, such as the slice and the uncut node.
 
-Those of pieces and collectives travel through partitioning, and all through Inductor's own passes,
-because those copy node metadata. They are read and written here only; every other result of an
-analysis is data, not a mark.
+The tags of pieces and collectives survive partitioning, and all tags survive Inductor's own passes,
+because those copy node metadata. Tags are only read and written here; every other result of an
+analysis is data, not a tag.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _REGION = "domino_compile_region"
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """Which piece of the uncut value a value is.
+    """The piece of an uncut value that a value is.
 
     Attributes:
-        row: its slice of the rows; -1 where rows are not cut.
-        column: its part of the columns; -1 where columns are not cut.
+        row: The slice of the rows; -1 if rows are not cut.
+        column: The part of the columns; -1 if columns are not cut.
     """
 
     row: int = -1
@@ -32,12 +32,12 @@ class Piece:
 
     @property
     def slice(self) -> int | None:
-        """The slice of the rows; ``None`` where rows are not cut."""
+        """Return the slice of the rows; ``None`` if rows are not cut."""
         return self.row if self.row >= 0 else None
 
     @property
     def part(self) -> int | None:
-        """The part of the columns; ``None`` where columns are not cut."""
+        """Return the part of the columns; ``None`` if columns are not cut."""
         return self.column if self.column >= 0 else None
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class SliceTag:
 
 
 def tag_piece(node: fx.Node, piece: Piece, origin: str) -> None:
-    """Mark a node as a piece of what was another node."""
+    """Mark a node as a piece of an uncut node."""
     node.meta[_KEY] = SliceTag(piece, origin)
 
 
@@ -75,25 +75,25 @@ def clear_tag(node: fx.Node) -> None:
 
 
 def piece_of(node: fx.Node) -> Piece | None:
-    """The piece that a node is; ``None`` for a whole value."""
+    """Return the piece that a node is; ``None`` for a whole value."""
     tag = node.meta.get(_KEY)
     return tag.piece if isinstance(tag, SliceTag) else None
 
 
 def origin_of(node: fx.Node) -> str | None:
-    """The node of the uncut graph that a piece belongs to."""
+    """Return the node of the uncut graph that a piece belongs to."""
     tag = node.meta.get(_KEY)
     return tag.origin if isinstance(tag, SliceTag) else None
 
 
 def mark_overlapped(graph: fx.Graph) -> None:
-    """Mark a graph's nodes as of a program that was ordered to hide communication."""
+    """Mark a graph's nodes as part of a program that is ordered to hide communication."""
     for node in graph.nodes:
         node.meta[_OVERLAPPED] = True
 
 
 def is_overlapped(node: fx.Node) -> bool:
-    """Whether it is of such a program."""
+    """Whether the node is part of a program that is ordered to hide communication."""
     return bool(node.meta.get(_OVERLAPPED, False))
 
 
@@ -104,17 +104,17 @@ def mark_alone(node: fx.Node) -> None:
 
 
 def is_alone(node: fx.Node) -> bool:
-    """Whether it is such a collective."""
+    """Whether the collective is marked as not tensor parallel."""
     return bool(node.meta.get(_ALONE, False))
 
 
 def mark_in_order(node: fx.Node) -> None:
-    """Mark a collective as one of those that keep the order in which they were found."""
+    """Mark a collective as one that keeps its original order."""
     node.meta[_IN_ORDER] = True
 
 
 def is_in_order(node: fx.Node) -> bool:
-    """Whether it is one of those."""
+    """Whether the collective keeps its original order."""
     return bool(node.meta.get(_IN_ORDER, False))
 
 

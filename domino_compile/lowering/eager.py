@@ -1,7 +1,7 @@
-"""The eager lowering: the rewritten graphs, run operation by operation.
+"""The eager lowering, which runs the rewritten graphs one operation at a time.
 
-Through ``functorch.compile``: the same capture and the same passes as under Inductor, no code
-generation. For debugging and for fast numerics tests.
+It uses ``functorch.compile``, with the same capture and the same passes as with Inductor but
+without code generation. It is meant for debugging and for fast numerics tests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from domino_compile.pipeline.pipeline import Pipeline
 def compile_eager(
     gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline | None
 ) -> Callable[..., Any]:
-    """Capture forward and backward, rewrite (without a pipeline: nothing), and run as they are."""
+    """Capture forward and backward, rewrite them if there is a pipeline, and run them eagerly."""
 
     def partition(
         joint: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
@@ -73,7 +73,7 @@ def _with_regions(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
 
 
 def _allow_any_strides(graph: fx.Graph) -> None:
-    """Turn views into reshapes: strides need not be those of the captured graph.
+    """Turn views into reshapes, because strides can differ from the captured graph's.
 
     A slice may be contiguous where the uncut value was transposed, and some operations return other
     strides than their metadata says. Inductor copies where a view needs it; so must this, and

@@ -42,7 +42,7 @@ def inductor_alone(
 
 
 def inductor_lowering(options: Options) -> Lowering:
-    """What the passes must know of Inductor, under a user's options."""
+    """Return what the passes must know about Inductor under a user's options."""
     asked = user_settings(options)
     return Lowering(
         fuses=True,
@@ -54,7 +54,7 @@ def inductor_lowering(options: Options) -> Lowering:
 def compile_planned(
     gm: fx.GraphModule, example_inputs: Sequence[Any], pipeline: Pipeline, identity: str
 ) -> Callable[..., Any]:
-    """The program that a pipeline plans, whether compiled now or taken from a cache.
+    """Return the program that a pipeline plans, compiled now or taken from a cache.
 
     Args:
         gm: the captured graph.
@@ -82,16 +82,16 @@ def user_settings(options: Options) -> dict[str, Any]:
 
 
 def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
-    """Inductor's settings for a pipeline whose passes have an identity for the caches."""
+    """Return Inductor's settings for a pipeline whose passes have a cache identity."""
     _register_operators()
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
     options = pipeline.options
     shown = options.dump_dir is not None or options.guard == "measure" or options.watch
     if shown or pipeline.left_because:
-        # A compile from a cache has no graphs to show, and may not know whether there is something
-        # to be measured or watched, which all ranks must agree on. What is left alone today, as
-        # ranks differ, is not left alone for ever. Kernels may come from their cache.
+        # A compile from a cache has no graphs to show, and may not know whether to measure or
+        # watch, which all ranks must agree on. A graph that is left alone today because ranks
+        # differ should not be left alone forever. Kernels may still come from their cache.
         settings |= _compat.NO_GRAPH_CACHES
     both = _compat.BOTH_REDUCTIONS
     if _compat.inductor_has_option(both):
@@ -118,7 +118,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
 
 
 def _register_operators() -> None:
-    """Teach Inductor our operators. This comes before any compile, also one from a cache."""
+    """Register our operators with Inductor, before any compile, even one from a cache."""
     _compat.register_random_slice_lowering(random_slice)
     _compat.register_materialise_lowering(materialise)
     _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)

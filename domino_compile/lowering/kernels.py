@@ -17,7 +17,7 @@ from torch import fx
 
 from domino_compile.graph.tags import is_overlapped, piece_of
 
-#: The widest rows that a thread block keeps in registers from one end of a kernel to the other.
+#: The widest rows that a thread block keeps in registers during the whole kernel.
 #: Inductor does so up to 1024 elements, and reads wider rows two or three times. (Norms of 4096
 #: behind dropout: 82 us instead of 124; without dropout 34 instead of 44.)
 WIDEST_ROW = 4096
@@ -30,7 +30,7 @@ PIECES_OF_A_ROW, ELEMENTS_A_THREAD = (1024, 512), 8
 #: (12288 behind dropout: 323 us, 276 in pieces of 1024, 291 of 2048; without random numbers 107,
 #: 111 and 107.)
 WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, *PIECES_OF_A_ROW)
-#: The range that was measured: at least this many rows, and at most this wide.
+#: The measured range: at least this many rows, and at most this wide.
 LEAST_ROWS, WIDEST_IN_PIECES = 512, 16384
 #: With fewer columns Inductor's blocks take several rows of a norm's gradients at a time.
 NARROWEST_NORM = 1024
@@ -39,7 +39,7 @@ NARROWEST_NORM = 1024
 #: 101 instead of 108 with 5120, 128 instead of 138 with 8192; but 74 instead of 47 with 2560,
 #: padded to 4096.)
 MANY_COLUMNS, WARPS_OF_MANY = 4096, 16
-#: With more rows a block, Inductor's blocks take several at a time.
+#: With more rows per block, Inductor's blocks take several at a time.
 MOST_ROWS_A_BLOCK = 64
 #: The narrowest and the widest rows whose variance is computed in two steps. Torch 2.13 does so for
 #: these, but only if the variance itself is bf16 or fp16, which a norm's is not.
@@ -51,8 +51,8 @@ class OverlapKernels:
     """The rules for the kernels of one program (``_compat.kernels.KernelRules``).
 
     Attributes:
-        block_rows: returns the rows of a norm's gradients that each thread block takes, given all
-            rows; ``None`` leaves that to Inductor.
+        block_rows: Returns the rows of a norm's gradients per thread block, given the number of
+            all rows; ``None`` leaves that to Inductor.
     """
 
     block_rows: Callable[[int], int] | None = None
@@ -74,7 +74,7 @@ class OverlapKernels:
         """Return whether rows are read once: a block is a power of two, not more than the pieces.
 
         Args:
-            width: elements of a row.
+            width: The elements of a row.
         """
         if width > WIDEST_ROW:
             return False
@@ -87,8 +87,8 @@ class OverlapKernels:
         ``None`` leaves that to Inductor.
 
         Args:
-            rows: how many rows there are; 0 if that is not known.
-            width: elements of a row.
+            rows: The number of rows; 0 if unknown.
+            width: The elements of a row.
         """
         if rows < LEAST_ROWS or not PIECES_OF_A_ROW[0] < width <= WIDEST_IN_PIECES:
             return None
@@ -107,7 +107,7 @@ class OverlapKernels:
         return WARPS_OF_MANY if many else None
 
     def varies_in_two_steps(self, rows: int, width: int) -> bool:
-        """Return whether variances take two steps: a running one divides for every element.
+        """Return whether to compute variances in two steps, to avoid a division per element.
 
         With this many rows no kernel reduces parts of a row.
         """

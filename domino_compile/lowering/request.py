@@ -1,4 +1,4 @@
-"""One compile as a value: what was captured, how it is to be compiled, and the program."""
+"""One compile as a value: the captured graph, the settings, and the program."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from domino_compile.report.explanation import OverlapError, explanation_of
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program, and what is known of it.
+    """A program, and everything known about it.
 
     Attributes:
-        program: runs the captured graph.
-        report: says what was done.
-        pipeline: has planned it.
-        request: asked for it.
+        program: Runs the captured graph.
+        report: The report of the compile.
+        pipeline: The pipeline that planned it.
+        request: The request that it answers.
     """
 
     program: Callable[..., Any]
@@ -51,7 +51,7 @@ class Compiled:
     request: Request
 
     def run_by(self, program: Callable[..., Any]) -> Compiled:
-        """The same with another program round it."""
+        """Return the same with a wrapped program."""
         return replace(self, program=program)
 
 
@@ -60,13 +60,13 @@ class Request:
     """Everything that decides a compile.
 
     Attributes:
-        gm: the captured graph. Compiling uses it up.
-        inputs: its example inputs.
-        options: the user's.
-        hints: about the inputs.
-        rates: the identity of the device rates that the cost model uses.
-        slower: how many times slower than their link table collectives are taken to be.
-        pristine: the graph once more, where it may have to be compiled again.
+        gm: The captured graph. Compiling consumes it.
+        inputs: Its example inputs.
+        options: The user's options.
+        hints: Facts about the inputs.
+        rates: The identity of the device rates that the cost model uses.
+        slower: How many times slower than its table the link is assumed to be.
+        pristine: A copy of the graph, if it may have to be compiled again.
     """
 
     gm: fx.GraphModule
@@ -79,10 +79,10 @@ class Request:
 
     @staticmethod
     def of(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Request:
-        """The request that Dynamo's call of the backend makes.
+        """Make a request from Dynamo's call of the backend.
 
         Raises:
-            OptionError: an option does not fit the graph, or names what cannot be used.
+            OptionError: An option does not fit the graph, or names something unusable.
         """
         check_folder(options.dump_dir)
         hints = hints_of(gm, inputs, options)
@@ -93,7 +93,7 @@ class Request:
         return Request(gm, inputs, options, hints, rates, pristine=pristine)
 
     def again(self, inputs: Sequence[Any], slower: float = 1.0) -> Request:
-        """The same compile once more, with other inputs or for another link."""
+        """Return the same request again, with other inputs or for another link."""
         assert self.pristine is not None
         gm = _compat.copy_of(self.pristine)
         return replace(self, gm=gm, inputs=list(inputs), slower=slower, pristine=None)
@@ -149,7 +149,7 @@ class Request:
         return inductor_alone(self.gm, self.inputs, self.options)
 
     def _identity(self) -> str:
-        """What decides the result of our passes, for cache keys."""
+        """Return everything that decides the result of our passes, for cache keys."""
         known = f"{self.hints.identity()} {self.rates} {self.slower}"
         return f"{source_digest()} {self.options.digest()} {known}"
 
@@ -182,7 +182,7 @@ def require_overlap(parts: Sequence[Pipeline]) -> None:
 
 @cache
 def source_digest() -> str:
-    """A hash of the package's own sources and data, and of torch's version."""
+    """Return a hash of the package's sources and data, and of torch's version."""
     hasher = hashlib.sha256(torch.__version__.encode())
     here = Path(__file__).parents[1]
     files = {*here.rglob("*.py"), *(here / "passes").glob("*.py"), *here.rglob("*.json")}

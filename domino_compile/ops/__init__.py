@@ -1,1 +1,1 @@
-"""Our custom operators."""
+"""The custom operators of this package."""

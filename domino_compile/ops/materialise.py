@@ -1,4 +1,4 @@
-"""The operation ``domino_compile::materialise``: its argument, in memory where Inductor fuses."""
+"""The operation ``domino_compile::materialise``, which keeps Inductor from fusing a value."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@
     mm_beside(left, right, held, share)            left @ right
     addmm_beside(added, left, right, held, share)  added + left @ right
 
-``held`` is how many multiprocessors the collective holds, ``share`` the part of the product's time
-for which it does (0: the product is alone). They compute what ``aten.mm`` and ``aten.addmm``
-compute, and are these where nothing better is known: on a CPU, on another vendor's device, of
-another dtype, in a CUDA graph's capture before a choice was made. Ranks that compute the same
-product for the same part of its time compute it in the same way, to the last bit: the replicas of a
-layer that is not cut among ranks must not drift apart.
+``held`` is the number of multiprocessors that the collective holds, and ``share`` is the share of
+the product's time during which it does (0 means never). They compute the same as ``aten.mm`` and
+``aten.addmm``, and call these if nothing better is known: on a CPU, on another vendor's device,
+with another dtype, or while a CUDA graph is captured before a choice was made. Ranks that compute
+the same product with the same share compute it in the same way, to the last bit, because the
+replicas of a layer that is not divided among ranks must not drift apart.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ library.define(
     "addmm_beside(Tensor added, Tensor left, Tensor right, int held, float share) -> Tensor"
 )
 
-#: By shapes, strides, type, device and the other arguments: what computes it; ``None``: torch.
+#: The program that computes a product, by shapes, strides, type, device and arguments, or None.
 _programs: dict[tuple[Any, ...], Run | None] = {}
-#: By product, device and held multiprocessors: the ways to compute it.
+#: The ways to compute a product, by product, device and held multiprocessors.
 _ways: dict[tuple[Any, ...], Ways] = {}
 
 
@@ -81,7 +81,7 @@ def _computed(
     held: int,
     share: float,
 ) -> bool:
-    """Compute it by the chosen algorithm, if there is one and it takes the operands."""
+    """Compute a product with the chosen algorithm, if there is one that takes the operands."""
     extra = () if added is None else (added.shape, added.stride(), added.data_ptr() % ALIGNMENT)
     addresses = left.data_ptr() | right.data_ptr() | out.data_ptr()
     key = (
@@ -102,14 +102,14 @@ def _computed(
     try:
         program(left, right, out, added)
     except LtError as error:
-        log.warning("a product is left to torch: %s", error)
+        log.warning("torch computes a matrix product: %s", error)
         _programs[key] = None
         return False
     return True
 
 
 def _program(problem: Problem, device: torch.device, held: int, share: float) -> Run | None:
-    """What computes a product; ``None``: torch."""
+    """Return the program that computes a product; ``None`` means torch."""
     key = problem, device.index, held
     if key not in _ways:
         _ways[key] = _found(problem, device, held)
@@ -125,7 +125,7 @@ def _program(problem: Problem, device: torch.device, held: int, share: float) ->
 
 
 def _found(problem: Problem, device: torch.device, held: int) -> Ways:
-    """Time it in a thread of its own: what it allocates is not part of a CUDA graph's memory."""
+    """Time a product in a separate thread, so that a CUDA graph does not own its memory."""
     result = [NOTHING]
 
     def find_here() -> None:

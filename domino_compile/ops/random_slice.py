@@ -17,7 +17,7 @@ library.define(
 def _random_slice(
     size: list[int], seed: torch.Tensor, mode: str, dim: int, start: int, length: int
 ) -> torch.Tensor:
-    """Outside Inductor the draw is not a function of the index: draw all, take the part.
+    """Draw all numbers and return a slice; outside Inductor a draw does not depend on the index.
 
     The generator is seeded with the value of ``seed``, so that all slices of one draw agree.
     """

@@ -1,1 +1,1 @@
-"""The passes of one compile, in order, and what they may know. Neither lowering is known here."""
+"""The passes of one compile and their order, independent of the lowering."""

@@ -1,4 +1,4 @@
-"""What a pass is, what it may know, and what it returns."""
+"""The interface of a pass: its inputs, its context and its result."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class Pass(Generic[T]):
     """One rewriting of a graph, in place.
 
     Attributes:
-        name: what dumps and the option ``disable_passes`` call it: the name of its file.
-        wanted: whether it has anything to do with a graph. The option ``disable_passes`` is obeyed
-            elsewhere.
-        run: rewrites the graph and returns what was done. The result is false (0, nothing) exactly
-            if the graph is as it was: what was found out about a graph is used again only then.
+        name: The name of its file, used in dumps and by the option ``disable_passes``.
+        wanted: Whether it applies to a graph. The option ``disable_passes`` is handled elsewhere.
+        run: Rewrites the graph and returns what was done. The result is falsy if and only if the
+            graph is unchanged, because only then are earlier results about the graph reused.
     """
 
     name: str
@@ -37,12 +36,13 @@ class Pass(Generic[T]):
 
 @dataclass(frozen=True)
 class Lowering:
-    """What passes must know of what runs the rewritten graphs.
+    """What passes must know about the lowering that runs the rewritten graphs.
 
     Attributes:
-        fuses: it fuses operations and orders its kernels itself, so that an order must be pinned.
-        products: it takes matrix products that know of the collective they run beside.
-        copies_inputs: it copies inputs to where it wants them (CUDA graphs).
+        fuses: Whether it fuses operations and orders kernels itself, so that an order must be
+            pinned.
+        products: Whether it supports matrix products that know the collective they run beside.
+        copies_inputs: Whether it copies inputs to fixed addresses (CUDA graphs).
     """
 
     fuses: bool = False
@@ -51,17 +51,17 @@ class Lowering:
 
 
 class Outcomes:
-    """What the passes on one graph returned."""
+    """The results of the passes on one graph."""
 
     def __init__(self) -> None:
         self._of: dict[str, Any] = {}
 
     def put(self, made: Pass[T], outcome: T) -> None:
-        """Note what a pass returned."""
+        """Record the result of a pass."""
         self._of[made.name] = outcome
 
     def of(self, made: Pass[T]) -> T | None:
-        """What a pass returned; ``None`` if it did not run."""
+        """Return the result of a pass; ``None`` if it did not run."""
         outcome: T | None = self._of.get(made.name)
         return outcome
 
@@ -73,19 +73,19 @@ class Outcomes:
 
 @dataclass
 class Context:
-    """What passes may know of one graph, besides the graph.
+    """What passes may know about one graph, besides the graph itself.
 
     Attributes:
-        cost: predicts times.
-        lowering: what runs the graph.
-        on_gpu: whether its collectives run on a GPU.
-        memory_cap: how much more memory an order may need, as a fraction.
-        held_bytes: parameters and inputs of the whole step.
-        saved: of a backward graph, what its forward returns, where that is known.
-        found: of a joint graph, its collectives as they are now.
-        decision: of a joint graph, what is done with it, once that is decided.
-        outcomes: what the passes so far returned.
-        agreed: whether all ranks have an order of a lowered graph's collectives.
+        cost: The cost model.
+        lowering: The lowering that runs the graph.
+        on_gpu: Whether its collectives run on a GPU.
+        memory_cap: How much more memory an order may need, as a fraction.
+        held_bytes: The bytes of parameters and inputs of the whole step.
+        saved: For a backward graph, the results of its forward, if known.
+        found: For a joint graph, its current collectives.
+        decision: For a joint graph, the decision about it, once it is made.
+        outcomes: The results of the passes so far.
+        agreed: Whether all ranks have a given order of a lowered graph's collectives.
     """
 
     cost: CostModel

@@ -1,4 +1,4 @@
-"""How it is decided what is done with a joint graph: from options, analysis and planner."""
+"""Decides how to treat a joint graph, from options, analysis and planner."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _decide(about: Question) -> Decision:
 
 
 def _decided(planner: Planner, rows: CutPlan | NoCut, columns: int | None) -> Decision:
-    """The decision that a planner's choice amounts to."""
+    """Turn the planner's choice into a decision."""
     choice = planner.run()
     chosen = choice.chosen.candidate
     if columns is not None:
@@ -121,20 +121,20 @@ def _decided(planner: Planner, rows: CutPlan | NoCut, columns: int | None) -> De
 
 
 def _columns_asked(options: Options) -> int | None:
-    """The parts of the columns that the options ask for; ``None`` to choose."""
+    """Return the number of column parts that the options ask for; ``None`` to choose."""
     if COLUMNS.name in options.disable_passes:
         return 1
     return None if options.columns == "auto" else options.columns
 
 
 def _policy(options: Options) -> Policy:
-    """What a cut must keep to. Where it is timed as well, a small loss may be predicted."""
+    """Return the limits for a cut. If it is timed as well, a small predicted loss is allowed."""
     margins: Mapping[str, float] = {"predict": options.margin, "measure": -options.margin}
     return Policy(margins.get(options.guard, -math.inf), options.memory_cap)
 
 
 def _rows(about: Question, slices: int) -> CutPlan | NoCut:
-    """How the rows can be cut, or why not."""
+    """Return how the rows can be cut, or why they cannot."""
     if SLICE.name in about.options.disable_passes:
         return NoCut(reasons.pass_disabled(SLICE.name))
     inputs = {

@@ -1,4 +1,4 @@
-"""What is done with a joint graph: one value, made once (``decide``), that all later steps read."""
+"""The decision about a joint graph: a value made once (``decide``) and read by later steps."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from domino_compile.planner import Choice, Prediction
 
 @dataclass(frozen=True)
 class Possible:
-    """Which collectives could be cut, by name, whatever is done; for advice.
+    """The collectives that could be cut, by name, even if they are not; used for advice.
 
     Attributes:
-        rows: by cutting rows of the batch.
-        columns: by cutting columns of the products in front of them.
+        rows: Those that can be cut by rows of the batch.
+        columns: Those that can be cut by columns of the products in front of them.
     """
 
     rows: frozenset[str] = frozenset()
     columns: frozenset[str] = frozenset()
 
     def ways(self, name: str | None = None) -> list[Way]:
-        """How a collective can be cut; without a name: how any can."""
+        """Return the ways to cut a collective, or any collective if no name is given."""
         found = ((Way.ROWS, self.rows), (Way.COLUMNS, self.columns))
         return [way for way, names in found if (names if name is None else name in names)]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a graph, and why not more.
+    """How a graph is treated, and why nothing more is done.
 
     Attributes:
-        reorder: whether collectives are merged and everything is put in a new order. Otherwise
-            Inductor is left alone.
-        rows: how rows are cut, or why not.
-        parts: into how many parts columns are cut; 1 for not at all.
-        at: the collectives in front of which columns are cut, by name; empty for all.
-        reason: why nothing is cut, if that is so.
-        choice: the comparison of candidates; ``None`` where the options leave no choice.
-        predictions: what was compared.
-        possible: what could be done, where less is done.
+        reorder: Whether to merge collectives and reorder everything. If not, the graph is left to
+            Inductor alone.
+        rows: How rows are cut, or why they are not.
+        parts: The number of column parts; 1 if columns are not cut.
+        at: The collectives in front of which columns are cut, by name; empty for all.
+        reason: Why nothing is cut, if nothing is.
+        choice: The comparison of candidates; ``None`` if the options leave no choice.
+        predictions: The predictions that were compared.
+        possible: The cuts that are possible, if fewer are made.
     """
 
     reorder: bool
@@ -54,7 +54,7 @@ class Decision:
     possible: Possible = Possible()
 
     def described(self, found: Found, merged: int) -> list[str]:
-        """What other ranks must do as well; empty where Inductor is left alone.
+        """Return what other ranks must do too; empty if the graph is left to Inductor.
 
         Args:
             found: the collectives that are cut or put in order.
@@ -75,6 +75,6 @@ class Decision:
 
     @property
     def cut_plan(self) -> CutPlan:
-        """How rows are cut."""
+        """Return how rows are cut."""
         assert isinstance(self.rows, CutPlan)
         return self.rows

@@ -1,4 +1,4 @@
-"""What is known of a graph's inputs before it is captured."""
+"""Facts about a graph's inputs from before it is captured."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known of the inputs, by their position.
+    """Facts about the inputs, by position.
 
     Attributes:
-        batch: the inputs that the user says carry the batch, with the dimension.
-        parameters: the inputs that are parameters, which are unlikely to carry it.
+        batch: The inputs that carry the batch according to the user, with the dimension.
+        parameters: The inputs that are parameters, which are unlikely to carry the batch.
         names: the user's names of the inputs, for dumps and reports.
     """
 
@@ -32,12 +32,12 @@ class Hints:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def identity(self) -> str:
-        """What of this decides the result of the passes, for cache keys."""
+        """Return the facts that decide the result of the passes, for cache keys."""
         return f"{sorted(self.batch.items())} {sorted(self.parameters)}"
 
 
 def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options) -> Hints:
-    """What a captured graph tells about its inputs.
+    """Return the facts that a captured graph gives about its inputs.
 
     Raises:
         OptionError: the option ``batch`` names a dimension that the input does not have.
@@ -47,7 +47,7 @@ def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
     batch = _batch(names, example_inputs, options.batch or {})
     if options.batch and not batch:
         log.info(
-            "batch: this graph has none of the inputs %s; the batch is inferred",
+            "batch: this graph has none of the inputs %s, so the batch is inferred",
             list(options.batch),
         )
     return Hints(batch, parameters, {i: input_path(name) for i, name in enumerate(names) if name})
@@ -56,7 +56,7 @@ def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
 def _batch(
     names: Sequence[str], example_inputs: Sequence[Any], asked: Mapping[str, int]
 ) -> dict[int, int]:
-    """The positions of the inputs that the user names, with their dimensions."""
+    """Return the positions of the inputs that the user names, with their dimensions."""
     batch: dict[int, int] = {}
     for name, dim in asked.items():
         for position, full in enumerate(names):

@@ -1,4 +1,4 @@
-"""The passes in the order in which they run: the table of contents of every rewriting.
+"""The passes in the order in which they run: a table of contents of all rewriting.
 
 ``JOINT`` runs on the joint forward and backward graph (or the inference graph) before it is
 partitioned, ``GRAPH`` on each of the graphs that come out. What is done with a graph is decided
@@ -27,7 +27,7 @@ def _always(at: Context) -> bool:
 
 
 def _adds_in_products(at: Context) -> bool:
-    """Sums go into products on GPUs only, where products are ours: torch's would copy first."""
+    """Whether sums should move into products: only on GPUs, since torch's products copy first."""
     return at.cost.configured and at.cost.rates.multiprocessors > 0
 
 
@@ -118,10 +118,10 @@ CUT = (SLICE, COLUMNS)
 JOINT = (*PREPARE, *CUT)
 GRAPH = (SCHEDULE, PRODUCTS, PIN)
 
-#: What the option ``disable_passes`` can name, in the order in which the passes run.
+#: The names for the option ``disable_passes``, in the order in which the passes run.
 PASS_NAMES = tuple(made.name for made in (*JOINT, *GRAPH))
 
 
 def title(name: str) -> str:
-    """What the dumps of a pass are called: its number in the order, and its name."""
+    """Return the name of a pass in dumps: its number in the order, and its name."""
     return f"{PASS_NAMES.index(name) + 1:02}.{name}"

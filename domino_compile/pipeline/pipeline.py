@@ -1,4 +1,4 @@
-"""One compile from the captured graph to ordered graphs: find, decide, cut, order, report.
+"""One compile, from the captured graph to ordered graphs: find, decide, cut, order, report.
 
 A lowering calls ``run_joint`` on the joint (or inference) graph and ``run_graph`` on each graph
 that the partitioner makes of it. The passes and their order are in ``order``.
@@ -70,18 +70,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pipeline:
-    """The passes of one compiled graph, and what they found.
+    """The passes of one compiled graph, and their results.
 
     Attributes:
-        report: what was done, for the user; it is filled in.
-        options: the user's.
-        hints: about the inputs.
-        lowering: what runs the graphs.
-        slower: how many times slower than their link table collectives are taken to be.
-        plan_key: under which the plan is kept beside the lowering's cache, if it has one.
-        rewrites: whether the joint graph was cut or its order is ours; otherwise the program is
-            Inductor's alone.
-        overlap: whether the next graphs are ours to order. A fault ends that, too.
+        report: The report for the user, which the pipeline fills in.
+        options: The user's options.
+        hints: Facts about the inputs.
+        lowering: The lowering that runs the graphs.
+        slower: How many times slower than its table the link is assumed to be.
+        plan_key: The key of the plan beside the lowering's cache, if there is one.
+        rewrites: Whether the joint graph was cut or its order is ours; otherwise the program is
+            compiled by Inductor alone.
+        overlap: Whether to order the next graphs. A fault ends this too.
         results: what the graph that was scheduled last returns.
         ran: whether the joint passes ran (they do not where the lowering answers from its cache).
         check: agrees with the other ranks; ``None``: they are not asked.
@@ -182,7 +182,7 @@ class Pipeline:
             self._failed(failure)
 
     def _joint(self, graph: fx.Graph, found: Found) -> bool:
-        """Decide and cut; returns whether the graph is ours."""
+        """Decide and cut; return whether the graph is ours."""
         self.overlap = True
         reporting.captured(self.report, found)
         cost, program = self._cost(graph), unfold(graph)
@@ -218,7 +218,7 @@ class Pipeline:
         return self.rewrites or not at.outcomes.changed
 
     def _left(self, found: Found) -> Reason | None:
-        """Why the graph is left to Inductor alone without a decision, if it is."""
+        """Return why the graph is left to Inductor alone without a decision, if it is."""
         if self.left_because:
             return reasons.ranks_differ(self.left_because)
         own = next((site for site in found.sites if has_own_sizes(site.launch)), None)
@@ -240,7 +240,7 @@ class Pipeline:
             self._write()
 
     def _agreed(self, phase: str, result: ScheduleResult) -> bool:
-        """Whether all ranks have this order; if not, all have the order found."""
+        """Whether all ranks have this order; if not, all keep the original order."""
         if self.check is None:
             return True
         wanted, found = (
@@ -258,7 +258,7 @@ class Pipeline:
         return order_vote(phase, ours, theirs, list(groups))
 
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
-        """Order and pin; returns that the graph is ours."""
+        """Order and pin; return that the graph is ours."""
         at = self._context(graph, None)
         at.agreed = partial(self._agreed, phase)
         at.held_bytes = self.report.input_bytes
@@ -287,7 +287,7 @@ class Pipeline:
         self._write()
 
     def _failed(self, failure: Failure) -> None:
-        """A pass failed and the graph was put back: Inductor goes on alone."""
+        """Handle a failed pass whose graph was restored: Inductor compiles it alone."""
         self.overlap = False
         self.rewrites = self.rewrites and failure.phase != "joint"
         reporting.failed(self.report, failure.phase, failure.error)
@@ -324,7 +324,7 @@ class Pipeline:
         return self.cost
 
     def _copied_bytes(self, graph: fx.Graph) -> int:
-        """The bytes of the inputs that the lowering keeps a copy of: all but parameters."""
+        """Return the bytes of the inputs that the lowering copies: all except parameters."""
         if not self.lowering.copies_inputs or device_of(graph).type == "cpu":
             return 0
         parameters = self._parameters(graph)
@@ -342,20 +342,20 @@ class Pipeline:
 
     @property
     def rows_a_block(self) -> Callable[[int], int] | None:
-        """Rows for each thread block of a norm's gradients; ``None``: not known."""
+        """Return the rows per thread block of a norm's gradients; ``None`` if unknown."""
         if self.cost is None or not self.cost.rates.multiprocessors:
             return None
         return partial(rows_a_block, multiprocessors=self.cost.free)
 
     def recall(self) -> bool:
-        """After compiling: what the lowering took from its cache, take from the plan kept with it.
+        """Take over the plan that was kept with programs from the lowering's cache.
 
-        Either no pass of ours ran, or only some did. The other ranks, which may have compiled, are
-        asked what they were asked then.
+        Either none of our passes ran, or only some did. The other ranks, which may have compiled,
+        get the same questions again.
 
         Returns:
-            Whether it is known what was compiled, and whether other ranks can run it too. A cache
-            may be another machine's: there is a program and no plan.
+            Whether the plan is known and other ranks can run it too. A cache from another machine
+            may have the program but not the plan.
 
         Raises:
             RanksDiffer: other ranks have another plan.
@@ -363,7 +363,7 @@ class Pipeline:
         if self.plan_key is None or (self.ran and not self._lacks_schedule()):
             return True
         if self.kept is None:
-            log.info("Inductor's cache has this graph and no plan of it: compiling anew")
+            log.info("Inductor's cache has this graph but no plan of it: compiling again")
             return False
         if self.ran:
             for part, known in zip(self.parts, self.kept.reports, strict=False):
@@ -387,7 +387,7 @@ class Pipeline:
         return False
 
     def start_again(self, left_because: str = "") -> None:
-        """Forget what was compiled: the same graph will be compiled anew, perhaps left alone."""
+        """Forget the compile, because the same graph is compiled again, or left alone."""
         reporting.restarted(self.report)
         if self.further is not None:
             self.further.withdraw()
@@ -395,10 +395,10 @@ class Pipeline:
         self.left_because, self.kept = left_because, None
         self.rewrites = self.overlap = self.ran = False
         if left_because:
-            self.plan_key = None  # another day the ranks may agree
+            self.plan_key = None  # the ranks may agree later
 
     def _write(self) -> None:
-        """Keep the plan for later compiles, and bring the dump up to date."""
+        """Keep the plan for later compiles, and update the dump."""
         complete = all(part.report.schedules or not part.overlap for part in self.parts)
         if self.plan_key is not None and self.ran and complete:
             save_plan(self.plan_key, self._to_keep())
@@ -433,7 +433,7 @@ def _region(graph: fx.Graph) -> int | None:
 
 
 def phase_of(graph: fx.Graph, report: CompileReport) -> str:
-    """Which of the lowered graphs this is."""
+    """Return the phase of a lowered graph."""
     names = [str(n.target) for n in graph.find_nodes(op="placeholder")]
     if any(name.startswith("tangents") for name in names):
         return "backward"
@@ -443,7 +443,7 @@ def phase_of(graph: fx.Graph, report: CompileReport) -> str:
 
 
 def device_of(graph: fx.Graph) -> torch.device:
-    """Where the graph's collectives run."""
+    """Return the device type that the graph's collectives run on."""
     for node in graph.nodes:
         if is_launch(node):
             return next(tensors_of(node.meta["val"])).device

@@ -1,4 +1,4 @@
-"""Plans on disk beside Inductor's caches.
+"""Keeps plans on disk beside Inductor's caches.
 
 When a compile is answered from a cache our passes do not run and nothing is known of the program
 but that it is the one that they made. The plan is kept under a key of the same ingredients, so
@@ -21,7 +21,7 @@ from domino_compile.report import CompileReport
 
 
 def plan_key(gm: fx.GraphModule, example_inputs: list[Any], identity: str) -> str:
-    """A key of the captured graph, its inputs and what decides our passes' result."""
+    """Return a key for the captured graph, its inputs and everything that decides the result."""
     inputs = [_describe(x) for x in example_inputs]
     text = "\n".join((identity, gm.print_readable(print_output=False), *inputs))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -54,7 +54,7 @@ def save_plan(key: str, plan: Kept) -> None:
 
 
 def load_plan(key: str) -> Kept | None:
-    """The plan that was kept, if it is there and readable."""
+    """Return the kept plan, if it exists and is readable."""
     text = kept(f"{key}.json")
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs our passes on one graph again, without model, data or ranks: what a repro script does."""
+"""Repeats our passes on one graph for a repro script, without model, data or ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from domino_compile.report.graph_text import readable
 
 
 class Replay:
-    """Builds the graph of a repro on fake tensors and runs the passes on it.
+    """Builds the graph of a repro script on fake tensors and runs the passes on it.
 
     Args:
         phase: which passes.
@@ -37,13 +37,13 @@ class Replay:
         self.mode = _compat.fake_mode_of(self.graph)
 
     def input(self, name: str, described: Any) -> fx.Node:
-        """An input of the graph (see ``_describe``)."""
+        """Add an input of the graph (see ``_describe``)."""
         node = self.graph.placeholder(name)
         node.meta["val"] = self._make(described)
         return node
 
     def constant(self, name: str, described: Any) -> fx.Node:
-        """An attribute that the graph reads."""
+        """Add an attribute that the graph reads."""
         value = self._make(described)
         setattr(self.root, name, value)
         node = self.graph.create_node("get_attr", name)
@@ -51,7 +51,7 @@ class Replay:
         return node
 
     def __call__(self, name: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """An operation of the graph."""
+        """Add an operation of the graph."""
         node = self.graph.create_node("call_function", target, args, kwargs, name)
         values = fx.node.map_arg((args, kwargs), lambda x: x.meta["val"])
         with self.mode:
@@ -59,11 +59,11 @@ class Replay:
         return node
 
     def piece(self, node: fx.Node, row: int, column: int, origin: str) -> None:
-        """Mark an operation as a piece of what was another one."""
+        """Mark an operation as a piece of an uncut one."""
         tag_piece(node, Piece(row, column), origin)
 
     def output(self, result: Any) -> None:
-        """What the graph returns."""
+        """Set the results of the graph."""
         self.graph.output(result)
 
     def run(self) -> fx.Graph:

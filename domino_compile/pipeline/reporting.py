@@ -1,4 +1,4 @@
-"""From the decision and the outcomes of the passes to the report. Nothing else writes reports.
+"""Fills in the report from the decision and the results of the passes. Nothing else does.
 
 The report begins with the collectives as captured, is filled in once the joint graph is cut, and
 gets a schedule for each graph that is ordered. It is what users see: it steers nothing.
@@ -33,23 +33,23 @@ from domino_compile.report import (
 )
 from domino_compile.report.origin import module_of
 
-#: Gives the user's name of an input.
+#: Returns the user's name of an input.
 NameOf = Callable[[fx.Node], str]
 
 
 def captured(report: CompileReport, found: Found) -> None:
-    """Note the collectives of the captured graph, before anything is decided."""
+    """Record the collectives of the captured graph, before anything is decided."""
     report.collectives = [_collective(site, _apart(site, found)) for site in found.sites]
 
 
 def nothing_to_overlap(report: CompileReport, found: Found) -> None:
-    """The graph has no collective that compute waits for: it is left to Inductor alone."""
+    """Record that no collective makes compute wait, so the graph is left to Inductor alone."""
     captured(report, found)
     _explain(report, reasons.not_tensor_parallel() if found.sites else reasons.no_collective())
 
 
 def left(report: CompileReport, why: Reason) -> None:
-    """The graph is left to Inductor alone, whatever could be done with it."""
+    """Record that the graph is left to Inductor alone for another reason."""
     report.status = "inductor"
     _explain(report, why)
     for entry in report.collectives:
@@ -57,12 +57,12 @@ def left(report: CompileReport, why: Reason) -> None:
 
 
 def restarted(report: CompileReport) -> None:
-    """Forget what was done: the graph is compiled anew."""
+    """Forget what was done, because the graph is compiled again."""
     vars(report).update(vars(CompileReport(report.graph, report.options, report.slower)))
 
 
 def decided(report: CompileReport, decision: Decision, at: Context, name_of: NameOf) -> None:
-    """Note what was done with the joint graph, and why not more.
+    """Record what was done with the joint graph, and why nothing more was done.
 
     Args:
         report: of the compile.
@@ -100,12 +100,12 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
 
 
 def scheduled(report: CompileReport, entry: ScheduleReport) -> None:
-    """Note the schedule of one of the lowered graphs."""
+    """Record the schedule of one of the lowered graphs."""
     report.schedules = [*(s for s in report.schedules if s.phase != entry.phase), entry]
 
 
 def failed(report: CompileReport, phase: str, error: Exception) -> None:
-    """Note that our passes failed on a stage, which was put back as it was."""
+    """Record that our passes failed at a stage and that its graph was restored."""
     _explain(report, reasons.fault(phase, error))
     report.schedules = [entry for entry in report.schedules if entry.phase != phase]
     if phase != "joint":
@@ -119,7 +119,7 @@ def failed(report: CompileReport, phase: str, error: Exception) -> None:
 
 
 def measured(report: CompileReport, found: MeasuredReport) -> None:
-    """Note which program was measured as faster; the uncut one is Inductor's alone."""
+    """Record which program was measured as faster; the uncut one is Inductor alone."""
     report.measured = found
     if found.kept == "uncut":
         planned = " and ".join(report.cuts()) or report.status
@@ -128,7 +128,7 @@ def measured(report: CompileReport, found: MeasuredReport) -> None:
 
 
 def recalled(report: CompileReport, kept: CompileReport) -> None:
-    """Take over the plan that was kept beside a program from a cache."""
+    """Copy the plan that was kept beside a cached program."""
     for item in fields(CompileReport):
         if item.name not in ("graph", "options"):
             setattr(report, item.name, getattr(kept, item.name))
@@ -137,7 +137,7 @@ def recalled(report: CompileReport, kept: CompileReport) -> None:
 
 
 def completed(report: CompileReport, kept: CompileReport) -> bool:
-    """Take over the schedules of graphs that came from a cache; returns whether there are any."""
+    """Copy the schedules of graphs that came from a cache; return whether there are any."""
     present = {schedule.phase for schedule in report.schedules}
     missing = [schedule for schedule in kept.schedules if schedule.phase not in present]
     report.schedules += missing
@@ -152,14 +152,14 @@ def _explain(report: CompileReport, why: Reason) -> None:
 
 
 def _apart(site: Site, found: Found) -> Reason | None:
-    """Why a collective is not tensor parallel; ``None`` if it is."""
+    """Return why a collective is not tensor parallel; ``None`` if it is."""
     if site.launch in found.parallel:
         return None
     return reasons.statistics() if site.launch in found.statistics else reasons.data_parallel()
 
 
 def _collective(site: Site, why: Reason | None) -> CollectiveReport:
-    """A collective, before anything is decided."""
+    """Return the report of a collective before anything is decided."""
     return CollectiveReport(
         name=site.launch.name,
         kind=site.kind,
@@ -210,7 +210,7 @@ def _fate(
 
 
 def _together(refused: list[Reason]) -> Reason:
-    """Why neither rows nor columns were cut, as one reason: the first, with the others' texts."""
+    """Return one reason why neither rows nor columns were cut: the first, with all texts."""
     first, *others = refused
     for other in others:
         first = first.because(other.text)
@@ -243,12 +243,12 @@ def _named(analysis: Analysis, name_of: NameOf) -> Iterator[tuple[str, int]]:
 
 
 def _axis(analysis: Analysis, name_of: NameOf) -> list[str]:
-    """The inputs where a cut begins, as ``input[dim]``."""
+    """Return the inputs where a cut begins, as ``input[dim]``."""
     return [f"{name}[{dim}]" for name, dim in _named(analysis, name_of)]
 
 
 def _joins(analysis: Analysis) -> Iterator[Join]:
-    """Where cut values were made whole inside the graph, and why."""
+    """Return where and why cut values were made whole inside the graph."""
     for value, user in analysis.inner_joins():
         refusal = analysis.refusals.get(user)
         reason = refusal.reason if refusal else "wanted in another form"
@@ -256,7 +256,7 @@ def _joins(analysis: Analysis) -> Iterator[Join]:
 
 
 def _candidates(decision: Decision, choice: Choice) -> list[CandidateReport]:
-    """What was compared, in the order of comparing."""
+    """Return the compared candidates, in order."""
     return [
         CandidateReport(
             split=found.candidate.split,

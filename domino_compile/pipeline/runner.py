@@ -1,4 +1,4 @@
-"""Runs passes: dumps before and after each, its time, and the graph put back if one fails."""
+"""Runs passes with dumps and timing, and restores the graph if a pass fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _seconds = 0.0
 
 
 def seconds_in_passes() -> float:
-    """How long this process has spent in our passes, dumps included."""
+    """Return how long this process has spent in our passes, including dumps."""
     return _seconds
 
 
@@ -45,8 +45,8 @@ def _timed() -> Iterator[None]:
 def _garbage_kept() -> Iterator[None]:
     """Keep Python's garbage collector from running.
 
-    What passes make lives until they end, and so does all that the compile made before. To search
-    it again and again frees nothing, and takes longer the more of it there is.
+    Everything that the passes and the compile have created stays alive until the passes end.
+    Searching it repeatedly frees nothing, and takes longer the more objects there are.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -72,9 +72,9 @@ class Runner:
     number: int = 0
 
     def stage(self, graph: fx.Graph, phase: str, work: Callable[[], bool]) -> Failure | None:
-        """Do work that runs passes on a graph and says whether the graph is to be kept.
+        """Do work that runs passes on a graph and returns whether to keep the graph.
 
-        If not, or if it fails, the graph is put back as it was.
+        If the graph is not kept, or the work fails, the graph is restored.
 
         Raises:
             RanksDiffer: the ranks go on without us, and the graph is of no use.
@@ -97,7 +97,7 @@ class Runner:
     def run(
         self, passes: Iterable[Pass[Any]], graph: fx.Graph, phase: str, context: Context
     ) -> None:
-        """Run passes in order, those that are wanted, and note in the context what they did."""
+        """Run the wanted passes in order, and record their results in the context."""
         for made in passes:
             if made.name in self.disabled or not made.wanted(context):
                 continue

@@ -1,1 +1,1 @@
-"""What happens round a compiled program: rank check, guard, watch, plan cache."""
+"""Wrappers of a compiled program: the guard, the watch, and handles of asynchronous work."""

@@ -33,23 +33,23 @@ log = logging.getLogger(__name__)
 #: Calls of each program before it is timed: backward is compiled in the first, CUDA graphs are
 #: recorded in the second and third.
 WARM_UP = 3
-#: Timed calls of each.
+#: Timed calls of each program.
 ROUNDS = 5
-#: In which order they are called: planned (0) and uncut (1).
+#: The order of the calls: planned (0) and uncut (1).
 TURNS = (0,) * WARM_UP + (1,) * WARM_UP + (0, 1) * ROUNDS
 
 
 class GroupNumbers:
-    """Numbers what the ranks of a process group tell each other: the n-th of each belong together.
+    """Numbers the messages between the ranks of a process group, so that the n-th ones match.
 
-    For each group itself: one that is made anew in its place may have other ranks, and begins anew.
+    A new group with the same name may have other ranks, so its numbers start again.
     """
 
     def __init__(self) -> None:
         self._last: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def next(self, group: str) -> int:
-        """The number of the next one, from 0."""
+        """Return the next number of a group, starting at 0."""
         known = _compat.group_named(group)
         number = self._last[known] = self._last.get(known, -1) + 1
         return number
@@ -76,8 +76,8 @@ class Measuring:
 
     Args:
         planned: this package's program.
-        uncut: Inductor's alone.
-        report: of the graph; told of the outcome.
+        uncut: The program of Inductor alone.
+        report: The report of the graph, which gets the outcome.
         done: called when the outcome is in the report.
         timeout_s: how long to wait for other ranks.
     """
@@ -126,13 +126,13 @@ class Measuring:
 
 
 def agreed(own: Sequence[float], report: CompileReport, timeout_s: float) -> list[float]:
-    """The largest of each number over all ranks that share a collective of the graph.
+    """Return each number's maximum over all ranks that share a collective of the graph.
 
-    Group after group, in the order of the graph: on a mesh every rank then knows the largest of the
-    whole mesh, whatever the groups that it is in itself.
+    The groups follow one another in the order of the graph, so on a mesh every rank gets the
+    maximum over the whole mesh, independent of its own groups.
 
     Raises:
-        RankMismatchError: a rank does not come within the time.
+        RankMismatchError: A rank does not respond in time.
     """
     found = list(own)
     if not (dist.is_available() and dist.is_initialized()):

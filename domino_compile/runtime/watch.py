@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Probes that must agree before planning again; the number doubles each time.
 PROBES = 3
-#: Times on the wire may differ from the plan's by this factor, either way: collectives of one size
-#: differ by a third from one NCCL algorithm to another, and plans change little below it.
+#: Wire times may differ from the plan's by this factor in either direction. Collectives of one size
+#: differ by a third between NCCL algorithms, and plans change little below this factor.
 TOLERATED = 1.5
 #: A probe is the fastest of this many collectives, because the first waits for the slowest rank.
 REPEATS = 3
@@ -43,7 +43,7 @@ class Judge:
     """Decides from probes when to plan again. The same probes give the same decisions.
 
     Args:
-        planned: how many times the link table's time the plan takes collectives to need.
+        planned: How many times slower than its table the plan assumes the link to be.
     """
 
     def __init__(self, planned: float = 1.0) -> None:
@@ -122,16 +122,16 @@ def _table_us(compiled: Compiled, group: str, nbytes: int) -> float:
 class Watching:
     """The program of one graph, compiled again when the link of its largest group changes.
 
-    Of the tensor-parallel ones, of which there must be one: the plan is made for their links.
+    Only tensor-parallel groups count, and there must be one, because the plan is for their links.
 
     Args:
-        program: as compiled first.
-        again: recompiles it for a link ``slower`` times slower than its table, with the inputs of
-            the call that it is wanted for.
-        report: of the graph.
-        table_us: the link table's time of an all-reduce of so many bytes in a group.
-        every: calls between two probes.
-        timeout_s: how long to wait for other ranks.
+        program: The program as first compiled.
+        again: Recompiles it for a link ``slower`` times slower than its table, with the inputs of
+            the current call.
+        report: The report of the graph.
+        table_us: Returns the link table's time of an all-reduce in a group, given its bytes.
+        every: The number of calls between two probes.
+        timeout_s: How long to wait for other ranks.
     """
 
     def __init__(
