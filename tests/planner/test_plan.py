@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from benchmarks.predict import FREE, planned
 from domino_compile import fake_ranks
@@ -120,21 +122,35 @@ def test_no_memory_no_cut() -> None:
     assert report.status == "reordered" and "memory_cap=0 allows" in report.reason
 
 
-@pytest.mark.parametrize(
-    ("options", "rows", "expected"),
-    [
-        ({"slices": 3}, 1, ["along tokens[1]", "scaled_dot_product", "harness.py", "'columns': 2"]),
-        ({"columns": 100, "slices": 1}, 4, ["have 32 columns, too few for 100", "'slices': 2"]),
-    ],
-)
-def test_what_cannot_be_cut_is_named(
-    options: dict[str, Any], rows: int, expected: list[str]
-) -> None:
-    tokens = torch.randint(0, VOCAB, (rows, SEQ))
-    report = report_of(Model(1), tokens, tokens, **options)
+def test_columns_that_are_too_few_are_named() -> None:
+    tokens = torch.randint(0, VOCAB, (4, SEQ))
+    report = report_of(Model(1), tokens, tokens, columns=100, slices=1)
     assert report.status == "reordered"
     said = f"{report.reason}; {report.advice}"
-    for words in expected:
+    for words in ("have 32 columns, too few for 100", "'slices': 2"):
+        assert words in said, said
+
+
+def test_one_row_is_cut_into_tokens() -> None:
+    tokens = torch.randint(0, VOCAB, (1, SEQ))
+    report = report_of(Model(1), tokens, tokens, slices=2)
+    assert report.tokens and report.slices == [str(SEQ // 2)] * 2
+    assert f"sliced into tokens {SEQ // 2}+{SEQ // 2}" in report.summary()
+    assert {c.action for c in report.collectives} == {"sliced"} and not report.joins
+
+
+def test_one_row_whose_tokens_all_meet_is_not_cut() -> None:
+    tokens = torch.randint(0, VOCAB, (1, SEQ))
+    causal = F.scaled_dot_product_attention
+
+    def full(*args: Any, is_causal: bool) -> torch.Tensor:
+        return causal(*args)
+
+    with mock.patch.object(F, "scaled_dot_product_attention", full):
+        report = report_of(Model(1), tokens, tokens, slices=3)
+    assert report.status == "reordered"
+    said = f"{report.reason}; {report.advice}"
+    for words in ("along tokens[1]", "without a causal mask", "test_plan.py", "'columns': 2"):
         assert words in said, said
 
 
