@@ -52,9 +52,9 @@ def cudnn(q: Any, k: Any, v: Any, grad: Any, causal: bool) -> Any:
 
 
 def cpu(q: Any, k: Any, v: Any, grad: Any, causal: bool) -> Any:
-    out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=0.3)
+    out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
     return out, aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad(out), q, k, v, out, lse, 0.0, causal, scale=0.3
+        grad(out), q, k, v, out, lse, 0.0, causal
     )
 
 
@@ -67,7 +67,14 @@ def overrideable(q: Any, k: Any, v: Any, grad: Any, causal: bool) -> Any:
     )[:3]  # fmt: skip
 
 
-def trace(attend: Callable[..., Any], causal: bool = True, device: str = "cuda") -> Captured:
+def trace(
+    attend: Callable[..., Any],
+    causal: bool = True,
+    device: str = "cuda",
+    tokens: int = S,
+    width: int = D,
+    dtype: torch.dtype = torch.float64,
+) -> Captured:
     """One attention and its gradients; the inputs are queries, keys, values, their gradient."""
 
     def step(q: Any, k: Any, v: Any, given: Any) -> Any:
@@ -77,7 +84,8 @@ def trace(attend: Callable[..., Any], causal: bool = True, device: str = "cuda")
 
     fake_group()
     generator = torch.Generator().manual_seed(0)
-    real = [torch.randn(B, H, S, D, generator=generator, dtype=torch.float64) for _ in range(4)]
+    shape = (B, H, tokens, width)
+    real = [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(4)]
     with FakeTensorMode():
         gm = make_fx(step)(*(torch.empty(x.shape, dtype=x.dtype, device=device) for x in real))
     return Captured(gm.graph, real, gm)
@@ -86,8 +94,8 @@ def trace(attend: Callable[..., Any], causal: bool = True, device: str = "cuda")
 def plan_of(captured: Captured, sizes: tuple[int, ...], seeds: int = 4) -> CutPlan:
     """The first inputs cut along the tokens."""
     inputs = [n for n in captured.graph.nodes if n.op == "placeholder"][:seeds]
-    analysis = propagate(captured.graph, S, dict.fromkeys(inputs, Sliced(2)))
-    return CutPlan(Chunks(S, sizes), extended(captured.graph, analysis))
+    analysis = propagate(captured.graph, sum(sizes), dict.fromkeys(inputs, Sliced(2)))
+    return CutPlan(Chunks(sum(sizes), sizes), extended(captured.graph, analysis))
 
 
 KERNELS = {"flash": flash, "efficient": efficient, "cudnn": cudnn, "cpu": cpu}
