@@ -16,16 +16,16 @@ collective. So the ranks agree while they compile, before any part of the progra
 content is the list of the graph's tensor-parallel collectives, with the bytes of those in this
 group. It leaves out everything that may differ by rank: the bytes of other groups and of an
 ``all_to_all_single`` (expert parallelism), and all collectives that are not tensor parallel. It
-includes the terms of the compile (options, rates, versions) and how many times this content has
-been planned on other terms before. So a rank that recompiles alone (its last batch is smaller, its
-padded length differs, a guard failed) asks a question that is already answered and does not wait.
-Ranks that recompile together, or on new terms, meet.
+includes the terms of the compile (options, rates, versions) and how many other plans this rank has
+wanted for this content before: two graphs may have the same collectives. So a rank that recompiles
+alone (its last batch is smaller, its padded length differs, a guard failed) asks a question that is
+already answered and does not wait. Ranks that recompile together, or on new terms, meet.
 
-**Who waits.** Only ranks wait that would change the collectives, or that plan the same content on
-new terms (others may still have another program). A rank that leaves a graph to Inductor says so
-and continues at once. Graphs without a tensor-parallel collective ask nothing: other collectives
-are never cut, merged or reordered (``graph.tags.mark_alone``), so ranks with different programs
-still meet in them.
+**Who waits.** Only ranks wait that would change the collectives, or that plan the same content in a
+new way (others may still have another program). A rank that leaves a graph to Inductor says so and
+continues at once. Graphs without a tensor-parallel collective ask nothing: other collectives are
+never cut, merged or reordered (``graph.tags.mark_alone``), so ranks with different programs still
+meet in them.
 
 **Ranks that have parted.** A rank records its current program and its earlier programs. If a
 waiting rank finds another rank at a program that it has never reached itself, or at the same
@@ -33,7 +33,8 @@ program on other terms, they would wait for each other forever. It then settles 
 Inductor alone. If their collectives differ (a graph break on one rank), later programs of the group
 would not match either: the group is marked as *parted*, and its later programs use Inductor alone
 without waiting. Earlier agreements still hold. If only options, rates or versions differ, the ranks
-are still at the same program, and later programs are asked about again.
+are still at the same program: it is left to Inductor alone whenever it is planned on these terms,
+and other programs are asked about again.
 
 **Several groups.** In a mesh each group is asked. Then the outcome is passed from group to group in
 the order of the graph, so that it is the same for all ranks of the mesh.
@@ -92,7 +93,7 @@ class RankCheck:
         broken: The user's line at which the captured graph broke, if it did.
         cast: The agreements so far. They are kept with a cached plan and asked again from there.
         names: The name of the question that asked for the plan, by group.
-        variants: How many times this content was planned on other terms before, by group.
+        variants: How many other plans were wanted for this content before, by group.
     """
 
     terms: Terms
@@ -171,7 +172,7 @@ class RankCheck:
             name = self._come(matter, table, vote.stage)
             if not plan or table.read(PARTED) is None:
                 Ballot(table, name).post(Offer(matter.accepts, matter.says))
-        if plan and _nothing_to_change(vote) and all(v == 0 for v in self.variants.values()):
+        if plan and _nothing_to_change(vote) and _is_first(vote, self.variants):
             self._tell_others(tables)
             return ""
         for matter, table in tables:
@@ -194,39 +195,31 @@ class RankCheck:
                 self._round(matter, table).post(Offer((FALLBACK,), {}))
 
     def _come(self, matter: Matter, table: Table, stage: str) -> str:
-        """Record this rank's current program, and return the name of its question.
-
-        The same content may be planned again on other terms, by all ranks: each change of terms is
-        another variant. A rank that compiles again on the terms of its last compile is where it
-        was.
-        """
+        """Record this rank's current program, and return the name of its question."""
         if stage != PLAN:
-            name = f"{self.names.get(matter.group, '')}/{matter.question}"
+            base = f"{self.names.get(matter.group, '')}/{matter.question}"
+            name, self.variants[base] = _named(base, matter.question, matter.best, table)
             return name
-        key = f"{matter.content}/{AT}/{table.own}"
-        last = json.loads(table.read(key) or '{"question": "", "variant": -1}')
-        variant = last["variant"] + (last["question"] != matter.question)
-        name = f"{matter.question}#{variant}"
+        name, variant = _named(matter.content, matter.question, matter.best, table)
         self.names[matter.group], self.variants[matter.group] = name, variant
         here = {
             "name": name,
-            "question": matter.question,
             "variant": variant,
             "content": matter.content,
             "broken": self.broken,
             "says": dict(matter.says),
         }
-        table.write(key, json.dumps(here))
+        table.write(f"{matter.content}/{AT}/{table.own}", json.dumps(here))
         table.write(f"{AT}/{table.own}", json.dumps(here))
         return name
 
     def _ask(self, matter: Matter, table: Table, stage: str) -> Answer:
         plan = stage == PLAN
         name = self.names[matter.group] if plan else self._come(matter, table, stage)
+        base = matter.group if plan else f"{self.names.get(matter.group, '')}/{matter.question}"
         ballot = Ballot(table, name)
-        parted = table.read(PARTED) if plan else None
-        if parted is not None and ballot.answer() is None:
-            ballot.settle(Answer(ALONE, parted))
+        if plan and (left := _left(matter, table)) is not None and ballot.answer() is None:
+            ballot.settle(left)
 
         def elsewhere(missing: Sequence[int]) -> Answer | None:
             return self._parted(matter, table, missing) if plan else None
@@ -236,16 +229,20 @@ class RankCheck:
             _explained(table),
             elsewhere,
             self.timeout_s,
-            meet=plan and self.variants[matter.group] > 0,
+            meet=self.variants[base] > 0,
         )
         if answer.value not in matter.accepts:
             if answer.value is None:
                 table.write_once(PARTED, f"{answer.why}: Inductor compiles what follows alone")
             raise RankMismatchError(_no_way(matter, table, answer))
+        if plan and answer.value != matter.best:
+            table.write_once(f"{matter.question}/{PARTED}", answer.why)
         return answer
 
     def _parted(self, matter: Matter, table: Table, missing: Sequence[int]) -> Answer | None:
         """Return an answer if missing ranks will not come because they are at another program."""
+        if (left := _left(matter, table)) is not None:
+            return left
         name, variant = self.names[matter.group], self.variants[matter.group]
         for position in missing:
             there = table.ranks[position]
@@ -306,6 +303,33 @@ def _tables(vote: Vote) -> list[tuple[Matter, Table]]:
     return [(matter, table) for matter, table in tables if table is not None]
 
 
+def _named(base: str, question: str, best: str, table: Table) -> tuple[str, int]:
+    """Name a question about a base, and count how many others this rank asked about it before.
+
+    The same collectives may be planned again: on other terms, or in another graph that has another
+    plan. All ranks then come to the same next variant. A rank that compiles again alone, on the
+    terms of its last compile, is where it was.
+    """
+    mine = f"{base}/{AT}/{table.own}"
+    known = json.loads(table.read(f"{mine}/names") or "{}")
+    last = known.get("question")
+    if last == question and best in known["names"]:
+        name, variant = known["names"][best]
+        return str(name), int(variant)
+    variant = int(known.get("count", 0))
+    name = f"{base}/{question}#{variant}"
+    names = {**(known["names"] if last == question else {}), best: [name, variant]}
+    known = {"question": question, "count": variant + 1, "names": names}
+    table.write(f"{mine}/names", json.dumps(known))
+    return name, variant
+
+
+def _left(matter: Matter, table: Table) -> Answer | None:
+    """Return Inductor alone if the ranks have parted, or have differed on the same question."""
+    why = table.read(PARTED) or table.read(f"{matter.question}/{PARTED}")
+    return None if why is None else Answer(ALONE, why)
+
+
 def _record(table: Table, key: str) -> dict[str, Any] | None:
     text = table.read(key)
     return None if text is None else dict(json.loads(text))
@@ -313,6 +337,10 @@ def _record(table: Table, key: str) -> dict[str, Any] | None:
 
 def _nothing_to_change(vote: Vote) -> bool:
     return all(matter.best == ALONE for matter in vote.matters)
+
+
+def _is_first(vote: Vote, variants: Mapping[str, int]) -> bool:
+    return all(variants.get(matter.group, 0) == 0 for matter in vote.matters)
 
 
 def _passed_on(offers: Mapping[int, Offer]) -> str:

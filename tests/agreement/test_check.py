@@ -128,3 +128,15 @@ def test_overlap_that_one_rank_lacks_is_missing_on_all() -> None:
     whys = agree_on_overlap(["", "its collective is exposed", ""])
     assert whys[0] == whys[2] == "rank 1: its collective is exposed"
     assert agree_on_overlap(["", ""]) == ["", ""]
+
+
+def test_programs_with_the_same_collectives_may_have_other_plans() -> None:
+    """Training and evaluation, say, or a nested region and its caller; one rank repeats them."""
+    other = replace(BLOCK, plan=("rows uncut", "reordered"))
+    alone = replace(BLOCK, plan=())
+    order = [BLOCK, other, alone, BLOCK, alone, other]
+    done = run([[BLOCK, other, alone], order])
+    assert [rank.outcomes for rank in done] == [
+        ["planned" if program.plan else "alone" for program in programs]
+        for programs in (order[:3], order)
+    ]
