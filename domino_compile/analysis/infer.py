@@ -174,7 +174,7 @@ def _best_seed(
             nearest, nearest_score = found, near
         if score > best_score:
             best, best_score = found, score
-        rows = candidate.dim > 0 or not found.looks_back  # none, or they have been tried before
+        rows = candidate.dim > 0 or not _cuts_tokens(found)  # none, or they were tried before
         if 2 * score > total and not found.inner_joins() and rows:
             break
     return best, nearest
@@ -208,7 +208,12 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
         if isinstance(cut.out, PartialSum) and node in leading
     )
     score = gained - 2 * (analysis.joined_bytes() + summed)
-    return score * 3 // 4 if analysis.looks_back else score
+    return score * 3 // 4 if _cuts_tokens(analysis) else score
+
+
+def _cuts_tokens(analysis: Analysis) -> bool:
+    """Whether slices are known to be of tokens: they look back, or deal tokens to the ranks."""
+    return analysis.looks_back or bool(analysis.dealt)
 
 
 def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]:
