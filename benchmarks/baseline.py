@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -41,6 +42,8 @@ def use(folder: Path) -> None:
     Raises:
         ImportError: the checkout has no such package.
     """
+    # Torch loads the installed package's entry point, which an older package lacks.
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
         del sys.modules[name]
     sys.path.insert(0, str(folder))

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import fx
 
 from domino_compile.backend import domino
-from domino_compile.passes.slice import Slicer
+from domino_compile.graph.slice_nodes import SliceNodes
 from domino_compile.tools.bench.gradients import Error, compare, errors, worst
 from domino_compile.tools.bench.reference import exact_results
 from domino_compile.tools.bench.workload import Step, Workload
@@ -106,10 +106,12 @@ def swap_a_join(args: tuple[Any, ...], value: Any) -> tuple[Any, ...] | None:
 
 
 def once(target: Any, change: Callable[..., tuple[Any, ...] | None], done: list[int]) -> Call:
-    """``Slicer._whole_call``, which gets one call of ``target`` wrong."""
-    right = Slicer._whole_call
+    """``SliceNodes.whole_call``, which gets one call of ``target`` wrong."""
+    right = SliceNodes.whole_call
 
-    def wrong(self: Slicer, like: fx.Node, called: Any, args: Any, value: Any = None) -> fx.Node:
+    def wrong(
+        self: SliceNodes, like: fx.Node, called: Any, args: Any, value: Any = None
+    ) -> fx.Node:
         changed = None
         if called is target and not done:
             changed = change(args, like.meta.get("val") if value is None else value)
@@ -153,6 +155,6 @@ def test_a_fault_in_one_place_is_caught(
     work, exact, base = judged()
     assert compare(errors(results(work, **cut), exact), base).passes
     done: list[int] = []
-    monkeypatch.setattr(Slicer, "_whole_call", once(target, change, done))
+    monkeypatch.setattr(SliceNodes, "whole_call", once(target, change, done))
     found = compare(errors(results(work, **cut), exact), base)
     assert done and not found.passes and found.ratio > 3
