@@ -10,7 +10,7 @@ from torch import fx
 from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
 from domino_compile.graph.tags import origin_of, piece_of
 from domino_compile.report.graph_text import operation
-from domino_compile.report.origin import line_of, module_of, shape_text
+from domino_compile.report.origin import line_of, module_of, shape_text, slice_or_part
 
 #: Raised whenever a column is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
@@ -88,4 +88,4 @@ def _row(node: fx.Node) -> list[Any]:
 
 def _slice(node: fx.Node) -> int | None:
     piece = piece_of(node)
-    return None if piece is None else piece.part if piece.slice is None else piece.slice
+    return None if piece is None else slice_or_part(piece.slice, piece.part)

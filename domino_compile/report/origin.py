@@ -109,6 +109,11 @@ def piece_words(slice_: int | None, part: int | None) -> str:
     return " of ".join(named)
 
 
+def slice_or_part(slice_: int | None, part: int | None) -> int | None:
+    """Return the slice of the rows, or the part of the columns where those alone are cut."""
+    return part if slice_ is None else slice_
+
+
 def count_text(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 kernel``, ``2 kernels``."""
     return f"{count} {noun}{'s' * (count != 1)}"

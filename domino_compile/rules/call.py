@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.axes import WHOLE, Chunks, Shape, Size, Sliced, State, States
+from domino_compile.axes import Chunks, Shape, Size, Sliced, State, States
 
 
 def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,8 +236,3 @@ class Refusal:
 
 
 Outcome = Cut | Refusal
-
-
-def all_whole(call: Call) -> tuple[States, ...]:
-    """Return the states that require every operand whole."""
-    return tuple(WHOLE for _ in call.operands)

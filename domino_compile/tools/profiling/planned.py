@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from domino_compile.report import CompileReport, ScheduleReport, WireReport
+from domino_compile.report.origin import slice_or_part
 from domino_compile.tools.bench.kernels import STREAM
 from domino_compile.tools.profiling.trace import collective_name
 from domino_compile.tools.timelines import Span, Timeline
@@ -88,7 +89,7 @@ def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> It
             collective_name(wire.kind),
             phase(wire),
             wire.source,
-            wire.part if wire.slice is None else wire.slice,
+            slice_or_part(wire.slice, wire.part),
             f"{report.graph}:{wire.origin or wire.name}",
             wire.group,
         )
@@ -97,7 +98,7 @@ def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> It
 def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
     for step in schedule.steps:
         if step.kind == "matmul":
-            piece = step.part if step.slice is None else step.slice
+            piece = slice_or_part(step.slice, step.part)
             yield _Planned("gemm", "" if uncut else schedule.phase, step.source, piece)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from domino_compile.report import CompileReport, ScheduleReport, Step
+from domino_compile.report.origin import slice_or_part
 from domino_compile.tools.timelines.spans import COMPUTE, WIRE, Span, Timeline
 
 BEFORE, AFTER = "uncut, in the order found", "with domino"
@@ -51,7 +52,7 @@ def _spans(report: CompileReport, schedule: ScheduleReport, start: float) -> Ite
             begin_us=begin,
             end_us=begin + wire.wire_us,
             group=wire.group,
-            slice=wire.part if wire.slice is None else wire.slice,
+            slice=slice_or_part(wire.slice, wire.part),
             phase=phase or phase_of.get(wire.origin, ""),
             collective=key(wire.name),
             source=wire.source,
@@ -70,7 +71,7 @@ def _work(step: Step, start: float, phase: str, collective: str) -> Span:
         kind=_KINDS.get(step.kind, "wait"),
         begin_us=start + step.start_us,
         end_us=start + step.end_us,
-        slice=step.part if step.slice is None else step.slice,
+        slice=slice_or_part(step.slice, step.part),
         phase=phase,
         collective=collective,
         source=step.source,
