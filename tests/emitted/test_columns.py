@@ -1,4 +1,4 @@
-"""Columns: what Inductor emits for a batch that cannot be cut, and for rows and columns at once."""
+"""Columns: what Inductor emits for weights cut alone, and for rows and columns at once."""
 
 import re
 from functools import cache
@@ -9,13 +9,14 @@ from tests.emitted.harness import Compiled, body, compile_step, events, flights
 from tests.emitted.test_order import phases
 
 pytestmark = pytest.mark.xdist_group("emitted columns")
-CASES = {"one row": (2, 1), "rows and columns": (2, 3)}
+#: Slices and rows of the batch.
+CASES = {"columns alone": (1, 1), "rows and columns": (2, 3)}
 
 
 @cache
 def step(case: str) -> Compiled:
     slices, batch = CASES[case]
-    return compile_step(slices, batch=batch, columns=2, layers=1, built=case == "one row")
+    return compile_step(slices, batch=batch, columns=2, layers=1, built=case == "columns alone")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -58,7 +59,7 @@ def test_losses_and_gradients_are_those_of_the_uncut_program() -> None:
     import torch
 
     uncut = compile_step(1, batch=1, layers=1, built=True)
-    ours = step("one row")
+    ours = step("columns alone")
     assert ours.loss == pytest.approx(uncut.loss, rel=1e-6)
     for name, grad in uncut.grads.items():
         torch.testing.assert_close(ours.grads[name], grad, rtol=2e-5, atol=2e-6)

@@ -134,8 +134,13 @@ def test_inference(pools: Pools, form: str) -> None:
         assert only(rank["reports"]).status == "sliced"
 
 
-@pytest.mark.parametrize("which", ["async", "break"])
-def test_graph_breaks(pools: Pools, which: str) -> None:
-    for rank in pools[2].run("tests.ranks.checks:train_with_breaks", which):
+def test_graph_breaks(pools: Pools) -> None:
+    for rank in pools[2].run("tests.ranks.checks:train_with_breaks", "break"):
         assert_same(rank["cut"], rank["uncut"], "float64")
         assert len(rank["cut"].reports) > 1
+
+
+def test_an_asynchronous_all_reduce_breaks_no_graph(pools: Pools) -> None:
+    for rank in pools[2].run("tests.ranks.checks:train_with_breaks", "async"):
+        assert_same(rank["cut"], rank["uncut"], "float64")
+        assert only(rank["cut"].reports).status == "sliced"
