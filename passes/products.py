@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile.cost.intervals import union_us
 from domino_compile.cost.rates import HALVES
 from domino_compile.gemm.tune import PARTS
 from domino_compile.ops.products import addmm_beside, mm_beside
 from domino_compile.scheduling import Schedule, UnitGraph
-from domino_compile.tools.timelines import union_us
 
 aten = torch.ops.aten
 

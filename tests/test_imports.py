@@ -67,6 +67,23 @@ def test_imports_have_no_circle() -> None:
     assert not found, "\n".join(found)
 
 
+def room(module: str) -> str:
+    """The package, or module at the top, that a module belongs to: `rules`, `tools.bench`, ..."""
+    _, *parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "tools" else 1])
+
+
+def test_packages_have_no_circle() -> None:
+    known = sources()
+    edges: dict[str, set[str]] = {}
+    for name, file in known.items():
+        if name != PACKAGE:  # it only hands on what others have
+            others = set(imports(name, file, known)) - {PACKAGE}
+            edges.setdefault(room(name), set()).update(room(other) for other in others)
+    found = [" -> ".join(circle) for circle in circles({k: v - {k} for k, v in edges.items()})]
+    assert len(edges) > 25 and not found, "\n".join(found)
+
+
 def test_a_circle_would_be_found() -> None:
     assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == [["a", "b", "c", "a"]]
     assert not list(circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}))

@@ -102,7 +102,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         part = pipeline.run_graph(graph)
         if part.overlap:
             mark_overlapped(graph)
-            _compat.compile_kernels_by(OverlapKernels(part.rows_a_block))
+            _compat.compile_kernels_by(OverlapKernels(part.facts.rows_a_block))
         else:
             hold_asynchronous(graph)
         if _has_large_slices(part.report) and both not in options.inductor:

@@ -40,15 +40,18 @@ class Compiled:
 
     Attributes:
         program: Runs the captured graph.
-        report: The report of the compile.
         pipeline: The pipeline that planned it.
         request: The request that it answers.
     """
 
     program: Callable[..., Any]
-    report: CompileReport
     pipeline: Pipeline
     request: Request
+
+    @property
+    def report(self) -> CompileReport:
+        """Return the report of the compile."""
+        return self.pipeline.report
 
     def run_by(self, program: Callable[..., Any]) -> Compiled:
         """Return the same with a wrapped program."""
@@ -126,7 +129,7 @@ class Request:
                 program = self._lower(pipeline)
         if self.options.require:
             require_overlap(pipeline.parts)
-        return Compiled(program, pipeline.report, pipeline, self)
+        return Compiled(program, pipeline, self)
 
     def _lower(self, pipeline: Pipeline) -> Callable[..., Any]:
         # What is required of backward is known only if it is compiled now.

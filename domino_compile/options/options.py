@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from domino_compile.errors import OptionError, did_you_mean
 from domino_compile.options import checks
 from domino_compile.options.checks import Check
-from domino_compile.pipeline.order import PASS_NAMES
+from domino_compile.options.pass_names import PASS_NAMES
 
 Guard = Literal["predict", "measure", "off"]
 Lowering = Literal["inductor", "eager"]

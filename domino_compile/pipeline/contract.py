@@ -23,7 +23,7 @@ class Pass(Generic[T]):
     """One rewriting of a graph, in place.
 
     Attributes:
-        name: The name of its file, used in dumps and by the option ``disable_passes``.
+        name: The name of its file, a ``PassName``, used in dumps and by ``disable_passes``.
         wanted: Whether it applies to a graph. The option ``disable_passes`` is handled elsewhere.
         run: Rewrites the graph and returns what was done. The result is falsy if and only if the
             graph is unchanged, because only then are earlier results about the graph reused.

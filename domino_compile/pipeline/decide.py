@@ -76,8 +76,7 @@ def _decide(about: Question) -> Decision:
     slices, columns = options.slices, _columns_asked(options)
     if slices != "auto":
         rows = _rows(about, slices)
-        reason = rows.reason if isinstance(rows, NoCut) else None
-        return Decision(True, rows, 1 if columns is None else columns, reason=reason)
+        return Decision(True, rows, 1 if columns is None else columns)
     rows = _rows(about, 2)
     planner = Planner(
         program=about.program,
@@ -108,13 +107,11 @@ def _decided(planner: Planner, rows: CutPlan | NoCut, columns: int | None) -> De
         rows = NoCut(reason if reason is not None else reasons.no_gain())
     elif reason is not None:
         rows = replace(rows, reason=rows.reason.because(reason.text))
-        reason = rows.reason
     return Decision(
         reorder=chosen.reorder or chosen.cut,
         rows=rows,
         parts=chosen.columns,
         at=chosen.at,
-        reason=reason,
         choice=choice,
         predictions=tuple(planner.predictions),
     )

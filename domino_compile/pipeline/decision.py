@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from domino_compile.analysis import CutPlan, NoCut
 from domino_compile.analysis.found import Found
-from domino_compile.analysis.reasons import Reason, Way
+from domino_compile.analysis.reasons import Way
 from domino_compile.planner import Choice, Prediction
 
 
@@ -38,7 +38,6 @@ class Decision:
         rows: How rows are cut, or why they are not.
         parts: The number of column parts; 1 if columns are not cut.
         at: The collectives in front of which columns are cut, by name; empty for all.
-        reason: Why nothing is cut, if nothing is.
         choice: The comparison of candidates; ``None`` if the options leave no choice.
         predictions: The predictions that were compared.
         possible: The cuts that are possible, if fewer are made.
@@ -48,7 +47,6 @@ class Decision:
     rows: CutPlan | NoCut
     parts: int = 1
     at: frozenset[str] = frozenset()
-    reason: Reason | None = None
     choice: Choice | None = None
     predictions: tuple[Prediction, ...] = ()
     possible: Possible = Possible()

@@ -2,16 +2,17 @@
 
 ``JOINT`` runs on the joint forward and backward graph (or the inference graph) before it is
 partitioned, ``GRAPH`` on each of the graphs that come out. What is done with a graph is decided
-between ``PREPARE`` and ``CUT``, on the graph that ``PREPARE`` leaves. Names and numbers of dumps,
-the option ``disable_passes`` and the README's table come from here.
+between ``PREPARE`` and ``CUT``, on the graph that ``PREPARE`` leaves. The numbers in the names of
+dumps and the README's table come from here.
 
-Importing this module does not import torch: the command line and the options read it.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from domino_compile.options import PassName
 from domino_compile.pipeline.contract import Context, Pass
 
 if TYPE_CHECKING:
@@ -104,24 +105,22 @@ def _pin(graph: fx.Graph, at: Context) -> int:
     return pin_order(graph)
 
 
-NORMALISE = Pass("normalise", _always, _normalise)
-ACCUMULATE = Pass("accumulate", _adds_in_products, _accumulate)
-MATERIALISE = Pass("materialise", _fuses, _materialise)
-SLICE = Pass("slice", _cuts_rows, _slice)
-COLUMNS = Pass("columns", _cuts_columns, _columns)
-SCHEDULE = Pass("schedule", _always, _schedule)
-PRODUCTS = Pass("products", _tells_products, _products)
-PIN = Pass("pin", _fuses, _pin)
+NORMALISE = Pass(PassName.NORMALISE.value, _always, _normalise)
+ACCUMULATE = Pass(PassName.ACCUMULATE.value, _adds_in_products, _accumulate)
+MATERIALISE = Pass(PassName.MATERIALISE.value, _fuses, _materialise)
+SLICE = Pass(PassName.SLICE.value, _cuts_rows, _slice)
+COLUMNS = Pass(PassName.COLUMNS.value, _cuts_columns, _columns)
+SCHEDULE = Pass(PassName.SCHEDULE.value, _always, _schedule)
+PRODUCTS = Pass(PassName.PRODUCTS.value, _tells_products, _products)
+PIN = Pass(PassName.PIN.value, _fuses, _pin)
 
 PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
 CUT = (SLICE, COLUMNS)
 JOINT = (*PREPARE, *CUT)
 GRAPH = (SCHEDULE, PRODUCTS, PIN)
 
-#: The names for the option ``disable_passes``, in the order in which the passes run.
-PASS_NAMES = tuple(made.name for made in (*JOINT, *GRAPH))
-
 
 def title(name: str) -> str:
     """Return the name of a pass in dumps: its number in the order, and its name."""
-    return f"{PASS_NAMES.index(name) + 1:02}.{name}"
+    names = [made.name for made in (*JOINT, *GRAPH)]
+    return f"{names.index(name) + 1:02}.{name}"

@@ -7,41 +7,26 @@ that the partitioner makes of it. The passes and their order are in ``order``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 
-import torch
 from torch import fx
 
-from domino_compile import _compat
 from domino_compile.agreement.check import RankCheck
 from domino_compile.agreement.votes import Vote, order_vote, plan_vote
 from domino_compile.analysis import reasons
 from domino_compile.analysis.found import Found, find_collectives
 from domino_compile.analysis.reasons import Reason
-from domino_compile.cost import CostModel
-from domino_compile.cost.waves import rows_a_block
-from domino_compile.graph.collectives import (
-    as_launch,
-    has_own_sizes,
-    is_launch,
-    tensor_bytes,
-    tensors_of,
-)
-from domino_compile.graph.tags import (
-    is_alone,
-    mark_alone,
-    mark_in_order,
-    mark_region,
-    region_of,
-)
+from domino_compile.graph.collectives import as_launch, has_own_sizes, is_launch
+from domino_compile.graph.tags import is_alone, mark_alone, mark_in_order, mark_region, region_of
 from domino_compile.options import Options
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.pipeline import reporting
-from domino_compile.pipeline.contract import Context, Lowering
+from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.decide import Question, decide
+from domino_compile.pipeline.facts import Facts, phase_of
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import (
     CUT,
@@ -63,7 +48,7 @@ from domino_compile.report.graph_rows import GraphRows
 from domino_compile.report.report_text import report_text
 from domino_compile.report.schedule import schedule, uncut
 from domino_compile.report.schedule_text import schedule_text
-from domino_compile.scheduling import Result, held_bytes
+from domino_compile.scheduling import Result
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +85,7 @@ class Pipeline:
     dump: Dump = field(init=False)
     runner: Runner = field(init=False)
     rows: GraphRows = field(default_factory=GraphRows)
-    cost: CostModel | None = None
+    facts: Facts = field(init=False)
     results: tuple[Result, ...] = ()
     rewrites: bool = False
     overlap: bool = False
@@ -114,6 +99,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.kept = load_plan(self.plan_key) if self.plan_key is not None else None
         self.report.slower = self.slower
+        self.facts = Facts(self.options, self.hints, self.lowering, self.slower)
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
         self.runner = Runner(self.dump, self.options.disable_passes, self.report.graph)
 
@@ -150,7 +136,7 @@ class Pipeline:
 
     def _run_joint(self, graph: fx.Graph) -> None:
         self.ran = True
-        found = find_collectives(graph, self._parameters(graph))
+        found = find_collectives(graph, self.facts.parameters(graph))
         for site in (site for site in found.sites if site.launch not in found.parallel):
             mark_alone(site.launch)
         if not found.parallel:
@@ -185,10 +171,10 @@ class Pipeline:
         """Decide and cut; return whether the graph is ours."""
         self.overlap = True
         reporting.captured(self.report, found)
-        cost, program = self._cost(graph), unfold(graph)
+        cost, program = self.facts.cost(graph), unfold(graph)
         units = program.units(cost)
         alone = by_inductor(units, cost)
-        self.report.input_bytes = held_bytes(graph) + self._copied_bytes(graph)
+        self.report.input_bytes = self.facts.input_bytes(graph)
         self.report.uncut = uncut(program.graph, alone)
         if self.dump.wanted:
             self.rows.captured(graph)
@@ -196,7 +182,7 @@ class Pipeline:
             reporting.left(self.report, why)
             self._settled([])
             return True  # as it was
-        at = self._context(graph, found)
+        at = self.facts.context(graph, found)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
         changed = at.outcomes.changed
@@ -259,7 +245,7 @@ class Pipeline:
 
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
         """Order and pin; return that the graph is ours."""
-        at = self._context(graph, None)
+        at = self.facts.context(graph, None)
         at.agreed = partial(self._agreed, phase)
         at.held_bytes = self.report.input_bytes
         at.saved = self.results if phase == "backward" else ()
@@ -303,49 +289,7 @@ class Pipeline:
         self._write()
         report_fault(self.dump, failure, self.options)
 
-    # -- what passes may know --------------------------------------------------------------
-
-    def _context(self, graph: fx.Graph, found: Found | None) -> Context:
-        return Context(
-            cost=self._cost(graph),
-            lowering=self.lowering,
-            on_gpu=device_of(graph).type == "cuda",
-            memory_cap=self.options.memory_cap,
-            found=found,
-        )
-
-    def _cost(self, graph: fx.Graph) -> CostModel:
-        if self.cost is None:
-            device = self.options.device or device_of(graph)
-            told = self.lowering.products and PRODUCTS.name not in self.options.disable_passes
-            self.cost = CostModel(
-                *(device, self.options.link, _compat.group_size, self.slower), configured=told
-            )
-        return self.cost
-
-    def _copied_bytes(self, graph: fx.Graph) -> int:
-        """Return the bytes of the inputs that the lowering copies: all except parameters."""
-        if not self.lowering.copies_inputs or device_of(graph).type == "cpu":
-            return 0
-        parameters = self._parameters(graph)
-        return sum(
-            tensor_bytes(n.meta["val"])
-            for n in graph.find_nodes(op="placeholder")
-            if _compat.input_position(n) is not None and n not in parameters
-        )
-
-    def _parameters(self, graph: fx.Graph) -> frozenset[fx.Node]:
-        inputs = graph.find_nodes(op="placeholder")
-        return frozenset(n for n in inputs if _compat.input_position(n) in self.hints.parameters)
-
     # -- what others ask of a compile ------------------------------------------------------
-
-    @property
-    def rows_a_block(self) -> Callable[[int], int] | None:
-        """Return the rows per thread block of a norm's gradients; ``None`` if unknown."""
-        if self.cost is None or not self.cost.rates.multiprocessors:
-            return None
-        return partial(rows_a_block, multiprocessors=self.cost.free)
 
     def recall(self) -> bool:
         """Take over the plan that was kept with programs from the lowering's cache.
@@ -430,21 +374,3 @@ def _region(graph: fx.Graph) -> int | None:
     """The number of the joint graph that a graph is, or is part of, if that has been planned."""
     launches = (node for node in graph.nodes if is_launch(node))
     return next((n for n in map(region_of, launches) if n is not None), None)
-
-
-def phase_of(graph: fx.Graph, report: CompileReport) -> str:
-    """Return the phase of a lowered graph."""
-    names = [str(n.target) for n in graph.find_nodes(op="placeholder")]
-    if any(name.startswith("tangents") for name in names):
-        return "backward"
-    if any(c.phase == "backward" for c in report.collectives):
-        return "forward"
-    return "forward" if any(name.startswith("primals") for name in names) else "inference"
-
-
-def device_of(graph: fx.Graph) -> torch.device:
-    """Return the device type that the graph's collectives run on."""
-    for node in graph.nodes:
-        if is_launch(node):
-            return next(tensors_of(node.meta["val"])).device
-    return torch.device("cpu")

@@ -108,15 +108,16 @@ def _can_be_watched(compiled: Compiled) -> bool:
     sizes = [n for x in inputs if isinstance(x, torch.Tensor) for n in x.shape]
     symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
     return (
-        compiled.pipeline.cost is not None
+        compiled.pipeline.facts.cost_model is not None
         and bool(compiled.report.tensor_parallel_groups())
         and not any(isinstance(value, symbols) for value in (*sizes, *inputs))
     )
 
 
 def _table_us(compiled: Compiled, group: str, nbytes: int) -> float:
-    assert compiled.pipeline.cost is not None
-    return compiled.pipeline.cost.table(group).time_us("all_reduce", nbytes)
+    cost = compiled.pipeline.facts.cost_model
+    assert cost is not None
+    return cost.table(group).time_us("all_reduce", nbytes)
 
 
 class Watching:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from domino_compile.options import markdown
-from domino_compile.pipeline.order import PASS_NAMES, title
+from domino_compile.options import PASS_NAMES, markdown
+from domino_compile.pipeline.order import title
 from domino_compile.report import SCHEMA_VERSION, CompileReport
 from tests.paths import ROOT
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from domino_compile.tools.timelines import union_us
+from domino_compile.cost.intervals import union_us
 
 #: The prefix of a collective's group if the profiler only knows the stream that it ran on.
 STREAM = "stream "

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from domino_compile.cost.intervals import union_us
 from domino_compile.emulate.trace import Record
-from domino_compile.tools.timelines import Timeline, union_us
+from domino_compile.tools.timelines import Timeline
 from domino_compile.tools.timelines.spans import COMPUTE, WIRE
 
 

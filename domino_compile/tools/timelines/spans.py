@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from domino_compile.cost.intervals import union_us
 
 #: Raised whenever a field of ``Timeline.as_dict`` is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 1
@@ -119,12 +120,3 @@ class Timeline:
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
             raise ValueError(f"timeline of schema version {version}, expected {SCHEMA_VERSION}")
         return Timeline(**{**data, "spans": tuple(Span(**span) for span in data["spans"])})
-
-
-def union_us(pairs: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for begin, end in sorted(pairs):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total

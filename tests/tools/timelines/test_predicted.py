@@ -11,8 +11,9 @@ import torch
 
 import domino_compile
 from domino_compile import explain, fake_ranks, reports
+from domino_compile.cost.intervals import union_us
 from domino_compile.report import CompileReport
-from domino_compile.tools.timelines import Timeline, predicted, union_us
+from domino_compile.tools.timelines import Timeline, predicted
 from tests.emitted.harness import VOCAB, Model
 from tests.paths import FAST_LINK
 
