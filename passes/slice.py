@@ -29,7 +29,16 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan
-from domino_compile.axes import WHOLE, PartialSum, Prefix, PrefixSum, Size, Sliced, States
+from domino_compile.axes import (
+    WHOLE,
+    Partial,
+    PartialMax,
+    Prefix,
+    PrefixSum,
+    Size,
+    Sliced,
+    States,
+)
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
 from domino_compile.graph.collectives import Replaced
@@ -77,8 +86,8 @@ class Slicer:
             with self.graph.inserting_before(node):
                 if cut.chain is not None:
                     self._chain(node, cut)
-                elif isinstance(cut.out, PartialSum):
-                    self._partial_sum(node, cut)
+                elif isinstance(cut.out, Partial):
+                    self._combine(node, cut, cut.out)
                 elif isinstance(cut.out, PrefixSum):
                     self._prefix_sum(node, cut, cut.out)
                 else:
@@ -197,7 +206,7 @@ class Slicer:
         of contiguous operands that is not a view is the same with another extent; a summand is the
         same.
         """
-        if not isinstance(cut.out, (Sliced, PartialSum)) or not _compat.is_plain(node.target):
+        if not isinstance(cut.out, (Sliced, Partial)) or not _compat.is_plain(node.target):
             return None
         whole = node.meta["val"]
         inputs = [x.meta["val"] for x in args if isinstance(x, fx.Node)]
@@ -223,14 +232,17 @@ class Slicer:
         self.pieces[value, wanted] = self._cut(value, wanted)
         return self.pieces[value, wanted][index]
 
-    def _partial_sum(self, node: fx.Node, cut: Cut) -> None:
-        """The summands of the slices, added up, and what remains to be done with the sum."""
+    def _combine(self, node: fx.Node, cut: Cut, state: Partial) -> None:
+        """Add up the slices' summands, or take the largest; then do what remains to be done."""
+        combine = aten.add.Tensor
+        if isinstance(state, PartialMax):
+            combine = aten.maximum.default if state.largest else aten.minimum.default
         parts = self._emit_slices(node, cut)
         total = parts[0]
         for part in parts[1:] if self.only is None else ():
             last = part is parts[-1] and not cut.finish
             value = node.meta["val"] if last else None
-            total = self.nodes.whole_call(node, aten.add.Tensor, (total, part), value)
+            total = self.nodes.whole_call(node, combine, (total, part), value)
         for target, extra in cut.finish:
             total = self.nodes.whole_call(node, target, (total, *extra))
         self._replace_whole(node, total)

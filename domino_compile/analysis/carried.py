@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from domino_compile.analysis.propagate import Analysis, propagate
-from domino_compile.axes import PartialSum, Sliced, to_size
+from domino_compile.axes import Partial, Sliced, to_size
 from domino_compile.graph.collectives import size_hint
 from domino_compile.rules.registry import rule_of
 from domino_compile.rules.rule import Trait
@@ -108,6 +108,6 @@ def _carrying(
 def _sums_rows(analysis: Analysis, node: fx.Node) -> bool:
     cut = analysis.cuts.get(node)
     if cut is not None:
-        return isinstance(cut.out, PartialSum)
+        return isinstance(cut.out, Partial)
     rule = rule_of(node.target) if node in analysis.refusals else None
     return rule is not None and Trait.REDUCES in rule.traits  # it is cut along other dimensions

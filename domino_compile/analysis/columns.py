@@ -12,6 +12,7 @@ are joined, and the value is whole from there on: the next cut begins at the nex
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -25,12 +26,11 @@ from domino_compile.axes import WHOLE, Chunks, Sliced
 from domino_compile.graph.collectives import Site, find_sites, is_launch, is_wait
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.tags import origin_of
-from domino_compile.rules.registry import traits_of
+from domino_compile.rules.registry import rule_of, traits_of
 from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
 
-PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 #: Operations through which a column cut extends.
 _THROUGH = Trait.POINTWISE | Trait.COMMUNICATES | Trait.RESHAPES
 
@@ -58,12 +58,13 @@ def cut_columns(
     extent, seeds = _seeds(sites)
     if not seeds:
         return NoCut(reasons.no_product())
-    if extent < parts:
-        return NoCut(reasons.few_columns(extent, parts))
+    multiple = _multiple(seeds)
+    if extent < parts * multiple or extent % multiple:
+        return NoCut(reasons.few_columns(extent, parts, multiple))
     analysis = _until_settled(graph, extent, seeds)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut(reasons.no_column_carrier(), analysis)
-    return CutPlan(Chunks.even(extent, parts), analysis, columns=True)
+    return CutPlan(Chunks.even(extent, parts, multiple), analysis, columns=True)
 
 
 def _seeds(sites: Sequence[Site]) -> tuple[int, dict[fx.Node, Sliced]]:
@@ -90,10 +91,22 @@ def _products(launch: fx.Node) -> Iterator[fx.Node]:
         if node in seen or node.op != "call_function":
             continue
         seen.add(node)
-        if node.target in PRODUCTS:
+        if _has_columns(node):
             yield node
         elif _traits(node) & _THROUGH and not is_launch(node) and not is_wait(node):
             waiting.extend(node.all_input_nodes)
+
+
+def _has_columns(node: fx.Node) -> bool:
+    """Whether the node is a matrix product whose columns can be cut."""
+    rule = rule_of(node.target)
+    return rule is not None and rule.columns is not None
+
+
+def _multiple(products: Collection[fx.Node]) -> int:
+    """Return what the columns of a part must be a multiple of, for all products."""
+    rules = (rule_of(node.target) for node in products)
+    return math.lcm(*(rule.multiple for rule in rules if rule is not None))
 
 
 def _until_settled(graph: fx.Graph, extent: int, seeds: Mapping[fx.Node, Sliced]) -> Analysis:

@@ -31,11 +31,11 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import c10d
-from domino_compile.axes import WHOLE, PartialSum, Shape, Sliced
+from domino_compile.axes import WHOLE, Partial, PartialMax, PartialSum, Shape, Sliced
 from domino_compile.axes.sizes import product, same
 from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
 from domino_compile.rules import Call, Cut, Outcome, Refusal, find_rule
-from domino_compile.rules.registry import rule_of
+from domino_compile.rules.registry import rule_of, traits_of
 from domino_compile.rules.rule import Trait
 
 aten = torch.ops.aten
@@ -162,7 +162,10 @@ def _stacked(node: fx.Node, how: Dealt) -> Refusal | None:
 
 def _by_token(node: fx.Node, cut: Cut) -> Refusal | None:
     """Why an operation may not be done on tokens that are dealt otherwise."""
-    if isinstance(cut.out, PartialSum) or cut.chain is not None:
+    if isinstance(cut.out, PartialMax):
+        extreme = Refusal("a maximum over the tokens that a rank holds")
+        return None if _only_maximised(node, cut.out) else extreme
+    if cut.out == PartialSum() or cut.chain is not None:
         summed = Refusal("a sum over the tokens that a rank holds")
         return None if _only_summed(node) else summed
     outs = cut.out if isinstance(cut.out, tuple) else (cut.out,)
@@ -182,6 +185,20 @@ def _beside(node: fx.Node, cut: Cut) -> bool:
     dim = node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)
     rank = next(x.meta["val"].ndim for x in node.all_input_nodes)
     return bool(int(dim) % rank != lead.dim)  # type: ignore[arg-type]
+
+
+def _only_maximised(node: fx.Node, state: PartialMax) -> bool:
+    """Whether a maximum over a rank's tokens is only used for the maximum over all ranks' tokens.
+
+    Which rank holds which token does not matter then.
+    """
+    reduction = "max" if state.largest else "min"
+    return all(
+        _only_maximised(user, state)
+        if traits_of(user.target) & Trait.RESHAPES
+        else user.target is c10d.all_reduce.default and user.args[1] == reduction
+        for user in node.users
+    )
 
 
 def _only_summed(node: fx.Node) -> bool:
@@ -208,7 +225,7 @@ def _only_summed(node: fx.Node) -> bool:
 
 
 def _result(node: fx.Node, call: Call, cut: Cut, how: Dealt) -> Followed:
-    if isinstance(cut.out, PartialSum) or cut.chain is not None:
+    if isinstance(cut.out, Partial) or cut.chain is not None:
         return cut, None
     if node.target is SCATTER:
         return cut, replace(how, stacked=False)

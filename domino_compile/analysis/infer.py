@@ -15,7 +15,7 @@ from domino_compile.analysis.found import leading_to_computation
 from domino_compile.analysis.propagate import Analysis, make_call, propagate
 from domino_compile.analysis.reasons import Reason
 from domino_compile.analysis.stops import Stop, find_stops, first_join
-from domino_compile.axes import Chunks, PartialSum, Size, Sliced, quotient, to_size
+from domino_compile.axes import Chunks, Partial, Size, Sliced, quotient, to_size
 from domino_compile.graph.collectives import (
     Site,
     find_sites,
@@ -205,7 +205,7 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
     summed = sum(
         tensor_bytes(node.meta.get("val"))
         for node, cut in analysis.cuts.items()
-        if isinstance(cut.out, PartialSum) and node in leading
+        if isinstance(cut.out, Partial) and node in leading
     )
     score = gained - 2 * (analysis.joined_bytes() + summed)
     return score * 3 // 4 if _cuts_tokens(analysis) else score

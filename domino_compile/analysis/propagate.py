@@ -14,6 +14,7 @@ from torch import fx
 from domino_compile.analysis.dealt import Dealt, begin, follow
 from domino_compile.axes import (
     WHOLE,
+    Partial,
     PartialSum,
     PerSlice,
     Prefix,
@@ -41,7 +42,7 @@ from domino_compile.rules import (
     find_rule,
     traits_of,
 )
-from domino_compile.rules.contraction import product_columns
+from domino_compile.rules.registry import rule_of
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
             analysis.dealt[node] = analysis.dealt[base]
         if isinstance(state, PrefixSum):
             analysis.states[node] = state.chunk
-        elif not isinstance(state, PartialSum):
+        elif not isinstance(state, Partial):
             analysis.states[node] = state
     elif states != WHOLE:
         _needs_whole(analysis, node)
@@ -218,7 +219,9 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     elif limits.within is not None and node not in limits.within:
         outcome = Refusal("couples the columns, or is behind what does")
     elif want is not None and node in limits.columns:
-        outcome = product_columns(call, want)
+        product = rule_of(node.target)
+        assert product is not None and product.columns is not None
+        outcome = product.columns(call, want)
     elif want is not None and (pull := find_pull(node.target)) is not None:
         outcome = pull(call, want)
     elif (rule := find_rule(node.target)) is not None:
@@ -403,9 +406,10 @@ def _is_zero(value: fx.Node) -> bool:
 def _sums_are_results(analysis: Analysis, output: fx.Node) -> bool:
     """Whether each partial sum, at most reshaped, is a result, which others add up."""
     for node, cut in analysis.cuts.items():
-        added = cut.out == PartialSum()
-        kept = not cut.finish and all(_is_reshaped_to(user, output) for user in node.users)
-        if cut.chain is not None or (added and not kept):
+        partial = isinstance(cut.out, Partial)
+        added = cut.out == PartialSum() and not cut.finish
+        kept = added and all(_is_reshaped_to(user, output) for user in node.users)
+        if cut.chain is not None or (partial and not kept):
             return False
     return True
 

@@ -171,12 +171,15 @@ def no_product() -> Reason:
     )
 
 
-def few_columns(columns: int, parts: int) -> Reason:
-    """The products are too narrow for the parts asked for."""
+def few_columns(columns: int, parts: int, multiple: int = 1) -> Reason:
+    """The products are too narrow for the parts asked for, each a multiple of so many columns."""
+    each = f" of a multiple of {multiple}" if multiple > 1 else ""
+    most = columns // multiple if columns % multiple == 0 else 1
     return Reason(
         Code.FEW_COLUMNS,
-        f"the products in front of collectives have {columns} columns, too few for {parts} parts",
-        f"at most columns={columns}",
+        f"the products in front of collectives have {columns} columns, too few for {parts} parts"
+        f"{each}",
+        f"at most columns={most}",
         (Way.ROWS,),
     )
 

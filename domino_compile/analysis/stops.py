@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from domino_compile.analysis.propagate import Analysis
-from domino_compile.axes import PartialSum
+from domino_compile.axes import Partial
 from domino_compile.graph.collectives import Site, user_line
 
 
@@ -55,7 +55,7 @@ def _nearest(analysis: Analysis, site: Site) -> Stop | None:
         if (refusal := analysis.refusals.get(node)) is not None:
             return _stop(node, refusal.reason, collective)
         cut = analysis.cuts.get(node)
-        if cut is not None and (isinstance(cut.out, PartialSum) or cut.chain is not None):
+        if cut is not None and (isinstance(cut.out, Partial) or cut.chain is not None):
             return _stop(node, "sums over the batch, so what follows has no rows", collective)
         more = [x for x in node.all_input_nodes if x not in seen]
         seen.update(more)

@@ -4,6 +4,8 @@ from domino_compile.axes.chunks import Chunks
 from domino_compile.axes.sizes import Shape, Size, divides, quotient, to_shape, to_size
 from domino_compile.axes.states import (
     WHOLE,
+    Partial,
+    PartialMax,
     PartialSum,
     PerSlice,
     Prefix,
@@ -18,6 +20,8 @@ from domino_compile.axes.states import (
 __all__ = [
     "WHOLE",
     "Chunks",
+    "Partial",
+    "PartialMax",
     "PartialSum",
     "PerSlice",
     "Prefix",

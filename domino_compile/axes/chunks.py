@@ -22,17 +22,23 @@ class Chunks:
     sizes: tuple[Size, ...]
 
     @staticmethod
-    def even(total: Size, parts: int) -> Chunks:
+    def even(total: Size, parts: int, multiple: int = 1) -> Chunks:
         """Cut ``total`` into ``parts`` chunks of nearly equal extent.
 
+        Args:
+            total: The extent.
+            parts: The number of chunks.
+            multiple: What each chunk's extent must be a multiple of; 1 if ``total`` is dynamic.
+
         Raises:
-            ValueError: if there are more parts than rows.
+            ValueError: there are more parts than rows, or ``total`` is not such a multiple.
         """
         if isinstance(total, int):
-            if not 1 <= parts <= total:
+            units, rest = divmod(total, multiple)
+            if rest or not 1 <= parts <= units:
                 raise ValueError(f"cannot cut an extent of {total} into {parts} non-empty chunks")
-            low, more = divmod(total, parts)
-            return Chunks(total, tuple(low + (i < more) for i in range(parts)))
+            low, more = divmod(units, parts)
+            return Chunks(total, tuple(multiple * (low + (i < more)) for i in range(parts)))
         names = (f"chunk_{i}" for i in range(parts))
         return Chunks(
             total, tuple(sympy.Symbol(name, integer=True, positive=True) for name in names)

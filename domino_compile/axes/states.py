@@ -15,6 +15,9 @@ chunks ``b_0 + ... + b_{p-1} = B``. Every value of the program is in one state:
 ``PartialSum``
     slice ``i`` holds a summand of the value. Only ever the result of an
     operation; the sum is taken at once, so no rule sees it as an input.
+``PartialMax(largest)``
+    slice ``i`` holds the largest (or smallest) element of its own rows; the whole value is the
+    largest (smallest) of these. The same otherwise, but exact: it rounds nothing.
 ``PerSlice``
     slice ``i`` holds a value of its own that has no whole counterpart (a random
     number generator's state). Only passed on to operations that take it as it is.
@@ -68,6 +71,16 @@ class PartialSum:
 
 
 @dataclass(frozen=True)
+class PartialMax:
+    """Each slice holds a maximum, or minimum, over its own rows."""
+
+    largest: bool = True
+
+    def __str__(self) -> str:
+        return "partial maximum" if self.largest else "partial minimum"
+
+
+@dataclass(frozen=True)
 class PerSlice:
     """Each slice holds an opaque value of its own."""
 
@@ -105,7 +118,9 @@ class PrefixSum:
         return Sliced(self.dim)
 
 
-State = Whole | Sliced | PartialSum | PerSlice | Prefix | PrefixSum
+State = Whole | Sliced | PartialSum | PartialMax | PerSlice | Prefix | PrefixSum
+#: States of which the slices' values are combined into the whole one at once.
+Partial = PartialSum | PartialMax
 #: The state of a node: of its value, or of each member of its tuple.
 States = State | tuple[State, ...]
 

@@ -37,6 +37,8 @@ LINK_KINDS = {
     "all_to_all_single": "all_gather",
 }
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
+SCALED = {aten._scaled_mm.default, aten._scaled_mm_v2.default}
+GROUPED = {aten._grouped_mm.default, aten._scaled_grouped_mm.default}
 
 #: Parts of the names of fused attention operations, forward and backward.
 ATTENTION = ("scaled_dot_product", "flex_attention", "_varlen_attn")
@@ -56,7 +58,7 @@ def is_attention(node: fx.Node) -> bool:
 def is_matmul(node: fx.Node) -> bool:
     """Whether the node is a matrix product, also inside the operations Inductor makes of it."""
     return node.op == "call_function" and (
-        node.target in MATMULS
+        node.target in MATMULS | SCALED | GROUPED
         or _is_called(node.target, "linear_pointwise")
         or _is_called(node.target, "mm_beside")
     )
@@ -206,8 +208,8 @@ def looking_back(work: Work, start: float, share: float) -> list[Work]:
 def work_of(node: fx.Node) -> Work | None:
     """Return the work of a matrix product or attention; ``None`` for anything else."""
     if is_matmul(node):
-        value: Any = node.meta["val"]
-        return Work(value.dtype, product=_product(node, value))
+        left, right = _operands(node)
+        return Work(left.dtype, product=_product(node, left, right))
     target, args, kwargs = _compat.operation_of(node)
     if _is_attention(target):
         dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
@@ -217,13 +219,24 @@ def work_of(node: fx.Node) -> Work | None:
     return None
 
 
-def _product(node: fx.Node, value: torch.Tensor) -> Product:
-    operands = [x for x in node.args if isinstance(x, fx.Node)]
-    if node.target in (aten.addmm.default, aten.baddbmm.default):
-        operands = operands[1:]
-    inner = size_hint(operands[0].meta["val"].shape[-1])
-    shape = [size_hint(extent) for extent in value.shape]
-    if node.target in (aten.bmm.default, aten.baddbmm.default):
+def _operands(node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two operands of a matrix product, without the added value and scales."""
+    operands = [x.meta["val"] for x in node.args if isinstance(x, fx.Node)]
+    first = int(_is_called(node.target, "addmm") or _is_called(node.target, "baddbmm"))
+    return operands[first], operands[first + 1]
+
+
+def _product(node: fx.Node, left: torch.Tensor, right: torch.Tensor) -> Product:
+    """Return the extents of a product.
+
+    Grouped products multiply each row with one expert's weights only, and how many rows an expert
+    has is known only when the program runs: they are taken to be equal.
+    """
+    shape = [size_hint(extent) for extent in node.meta["val"].shape]
+    inner = size_hint(left.shape[-1])
+    if node.target in GROUPED and left.ndim == right.ndim == 2:
+        inner = max(inner // max(shape[0], 1), 1)
+    if len(shape) == 3 and (node.target in GROUPED or right.ndim == 3):
         return Product(shape[0], shape[1], shape[2], inner)
     return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 

@@ -31,7 +31,7 @@ import torch
 from torch import fx
 
 from domino_compile.analysis import Analysis
-from domino_compile.axes import PartialSum, Sliced
+from domino_compile.axes import Partial, Sliced
 from domino_compile.cost import CostModel
 from domino_compile.cost.fused import Fused
 from domino_compile.cost.model import Work, looking_back, slowdown, work_of
@@ -163,7 +163,7 @@ class Expansion:
             back = (i for i, axis in enumerate(self.axes) if looks_back(axis, first))
             found.back = next(back, None)
         found.chained = is_anchor(first) and any(
-            isinstance(axis.cuts[first].out, PartialSum) or axis.cuts[first].chain is not None
+            isinstance(axis.cuts[first].out, Partial) or axis.cuts[first].chain is not None
             for axis in self.axes
             if first in axis.cuts
         )

@@ -93,8 +93,12 @@ def dot(call: Call) -> Outcome:
 
 
 RULES = {
-    **family("matmul", matmul, (aten.mm.default, aten.bmm.default), pull_matmul),
-    **family("addmm", add_matmul, (aten.addmm.default, aten.baddbmm.default)),
+    **family(
+        "matmul", matmul, (aten.mm.default, aten.bmm.default), pull_matmul, columns=product_columns
+    ),
+    **family(
+        "addmm", add_matmul, (aten.addmm.default, aten.baddbmm.default), columns=product_columns
+    ),
     **family("mv", matvec, (aten.mv.default,)),
     **family("dot", dot, (aten.dot.default, aten.vdot.default)),
 }

@@ -1,4 +1,4 @@
-"""Reductions: other dimensions are reduced slice by slice; a sum over the cut one is partial."""
+"""Reductions: other dimensions are reduced slice by slice; over the cut one they are partial."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from domino_compile.axes import PartialSum, Sliced
+from domino_compile.axes import PartialMax, PartialSum, Sliced
 from domino_compile.axes.sizes import product
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal
-from domino_compile.rules.rule import Trait, family
+from domino_compile.rules.rule import RuleFn, Trait, family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten
@@ -107,6 +107,23 @@ def any_(call: Call) -> Outcome:
     return reduce_beside(call)
 
 
+def extreme(largest: bool) -> RuleFn:
+    """Return the rule of a maximum (or minimum) of elements, alone or along dimensions.
+
+    Over the cut dimension it is the largest of the slices' maxima, which rounds nothing.
+    """
+
+    def rule(call: Call) -> Outcome:
+        x = call.operands[0]
+        assert x.sliced is not None
+        dims, keep = reduced_dims(call)
+        if x.sliced.dim in dims:
+            return Cut((x.sliced,), PartialMax(largest))
+        return Cut((x.sliced,), after_reduction(x.sliced, dims, keep))
+
+    return rule
+
+
 def prims_sum(call: Call) -> Outcome:
     """Cut ``prims.sum(x, dims)``."""
     x = call.operands[0]
@@ -121,6 +138,12 @@ RULES = {
     **family("sum", sum_, (aten.sum.dim_IntList, aten.sum.default), traits=Trait.REDUCES),
     **family("mean", mean, (aten.mean.dim, aten.mean.default), traits=Trait.REDUCES),
     **family("sum", prims_sum, (prims.sum.default,), traits=Trait.REDUCES),
+    **family(
+        *("maximum", extreme(True), (aten.amax.default, aten.max.default)), traits=Trait.REDUCES
+    ),
+    **family(
+        *("minimum", extreme(False), (aten.amin.default, aten.min.default)), traits=Trait.REDUCES
+    ),
     **family("any", any_, (aten.any.dim, aten.any.dims, aten.any.default), traits=Trait.REDUCES),
     **family(
         "reduction",
@@ -129,14 +152,10 @@ RULES = {
             aten.all.dim,
             aten.all.dims,
             aten.all.default,
-            aten.amax.default,
-            aten.amin.default,
             aten.argmax.default,
             aten.argmin.default,
             aten.logsumexp.default,
-            aten.max.default,
             aten.max.dim,
-            aten.min.default,
             aten.min.dim,
             aten.prod.default,
             aten.prod.dim_int,

@@ -21,6 +21,7 @@ from domino_compile.rules import (
     pointwise,
     random,
     reduction,
+    scaled,
     shape,
 )
 from domino_compile.rules.rule import PullFn, Rule, RuleFn, Trait
@@ -30,6 +31,7 @@ _FAMILIES = (
     shape,
     pieces,
     contraction,
+    scaled,
     reduction,
     normalisation,
     indexing,

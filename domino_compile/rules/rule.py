@@ -44,6 +44,9 @@ class Rule:
         family: the name of its family, for error messages.
         forward: how the operation acts on cut operands.
         pull: how its result can be made in slices; ``None`` if it cannot.
+        columns: for matrix products: how columns of the result are made from columns of the right
+            operand.
+        multiple: for matrix products: what the number of columns of a part must be a multiple of.
         traits: how the operation treats its operands' elements.
     """
 
@@ -52,6 +55,8 @@ class Rule:
     forward: RuleFn
     pull: PullFn | None = None
     traits: Trait = Trait.NONE
+    columns: PullFn | None = None
+    multiple: int = 1
 
 
 def family(
@@ -60,10 +65,12 @@ def family(
     ops: Iterable[Any],
     pull: PullFn | None = None,
     traits: Trait = Trait.NONE,
+    columns: PullFn | None = None,
+    multiple: int = 1,
 ) -> dict[Any, Rule]:
     """Return a table with the same rule for each operation of a family.
 
     Operations are given as overload packets (``torch.ops.aten.add``, all overloads), single
     overloads, or plain functions.
     """
-    return {op: Rule(op, name, forward, pull, traits) for op in ops}
+    return {op: Rule(op, name, forward, pull, traits, columns, multiple) for op in ops}

@@ -17,6 +17,7 @@ from tests.rules import (
     samples_math,
     samples_other,
     samples_pointwise,
+    samples_scaled,
     samples_shape,
 )
 from tests.rules.harness import Case, Outcome, Sample, build, cases, check, joint_cases, pull_cases
@@ -30,6 +31,7 @@ SAMPLES = [
     *samples_attention.SAMPLES,
     *samples_flex.SAMPLES,
     *samples_experts.SAMPLES,
+    *samples_scaled.SAMPLES,
     *samples_other.SAMPLES,
 ]
 IDS = [f"{i}-{sample.op}" for i, sample in enumerate(SAMPLES)]
