@@ -199,7 +199,8 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
 
     A partial sum that nothing is computed from is a parameter's gradient; another one is an
     activation whose every slice would be as large as the whole (a contraction along the cut
-    dimension). Tokens are cut where rows cannot be: slices that look back depend on each other.
+    dimension). What is joined for such a gradient only is not cut again. Tokens are cut where rows
+    cannot be: slices that look back depend on each other.
     """
     gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
     summed = sum(
@@ -207,7 +208,8 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
         for node, cut in analysis.cuts.items()
         if isinstance(cut.out, Partial) and node in leading
     )
-    score = gained - 2 * (analysis.joined_bytes() + summed)
+    joined = analysis.joined_bytes() + analysis.joined_bytes(leading)
+    score = gained - joined - 2 * summed
     return score * 3 // 4 if _cuts_tokens(analysis) else score
 
 

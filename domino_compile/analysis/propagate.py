@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -138,9 +138,14 @@ class Analysis:
         """Whether slices need what earlier ones made: tokens of causal attention are cut."""
         return any(isinstance(s, Prefix) for cut in self.cuts.values() for s in cut.inputs)
 
-    def joined_bytes(self) -> int:
-        """What joins inside the graph copy, each value counted once."""
-        return sum(tensor_bytes(v.meta.get("val")) for v in {v for v, _ in self.inner_joins()})
+    def joined_bytes(self, users: Collection[fx.Node] | None = None) -> int:
+        """Return the bytes that joins inside the graph copy, each value counted once.
+
+        Args:
+            users: Count only what is joined for one of these; ``None`` counts all.
+        """
+        joined = {v for v, user in self.inner_joins() if users is None or user in users}
+        return sum(tensor_bytes(v.meta.get("val")) for v in joined)
 
 
 def propagate(

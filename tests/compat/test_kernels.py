@@ -38,10 +38,12 @@ def layer_norm(x: Tensor, weight: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), weight)
 
 
-def norm_gradients(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the input, a reduction along rows, and of the weight, a reduction over them."""
+def norm_gradients(x: Tensor, weight: Tensor, grad: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the input, a reduction along rows, and of the weight, a reduction over them.
+
+    The statistics come from forward. Torch 2.11 would fuse them with the first reduction only.
+    """
     sizes = [x.shape[-1]]
-    _, root = aten._fused_rms_norm(x, sizes, weight, 1e-6)
     of_x, of_weight = aten._fused_rms_norm_backward(grad, x, sizes, root, weight, [True, True])
     return of_x, of_weight
 
@@ -154,7 +156,7 @@ def gradients(
     """The kernels that reduce in both directions."""
     if _compat.inductor_has_option(SEVERAL_STAGES):
         settings = {SEVERAL_STAGES: False} | (settings or {})
-    module = captured(norm_gradients, (rows, width), (width,), (rows, width))
+    module = captured(norm_gradients, (rows, width), (width,), (rows, width), (rows, 1))
     found = kernels_of(overlapped(module) if ours else module, settings, rows_a_block)
     return [kernel for kernel in found if "RSPLIT_SIZE" in kernel.text]
 
