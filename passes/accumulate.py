@@ -1,4 +1,4 @@
-"""``accumulate``: sums of products in front of a collective move into the matrix products.
+"""``accumulate``: move sums of products in front of a collective into the matrix products.
 
 The gradient of the input of q, k and v (or of gate and up) is a sum of three (or two) products, and
 the collective waits for it: ``a @ b + c @ d`` becomes ``addmm(a @ b, c, d)``. A separate sum reads
@@ -62,7 +62,7 @@ def _accumulate(graph: fx.Graph, value: Any) -> int:
 
 
 def _is_plain(node: fx.Node | None) -> bool:
-    """Whether the node is a product to which nothing is added yet."""
+    """Return whether the node is a product to which nothing is added yet."""
     return node is not None and node.target is MM
 
 

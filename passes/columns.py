@@ -22,10 +22,10 @@ from domino_compile.passes.slice import slice_graph
 
 @dataclass(frozen=True)
 class Columns(Replaced):
-    """The columns that were cut, or why none were.
+    """The launches of the parts, and the cut that made them.
 
     Attributes:
-        plan: how they were cut, or why not.
+        plan: The cut, or the reason why no columns were cut.
     """
 
     plan: CutPlan | NoCut
@@ -34,13 +34,14 @@ class Columns(Replaced):
 def slice_columns(
     graph: fx.Graph, parts: int, sites: Sequence[Site], at: Collection[str]
 ) -> Columns:
-    """Cut columns in place, if that can be.
+    """Cut columns in place, if possible.
 
     Args:
-        graph: the graph.
-        parts: into how many parts.
-        sites: the collectives that the cut is for.
-        at: the names of those to cut in front of, in the captured graph; empty for all.
+        graph: A functional joint or inference graph.
+        parts: The requested number of parts.
+        sites: The collectives in front of which to cut.
+        at: The names that some of these collectives have in the captured graph, to cut in front of
+            these only; empty for all.
     """
     plan = cut_columns(graph, parts, sites, at)
     if isinstance(plan, NoCut):

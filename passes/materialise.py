@@ -22,8 +22,9 @@ from domino_compile.ops.materialise import materialise
 from domino_compile.scheduling.kinds import is_pointwise
 from domino_compile.scheduling.traffic import HARD_FUNCTIONS, elements_of
 
-#: For how many elements a value must be used to each of its own, and at least: the kernel that
-#: computes it takes as long as a hard function of some hundred thousand elements.
+#: A value is materialised if it is used for at least ``TIMES`` as many elements as it has, and for
+#: at least ``LEAST`` elements. The extra kernel takes as long as an expensive function of some
+#: hundred thousand elements.
 TIMES, LEAST = 8, 1_000_000
 
 
@@ -44,9 +45,9 @@ def _is_worth_it(node: fx.Node) -> bool:
 
 
 def _broadcast_by(node: fx.Node) -> Iterator[fx.Node]:
-    """The operations of more elements that compute with a value or with what is made of it.
+    """Yield the operations on more elements that use a value, directly or through others.
 
-    Another hard function in between will be materialised itself.
+    The search ends at expensive functions, which are materialised themselves.
     """
     own, seen, todo = elements_of(node), {node}, [node]
     while todo:

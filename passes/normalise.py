@@ -34,7 +34,7 @@ def normalise_graph(graph: fx.Graph) -> Replaced:
         if merge is None:
             continue
         total, gone = merge
-        made = set(into.values())  # a sum of sums can remove the result of an earlier merge again
+        made = set(into.values())  # a sum of sums can remove the result of an earlier merge
         into |= {launch: total for launch, last in into.items() if last in gone}
         into |= {launch: total for launch in gone if launch not in made}
     return Replaced({launch: (total,) for launch, total in into.items()})
@@ -67,19 +67,19 @@ def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, list[fx.Node]] | Non
 
 
 def _all_reduce_behind(value: Any) -> fx.Node | None:
-    """The all-reduce whose result ``value`` is (perhaps viewed), if nothing else needs it."""
+    """Return the all-reduce whose result ``value`` is, maybe viewed, if nothing else needs it."""
     wait = behind_views(value)
     if wait is None or not is_wait(wait):
         return None
     launch = wait.args[0]
     assert isinstance(launch, fx.Node)
     if launch.target is not ALL_REDUCE or is_alone(launch):
-        return None  # ranks with other programs may take part in a collective that is left alone
+        return None  # ranks with other programs may take part in a marked collective
     return launch if len(launch.users) == 1 else None
 
 
 def _viewed_alike(graph: fx.Graph, value: fx.Node, term: Any) -> fx.Node:
-    """The all-reduce's input in the shape in which its result is added."""
+    """View the input of an all-reduce in the shape in which its result is added."""
     wanted = term.meta["val"]
     if value.meta["val"].shape == wanted.shape:
         return value

@@ -1,21 +1,23 @@
 """``slice``: rewrite a graph into independent slices along one axis.
 
-Contract: takes a functional graph with ``val`` metadata and the ``CutPlan`` that the analysis
-made for it; afterwards each cut operation exists once per slice, and
+Contract: The pass takes a functional graph with ``val`` metadata, and the ``CutPlan`` that the
+analysis made for it. Afterwards each cut operation exists once per slice, and:
 
-* a cut value that is needed whole is joined (``cat`` along its dimension, once),
-* a whole value that is wanted cut is cut (``slice``, once),
-* a partial sum is added up where it is made, that of a prefix for each chunk,
-* an accumulating operation is a chain through the slices.
+* A cut value that is needed whole is joined once (``cat`` along its dimension).
+* A whole value that is needed in slices is cut once (``slice``).
+* The summands of a partial sum are added up immediately, and those of a ``PrefixSum`` for each
+  chunk. Partial maxima are combined likewise.
+* The slices of an accumulating operation form a chain.
 
 ::
 
     for node in graph:
         cut      -> for each slice: the operation on the slices of its operands
-        not cut  -> the operation, its cut operands joined
+        not cut  -> the operation on whole operands, joined if they are cut
 
-New nodes carry the metadata of the node they stand for (recompute tags included), a slice tag and
-its name: ``add_2_s0`` is slice 0 of ``add_2``, ``mm_c0`` column part 0 of ``mm``.
+Each new node has the metadata of the node that it stands for (recompute tags included), a slice
+tag, and a name made from that node's name: ``add_2_s0`` is slice 0 of ``add_2``, and ``mm_c0`` is
+column part 0 of ``mm``.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ aten = torch.ops.aten
 
 
 def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
-    """Cut the graph in place; for each collective that is cut the launches of its slices."""
+    """Cut the graph in place, and return the launches of each cut collective's slices."""
     slicer = Slicer(graph, plan)
     slicer.run()
     cut = plan.analysis.sliced_collectives()
@@ -59,7 +61,13 @@ def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
 
 
 class Slicer:
-    """The rewriting of one graph: which nodes stand for the slices of each old node."""
+    """Rewrites one graph, and knows which new nodes stand for the slices of each old node.
+
+    Args:
+        graph: The graph, which is changed.
+        plan: The cut of its operations.
+        only: The slice that calls the graph, if it is a function that one slice calls.
+    """
 
     def __init__(self, graph: fx.Graph, plan: CutPlan, only: int | None = None) -> None:
         self.graph = graph
@@ -67,16 +75,16 @@ class Slicer:
         self.analysis = plan.analysis
         self.parts = len(plan.chunks)
         self.nodes = SliceNodes(graph, plan.chunks, plan.columns)
-        self.pieces: dict[tuple[fx.Node, States], list[Any]] = {}  # of nodes, or ``Members``
+        self.pieces: dict[tuple[fx.Node, States], list[Any]] = {}  # nodes, or ``Members``
         self.joined: dict[fx.Node, fx.Node] = {}
-        #: In a graph that one slice calls, the slice; its inputs are slices already.
+        #: The slice that calls the graph, and whose inputs it has; ``None`` for a whole graph.
         self.only = only
         if only is not None:
             given = ((n, s) for n, s in plan.analysis.seeds.items() if n.op == "placeholder")
             self.pieces.update({(node, state): [node] * self.parts for node, state in given})
 
     def run(self) -> None:
-        """Rewrite every node in order, then drop what was replaced."""
+        """Rewrite every node in order, then erase the replaced nodes."""
         replaced: list[fx.Node] = []
         for node in list(self.graph.nodes):
             cut = self.analysis.cuts.get(node)
@@ -101,11 +109,11 @@ class Slicer:
         self.graph.eliminate_dead_code()
 
     def _makes_own_whole(self, node: fx.Node, cut: Cut) -> bool:
-        """A value made from whole operands only can simply be made whole as well."""
+        """Return whether a cut value needs no join, because it can be made from whole operands."""
         return isinstance(cut.out, Sliced) and all(s == WHOLE for s in cut.inputs)
 
     def _keep_whole(self, node: fx.Node) -> None:
-        """Give an operation that is not cut whole operands."""
+        """Give whole operands to an operation that is not cut."""
         if node.target is aten.sym_size.int and node.all_input_nodes[0] in self.analysis.states:
             node.replace_all_uses_with(self.nodes.sizes.node_or_int(to_size(node.meta["val"])))
             self.graph.erase_node(node)
@@ -118,16 +126,16 @@ class Slicer:
     # -- one operation ---------------------------------------------------------------------
 
     def _emit_slices(self, node: fx.Node, cut: Cut) -> list[Any]:
-        """The operation of every slice."""
+        """Emit the operation of every slice."""
         if self.only is not None:
             return [self._emit(node, cut, self.only)] * self.parts
         return [self._emit(node, cut, i) for i in range(self.parts)]
 
     def _emit(self, node: fx.Node, cut: Cut, index: int, chained: fx.Node | None = None) -> Any:
-        """The operation of slice ``index``: a node, or the ``Members`` that several make."""
+        """Emit the operation of slice ``index``; return its node, or ``Members`` of several."""
         if node.target is operator.getitem:
             return self._member(node, index)
-        given: list[Any] = []  # one value may be two operands, wanted in two states
+        given: list[Any] = []  # a value may be two operands, in two required states
 
         def operand(x: fx.Node) -> Any:
             if not isinstance(x.meta.get("val"), torch.Tensor):
@@ -163,7 +171,7 @@ class Slicer:
     def _with_functions(
         self, args: tuple[Any, ...], cut: Cut, given: list[fx.Node], index: int
     ) -> tuple[Any, ...]:
-        """The arguments of a slice, with the slice's own functions if what they take is cut."""
+        """Return a slice's arguments; functions that capture cut values get the slice's version."""
         functions = iter(cut.functions)
 
         def own(x: fx.Node) -> fx.Node:
@@ -185,11 +193,11 @@ class Slicer:
     def _emit_one(
         self, node: fx.Node, index: int, target: Any, *args: Any, **kwargs: Any
     ) -> fx.Node:
-        """One of the operations that make slice ``index`` of a node."""
+        """Emit one of the operations that make slice ``index`` of a node."""
         return self.nodes.call(node, target, args, kwargs, index)
 
     def _member(self, node: fx.Node, index: int) -> Any:
-        """One result of slice ``index`` of an operation that has several."""
+        """Return one result of slice ``index`` of an operation with several results."""
         base, number = node.args
         assert isinstance(base, fx.Node) and isinstance(number, int)
         piece = self.pieces[base, self.analysis.state(base)][index]
@@ -200,11 +208,11 @@ class Slicer:
         return self.nodes.call(node, operator.getitem, (piece, number), {}, index)
 
     def _value(self, node: fx.Node, cut: Cut, args: tuple[Any, ...], index: int) -> Any:
-        """The fake value of a slice where it follows from the whole one's, else ``None``.
+        """Return a slice's fake value if it follows from the whole value, otherwise ``None``.
 
-        Running every operation on fake tensors is most of the time of slicing. A contiguous result
-        of contiguous operands that is not a view is the same with another extent; a summand is the
-        same.
+        Slicing spends most of its time on running operations on fake tensors. It can skip that for
+        an operation that makes a new contiguous tensor from contiguous operands: a slice is the
+        whole value with another extent, and a summand has the whole value's shape.
         """
         if not isinstance(cut.out, (Sliced, Partial)) or not _compat.is_plain(node.target):
             return None
@@ -233,7 +241,7 @@ class Slicer:
         return self.pieces[value, wanted][index]
 
     def _combine(self, node: fx.Node, cut: Cut, state: Partial) -> None:
-        """Add up the slices' summands, or take the largest; then do what remains to be done."""
+        """Add up the slices' summands, or take their maximum or minimum, and finish the result."""
         combine = aten.add.Tensor
         if isinstance(state, PartialMax):
             combine = aten.maximum.default if state.largest else aten.minimum.default
@@ -248,7 +256,7 @@ class Slicer:
         self._replace_whole(node, total)
 
     def _prefix_sum(self, node: fx.Node, cut: Cut, state: PrefixSum) -> None:
-        """Each chunk's summands, of its own slice and of all slices behind it, added up."""
+        """Add up each chunk's summands, which come from its own slice and from all later slices."""
         made = [self._emit(node, cut, i) for i in range(self.parts)]
         totals = [x.own if isinstance(x, Summands) else x for x in made]
         extent = to_shape(node.meta["val"].shape)[state.dim]
@@ -265,7 +273,7 @@ class Slicer:
         self.pieces[node, state.chunk] = totals
 
     def _chain(self, node: fx.Node, cut: Cut) -> None:
-        """Each slice accumulates into the result of the one before."""
+        """Let each slice accumulate into the result of the previous one."""
         result: fx.Node | None = None
         for index in range(self.parts):
             result = self._emit(node, cut, index, result)
@@ -279,7 +287,7 @@ class Slicer:
     # -- whole <-> slices ------------------------------------------------------------------
 
     def _whole(self, value: fx.Node) -> fx.Node:
-        """The whole value: itself, or its slices joined."""
+        """Return the whole value: the value itself, or its joined slices."""
         state = self.analysis.state(value)
         if state == WHOLE or value.op == "placeholder":
             return value
@@ -294,9 +302,10 @@ class Slicer:
         return self.joined[value]
 
     def _join(self, value: fx.Node, state: Sliced) -> fx.Node:
-        """The slices of a value put together, in the order in which the value lies in memory.
+        """Join the slices of a value, with its dimensions in memory in the same order as before.
 
-        Who gets it may view it: of what a program returns torch makes the views anew.
+        The order matters because the value may be viewed: torch itself makes the views of a
+        program's results, outside the graph.
         """
         pieces = self.pieces[value, state]
         order = order_in_memory(value.meta["val"])
@@ -335,7 +344,7 @@ class Slicer:
         return pieces
 
     def _opened(self, shape: Any, state: Sliced, index: int | None) -> list[Size]:
-        """The shape with ``outer`` split off the cut dimension (of slice ``index``)."""
+        """Return the shape of the value or a slice, with ``outer`` split off the cut dimension."""
         from domino_compile.axes import quotient
 
         extent = shape[state.dim]

@@ -1,7 +1,7 @@
 """All private or version-dependent parts of torch that we use, in one place.
 
-Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. What concerns the
-kernels that Inductor generates for scheduled graphs is in ``kernels``.
+Works on torch 2.11 and newer. Each function has a test in ``tests/compat``. The module ``kernels``
+holds the parts about kernels that Inductor generates for scheduled graphs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fake_mode_of(graph: fx.Graph) -> Any:
 
 
 def can_view(fake_mode: Any, value: torch.Tensor, sizes: list[Any]) -> bool:
-    """Whether ``value.view(sizes)`` is possible without a copy."""
+    """Return whether ``value.view(sizes)`` is possible without a copy."""
     try:
         with fake_mode:
             torch.ops.aten.view.default(value, sizes)
@@ -60,7 +60,7 @@ def size_operations() -> dict[Any, Callable[[Any, Any], Any]]:
 
 
 def draws_and_saves(target: Any) -> bool:
-    """Whether an operation draws random numbers in a checkpointed region, in eager order.
+    """Return whether an operation draws random numbers in a checkpointed region, in eager order.
 
     Such an operation runs another one, and saves the generator's state for the recomputation.
     """
@@ -72,7 +72,7 @@ def draws_and_saves(target: Any) -> bool:
 def operation_of(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Return a node's operation and arguments, even inside a checkpointed region.
 
-    The partitioner wraps what draws random numbers there, or might draw them, as attention does.
+    The partitioner wraps operations there that draw random numbers, or might, such as attention.
     """
     from torch._prims import rng_prims
 
@@ -93,22 +93,22 @@ def strictly_bounded_sizes(graph: fx.Graph) -> set[Any]:
     """
     from torch.fx.experimental.symbolic_shapes import StrictMinMaxConstraint
 
-    found: set[Any] = set()
+    bounded: set[Any] = set()
     shape_env = getattr(fake_mode_of(graph), "shape_env", None)
     for tracked in getattr(shape_env, "tracked_fakes", None) or ():
         constraints = getattr(tracked.symbolic_context, "constraint_sizes", None) or ()
         for size, constraint in zip(getattr(tracked.fake, "shape", ()), constraints, strict=False):
             if isinstance(size, torch.SymInt) and isinstance(constraint, StrictMinMaxConstraint):
-                found |= size.node.expr.free_symbols
-    return found
+                bounded |= size.node.expr.free_symbols
+    return bounded
 
 
 def register_random_slice_lowering(op: Any) -> None:
     """Lower ``random_slice`` as Inductor lowers ``inductor_random``: fused, indexed by element.
 
     A draw is ``ops.rand(seed, linear index)``. A slice is the same draw at the indices that its
-    elements have in the whole. (``inductor_random``'s own lowering has an ``offset``, which
-    serves slices of the first dimension only; an indexer with the whole's strides serves all.)
+    elements have in the whole value. (The lowering of ``inductor_random`` has an ``offset``, which
+    only suits slices of the first dimension; an indexer with the whole value's strides suits all.)
     """
     from torch._inductor import ir, lowering
     from torch._inductor.virtualized import ops
@@ -160,8 +160,8 @@ def register_product_lowerings(
     Args:
         mm: ``mm_beside(left, right, held, share)``.
         addmm: ``addmm_beside(added, left, right, held, share)``.
-        run_mm: computes the former, with ``out``.
-        run_addmm: computes the latter, with ``out``.
+        run_mm: The function that computes ``mm`` into ``out``.
+        run_addmm: The function that computes ``addmm`` into ``out``.
     """
     from torch._inductor import ir, lowering
     from torch._inductor.kernel.mm_common import mm_args
@@ -195,10 +195,10 @@ def register_product_lowerings(
 
 
 def products_are_inductors(options: Mapping[str, Any]) -> bool:
-    """Whether Inductor chooses how to compute products, or emits C++ code that calls them.
+    """Return whether Inductor chooses how to compute products, or emits C++ code that calls them.
 
     Args:
-        options: Inductor's, of one compile.
+        options: Inductor's options for one compile.
     """
     config = inductor_config()
     names = ("max_autotune", "max_autotune_gemm", "cpp_wrapper")
@@ -206,7 +206,7 @@ def products_are_inductors(options: Mapping[str, Any]) -> bool:
 
 
 def is_contiguous(value: torch.Tensor) -> bool:
-    """Whether a (fake) tensor is provably contiguous; adds no guard.
+    """Return whether a (fake) tensor is provably contiguous; adds no guard.
 
     This is called often. For static sizes the tensor itself knows, which is much faster.
     """
@@ -218,7 +218,7 @@ def is_contiguous(value: torch.Tensor) -> bool:
 
 
 def is_plain(target: Any) -> bool:
-    """Whether an operation returns one new tensor: no view, nothing written, not several."""
+    """Return whether an operation returns one new tensor, writes to none, and is no view."""
     if not isinstance(target, torch._ops.OpOverload):
         return False
     schema = target._schema
@@ -278,7 +278,7 @@ def mode_options(mode: str) -> dict[str, Any]:
 def compile_with_inductor(
     gm: fx.GraphModule, example_inputs: Any, options: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """Compile a Dynamo graph with Inductor under some options (the lazy backward's too)."""
+    """Compile a Dynamo graph with Inductor; the options also hold for a lazy backward."""
     from torch._inductor.compile_fx import compile_fx
 
     keep_order_behind_waits()
@@ -290,9 +290,9 @@ def keep_order_behind_waits() -> None:
     """Repair Inductor's C++ scheduling, which can run a reader before the wait it depends on.
 
     A wait (like any operation in place) gives its buffer a new name, and readers depend on that
-    name. To fuse loops of different shapes, such as a random draw's of one slice and its
-    consumer's, ``SchedulerNode.recompute_size_and_body`` computes the dependencies anew and
-    (2.11 to 2.13; 2.14 is right) puts the new names back only where there are ordering
+    name. To fuse loops of different shapes, such as those of one slice's random draw and of its
+    consumer, ``SchedulerNode.recompute_size_and_body`` computes the dependencies again. In torch
+    2.11 to 2.13 (2.14 is right) it then puts the new names back only if there are ordering
     dependencies as well.
     """
     from torch._inductor.scheduler import SchedulerNode
@@ -360,9 +360,9 @@ def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = Non
     """Return a pass for one of Inductor's hooks, with a cache key.
 
     Args:
-        run: the pass.
-        identity: changes whenever the pass would do something else.
-        before: what the user had put into the hook; it runs first (one pass or several).
+        run: The pass.
+        identity: A text that changes whenever the pass would do something else.
+        before: The user's pass or passes in the hook, which run first.
     """
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
@@ -383,12 +383,12 @@ def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = Non
 
 def parameter_inputs(gm: fx.GraphModule, example_inputs: Any) -> list[int]:
     """Return the positions of inputs that are a module's parameters or buffers."""
-    found = []
+    positions = []
     for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         example = example_inputs[position] if position < len(example_inputs) else None
         if isinstance(example, torch.nn.Parameter) or "_parameters[" in input_name(node):
-            found.append(position)
-    return found
+            positions.append(position)
+    return positions
 
 
 def input_name(placeholder: fx.Node) -> str:
@@ -433,7 +433,7 @@ def break_line(gm: fx.GraphModule) -> str:
 def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
     """Copy a Dynamo graph to compile it again, with new nodes but the same parameters and buffers.
 
-    Torch keeps what it knows of the inputs as attributes of nodes and module.
+    torch stores its knowledge of the inputs in attributes of the nodes and the module.
     """
     copied = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     copied.meta = dict(gm.meta)
@@ -479,7 +479,7 @@ def backward_at_once() -> Any:
 
 
 def profiler_runs() -> bool:
-    """Whether torch's profiler is recording; a second one would silently replace it."""
+    """Return whether torch's profiler is recording; a second one would silently replace it."""
     return bool(torch.autograd._profiler_enabled())
 
 
@@ -505,8 +505,8 @@ def emit_artifact(name: str, text: str) -> None:
 def inductor_option_types() -> dict[str, type | None]:
     """Return the names of all Inductor options, each with its type.
 
-    The type is None where a value cannot be checked with isinstance (unions, generics). This is
-    the check torch.compile itself makes for ``backend="inductor"``.
+    The type is ``None`` if a value cannot be checked with isinstance (unions, generics). This is
+    the check that torch.compile makes for ``backend="inductor"``.
     """
     from typing import get_origin
 
@@ -519,7 +519,7 @@ def inductor_option_types() -> dict[str, type | None]:
 
 
 def tracing_is_on() -> bool:
-    """Whether structured tracing (``TORCH_TRACE``) records artefacts."""
+    """Return whether structured tracing (``TORCH_TRACE``) records artefacts."""
     from torch._logging._internal import trace_log
 
     return bool(trace_log.handlers)
@@ -529,8 +529,8 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
     """Return the key-value store that a process group's ranks share.
 
     Returns:
-        The store, the group's global ranks and this process's position among them; ``None`` where
-        there is nothing to share (one rank, or a group that one process stands for).
+        The store, the group's global ranks and this process's position among them; ``None`` if
+        nothing is shared (one rank, or a group that is emulated in one process).
     """
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
@@ -564,14 +564,14 @@ def cache_folder() -> str:
 
 
 def caches_enabled() -> bool:
-    """Whether Inductor may answer a compile from a cache of an earlier process."""
+    """Return whether Inductor may answer a compile from a cache of an earlier process."""
     config = inductor_config()
     return not config.force_disable_caches and bool(config.fx_graph_cache)
 
 
-#: Inductor's settings under which it compiles every graph anew, and AOTAutograd as well, which
-#: caches nothing that Inductor does not. Kernels that were built before are not built again, as
-#: they would be with ``force_disable_caches``: that makes a new folder for every compile.
+#: Settings with which Inductor compiles every graph again, and so does AOTAutograd, which caches
+#: nothing that Inductor does not. Kernels that were built before are not built again. With
+#: ``force_disable_caches`` they would be, because it makes a new folder for every compile.
 NO_GRAPH_CACHES = {"fx_graph_cache": False, "fx_graph_remote_cache": False}
 
 

@@ -26,13 +26,13 @@ def captures_async(backend: Backend) -> Backend:
 
 
 def capture_async_collectives(launched: Callable[..., Any]) -> None:
-    """Let Dynamo capture such collectives if the graph is for a marked backend.
+    """Let Dynamo capture collectives with ``async_op=True`` if the graph is for a marked backend.
 
     Graphs for other backends stay as they are.
 
     Args:
-        launched: a function of a module, which Dynamo traces in place of the call, as
-            ``launched(collective, *arguments)`` without ``async_op``; it returns the handle.
+        launched: A module's function that returns the handle. Dynamo traces it in place of the
+            call, as ``launched(collective, *arguments)`` without ``async_op``.
     """
     from torch._dynamo.source import AttrSource
     from torch._dynamo.variables import functions
@@ -57,14 +57,14 @@ def capture_async_collectives(launched: Callable[..., Any]) -> None:
 
 
 def _can_be_captured(collective: Any, arguments: dict[str, Any]) -> bool:
-    """Whether Dynamo's own version of a collective does the same as eager code.
+    """Return whether Dynamo's version of a collective does the same as eager code.
 
-    Eager code differentiates none of them. It leaves an all-reduce out (and warns), which can be
-    captured; the gradients of the others are not defined.
+    Eager code differentiates no collective. It ignores an all-reduce (and warns), which can be
+    captured; the gradients of others are not defined.
 
     Args:
-        collective: the function of ``torch.distributed``.
-        arguments: Dynamo's variables by the names of its parameters.
+        collective: The function of ``torch.distributed``.
+        arguments: Dynamo's variables by the names of the function's parameters.
     """
     from torch.distributed._functional_collectives import REDUCE_OP_TO_STR
 
@@ -100,12 +100,12 @@ def _constant(variable: Any) -> Any:
     return variable.as_python_constant()
 
 
-#: Where torch keeps a backend that it has wrapped: for debugging, with options, in functools.
+#: Attributes that hold a wrapped backend: torch's for debugging and options, and functools'.
 _WRAPPED = ("_torchdynamo_orig_backend", "compiler_fn", "__wrapped__", "func")
 
 
 def _is_wanted(backend: Any) -> bool:
-    """Whether the backend, or the one inside it, is marked."""
+    """Return whether the backend, or one that it wraps, is marked."""
     while backend is not None:
         if getattr(backend, _MARK, False):
             return True

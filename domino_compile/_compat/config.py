@@ -13,7 +13,7 @@ def inductor_config() -> Any:
 
 
 def inductor_has_option(name: str) -> bool:
-    """Whether this torch's Inductor has a (dotted) option."""
+    """Return whether this torch's Inductor has a (dotted) option."""
     value: Any = inductor_config()
     for part in name.split("."):
         if not hasattr(value, part):

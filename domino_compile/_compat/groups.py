@@ -28,7 +28,7 @@ ScatterOptions = c10d.ScatterOptions
 if TYPE_CHECKING:
 
     class PythonGroup:
-        """What a process group written in Python may rely on; torch's stubs do not say it."""
+        """The interface of a process group written in Python, which torch's stubs lack."""
 
         group_name: str
         group_desc: str
@@ -52,7 +52,7 @@ def silent_backend(rank: int, size: int) -> Any:
 
 
 def adopt(group: Any, backend: Any) -> None:
-    """Let ``backend`` serve what the Python class ``group`` does not override, for CPU tensors.
+    """Let ``backend`` serve the operations on CPU tensors that ``group`` does not override.
 
     It also gives the group its ``group_name`` and ``group_desc``.
     """
@@ -62,7 +62,7 @@ def adopt(group: Any, backend: Any) -> None:
 
 
 def gather_into(backend: Any, output: torch.Tensor, shard: torch.Tensor) -> dist.Work:
-    """All-gather ``shard`` into the flat ``output`` (ranks x shard) through a real backend."""
+    """Run an all-gather of ``shard`` into the flat ``output`` (ranks x shard) on a real backend."""
     work: dist.Work = backend._allgather_base(output, shard, AllgatherOptions())
     return work
 
@@ -70,9 +70,9 @@ def gather_into(backend: Any, output: torch.Tensor, shard: torch.Tensor) -> dist
 def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
     """Compile one CUDA C++ kernel (NVRTC) for the current device.
 
-    The result is called as ``kernel(grid=, block=, args=, shared_mem=, stream=)``; whole numbers
-    travel as 32-bit ``int``. The source must need no headers: torch insists on a folder of CUDA
-    headers, which a machine without the toolkit lacks, so it is told one that need not exist.
+    The result is called as ``kernel(grid=, block=, args=, shared_mem=, stream=)``. Whole numbers
+    are passed as 32-bit ``int``. The source must not need headers: torch requires a folder of CUDA
+    headers, which a machine without the toolkit lacks, so it gets one that need not exist.
     """
     from torch.utils import cpp_extension
 
@@ -88,7 +88,7 @@ def compile_cuda_kernel(source: str, name: str) -> Callable[..., None]:
 def allow_most_shared_memory(kernel: Any) -> int:
     """Let ``kernel`` use all shared memory of a multiprocessor, and return its bytes.
 
-    16 bytes where this torch or device cannot: blocks then may share a multiprocessor.
+    If this torch or device does not allow it, return 16. Blocks may then share a multiprocessor.
     """
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     most = getattr(properties, "shared_memory_per_block_optin", 0)

@@ -1,8 +1,8 @@
-"""Makes Inductor ask rules of ours how to generate the kernels of marked graphs.
+"""Makes Inductor ask our rules how to generate the kernels of marked graphs.
 
-What the rules say is none of this module's business: it knows where Inductor decides, and turns
-what Inductor has there into numbers. Graphs that are not marked (``tags.mark_overlapped``) compile
-as before, and so does whatever a user's setting decides.
+This module does not contain the rules. It knows where Inductor decides, and turns the objects that
+Inductor has there into numbers. Graphs that are not marked (``tags.mark_overlapped``) compile as
+before, and a user's settings still decide.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import fx
 from domino_compile._compat.config import inductor_config, inductor_has_option
 from domino_compile._compat.wrap import wrap_once
 
-#: Inductor's setting of the rows that each thread block of a norm's gradients takes.
+#: Inductor's setting for the rows that each thread block of a norm's gradients takes.
 ROWS_A_BLOCK = "triton.mix_order_reduction_split_size"
-#: Its setting to find them by timing, of ``config.triton``.
+#: The setting in ``config.triton`` that makes Inductor find these rows by timing.
 TUNED_ROWS = "mix_order_reduction_autotune_split_size"
-#: Settings, of ``config.triton``, for such kernels that need more than rows and warps of a block to
-#: be fixed, or that are pipelined (torch 2.13's default), which was not measured.
+#: Settings in ``config.triton`` for such kernels with which fixing the rows and warps of a block is
+#: not enough, or which pipeline the kernels (torch 2.13's default), which was not measured.
 OTHER_KERNELS = (
     *("use_block_ptr", "use_tensor_descriptor"),
     "mix_order_reduction_allow_multi_stages",
 )
-#: Inductor's setting that makes it compute reductions along both dimensions of a value (a norm's
-#: gradients) in one kernel whatever its shape. By default it does so only if there are twice as
+#: The setting that makes Inductor compute reductions along both dimensions of a value (a norm's
+#: gradients) in one kernel, for any shape. By default Inductor does so only if there are twice as
 #: many rows as columns.
 BOTH_REDUCTIONS = "triton.mix_order_reduction_non_strict_mode"
 
 
 class KernelRules(Protocol):
-    """What Inductor is told about the kernels of marked graphs (``lowering.kernels``)."""
+    """The rules for the kernels of marked graphs (``lowering.kernels``)."""
 
     def keeps_apart(self, origins: Iterable[fx.Node]) -> bool:
         """Return whether no kernel may compute all of these nodes."""
@@ -47,24 +47,24 @@ class KernelRules(Protocol):
         """Return whether a block keeps a whole row."""
 
     def piece(self, rows: int, width: int) -> tuple[int, int] | None:
-        """Return the elements that a block takes of a row at a time, and its warps."""
+        """Return the elements of a row that a block takes at a time, and its warps."""
 
     def rows_a_block(self, rows: int, columns: int) -> int | None:
-        """Return the rows that a block takes that reduces in both directions."""
+        """Return the rows that a block takes if it reduces along both dimensions."""
 
     def warps(self, columns: int, rows_a_block: int) -> int | None:
-        """Return the warps of such a block."""
+        """Return the warps of a block that reduces along both dimensions."""
 
     def varies_in_two_steps(self, rows: int, width: int) -> bool:
         """Return whether the variance of rows is computed in two steps."""
 
 
 def fuse_both_reductions() -> None:
-    """Switch ``BOTH_REDUCTIONS`` on, within a compile that has it among its options.
+    """Switch on ``BOTH_REDUCTIONS`` during a compile that has it among its options.
 
-    Inductor tells the two reductions apart by their extents. It cannot if there are as many rows as
-    columns, as in a slice of 4096 tokens of width 4096. There it is told by which of them reads its
-    values in the order in which they lie in memory.
+    Inductor distinguishes the two reductions by their extents, which fails if there are as many
+    rows as columns, as in a slice of 4096 tokens of width 4096. In that case they are distinguished
+    by which of them reads contiguous values.
     """
     if not inductor_has_option(BOTH_REDUCTIONS):
         return
@@ -90,11 +90,11 @@ def fuse_both_reductions() -> None:
 
 
 def compile_kernels_by(rules: KernelRules) -> None:
-    """Make Inductor, in this thread and from now on, compile marked graphs by some rules.
+    """Make Inductor compile marked graphs by some rules, in this thread and from now on.
 
-    Inductor asks for its heuristics (``inductor_choices_class``) once a thread, when it compiles
-    for the first time, and silently ignores an option of a later compile. So those in force,
-    perhaps the user's own, are replaced by the same ones with these rules.
+    Inductor asks for its heuristics (``inductor_choices_class``) once per thread, when it compiles
+    for the first time, and silently ignores the option in later compiles. So the current
+    heuristics, which may be the user's, are replaced by a copy that also asks these rules.
     """
     from torch._inductor.virtualized import V
 
@@ -111,7 +111,7 @@ def compile_kernels_by(rules: KernelRules) -> None:
 
 
 def _rules() -> KernelRules | None:
-    """The rules in force in this thread, if there are any."""
+    """Return the rules in force in this thread, or ``None``."""
     from torch._inductor.virtualized import V
 
     rules: KernelRules | None = getattr(V.choices, "rules", None)
@@ -119,7 +119,7 @@ def _rules() -> KernelRules | None:
 
 
 def _choices_by_rules(kind: Any) -> Any:
-    """A class of heuristics that asks the rules."""
+    """Return a subclass of a class of heuristics that asks the rules."""
 
     class ChoicesByRules(kind):  # type: ignore[misc]
         for_overlap = True
@@ -164,7 +164,7 @@ def _choices_by_rules(kind: Any) -> Any:
         def _piece(
             self, features: Any, groups: Any, kwargs: dict[str, Any]
         ) -> tuple[int, int] | None:
-            """In what pieces a kernel takes its rows; ``None``: at once, or as somebody said."""
+            """Return the pieces in which a kernel takes its rows, or ``None`` for Inductor's."""
             config, width, rules = inductor_config(), _row(features), _rules()
             if width is None or rules is None or set(groups[0]) != {"x", "r0_"}:
                 return None
@@ -183,9 +183,10 @@ def _choices_by_rules(kind: Any) -> Any:
 
 
 def _row(features: Any) -> int | None:
-    """How wide the rows are that a kernel of ours reduces; ``None``: none, or not known.
+    """Return the width of the rows that a marked graph's kernel reduces; ``None`` if unknown.
 
-    On NVIDIA's GPUs only: the rules were measured on no others, whose warps differ.
+    The rules were measured on NVIDIA GPUs only. Others have different warps, so the width counts as
+    unknown there, as it does for a kernel that reduces no rows.
     """
     reduces_rows = features.is_reduction() and features.get_reduction_hint().name == "INNER"
     if not torch.version.cuda or not reduces_rows or not _is_ours(*features.scheduler_nodes()):
@@ -199,7 +200,7 @@ def _keeps_rows(features: Any) -> bool:
 
 
 def _ask_for_rows_a_block() -> None:
-    """Make Inductor ask the rules for the rows of a block that reduces in both directions."""
+    """Make Inductor ask the rules for the rows of a block that reduces along both dimensions."""
     if not inductor_has_option(ROWS_A_BLOCK):
         return
     from torch._inductor.codegen.simd import SIMDScheduling
@@ -224,7 +225,7 @@ def _ask_for_rows_a_block() -> None:
 
 
 def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
-    """What the rules in force say; ``None``: nothing."""
+    """Return the rows of a block by the rules in force; ``None`` leaves them to Inductor."""
     rules, known = _rules(), _known(rows)
     if rules is None or known is None or not _is_ours(*nodes):
         return None
@@ -232,10 +233,10 @@ def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:
 
 
 def _ask_for_warps() -> None:
-    """Make Inductor ask the rules for the warps of a block that reduces in both directions.
+    """Make Inductor ask the rules for the warps of a block that reduces along both dimensions.
 
-    The configuration is fixed behind the kernel's construction: before, one of ``XBLOCK`` 1 would
-    take away the dimension along which the kernel goes.
+    The configuration is fixed after the kernel's construction. Before it, a configuration with
+    ``XBLOCK`` 1 would remove the dimension along which the kernel loops.
     """
     if not inductor_has_option(ROWS_A_BLOCK):
         return
@@ -284,7 +285,7 @@ def _ask_for_two_steps() -> None:
 
 
 def _varies_in_two_steps(rules: KernelRules, x: Any, axis: Any) -> bool:
-    """What the rules say of rows on a GPU that are reduced along their last dimension."""
+    """Ask the rules about a reduction along the last dimension; return False if not on a GPU."""
     size, axes = x.get_size(), [axis] if isinstance(axis, int) else list(axis or ())
     if (
         not size
@@ -298,26 +299,26 @@ def _varies_in_two_steps(rules: KernelRules, x: Any, axis: Any) -> bool:
 
 
 def _fixed(warps: int, **blocks: int) -> Any:
-    """A kernel's configuration that is not to be searched for."""
+    """Return a fixed configuration for a kernel, for which Inductor does not search."""
     from torch._inductor.codegen.triton import FixedTritonConfig
 
     return FixedTritonConfig({**blocks, "num_warps": warps, "num_stages": 1})
 
 
 def _is_tuned_by_inductor(config: Any) -> bool:
-    """Whether Inductor times configurations."""
+    """Return whether Inductor chooses configurations by timing."""
     return bool(
         config.max_autotune or config.max_autotune_pointwise or config.coordinate_descent_tuning
     )
 
 
 def _takes_many_rows(config: Any) -> bool:
-    """Whether Inductor may make blocks of many rows, which do not fit if wide ones are kept."""
+    """Return whether Inductor may put many rows in a block: too many if wide rows are kept."""
     return bool(config.combo_kernels or getattr(config.triton, "nested_reduction", False))
 
 
 def _known(size: Any) -> int | None:
-    """A size; ``None``: it is not known before the program runs."""
+    """Return a size; ``None`` if it is not known before the program runs."""
     try:
         return int(size)
     except TypeError:  # a symbol
@@ -325,18 +326,18 @@ def _known(size: Any) -> int | None:
 
 
 def _is_ours(*scheduler_nodes: Any) -> bool:
-    """Whether the rules hold for a kernel that computes these nodes."""
+    """Return whether the rules hold for a kernel that computes these nodes."""
     rules = _rules()
     return rules is not None and rules.applies_to(_origins(*scheduler_nodes))
 
 
 def _kept_apart(node1: Any, node2: Any) -> bool:
-    """Whether the rules forbid a kernel that computes both nodes."""
+    """Return whether the rules forbid a kernel that computes both nodes."""
     rules = _rules()
     return rules is not None and rules.keeps_apart(_origins(node1, node2))
 
 
 def _origins(*scheduler_nodes: Any) -> set[fx.Node]:
-    """The graph nodes that (fused) scheduler nodes compute."""
+    """Return the graph nodes that (fused) scheduler nodes compute."""
     parts = (part.node for node in scheduler_nodes for part in node.get_nodes())
     return {origin for part in parts if part is not None for origin in part.get_origins()}

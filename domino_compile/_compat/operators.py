@@ -11,7 +11,7 @@ import torch._inductor.inductor_prims  # registers Inductor's own operators
 
 OpOverload = torch._ops.OpOverload
 HigherOrderOperator = torch._ops.HigherOrderOperator
-#: The ``prims`` namespace, Inductor's operators (``inductor_random``, ...) included.
+#: The ``prims`` namespace, which includes Inductor's operators (``inductor_random``, ...).
 prims: Any = torch.ops.prims
 #: The functional collectives.
 c10d: Any = torch.ops._c10d_functional

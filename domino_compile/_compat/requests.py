@@ -1,7 +1,7 @@
 """Intercepts every request for a compile, from ``torch.compile`` or directly from Dynamo.
 
-``torch.compile`` makes one object a call that stands for the backend, and Dynamo calls that object
-with each graph that it captures. The two classes of these objects are wrapped here, and not
+Each call of ``torch.compile`` makes an object that stands for the backend, and Dynamo calls that
+object with each graph that it captures. The two classes of these objects are wrapped here, and not
 ``torch.compile`` itself: a library may have imported the function by name long ago. Dynamo shares
 compiled code between backends that are equal, so equality takes the answer into account.
 
@@ -22,10 +22,10 @@ import torch
 
 from domino_compile._compat.wrap import wrap_once
 
-#: Compiles one graph that Dynamo captured: called with the graph and its example inputs. Equal ones
-#: share what they compiled, as Dynamo shares the code of layers that are alike.
+#: A function that compiles one graph that Dynamo captured, given the graph and its example inputs.
+#: Equal functions share their compiled code, as Dynamo shares the code of equal layers.
 GraphCompiler = Callable[[torch.fx.GraphModule, list[Any]], Callable[..., Any]]
-#: Where the objects that stand for a backend keep the answer.
+#: The attribute in which an object that stands for a backend keeps the answer.
 _KEPT = "_domino_compile_answer"
 #: Marks a backend that was wrapped.
 _WRAPS = "_domino_compile_wraps"
@@ -36,9 +36,9 @@ class Asked:
     """A program's request for a compile.
 
     Attributes:
-        backend: its name.
-        options: of that backend.
-        mode: None for the default one.
+        backend: The name of the backend.
+        options: The options of that backend.
+        mode: The mode; ``None`` for the default one.
     """
 
     backend: str
@@ -53,14 +53,14 @@ class Asked:
         return dict(self.options.get("inductor") or {})
 
 
-#: Told of a request; returns what compiles its graphs, or None to leave it to its backend.
+#: A function that answers a request with a compiler of its graphs, or ``None`` for its backend.
 Answer = Callable[[Asked], GraphCompiler | None]
 
 _answer: Answer | None = None
 
 
 def answer_requests(answer: Answer | None) -> None:
-    """Let a function answer all requests from now on; None stops that.
+    """Let a function answer all requests from now on; ``None`` stops that.
 
     Requests that were made before keep their backend.
     """
@@ -75,7 +75,7 @@ def _ask(asked: Asked) -> GraphCompiler | None:
 
 
 def _install() -> None:
-    """Wrap what stands for a backend, once a process; without an answer nothing changes."""
+    """Wrap the classes that stand for a backend, once per process."""
     for owner, request in (
         (torch._TorchCompileInductorWrapper, _of_inductor),
         (torch._TorchCompileWrapper, _of_other),
@@ -83,7 +83,7 @@ def _install() -> None:
         wrap_once(owner, "__init__", functools.partial(_asking, owner, request))
         wrap_once(owner, "__call__", _answering)
         wrap_once(owner, "__eq__", _equal)
-    if "torch._dynamo" in sys.modules:  # else the first request loads it
+    if "torch._dynamo" in sys.modules:  # otherwise the first request loads it
         _install_lookup()
 
 
@@ -100,7 +100,7 @@ def _asking(owner: type, request: Callable[..., Asked], original: Any) -> Any:
 def _answering(original: Any) -> Any:
     def __call__(self: Any, gm: torch.fx.GraphModule, inputs: list[Any], **kwargs: Any) -> Any:
         compile_graph = getattr(self, _KEPT, None)
-        # A region that names Inductor options of its own stays Inductor's; they arrive here.
+        # A region that names its own Inductor options stays Inductor's; the options arrive here.
         if compile_graph is None or kwargs.get("config_patches"):
             return original(self, gm, inputs, **kwargs)
         return compile_graph(gm, inputs)
@@ -116,7 +116,7 @@ def _equal(original: Any) -> Any:
 
 
 def _of_inductor(request: Any, mode: str | None = None, *_: Any, **__: Any) -> Asked:
-    """A request for Inductor: its configuration without what the mode stands for."""
+    """Describe a request for Inductor, without the settings that its mode stands for."""
     from torch._inductor import list_mode_options
 
     mode = None if mode == "default" else mode
@@ -126,7 +126,7 @@ def _of_inductor(request: Any, mode: str | None = None, *_: Any, **__: Any) -> A
 
 
 def _of_other(request: Any, *_: Any, **__: Any) -> Asked:
-    """A request for any other backend, which may be a function."""
+    """Describe a request for any other backend, which may be a function."""
     name = str(request.compiler_name)
     settings = request.kwargs
     if request.compiler_fn is not _registered(name):

@@ -15,10 +15,10 @@ def wrap_once(
     """Replace a function with a wrapper of it, unless that has already been done.
 
     Args:
-        owner: the module or class that has it.
-        name: its name there.
-        wrap: makes the function from the one that is there.
-        kind: ``staticmethod``, where it is called on a class with its arguments only.
+        owner: The module or class that has the function.
+        name: The function's name there.
+        wrap: A function that makes the wrapper from the original.
+        kind: ``staticmethod`` if the function is called on a class without an instance.
     """
     original = getattr(owner, name)
     if getattr(original, _MARK, False):

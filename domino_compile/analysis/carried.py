@@ -1,12 +1,12 @@
-"""Which collectives carry the rows of the batch, and which only sums over them, or parameters.
+"""Which collectives carry rows of the batch, and which carry only sums over rows, or parameters.
 
 Ranks that compute one model together (tensor, sequence, expert or context parallelism) exchange
-rows. Ranks that each have a batch of their own exchange *sums over* rows, such as the statistics of
-a synchronised norm or a count of tokens, or gather sharded parameters. Their programs are compiled
-each for its own batch, so nothing may be planned with them that depends on it.
+rows. Ranks that have different batches exchange *sums over* rows, such as the statistics of a
+synchronised norm or a count of tokens, or they gather sharded parameters. Each of them compiles its
+program for its batch, so they must not plan anything together that depends on the batch.
 
-The batch is followed from each input along its first dimension. Where the analysis cannot tell, a
-collective is taken to carry it.
+The batch is followed from each input along its first dimension. If the analysis cannot tell, it
+assumes that a collective carries rows.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from domino_compile.graph.collectives import size_hint
 from domino_compile.rules.registry import rule_of
 from domino_compile.rules.rule import Trait
 
-#: Inputs that are followed at most.
+#: The most inputs that are followed.
 MOST_INPUTS = 12
 
 
 def carry_rows(
     graph: fx.Graph, launches: Collection[fx.Node], parameters: Collection[fx.Node]
 ) -> set[fx.Node]:
-    """The launches whose payload has the rows of the batch, or may have.
+    """Return the launches whose payload has rows of the batch, or may have them.
 
     Args:
-        graph: a functional joint or inference graph.
-        launches: the collectives in question.
-        parameters: inputs that are parameters, as far as known.
+        graph: A functional joint or inference graph.
+        launches: The collectives to classify.
+        parameters: The inputs that are known to be parameters.
     """
     inputs = [n for n in _tensors(graph) if n not in parameters and not _is_tangent(n)]
     if not inputs:
         return set(launches)
-    found: set[fx.Node] = set()
+    carrying: set[fx.Node] = set()
     fed = _reached(graph, {n for n in _tensors(graph) if n not in parameters})
     open_ = [launch for launch in launches if launch in fed]
     for node in _likeliest(inputs)[:MOST_INPUTS]:
         dims = [dim for dim, extent in enumerate(node.meta["val"].shape) if size_hint(extent) > 1]
         if dims:
-            found.update(_carrying(graph, node, dims[0], open_))
-            open_ = [launch for launch in open_ if launch not in found]
+            carrying.update(_carrying(graph, node, dims[0], open_))
+            open_ = [launch for launch in open_ if launch not in carrying]
         if len(dims) > 1 and open_:
             analysis = _along(graph, node, dims[1])
-            found.update(n for n in open_ if n in analysis.sliced_collectives())
-            open_ = [launch for launch in open_ if launch not in found]
+            carrying.update(n for n in open_ if n in analysis.sliced_collectives())
+            open_ = [launch for launch in open_ if launch not in carrying]
         if not open_:
             break
-    return found
+    return carrying
 
 
 def _tensors(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -64,7 +64,7 @@ def _tensors(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 def _likeliest(inputs: Collection[fx.Node]) -> list[fx.Node]:
-    """Indices in front of numbers, as they are rarely anything but the batch."""
+    """Sort integer inputs to the front: they are nearly always the batch."""
     return sorted(inputs, key=lambda n: n.meta["val"].is_floating_point())
 
 
@@ -73,7 +73,7 @@ def _is_tangent(node: fx.Node) -> bool:
 
 
 def _reached(graph: fx.Graph, sources: Collection[fx.Node]) -> set[fx.Node]:
-    """What is computed from some inputs."""
+    """Return the nodes that are computed from some inputs, and these inputs."""
     reached = set(sources)
     for node in graph.nodes:
         if any(x in reached for x in node.all_input_nodes):
@@ -82,7 +82,7 @@ def _reached(graph: fx.Graph, sources: Collection[fx.Node]) -> set[fx.Node]:
 
 
 def _along(graph: fx.Graph, node: fx.Node, dim: int) -> Analysis:
-    """The analysis along a dimension of an input, and of gradients that have its extent there."""
+    """Analyse a cut along a dimension of an input, and of gradients with the same extent there."""
     extent = to_size(node.meta["val"].shape[dim])
     seeds = {node: Sliced(dim)}
     for other in _tensors(graph):
@@ -95,7 +95,7 @@ def _along(graph: fx.Graph, node: fx.Node, dim: int) -> Analysis:
 def _carrying(
     graph: fx.Graph, node: fx.Node, dim: int, launches: Collection[fx.Node]
 ) -> set[fx.Node]:
-    """The launches that an input's dimension reaches without being summed over on the way."""
+    """Return the launches that an input's dimension reaches without a sum over it on the way."""
     analysis = _along(graph, node, dim)
     has = dict.fromkeys(analysis.seeds, True)
     for other in graph.nodes:
@@ -110,4 +110,4 @@ def _sums_rows(analysis: Analysis, node: fx.Node) -> bool:
     if cut is not None:
         return isinstance(cut.out, Partial)
     rule = rule_of(node.target) if node in analysis.refusals else None
-    return rule is not None and Trait.REDUCES in rule.traits  # it is cut along other dimensions
+    return rule is not None and Trait.REDUCES in rule.traits  # it sums over the rows

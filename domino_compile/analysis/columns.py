@@ -44,11 +44,11 @@ def cut_columns(
     """Cut the products in front of collectives by columns, and analyse the graph.
 
     Args:
-        graph: a functional joint or inference graph.
-        parts: the requested number of parts.
-        sites: the collectives that the cut is for; by default all in the graph.
-        at: the names, in the graph before anything was cut, of the collectives to cut in front of;
-            empty for all.
+        graph: A functional joint or inference graph.
+        parts: The requested number of parts.
+        sites: The collectives in front of which to cut; by default all in the graph.
+        at: The names that some of these collectives have in the uncut graph, to cut in front of
+            these only; empty for all.
     """
     sites = find_sites(graph) if sites is None else sites
     if not sites:
@@ -69,18 +69,18 @@ def cut_columns(
 
 def _seeds(sites: Sequence[Site]) -> tuple[int, dict[fx.Node, Sliced]]:
     """Return the products to cut: those of the width for which most bytes are communicated."""
-    travelling: dict[int, int] = {}
-    found: dict[int, dict[fx.Node, Sliced]] = {}
+    payloads: dict[int, int] = {}
+    by_width: dict[int, dict[fx.Node, Sliced]] = {}
     for site in sites:
         for product in _products(site.launch):
             shape = product.meta["val"].shape
             if isinstance(shape[-1], int):
-                travelling[shape[-1]] = travelling.get(shape[-1], 0) + site.payload
-                found.setdefault(shape[-1], {})[product] = Sliced(len(shape) - 1)
-    if not found:
+                payloads[shape[-1]] = payloads.get(shape[-1], 0) + site.payload
+                by_width.setdefault(shape[-1], {})[product] = Sliced(len(shape) - 1)
+    if not by_width:
         return 0, {}
-    widest = max(travelling, key=lambda extent: travelling[extent])
-    return widest, found[widest]
+    widest = max(payloads, key=lambda extent: payloads[extent])
+    return widest, by_width[widest]
 
 
 def _products(launch: fx.Node) -> Iterator[fx.Node]:
@@ -98,13 +98,13 @@ def _products(launch: fx.Node) -> Iterator[fx.Node]:
 
 
 def _has_columns(node: fx.Node) -> bool:
-    """Whether the node is a matrix product whose columns can be cut."""
+    """Return whether the node is a matrix product whose columns can be cut."""
     rule = rule_of(node.target)
     return rule is not None and rule.columns is not None
 
 
 def _multiple(products: Collection[fx.Node]) -> int:
-    """Return what the columns of a part must be a multiple of, for all products."""
+    """Return the number that must divide the columns of a part, for all products."""
     rules = (rule_of(node.target) for node in products)
     return math.lcm(*(rule.multiple for rule in rules if rule is not None))
 
@@ -136,9 +136,9 @@ def _worth_joining(joined: set[fx.Node], analysis: Analysis) -> set[fx.Node]:
     for value in first:
         chain = before[value]
         common = next((x for x in chain if shared[x] > 1), None)
-        # If none is shared, go back through operations of one operand (square, conversion).
-        alone = next((x for x in chain if len(x.all_input_nodes) != 1), chain[-1])
-        ends.add(alone if common is None else common)
+        # If none is shared, go back through operations with one operand (square, conversion).
+        earliest = next((x for x in chain if len(x.all_input_nodes) != 1), chain[-1])
+        ends.add(earliest if common is None else common)
     return ends
 
 

@@ -1,23 +1,27 @@
-"""Sequence parallelism: tokens that a cut deals to the ranks in another way than the whole does.
+"""Sequence parallelism: a cut may deal the tokens to the ranks differently than the uncut program.
 
-A reduce-scatter leaves each rank one contiguous part of the tokens. Cut first, each slice is
-scattered by itself: a rank then has a part of every slice, which is as many tokens, but others.
-Nothing is wrong with that while operations go token by token, and the all-gather behind them puts
-each slice's tokens together again in order. In numbers: with tokens permuted suitably the slices
-are ``Sliced(dim, outer=ranks)`` of the whole, one block a rank, so the rules stay as they are;
-between scatter and gather they say what happens to the permuted tokens. Here it is decided where
-that begins and ends, and what may stand in between::
+A reduce-scatter leaves each rank one contiguous part of the tokens. If the tokens are cut first,
+each slice is scattered separately. A rank then holds a part of every slice: the same number of
+tokens, but different ones. The program stays right while operations treat each token separately,
+and the following all-gather puts each slice's tokens together again, in order.
+
+In terms of states: for a suitable permutation of the tokens, the slices are
+``Sliced(dim, outer=ranks)`` of the whole, with one block for each rank. So the rules stay as they
+are, and between scatter and gather they describe the permuted tokens. This module decides where the
+permutation begins and ends, and which operations may stand in between::
 
     whole -(split, cat)-> stacked -reduce-scatter-> dealt -all-gather-> stacked -(view)-> whole
 
-* *dealt* values: only token by token, and only together with others that are dealt alike. Sums
-  over tokens may only be added up further (over ranks: an all-reduce, or as a parameter's gradient
-  that each rank has a summand of).
-* *stacked* values: every rank's part along a dimension of its own; only reshaped.
+* A *dealt* value holds one rank's tokens. Operations must treat each token separately, and may
+  combine it only with values that are dealt alike. Sums over tokens may only be added up further:
+  over the ranks (an all-reduce), or by the caller (a parameter's gradient, of which each rank has a
+  summand).
+* A *stacked* value holds the parts of all ranks along a separate dimension. It may only be
+  reshaped.
 
-Whatever needs a dealt value as the uncut program has it (an output, a random mask, an operation
-without a rule) pins the old assignment: then the scatter in front runs whole, as does what is
-behind it.
+If a dealt value is needed as the uncut program has it (by an output, a random mask, or an operation
+without a rule), its tokens must not be dealt differently. Then the scatter runs whole, and so does
+everything behind it.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ aten = torch.ops.aten
 SCATTER = c10d.reduce_scatter_tensor.default
 GATHER = c10d.all_gather_into_tensor.default
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
-#: What a sum over dealt tokens may go through: the sum of all ranks' summands stays the same.
+#: Linear operations. Behind them, the sum of all ranks' summands over dealt tokens is the same.
 LINEAR = (
     aten.view.default,
     aten._unsafe_view.default,
@@ -59,13 +63,13 @@ LINEAR = (
 
 @dataclass(frozen=True)
 class Dealt:
-    """How a value's tokens are dealt.
+    """How a value's tokens are dealt to ranks.
 
     Attributes:
-        ranks: over how many ranks.
-        group: whose.
-        sources: the operations where that begins.
-        stacked: whether the parts of all ranks are there.
+        ranks: The number of ranks.
+        group: The name of their process group.
+        sources: The operations that begin to deal the tokens.
+        stacked: Whether the value holds the parts of all ranks, and not only this rank's.
     """
 
     ranks: int
@@ -79,10 +83,11 @@ Followed: TypeAlias = tuple[Outcome, Dealt | None]
 
 
 def scattered_over(node: fx.Node) -> tuple[int, str] | None:
-    """The ranks over which, and the group in which, an operation begins to scatter tokens.
+    """Return the number of ranks, and the group, over which an operation begins to scatter tokens.
 
-    A reduce-scatter, or the split in front of one of another dimension than the first: its pieces
-    must be put together in their order, for the reduce-scatter alone.
+    Such an operation is a reduce-scatter, or the split in front of a reduce-scatter along a
+    dimension other than the first. The pieces of the split must be concatenated in their order, and
+    only the reduce-scatter may use the result.
     """
     if node.target is SCATTER:
         return int(node.args[2]), str(node.args[3])  # type: ignore[arg-type]
@@ -98,18 +103,18 @@ def scattered_over(node: fx.Node) -> tuple[int, str] | None:
     behind = list(cat.users)
     if (len(cat.args) > 1 and cat.args[1] != 0) or [x.target for x in behind] != [SCATTER]:
         return None
-    found = scattered_over(behind[0])
-    return found if found is not None and found[0] == len(pieces) else None
+    scatter = scattered_over(behind[0])
+    return scatter if scatter is not None and scatter[0] == len(pieces) else None
 
 
 def begin(node: fx.Node, call: Call) -> Followed | None:
-    """A scatter of the tokens themselves, done by each slice with its own; ``None``: none is."""
-    found = scattered_over(node)
+    """Let each slice scatter its tokens separately; ``None`` if the operation scatters none."""
+    scatter = scattered_over(node)
     x = call.operands[0] if call.operands else None
     rule = find_rule(node.target)
-    if found is None or rule is None or x is None or x.sliced is None or x.sliced.outer != 1:
+    if scatter is None or rule is None or x is None or x.sliced is None or x.sliced.outer != 1:
         return None
-    ranks, group = found
+    ranks, group = scatter
     strided = replace(x, state=Sliced(x.sliced.dim, ranks))
     outcome = rule(replace(call, args=(strided, *call.args[1:]), operands=(strided,)))
     if not isinstance(outcome, Cut):
@@ -120,13 +125,13 @@ def begin(node: fx.Node, call: Call) -> Followed | None:
 
 
 def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Outcome) -> Followed:
-    """An operation with operands that are dealt.
+    """Return how an operation on dealt operands is cut, and how its result is dealt.
 
     Args:
-        node: the operation.
-        call: as its rule sees it.
-        dealt: how each operand is dealt; ``None``: not.
-        outcome: what its rule says.
+        node: The operation.
+        call: The operation as its rule sees it.
+        dealt: How each operand is dealt; ``None`` for an operand that is not.
+        outcome: The answer of its rule.
     """
     known = [x for x in dealt if x is not None]
     if isinstance(outcome, Refusal):
@@ -135,11 +140,11 @@ def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Ou
     if any(
         (x.ranks, x.group, x.stacked) != (first.ranks, first.group, first.stacked) for x in known
     ):
-        return Refusal("meets tokens that are dealt to ranks of another group"), None
+        return Refusal("combines tokens that are dealt to the ranks of different groups"), None
     how = replace(first, sources=frozenset().union(*(x.sources for x in known)))
     for operand, one, wanted in zip(call.operands, dealt, outcome.inputs, strict=True):
         if wanted != WHOLE and (one is None or operand.state != wanted):
-            return Refusal("meets tokens that the ranks hold as in the uncut program"), None
+            return Refusal("combines tokens that the cut deals differently with others"), None
     why = _stacked(node, how) if how.stacked or is_launch(node) else _by_token(node, outcome)
     if why is not None:
         return why, None
@@ -147,26 +152,30 @@ def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Ou
 
 
 def _stacked(node: fx.Node, how: Dealt) -> Refusal | None:
-    """Why an operation on stacked values, or a collective on dealt ones, may not be cut."""
+    """Refuse an operation on stacked values, or a collective on dealt ones, that cannot be cut."""
     if is_launch(node):
         group = node.args[3 if node.target is SCATTER else 2]
         fits = node.target is (SCATTER if how.stacked else GATHER) and str(group) == how.group
-        return None if fits else Refusal("another collective of tokens that a slice deals itself")
+        return (
+            None if fits else Refusal("another collective on tokens that the cut deals differently")
+        )
     rule = rule_of(node.target)
     traits = rule.traits if rule is not None else Trait.NONE
-    alone = len(node.all_input_nodes) == 1 and bool(traits & (Trait.RESHAPES | Trait.POINTWISE))
-    if is_wait(node) or alone or node.target is aten.cat.default:
+    shapes_only = len(node.all_input_nodes) == 1 and bool(
+        traits & (Trait.RESHAPES | Trait.POINTWISE)
+    )
+    if is_wait(node) or shapes_only or node.target is aten.cat.default:
         return None
-    return Refusal("tells tokens of the ranks apart that a slice deals itself")
+    return Refusal("distinguishes the ranks of tokens that the cut deals differently")
 
 
 def _by_token(node: fx.Node, cut: Cut) -> Refusal | None:
-    """Why an operation may not be done on tokens that are dealt otherwise."""
+    """Refuse an operation that cannot be computed on tokens that are dealt differently."""
     if isinstance(cut.out, PartialMax):
-        extreme = Refusal("a maximum over the tokens that a rank holds")
+        extreme = Refusal("takes a maximum over a rank's tokens, which the cut deals differently")
         return None if _only_maximised(node, cut.out) else extreme
     if cut.out == PartialSum() or cut.chain is not None:
-        summed = Refusal("a sum over the tokens that a rank holds")
+        summed = Refusal("sums over the tokens that a rank holds, which the cut deals differently")
         return None if _only_summed(node) else summed
     outs = cut.out if isinstance(cut.out, tuple) else (cut.out,)
     plain = all(isinstance(s, Sliced) and s.outer == 1 for s in outs)
@@ -175,11 +184,11 @@ def _by_token(node: fx.Node, cut: Cut) -> Refusal | None:
         return None
     if plain and inputs and _beside(node, cut):
         return None
-    return Refusal("does not go token by token")
+    return Refusal("does not treat each token separately")
 
 
 def _beside(node: fx.Node, cut: Cut) -> bool:
-    """Whether pieces are put together, or taken apart, along another dimension than the tokens."""
+    """Return whether a concatenation or split is along a dimension other than the tokens."""
     lead = next(s for s in cut.inputs if isinstance(s, Sliced))
     at = 1 if node.target is aten.cat.default else 2
     dim = node.args[at] if len(node.args) > at else node.kwargs.get("dim", 0)
@@ -188,9 +197,9 @@ def _beside(node: fx.Node, cut: Cut) -> bool:
 
 
 def _only_maximised(node: fx.Node, state: PartialMax) -> bool:
-    """Whether a maximum over a rank's tokens is only used for the maximum over all ranks' tokens.
+    """Return whether a maximum over a rank's tokens only serves the maximum over all ranks' tokens.
 
-    Which rank holds which token does not matter then.
+    It does not matter then which rank holds which token.
     """
     reduction = "max" if state.largest else "min"
     return all(
@@ -202,9 +211,9 @@ def _only_maximised(node: fx.Node, state: PartialMax) -> bool:
 
 
 def _only_summed(node: fx.Node) -> bool:
-    """Whether a sum over a rank's tokens is only added up further, over ranks or by the caller.
+    """Return whether a sum over a rank's tokens is only added up, over ranks or by the caller.
 
-    The caller adds up parameters' gradients of which each rank has a summand.
+    The caller adds up parameters' gradients if each rank has a summand of them.
     """
     backward = backward_nodes(node.graph)
     waiting, seen = [node], {node}
@@ -237,6 +246,6 @@ def _result(node: fx.Node, call: Call, cut: Cut, how: Dealt) -> Followed:
 
 
 def _in_order(shape: Shape, state: Sliced, ranks: int) -> bool:
-    """Whether the ranks' parts lie one behind the other in front of all else: tokens in order."""
+    """Return whether the ranks' parts are contiguous and outermost, so that tokens are in order."""
     before = product((*shape[: state.dim], state.outer))
     return same(before, ranks) and same(state.outer, ranks)

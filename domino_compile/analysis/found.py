@@ -32,9 +32,9 @@ class Found:
     """The collectives of one graph.
 
     Attributes:
-        sites: all of them, in the order of the captured graph.
-        parallel: the launches that are tensor parallel.
-        statistics: the launches that are not tensor parallel because they carry no rows.
+        sites: All of them, in the order of the captured graph.
+        parallel: The launches that are tensor parallel.
+        statistics: The launches that are not tensor parallel because they carry no rows.
     """
 
     sites: tuple[Site, ...]
@@ -65,8 +65,8 @@ def find_collectives(graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> F
     """Find the collectives of a joint or inference graph, and classify them.
 
     Args:
-        graph: a functional graph.
-        parameters: the inputs known to be parameters.
+        graph: A functional graph with ``val`` metadata.
+        parameters: The inputs known to be parameters.
     """
     sites = find_sites(graph)
     leading = leading_to_computation(graph) if sites else set()

@@ -1,4 +1,4 @@
-"""Where to cut: which inputs carry the batch, found by trying."""
+"""Choose where to cut: candidate input dimensions are tried, and the best one is taken."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from domino_compile.graph.collectives import (
 )
 from domino_compile.rules import Cut, find_pull
 
-#: Candidates that are tried when the batch is not named; more are never seen to be needed.
+#: The most candidates that are tried if the batch is not named; no program was seen to need more.
 MAX_CANDIDATES = 12
-#: Rounds of "make in slices what is wanted in slices" (each finds values one step further back).
+#: The most rounds of making wanted values in slices (each reaches values one step further back).
 MAX_ROUNDS = 6
-#: Rows of every slice of a dynamic batch: what torch takes for granted of a dynamic extent.
+#: The fewest rows of a dynamic batch's slice: torch assumes that a dynamic extent is at least 2.
 MIN_DYNAMIC_ROWS = 2
 
 
 @dataclass(frozen=True)
 class CutPlan:
-    """The graph is cut: the chunks of the axis, and what each operation does.
+    """The answer that the graph is cut, and how.
 
     Attributes:
-        chunks: the extents of the slices.
-        analysis: what each operation does.
-        columns: whether columns of products are cut, not rows of the batch.
-        stops: what keeps the other collectives from being cut, by their names.
+        chunks: The extents of the slices.
+        analysis: The cut of each operation.
+        columns: Whether columns of products are cut, and not rows of the batch.
+        stops: Where the cut ends in front of collectives that are not cut, by their names.
     """
 
     chunks: Chunks
@@ -51,12 +51,12 @@ class CutPlan:
 
 @dataclass(frozen=True)
 class NoCut:
-    """The graph is not cut.
+    """The answer that the graph is not cut, and why.
 
     Attributes:
-        reason: why, and what would change that.
-        tried: the analysis of the axis that came nearest, if one was tried.
-        stop: the operation that stops the cut along that axis, if one does.
+        reason: The reason, and the advice that goes with it.
+        tried: The analysis of the axis that came nearest, if one was tried.
+        stop: The operation that stops the cut along that axis, if one does.
     """
 
     reason: Reason
@@ -66,7 +66,7 @@ class NoCut:
 
 @dataclass(frozen=True)
 class Seed:
-    """An input and the dimension of it where a cut may begin."""
+    """An input, its dimension at which a cut may begin, and the extent of that dimension."""
 
     node: fx.Node
     dim: int
@@ -82,15 +82,15 @@ def infer_cut(
 ) -> CutPlan | NoCut:
     """Choose the axis to cut and analyse the graph along it.
 
-    An axis is good if it cuts many bytes of collectives and joins few. Every axis gives a right
-    program; a bad one only gives a slow one.
+    An axis is good if it cuts many bytes of collectives and joins few. Any axis gives a right
+    program; a bad one merely gives a slow one.
 
     Args:
-        graph: a functional joint or inference graph.
-        slices: how many slices are wanted.
-        named: inputs that carry the batch, with the dimension; ``None`` to find them.
-        unlikely: inputs to try last (parameters).
-        sites: the collectives that the cut is for; by default all of the graph.
+        graph: A functional joint or inference graph.
+        slices: The requested number of slices.
+        named: The inputs that carry the batch, with the dimension; ``None`` to find them.
+        unlikely: The inputs that are not tried (parameters).
+        sites: The collectives to cut; by default all in the graph.
     """
     sites = find_sites(graph) if sites is None else sites
     if not sites:
@@ -101,7 +101,7 @@ def infer_cut(
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
         ways = _ways(graph, to_size(node.meta["val"].shape[dim]), seeds)
-        best: Analysis | None = max(ways, key=lambda found: len(found.sliced_collectives()))
+        best: Analysis | None = max(ways, key=lambda way: len(way.sliced_collectives()))
         assert best is not None
     else:
         best, tried = _best_seed(graph, sites, unlikely)
@@ -119,7 +119,7 @@ def infer_cut(
 
 
 def _no_axis(tried: Analysis | None, sites: Sequence[Site]) -> NoCut:
-    """No axis is good: the one that came nearest cuts no collective, or joins more than it cuts."""
+    """Explain that no axis is good: the nearest cuts no collective, or joins more than it cuts."""
     if tried is None:
         return NoCut(reasons.no_axis())
     if tried.sliced_collectives():
@@ -138,7 +138,7 @@ def _too_few(rows: int, batch: Size) -> Reason:
 
 
 def rows_of(analysis: Analysis) -> int:
-    """The extent of the cut axis; of a dynamic one, the value seen while compiling."""
+    """Return the extent of the cut axis; if it is dynamic, its value at compile time."""
     if isinstance(analysis.batch, int):
         return analysis.batch
     node, state = next(iter(analysis.seeds.items()))
@@ -146,7 +146,7 @@ def rows_of(analysis: Analysis) -> int:
 
 
 def most_slices(analysis: Analysis) -> int:
-    """How many slices the rows are enough for."""
+    """Return the largest number of slices into which the rows can be cut."""
     rows = rows_of(analysis)
     return rows if isinstance(analysis.batch, int) else rows // MIN_DYNAMIC_ROWS
 
@@ -154,7 +154,7 @@ def most_slices(analysis: Analysis) -> int:
 def _best_seed(
     graph: fx.Graph, sites: Sequence[Site], unlikely: frozenset[fx.Node]
 ) -> tuple[Analysis | None, Analysis | None]:
-    """The axis with the best score, if any is good, and the one that came nearest."""
+    """Return the analysis with the best score, if any is good, and the one that came nearest."""
     payload = {site.launch: site.payload for site in sites}
     total = sum(payload.values())
     leading = leading_to_computation(graph)
@@ -166,41 +166,42 @@ def _best_seed(
             break
         ways = _ways(graph, candidate.extent, {candidate.node: Sliced(candidate.dim)})
         scored = [(_score(way, payload, leading), way) for way in ways]
-        score, found = max(scored, key=lambda x: x[0])
-        # What cuts collectives comes nearer than what cuts nothing, and so joins nothing.
-        gained = sum(payload.get(launch, 0) for launch in found.sliced_collectives())
+        score, analysis = max(scored, key=lambda x: x[0])
+        # An axis that cuts collectives is nearer than one that cuts nothing, and so joins nothing.
+        gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
         near = gained, 0 if gained else score
         if near > nearest_score:
-            nearest, nearest_score = found, near
+            nearest, nearest_score = analysis, near
         if score > best_score:
-            best, best_score = found, score
-        rows = candidate.dim > 0 or not _cuts_tokens(found)  # none, or they were tried before
-        if 2 * score > total and not found.inner_joins() and rows:
+            best, best_score = analysis, score
+        # If dimension 0 is the tokens, dimension 1 may be the batch.
+        settled = candidate.dim > 0 or not _cuts_tokens(analysis)
+        if 2 * score > total and not analysis.inner_joins() and settled:
             break
     return best, nearest
 
 
 def _ways(graph: fx.Graph, extent: Size, seeds: Mapping[fx.Node, Sliced]) -> Iterator[Analysis]:
-    """The analyses along an axis: of single rows, and of as many at once as are scattered over.
+    """Yield the analyses along an axis: row by row, and in groups of a scatter's number of ranks.
 
-    Slices whose tokens are a multiple of the ranks in number can be scattered by themselves.
+    A slice can be scattered separately if its number of tokens is a multiple of the ranks.
     """
     plain = propagate(graph, extent, seeds)
     yield plain
     stopped = (scattered_over(node) for node in plain.refusals)
-    for ranks in sorted({found[0] for found in stopped if found is not None}):
+    for ranks in sorted({scatter[0] for scatter in stopped if scatter is not None}):
         units = quotient(extent, ranks)
         if isinstance(units, int) and units > 1:
             yield propagate(graph, units, seeds)
 
 
 def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.Node]) -> int:
-    """Bytes of collectives that are cut, less what is made whole and cut again for it.
+    """Return the bytes of cut collectives, less the bytes that are joined for it.
 
-    A partial sum that nothing is computed from is a parameter's gradient; another one is an
-    activation whose every slice would be as large as the whole (a contraction along the cut
-    dimension). What is joined for such a gradient only is not cut again. Tokens are cut where rows
-    cannot be: slices that look back depend on each other.
+    A partial sum that nothing is computed from is a parameter's gradient. A value that is joined
+    only for such a gradient is not cut again. Any other partial sum is an activation of which each
+    slice would be as large as the whole (a contraction along the cut dimension). Tokens score less
+    than rows, because slices that look back depend on each other.
     """
     gained = sum(payload.get(launch, 0) for launch in analysis.sliced_collectives())
     summed = sum(
@@ -214,12 +215,12 @@ def _score(analysis: Analysis, payload: Mapping[fx.Node, int], leading: set[fx.N
 
 
 def _cuts_tokens(analysis: Analysis) -> bool:
-    """Whether slices are known to be of tokens: they look back, or deal tokens to the ranks."""
+    """Return whether slices are known to be tokens: they look back, or deal tokens to the ranks."""
     return analysis.looks_back or bool(analysis.dealt)
 
 
 def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]:
-    """Input dimensions, the likeliest first: indices, then data, then parameters."""
+    """Yield input dimensions, the likeliest first: those of integers, then those of other data."""
     inputs: list[tuple[int, int, fx.Node]] = []
     for position, node in enumerate(graph.nodes):
         if node.op != "placeholder":
@@ -238,7 +239,7 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
 
 
 def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
-    """Extend the seeds until nothing that could be made in slices is made whole and cut."""
+    """Extend the seeds until no value is made whole and then cut that could be made in slices."""
     seeds = dict(analysis.seeds)
     blocked: frozenset[fx.Node] = frozenset()
 
@@ -255,7 +256,7 @@ def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
         seeds.update(more)
         blocked = blocked_now
         analysis = again(blocked)
-    while analysis.unjoinable - blocked:  # what runs whole may need more to run whole
+    while analysis.unjoinable - blocked:  # a whole operation may need others whole
         blocked |= analysis.unjoinable
         analysis = again(blocked)
     return analysis
@@ -266,15 +267,15 @@ def _pull(
     node: fx.Node,
     want: Sliced,
     known: Mapping[fx.Node, Sliced],
-    found: dict[fx.Node, Sliced],
+    pulled: dict[fx.Node, Sliced],
 ) -> bool:
-    """Mark ``node`` and what it is made of as seeds, if it can be made in slices."""
-    if node in known or node in found or node in analysis.states:
+    """Mark ``node`` and the values it is made of as seeds, if it can be made in slices."""
+    if node in known or node in pulled or node in analysis.states:
         return False
     if analysis.limits.pulled is not None and node not in analysis.limits.pulled:
         return False
     if node.op == "placeholder":
-        found[node] = want
+        pulled[node] = want
         return True
     pull = find_pull(node.target) if node.op == "call_function" else None
     if pull is None:
@@ -283,8 +284,8 @@ def _pull(
     outcome = pull(call, want)
     if not isinstance(outcome, Cut):
         return False
-    found[node] = want
+    pulled[node] = want
     for operand, state in zip(nodes, outcome.inputs, strict=True):
         if isinstance(state, Sliced):
-            _pull(analysis, operand, state, known, found)
+            _pull(analysis, operand, state, known, pulled)
     return True

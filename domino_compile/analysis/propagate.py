@@ -47,13 +47,13 @@ from domino_compile.rules.registry import rule_of
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a cut may extend; by default as far as the rules let it.
+    """How far a cut may extend; by default, the rules are the only limit.
 
     Attributes:
-        within: the only operations that may be cut; None: all.
-        ends: values that are whole for every operation behind them, though made in slices.
-        pulled: the only values that may be made in slices because they are wanted so; None: all.
-        columns: products that are cut by columns, where the cut begins.
+        within: The operations that may be cut; ``None`` for all.
+        ends: Values that are made in slices but are whole for all operations that use them.
+        pulled: The values that may be pulled, that is, made in slices on request; ``None`` for all.
+        columns: The products that are cut by columns, where the cut begins.
     """
 
     within: frozenset[fx.Node] | None = None
@@ -63,26 +63,27 @@ class Limits:
 
 
 NO_LIMITS = Limits()
-#: Operations that read, or write, a value by the places of its elements in memory.
+#: Operations that read or write a value's elements by their places in memory.
 BY_PLACE = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
 
 
 @dataclass
 class Analysis:
-    """What can be cut.
+    """The cut of a graph: the state of each value, and how each operation is cut.
 
     Attributes:
-        batch: the extent of the cut axis.
-        seeds: the nodes where the cut begins, and how each is cut.
-        states: the state of every value that is not whole.
-        cuts: how each cut operation is done.
-        refusals: the operations that run whole although an operand is cut, and why.
-        wanted: whole values that a cut operation wants cut, in the order met.
-        joins: cut values that are needed whole (or cut otherwise), by the needing node.
-        unjoinable: operations whose opaque per-slice results, or whose tokens as the ranks of the
-            uncut program hold them, are needed whole.
-        dealt: the values whose tokens each slice deals to the ranks itself (``dealt``).
-        limits: how far the cut may extend.
+        batch: The extent of the cut axis.
+        seeds: The nodes where the cut begins, and how each is cut.
+        states: The state of every value that is not whole.
+        cuts: How each cut operation is computed in slices.
+        refusals: The operations that run whole although an operand is cut, and why.
+        wanted: Whole values that a cut operation needs in slices, in the order of the graph.
+        joins: Cut values that are needed whole (or cut differently), each with the node that needs
+            it.
+        unjoinable: Operations that must run whole, because their result is needed whole and cannot
+            be joined: it is opaque, or its tokens are dealt differently.
+        dealt: The values whose tokens the cut deals differently to the ranks (``analysis.dealt``).
+        limits: How far the cut may extend.
     """
 
     batch: Size
@@ -97,15 +98,15 @@ class Analysis:
     dealt: dict[fx.Node, Dealt] = field(default_factory=dict)
 
     def state(self, node: fx.Node) -> States:
-        """The state of a node's value."""
+        """Return the state of a node's value."""
         return self.states.get(node, WHOLE)
 
     def seen(self, node: fx.Node) -> States:
-        """The state in which the operations behind see a node's value."""
+        """Return the state in which the operations that use a node's value see it."""
         return WHOLE if node in self.limits.ends else self.state(node)
 
     def moved(self, env: Mapping[fx.Node, fx.Node]) -> Analysis:
-        """The same of a copy of the graph, given where each node went; what a cut needs of it."""
+        """Return the analysis for a copy of the graph, given each node's copy."""
         return replace(
             self,
             seeds={env[n]: s for n, s in self.seeds.items()},
@@ -114,11 +115,11 @@ class Analysis:
         )
 
     def sliced_collectives(self) -> list[fx.Node]:
-        """The launches that are cut."""
+        """Return the launches that are cut."""
         return [n for n in self.cuts if is_launch(n)]
 
     def inner_joins(self) -> list[tuple[fx.Node, fx.Node]]:
-        """Joins of computed values inside the graph (inputs are whole at hand, outputs must be)."""
+        """Return the joins inside the graph: not of inputs, which exist whole, nor for outputs."""
         return [
             (value, user)
             for value, user in self.joins
@@ -127,22 +128,22 @@ class Analysis:
 
     @cached_property
     def unit(self) -> int:
-        """How many rows, or tokens, are one in cutting: as many as ranks that each gets one of."""
+        """How many rows or tokens the cut treats as one: if it deals tokens, one for each rank."""
         node, state = next(iter(self.seeds.items()))
         extent = quotient(to_shape(node.meta["val"].shape)[state.dim], state.outer)
-        found = quotient(extent, self.batch) if extent is not None and self.dealt else 1
-        return found if isinstance(found, int) else 1
+        rows = quotient(extent, self.batch) if extent is not None and self.dealt else 1
+        return rows if isinstance(rows, int) else 1
 
     @cached_property
     def looks_back(self) -> bool:
-        """Whether slices need what earlier ones made: tokens of causal attention are cut."""
+        """Whether slices need results of earlier slices, as tokens of causal attention do."""
         return any(isinstance(s, Prefix) for cut in self.cuts.values() for s in cut.inputs)
 
     def joined_bytes(self, users: Collection[fx.Node] | None = None) -> int:
         """Return the bytes that joins inside the graph copy, each value counted once.
 
         Args:
-            users: Count only what is joined for one of these; ``None`` counts all.
+            users: The nodes for which joins count; ``None`` for all nodes.
         """
         joined = {v for v, user in self.inner_joins() if users is None or user in users}
         return sum(tensor_bytes(v.meta.get("val")) for v in joined)
@@ -155,17 +156,17 @@ def propagate(
     blocked: frozenset[fx.Node] = frozenset(),
     limits: Limits = NO_LIMITS,
 ) -> Analysis:
-    """The states of all values when the seeds are cut.
+    """Follow a cut from the seeds through the graph.
 
     Args:
-        graph: a functional aten graph with ``val`` metadata.
-        batch: the extent of the cut axis.
-        seeds: placeholders, or operations that can be pulled (``rules.find_pull``).
-        blocked: operations that must run whole.
-        limits: how far the cut may extend.
+        graph: A functional aten graph with ``val`` metadata.
+        batch: The extent of the cut axis.
+        seeds: Placeholders, or operations that can be pulled (``rules.find_pull``).
+        blocked: Operations that must run whole.
+        limits: How far the cut may extend.
     """
     analysis = Analysis(batch, seeds, limits)
-    blocked |= _read_as_they_lie(graph)
+    blocked |= _read_by_place(graph)
     for node in graph.nodes:
         if node.op == "placeholder":
             if node in seeds:
@@ -179,16 +180,16 @@ def propagate(
     return analysis
 
 
-def _read_as_they_lie(graph: fx.Graph) -> frozenset[fx.Node]:
-    """Values that are read by places in memory, which slices that are joined may not have."""
-    found: set[fx.Node] = set()
+def _read_by_place(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Return the values that are read by places in memory, which a join may change."""
+    values: set[fx.Node] = set()
     for target in BY_PLACE:
         for node in graph.find_nodes(op="call_function", target=target):
             value: Any = node.args[0]
-            while isinstance(value, fx.Node) and value not in found:
-                found.add(value)
+            while isinstance(value, fx.Node) and value not in values:
+                values.add(value)
                 value = value.args[0] if value.args and is_free(value) else None
-    return frozenset(found)
+    return frozenset(values)
 
 
 def _getitem(analysis: Analysis, node: fx.Node) -> None:
@@ -216,13 +217,13 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
             _needs_whole(analysis, node)
         return
     if node.target is torch.ops.aten.sym_size.int:
-        return  # the size of the whole value is known without it
+        return  # the size of the whole value is known without the value
     call, nodes = make_call(analysis, node)
     outcome: Cut | Refusal
     if blocked:
         outcome = Refusal("its per-slice state is needed whole elsewhere")
     elif limits.within is not None and node not in limits.within:
-        outcome = Refusal("couples the columns, or is behind what does")
+        outcome = Refusal("couples the columns, or uses a value that does")
     elif want is not None and node in limits.columns:
         product = rule_of(node.target)
         assert product is not None and product.columns is not None
@@ -234,7 +235,7 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     else:
         outcome = Refusal("no axis rule for this operation")
     if isinstance(outcome, Cut) and not _divisible(call, outcome):
-        outcome = Refusal("an extent that is not known to be a multiple of the batch's")
+        outcome = Refusal("an extent is not known to be a multiple of the batch's")
     dealt = [analysis.dealt.get(x) for x in nodes]
     how: Dealt | None = None
     if any(dealt):
@@ -254,9 +255,9 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
 
 
 def _divisible(call: Call, cut: Cut) -> bool:
-    """Whether every extent that is cut is provably a multiple of the batch's.
+    """Return whether every extent that is cut is provably a multiple of the batch's.
 
-    Of two dynamic extents torch may know that they are equal and not be able to say why.
+    torch may know that two dynamic extents are equal although their expressions do not prove it.
     """
     cuts = [(x.shape, _chunk(state)) for x, state in zip(call.operands, cut.inputs, strict=True)]
     if isinstance(cut.out, Sliced):
@@ -273,7 +274,7 @@ def _divisible(call: Call, cut: Cut) -> bool:
 
 
 def _chunk(state: States) -> States:
-    """The state of the value that an operand is made of."""
+    """Return the state of the value that an operand is made of."""
     return state.chunk if isinstance(state, Prefix) else state
 
 
@@ -318,14 +319,14 @@ def _join(analysis: Analysis, value: fx.Node, user: fx.Node) -> None:
 
 
 def tensor_operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors that an operation takes, in the order of ``Call.operands``."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), found.append)
-    return [x for x in found if isinstance(x.meta.get("val"), torch.Tensor)]
+    """Return the tensors that an operation takes, in the order of ``Call.operands``."""
+    operands: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), operands.append)
+    return [x for x in operands if isinstance(x.meta.get("val"), torch.Tensor)]
 
 
 def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
-    """The call as rules see it, and the node behind each operand."""
+    """Return the call as rules see it, and the node of each operand."""
     nodes: list[fx.Node] = []
     operands: list[Operand] = []
 
@@ -360,7 +361,7 @@ def _shapes(value: Any) -> Any:
     return None
 
 
-# -- graphs inside a graph -----------------------------------------------------------------
+# -- graphs that operations call -----------------------------------------------------------
 
 
 def cut_inside(
@@ -369,13 +370,13 @@ def cut_inside(
     """Follow a cut through a graph that an operation calls. It must be cut from end to end.
 
     Args:
-        batch: the extent of the cut axis.
-        subgraph: the graph.
-        states: of its inputs. One that is whole is cut as well if the graph wants it so.
-        results: the states that its results had better have; constants are made so.
+        batch: The extent of the cut axis.
+        subgraph: The called graph.
+        states: The states of its inputs. A whole input is also cut if the graph needs it in slices.
+        results: The preferred states of its results, which are given to constants.
     """
     if not isinstance(batch, int):
-        return Refusal("a graph inside the graph, and a batch of dynamic size")
+        return Refusal("it calls a graph, and the batch has a dynamic size")
     graph, inputs = subgraph.graph, subgraph.inputs
     output = graph.output_node()
     made: Any = output.args[0]
@@ -390,12 +391,12 @@ def cut_inside(
             break
         seeds |= more
     for node, refusal in analysis.refusals.items():
-        return Refusal(f"{node.target} in a graph inside the graph: {refusal.reason}")
+        return Refusal(f"{node.target} in the graph that it calls: {refusal.reason}")
     if analysis.looks_back or analysis.dealt:
-        return Refusal("a graph inside the graph, of which a slice needs more than its own part")
+        return Refusal("in the graph that it calls, a slice needs more than its part")
     joined = any(user is not output for _, user in analysis.joins)
     if joined or analysis.unjoinable or not _sums_are_results(analysis, output):
-        return Refusal("a graph inside the graph needs a whole value")
+        return Refusal("the graph that it calls needs a whole value")
     return Inside(
         inputs=tuple(seeds.get(x, WHOLE) for x in inputs),
         out=tuple(_result_state(analysis, value) for value in made),
@@ -409,7 +410,7 @@ def _is_zero(value: fx.Node) -> bool:
 
 
 def _sums_are_results(analysis: Analysis, output: fx.Node) -> bool:
-    """Whether each partial sum, at most reshaped, is a result, which others add up."""
+    """Return whether each partial sum is a result, at most reshaped: the caller adds it up."""
     for node, cut in analysis.cuts.items():
         partial = isinstance(cut.out, Partial)
         added = cut.out == PartialSum() and not cut.finish
@@ -425,7 +426,7 @@ def _is_reshaped_to(node: fx.Node, output: fx.Node) -> bool:
 
 
 def _result_state(analysis: Analysis, value: Any) -> State:
-    """The state of a result; a summand may have been reshaped."""
+    """Return the state of a result; a summand may have been reshaped."""
     state = analysis.state(value) if isinstance(value, fx.Node) else WHOLE
     assert not isinstance(state, tuple)
     while isinstance(value, fx.Node) and value.op == "call_function" and state == WHOLE:

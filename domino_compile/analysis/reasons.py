@@ -66,10 +66,10 @@ class Reason:
     """Why something was not done.
 
     Attributes:
-        code: the kind of reason.
-        text: one sentence without a full stop.
-        advice: what would change it; empty if no remedy is known.
-        ways: possible remedies, yet to be checked.
+        code: The kind of reason, for programs.
+        text: The reason in words, without a full stop.
+        advice: The remedy; empty if none is known.
+        ways: Possible remedies that have yet to be checked.
     """
 
     code: Code
@@ -172,8 +172,14 @@ def no_product() -> Reason:
 
 
 def few_columns(columns: int, parts: int, multiple: int = 1) -> Reason:
-    """The products are too narrow for the parts asked for, each a multiple of so many columns."""
-    each = f" of a multiple of {multiple}" if multiple > 1 else ""
+    """The products are too narrow for the requested parts.
+
+    Args:
+        columns: The number of columns of the products.
+        parts: The requested number of parts.
+        multiple: The number that must divide the columns of each part.
+    """
+    each = f", each a multiple of {multiple}" if multiple > 1 else ""
     most = columns // multiple if columns % multiple == 0 else 1
     return Reason(
         Code.FEW_COLUMNS,
@@ -256,7 +262,7 @@ def stopped(at: str) -> Reason:
     """The cut ends in front of this collective.
 
     Args:
-        at: the operation that stops it, with the line in the user's code and the reason.
+        at: The operation that stops the cut, with the line in the user's code and the reason.
     """
     return Reason(Code.STOPPED, f"the cut ends in front of it, at {at}", ways=(Way.COLUMNS,))
 

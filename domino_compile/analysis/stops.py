@@ -1,4 +1,4 @@
-"""What keeps a collective from being cut: found while the graph is as the analysis saw it."""
+"""The operations that keep collectives from being cut, found before the graph is rewritten."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Stop:
     """Where the cut axis ends on its way to a collective.
 
     Attributes:
-        operation: what needs the whole value, with the user's line.
-        reason: why.
-        collective: the one that is not reached, with the user's line; empty where all are.
+        operation: The operation that needs the whole value, with the user's line.
+        reason: The reason why it needs it.
+        collective: The collective that is not reached, with the user's line; empty if all are.
     """
 
     operation: str
@@ -31,7 +31,7 @@ class Stop:
 
 
 def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
-    """For each collective that is not cut, by name, the nearest operation that stops the cut."""
+    """Return the nearest operation that stops the cut, by the name of each uncut collective."""
     return {
         site.launch.name: stop
         for site in sites
@@ -40,7 +40,7 @@ def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
 
 
 def first_join(analysis: Analysis) -> Stop | None:
-    """The first operation inside of the graph for which a cut value is made whole."""
+    """Return the first operation inside the graph for which a cut value is made whole."""
     for _, user in analysis.inner_joins():
         if (refusal := analysis.refusals.get(user)) is not None:
             return _stop(user, refusal.reason)
@@ -48,7 +48,7 @@ def first_join(analysis: Analysis) -> Stop | None:
 
 
 def _nearest(analysis: Analysis, site: Site) -> Stop | None:
-    """The operation nearest in front of a collective at which the cut ends."""
+    """Return the operation nearest in front of a collective at which the cut ends."""
     collective = f"the {site.kind} of {site.source}"
     waiting, seen = [site.launch], {site.launch}
     for node in waiting:

@@ -14,8 +14,12 @@ class Chunks:
     """The extents of the slices of an axis of extent ``total``.
 
     Chunks are as even as whole numbers allow, with the larger ones first (5 = 3 + 2). If the
-    extent is dynamic, chunk ``i`` is the symbol ``chunk_i``, which stands for
+    extent is dynamic, chunk ``i`` is the symbol ``chunk_i``. It stands for
     ``(total + parts - 1 - i) // parts``, an expression that torch can bound from below.
+
+    Attributes:
+        total: The extent of the axis.
+        sizes: The extent of each chunk.
     """
 
     total: Size
@@ -26,12 +30,12 @@ class Chunks:
         """Cut ``total`` into ``parts`` chunks of nearly equal extent.
 
         Args:
-            total: The extent.
+            total: The extent to cut.
             parts: The number of chunks.
-            multiple: What each chunk's extent must be a multiple of; 1 if ``total`` is dynamic.
+            multiple: The number that must divide each chunk's extent; 1 if ``total`` is dynamic.
 
         Raises:
-            ValueError: there are more parts than rows, or ``total`` is not such a multiple.
+            ValueError: There are more parts than multiples, or ``total`` is not a multiple.
         """
         if isinstance(total, int):
             units, rest = divmod(total, multiple)
@@ -53,18 +57,18 @@ class Chunks:
         return not isinstance(self.total, int)
 
     def start(self, index: int) -> Size:
-        """The first row of chunk ``index``."""
+        """Return the first row of chunk ``index``."""
         first: Size = 0
         for size in self.sizes[:index]:
             first = first + size
         return first
 
     def part_of(self, extent: Size, index: int) -> Size:
-        """The part of ``extent = outer * total * inner`` that belongs to chunk ``index``."""
+        """Return the part of ``extent = outer * total * inner`` that belongs to chunk ``index``."""
         return self._scale(extent, self.sizes[index])
 
     def start_in(self, extent: Size, index: int) -> Size:
-        """Where chunk ``index`` begins in ``extent = total * inner``."""
+        """Return where chunk ``index`` begins in ``extent = total * inner``."""
         return self._scale(extent, self.start(index))
 
     def _scale(self, extent: Size, rows: Size) -> Size:

@@ -1,7 +1,7 @@
 """Arithmetic on tensor extents, static (``int``) or dynamic (``sympy.Expr``).
 
-Nothing here adds a guard. A question about a dynamic extent is answered from the
-expression alone, and what cannot be proved counts as false.
+Nothing here adds a guard. A question about a dynamic extent is answered from its expression
+alone, and a statement that cannot be proved counts as false.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shape: TypeAlias = tuple[Size, ...]
 
 
 def to_size(value: int | torch.SymInt | sympy.Expr) -> Size:
-    """A size as ``int`` or sympy expression, from what torch hands out."""
+    """Return a size of torch's as ``int`` or sympy expression."""
     if isinstance(value, torch.SymInt):
         value = value.node.expr
     if isinstance(value, sympy.Expr):
@@ -27,21 +27,21 @@ def to_size(value: int | torch.SymInt | sympy.Expr) -> Size:
 
 
 def to_shape(shape: Iterable[int | torch.SymInt]) -> Shape:
-    """The sizes of a tensor."""
+    """Return a tensor's shape, with each size as ``int`` or sympy expression."""
     return tuple(to_size(extent) for extent in shape)
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """The product of sizes (1 if there are none)."""
+    """Return the product of sizes (1 if there are none)."""
     result: Size = 1
     for size in sizes:
         result = result * size
     return result if isinstance(result, int) else to_size(sympy.expand(result))
 
 
-@lru_cache(maxsize=4096)  # a graph asks the same of each of its layers
+@lru_cache(maxsize=4096)  # all layers of a graph ask the same questions
 def quotient(numerator: Size, denominator: Size) -> Size | None:
-    """``numerator / denominator`` where it is provably a whole number, else ``None``."""
+    """Return ``numerator / denominator`` if it is provably a whole number, otherwise ``None``."""
     if isinstance(numerator, int) and isinstance(denominator, int):
         if denominator == 0 or numerator % denominator:
             return None
@@ -54,12 +54,12 @@ def quotient(numerator: Size, denominator: Size) -> Size | None:
 
 
 def divides(denominator: Size, numerator: Size) -> bool:
-    """Whether ``denominator`` provably divides ``numerator``."""
+    """Return whether ``denominator`` provably divides ``numerator``."""
     return quotient(numerator, denominator) is not None
 
 
 def same(left: Size, right: Size) -> bool:
-    """Whether two sizes are provably equal."""
+    """Return whether two sizes are provably equal."""
     if isinstance(left, int) and isinstance(right, int):
         return left == right
     return bool(sympy.expand(sympy.sympify(left) - sympy.sympify(right)) == 0)

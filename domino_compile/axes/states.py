@@ -4,34 +4,35 @@ A program has one *cut axis* (usually the batch) of extent ``B``, cut into ``p``
 chunks ``b_0 + ... + b_{p-1} = B``. Every value of the program is in one state:
 
 ``Whole``
-    not cut; there is one value.
+    The value is not cut: there is one value.
 ``Sliced(dim, outer)``
-    cut; slice ``i`` holds its chunk of dimension ``dim``. The batch need not be
-    the outermost factor of the dimension. The extent is
-    ``outer * B * inner`` (``inner`` is whatever remains), and slice ``i`` has
-    ``outer * b_i * inner`` there, in the same order. ``(S, B, H) -> (S*B, H)`` gives
-    ``Sliced(0, outer=S)``; an all-gather of ``n`` ranks on a ``Sliced(0)`` value
-    gives ``Sliced(0, outer=n)`` (rank-major).
+    The value is cut: slice ``i`` holds its chunk of dimension ``dim``. The batch need not be
+    the outermost factor of the dimension. The extent is ``outer * B * inner`` (``inner`` is the
+    remaining factor), and slice ``i`` has ``outer * b_i * inner`` there, in the same order.
+    ``(S, B, H) -> (S*B, H)`` gives ``Sliced(0, outer=S)``; an all-gather of ``n`` ranks on a
+    ``Sliced(0)`` value gives ``Sliced(0, outer=n)`` (rank-major).
 ``PartialSum``
-    slice ``i`` holds a summand of the value. Only ever the result of an
-    operation; the sum is taken at once, so no rule sees it as an input.
+    Slice ``i`` holds a summand of the value. Only the result of an operation can be in this state.
+    The sum is taken immediately, so no rule sees it as an input.
 ``PartialMax(largest)``
-    slice ``i`` holds the largest (or smallest) element of its own rows; the whole value is the
-    largest (smallest) of these. The same otherwise, but exact: it rounds nothing.
+    Slice ``i`` holds the largest (or smallest) element of its rows, and the whole value is the
+    largest (or smallest) of these. Otherwise it is like ``PartialSum``, but exact: nothing is
+    rounded.
 ``PerSlice``
-    slice ``i`` holds a value of its own that has no whole counterpart (a random
-    number generator's state). Only passed on to operations that take it as it is.
+    Slice ``i`` holds a separate value that has no whole counterpart, such as the state of a random
+    number generator. It is only passed on to operations that take it unchanged.
 ``Prefix(dim)``
-    slice ``i`` sees the chunks ``0 .. i`` of dimension ``dim``: the keys of causal attention,
-    whose later tokens look back at all earlier ones. Only ever wanted of an operand, and
-    made of a ``Sliced(dim)`` value: nothing is copied for the chunks to be seen.
+    Slice ``i`` sees the chunks ``0 .. i`` of dimension ``dim``. An example are the keys of causal
+    attention, where later tokens look back at all earlier ones. Only an operand can be required in
+    this state. It is made of a ``Sliced(dim)`` value, without a copy.
 ``PrefixSum(dim)``
-    the gradient of such an operand. Slice ``i`` holds a summand for each of the chunks
-    ``0 .. i``, so chunk ``j`` is the sum over the slices ``i >= j``. Only ever the result of an
-    operation; the sums are taken at once, and what operations behind it see is ``Sliced(dim)``.
+    The gradient of an operand that was required as ``Prefix(dim)``. Slice ``i`` holds a summand for
+    each of the chunks ``0 .. i``, so chunk ``j`` is the sum over the slices ``i >= j``. Only the
+    result of an operation can be in this state. The sums are taken immediately, and the operations
+    that use the result see ``Sliced(dim)``.
 
-The states follow the batching rules of JAX's ``vmap`` (``None`` = not mapped) and
-tinygrad's sharded axis; ``outer`` is ours.
+The states follow the batching rules of JAX's ``vmap`` (``None`` = not mapped) and tinygrad's
+sharded axis. Neither has ``outer``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class PartialSum:
 
 @dataclass(frozen=True)
 class PartialMax:
-    """Each slice holds a maximum, or minimum, over its own rows."""
+    """Each slice holds a maximum, or minimum, over its rows."""
 
     largest: bool = True
 
@@ -82,7 +83,7 @@ class PartialMax:
 
 @dataclass(frozen=True)
 class PerSlice:
-    """Each slice holds an opaque value of its own."""
+    """Each slice holds a separate, opaque value."""
 
     def __str__(self) -> str:
         return "per slice"
@@ -90,7 +91,7 @@ class PerSlice:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Each slice sees its own chunk of ``dim`` and all chunks before it."""
+    """Each slice sees its chunk of ``dim`` and all earlier chunks."""
 
     dim: int
 
@@ -99,13 +100,13 @@ class Prefix:
 
     @property
     def chunk(self) -> Sliced:
-        """The state of the value that such an operand is made of."""
+        """The state of the value that the operand is made of."""
         return Sliced(self.dim)
 
 
 @dataclass(frozen=True)
 class PrefixSum:
-    """Each slice holds a summand of its own chunk of ``dim`` and of each chunk before it."""
+    """Each slice holds a summand of its chunk of ``dim`` and of each earlier chunk."""
 
     dim: int
 
@@ -119,16 +120,16 @@ class PrefixSum:
 
 
 State = Whole | Sliced | PartialSum | PartialMax | PerSlice | Prefix | PrefixSum
-#: States of which the slices' values are combined into the whole one at once.
+#: The states in which the slices' values are immediately combined into the whole value.
 Partial = PartialSum | PartialMax
-#: The state of a node: of its value, or of each member of its tuple.
+#: The state of a node's value, or the states of the members of its tuple.
 States = State | tuple[State, ...]
 
 WHOLE = Whole()
 
 
 def state_at(states: States, index: int) -> State:
-    """The state of member ``index`` of a tuple-valued node (``WHOLE`` for a whole tuple)."""
+    """Return the state of member ``index`` of a tuple-valued node (``WHOLE`` for a whole tuple)."""
     if isinstance(states, tuple):
         return states[index]
     return states

@@ -10,12 +10,13 @@ class Fused:
     """The work of a fused kernel, or of a part of one.
 
     Attributes:
-        bytes: bytes read and written.
-        hard: elements of operations that take longer than moving them (``scheduling.traffic``).
-        wide: whether it reduces rows so wide that Inductor goes over them twice.
-        sums: the number of sums over rows of its results, such as the gradients of biases and of
-            norms' weights.
-        summed: the elements that these sums add.
+        bytes: The bytes read and written.
+        hard: The elements of operations that take longer than moving their values
+            (``scheduling.traffic``).
+        wide: Whether it reduces rows so wide that Inductor goes over them twice.
+        sums: The number of its results that are sums over rows, such as the gradients of biases and
+            of norms' weights.
+        summed: The number of elements that these sums add.
     """
 
     bytes: float

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def union_us(pairs: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
+    """Return the length of the union of intervals."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(pairs):
         total += max(0.0, end - max(begin, reached))

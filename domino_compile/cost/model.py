@@ -26,8 +26,8 @@ from domino_compile.rules.call import by_name
 
 aten = torch.ops.aten
 
-#: The link tables' names of the functional collectives; an all-reduce for those not named. No table
-#: was measured for an all-to-all: each rank sends and receives (n - 1) / n of the payload, as in an
+#: The link tables' names of the functional collectives; all others count as an all-reduce. No table
+#: was measured for an all-to-all. Each rank sends and receives (n - 1) / n of the payload, as in an
 #: all-gather of that size.
 LINK_KINDS = {
     "all_gather_into_tensor": "all_gather",
@@ -51,12 +51,12 @@ BLOCK_ROWS = 128
 
 
 def is_attention(node: fx.Node) -> bool:
-    """Whether the node is a fused attention operation, forward or backward, not a wrapped one."""
+    """Return whether the node itself is a fused attention operation, forward or backward."""
     return node.op == "call_function" and _is_attention(node.target)
 
 
 def is_matmul(node: fx.Node) -> bool:
-    """Whether the node is a matrix product, also inside the operations Inductor makes of it."""
+    """Return whether the node is a matrix product, or an operation that Inductor makes of one."""
     return node.op == "call_function" and (
         node.target in MATMULS | SCALED | GROUPED
         or _is_called(node.target, "linear_pointwise")
@@ -77,11 +77,11 @@ class CostModel:
     """Predicts times in microseconds, for one device and one link table per group.
 
     Args:
-        device: where the graph runs, or the name of another device.
-        link: the table for collectives; ``None`` takes the device's default.
-        group_size: returns the number of ranks of a group, given its name.
-        slower: how much slower than in the table collectives are.
-        configured: whether products beside a collective are configured for the multiprocessors
+        device: The device that runs the graph, or the name of another device.
+        link: The table for collectives; ``None`` takes the device's default.
+        group_size: A function that returns the number of ranks of a group, given its name.
+        slower: How many times slower collectives are than in the table.
+        configured: Whether products beside a collective are configured for the multiprocessors
             that it leaves (``passes.products``).
     """
 
@@ -98,13 +98,13 @@ class CostModel:
         self.slower = slower
         self.group_size = group_size
         self.link: LinkTable = load_link(self.rates.link if link is None else link)
-        #: The multiprocessors that a collective in flight takes from compute, and what it leaves.
+        #: The multiprocessors that a collective in flight holds, and those that it leaves.
         self.held = self.rates.held_by(self.link.ctas)
         self.free = self.rates.multiprocessors - self.held
         self._tables: dict[str, LinkTable] = {}
 
     def table(self, group: str) -> LinkTable:
-        """The link table of a group: the named one, or the device's scaled to the group's size."""
+        """Return the link table, scaled to the size of a group."""
         if group not in self._tables:
             size = max(self.group_size(group), 2)
             self._tables[group] = self.link.scaled_to(size)
@@ -124,10 +124,10 @@ class CostModel:
         saturate the memory.
         """
         moved = self.rates.memory_us(nbytes)
-        alone, beside = (
+        undisturbed, beside = (
             max(self._busy_us(work, held), moved) + self.rates.launch_us for held in (0, self.held)
         )
-        return alone, beside
+        return undisturbed, beside
 
     def _busy_us(self, work: Work, held: int) -> float:
         if work.product is not None:
@@ -138,16 +138,16 @@ class CostModel:
         """Return the time of a fused kernel, alone and beside a collective; 0 for no work.
 
         Args:
-            work: the kernel's work.
-            inductors: whether Inductor alone compiles the program.
+            work: The kernel's work.
+            inductors: Whether Inductor alone compiles the program.
         """
         if not (work.bytes or work.hard):
             return 0.0, 0.0
-        alone, beside = (
+        undisturbed, beside = (
             self.rates.fused_us(work, held, inductors) + self.rates.launch_us
             for held in (0, self.held)
         )
-        return alone, beside
+        return undisturbed, beside
 
 
 def slowdown(alone_us: float, beside_us: float) -> float:
@@ -160,11 +160,12 @@ class Work:
     """The work of a matrix product or attention.
 
     Attributes:
-        dtype: of its result.
-        product: the extents of a product.
-        attention: the operations of attention.
-        block: the operations of one thread block of it, whatever the share of the batch.
-        backward: whether it is attention's backward.
+        dtype: The type of the result.
+        product: The extents of a product.
+        attention: The number of operations of attention.
+        block: The number of operations of one of its thread blocks, the same for any share of the
+            batch.
+        backward: Whether it is attention's backward.
     """
 
     dtype: torch.dtype
@@ -177,8 +178,8 @@ class Work:
         """Return a share of this work along several axes.
 
         Args:
-            parts: the share along each axis.
-            extents: the extent of the product that each axis cuts: ``batch``, ``rows``,
+            parts: The share along each axis.
+            extents: The extent of the product that each axis cuts: ``batch``, ``rows``,
                 ``columns`` or ``inner``; ``None`` if it cuts none.
         """
         if self.product is None:
@@ -191,18 +192,18 @@ class Work:
 
 
 def looking_back(work: Work, start: float, share: float) -> list[Work]:
-    """What one slice of the tokens of causal attention computes: its own square, and its past.
+    """Return the work of one slice of the tokens of causal attention: its square, and its past.
 
     Args:
-        work: the whole attention's; half of what its queries and keys would be without a mask.
-        start: the part of the tokens that are before the slice.
-        share: the part of the tokens that it has.
+        work: The work of the whole attention, which is half of that without a mask.
+        start: The share of the tokens before the slice.
+        share: The share of the tokens in the slice.
     """
-    own = replace(work, attention=work.attention * share**2, block=work.block * share)
+    square = replace(work, attention=work.attention * share**2, block=work.block * share)
     if not start:
-        return [own]
+        return [square]
     both = 2 * start * share
-    return [own, replace(work, attention=work.attention * both, block=work.block * start)]
+    return [square, replace(work, attention=work.attention * both, block=work.block * start)]
 
 
 def work_of(node: fx.Node) -> Work | None:
@@ -229,8 +230,8 @@ def _operands(node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
 def _product(node: fx.Node, left: torch.Tensor, right: torch.Tensor) -> Product:
     """Return the extents of a product.
 
-    Grouped products multiply each row with one expert's weights only, and how many rows an expert
-    has is known only when the program runs: they are taken to be equal.
+    A grouped product multiplies each row with the weights of one expert only. The number of rows of
+    each expert is known only when the program runs, so all are assumed to have equally many.
     """
     shape = [size_hint(extent) for extent in node.meta["val"].shape]
     inner = size_hint(left.shape[-1])
@@ -244,11 +245,13 @@ def _product(node: fx.Node, left: torch.Tensor, right: torch.Tensor) -> Product:
 def _attention_operations(
     target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[float, float]:
-    """Two products ``S x S x d`` a head (half of it if masked), 2.5 times that in backward.
+    """Return the operations of an attention, and those of one of its thread blocks.
 
-    A head's width ``d`` is filled up to the tiles of the kernels. Also the operations of one thread
-    block: some rows of one head, and all keys, which the last ones see also if it is causal. What
-    is filled up does not count there: alone on its multiprocessor it waits for more than products.
+    A head takes two products ``S x S x d`` (half of that if masked), and 2.5 times as much in
+    backward. Its width ``d`` is padded to the tiles of the kernels. A thread block computes some
+    rows of one head with all keys: even with a causal mask, the last rows see all of them. The
+    padding does not count for a block, which, alone on its multiprocessor, also waits for other
+    things than products.
     """
     backward = "backward" in str(target)
     query, keys, masked = _attention_extents(target, args, kwargs, backward)
@@ -263,10 +266,10 @@ def _attention_operations(
 def _attention_extents(
     target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], backward: bool
 ) -> tuple[torch.Tensor, int, bool]:
-    """An attention's queries, how many keys each sees, and whether a mask takes half of them.
+    """Return an attention's queries, the keys that each sees, and whether a mask halves them.
 
     How much a block mask leaves, and how long packed sequences are, is known only when the program
-    runs: a mask is taken to be causal, and sequences to be as long as the longest may be.
+    runs. A mask is assumed to be causal, and all sequences to be as long as the longest allowed.
     """
     if _is_called(target, "flex_attention"):
         query, key = (x.meta["val"] for x in args[:2] if isinstance(x, fx.Node))

@@ -39,29 +39,30 @@ class DeviceRates:
     """The rates that a device sustains.
 
     Attributes:
-        name: the device, as matched in its reported name.
+        name: A part of the name that the device reports.
         half_tflops: 10^12 operations per second of matrix products in bf16 or fp16 that fill the
             device.
-        single_tflops: the same in float32, with TF32 off.
+        single_tflops: The same in float32, with TF32 off.
         memory_gb_s: 10^9 bytes per second, read plus written.
-        launch_us: the time of a kernel beyond its work: the gap before it, and its first and last
-            blocks.
-        link: the default link table.
-        attention_forward_tflops: fused attention in bf16 or fp16, causal operations counted.
-        attention_backward_tflops: the same for its backward.
-        multiprocessors: their number. Tiles of products run on them, and thread blocks of
-            collectives hold them. 0 if a collective takes nothing from compute and products have
-            no waves.
-        configured: for products that are configured for the multiprocessors a collective leaves,
-            their time relative to that on the whole device divided by the share that is left; 0 if
-            they cannot be configured.
-        fused_share: share of ``memory_gb_s``, a copy's rate, that fused kernels reach (norms,
+        launch_us: The microseconds of a kernel beyond its work: the gap before it, and its first
+            and last blocks.
+        link: The default link table.
+        attention_forward_tflops: 10^12 operations per second of fused attention in bf16 or fp16,
+            where a causal mask halves the operations.
+        attention_backward_tflops: The same for its backward.
+        multiprocessors: The number of multiprocessors. Tiles of products run on them, and thread
+            blocks of collectives hold them. 0 if collectives take nothing from compute and products
+            have no waves.
+        configured: For products that are configured for the multiprocessors a collective leaves,
+            their time relative to the time on the whole device divided by the share that is left; 0
+            if they cannot be configured.
+        fused_share: The share of ``memory_gb_s``, a copy's rate, that fused kernels reach (norms,
             dropout, reductions).
         hard_g_s: 10^9 elements per second of operations that take longer than moving their values,
             such as a random number or a sine; 0 if they cost nothing.
-        library_mib: workspace that torch allocates for its matrix library.
-        float8_tflops: the rate of scaled products in float8; 0 if they are no faster than
-            ``half_tflops``.
+        library_mib: The workspace in MiB that torch allocates for its matrix library.
+        float8_tflops: 10^12 operations per second of scaled products in float8; 0 if they are no
+            faster than in bf16.
     """
 
     name: str
@@ -85,18 +86,18 @@ class DeviceRates:
         """Return the time of a matrix product while a collective holds multiprocessors.
 
         Args:
-            product: its extents.
-            dtype: the type of its operands.
-            held: how many multiprocessors are held.
-            configured: whether it is configured for the remaining ones, if it can be.
+            product: The extents of the product.
+            dtype: The type of its operands.
+            held: The number of multiprocessors that the collective holds.
+            configured: Whether to configure the product for the remaining ones, if possible.
         """
         full = product.operations / (self._tflops(dtype) * 1e6)
         beside = full * time_factor(product, self.multiprocessors, held)
         if not (held and configured and self.configured and dtype in HALVES):
             return beside
-        alone = full * time_factor(product, self.multiprocessors)
+        undisturbed = full * time_factor(product, self.multiprocessors)
         share = self.multiprocessors / (self.multiprocessors - held)
-        return min(beside, alone * share * self.configured)
+        return min(beside, undisturbed * share * self.configured)
 
     def attention_us(
         self, operations: float, block: float, dtype: torch.dtype, backward: bool, held: int = 0
@@ -104,12 +105,12 @@ class DeviceRates:
         """Return the time of fused attention, whose blocks share the multiprocessors.
 
         Args:
-            operations: those of all blocks.
-            block: those of the longest block, which limits the time if there are few heads and
-                rows.
-            dtype: the type of the result.
-            backward: whether this is the backward.
-            held: how many multiprocessors a collective holds.
+            operations: The number of operations of all blocks.
+            block: The number of operations of the longest block, which limits the time if there are
+                few heads and rows.
+            dtype: The type of the result.
+            backward: Whether this is attention's backward.
+            held: The number of multiprocessors that a collective holds.
         """
         rate = self.attention_backward_tflops if backward else self.attention_forward_tflops
         share = self._tflops(dtype) / self.half_tflops
@@ -128,9 +129,9 @@ class DeviceRates:
         moves data while it computes.
 
         Args:
-            work: the kernel's work.
-            held: how many multiprocessors a collective holds.
-            inductors: whether it is in a program that Inductor alone compiles.
+            work: The kernel's work.
+            held: The number of multiprocessors that a collective holds.
+            inductors: Whether Inductor alone compiles the program.
         """
         moving = self.memory_us(work.bytes) / self.fused_share
         taken = self.multiprocessors / (self.multiprocessors - held) if held else 1.0
@@ -139,14 +140,14 @@ class DeviceRates:
         return (max(moving, hard / AT_ONCE) if once else moving + hard) + self._sums_us(work)
 
     def _sums_us(self, work: Fused) -> float:
-        """What sums over rows take in kernels of their own: parts of rows, then of these."""
+        """Return the time of sums over rows in extra kernels: over some rows, then over all."""
         if not self.multiprocessors:
             return 0.0
         again = self.memory_us(SUM_BYTES * work.summed) / self.fused_share
         return SUM_KERNELS * work.sums * self.launch_us + again
 
     def held_by(self, ctas: int) -> int:
-        """The multiprocessors that a collective of so many thread blocks holds: half at most."""
+        """Return how many multiprocessors a collective's thread blocks hold: half at most."""
         return min(ctas, self.multiprocessors // 2)
 
     def _tflops(self, dtype: torch.dtype) -> float:
@@ -157,34 +158,36 @@ class DeviceRates:
         return self.single_tflops / 2 if dtype == torch.float64 else self.single_tflops
 
     def memory_us(self, nbytes: float) -> float:
-        """Time of moving so many bytes."""
+        """Return the microseconds of moving ``nbytes``, read plus written."""
         return nbytes / (self.memory_gb_s * 1e3)
 
 
-#: What a block of attention that has a multiprocessor for itself reaches of the rate of products:
-#: of causal attention of 1024 tokens and heads of 128 on an H200, 16.7 us in forward and 42 in
-#: backward, however few heads there are.
+#: The share of the products' rate that a block of attention reaches if it has a multiprocessor to
+#: itself. Causal attention of 1024 tokens and heads of 128 takes 16.7 us in forward and 42 us in
+#: backward on an H200, even with very few heads.
 ONE_BLOCK = 0.65
-#: What a kernel reaches of ``hard_g_s`` that does the rest of a norm's arithmetic meanwhile: of
-#: 4096 rows of 4096 behind dropout 73 us alone on an H200, 84 to 90 beside a collective of 16
-#: thread blocks on both H100 and H200; of 5120 94 us, and 103 to 108.
+#: The share of ``hard_g_s`` that a kernel reaches while it computes the rest of a norm. 4096 rows
+#: of 4096 behind dropout take 73 us alone on an H200, and 84 to 90 us beside a collective of 16
+#: thread blocks on both H100 and H200; rows of 5120 take 94 us, and 103 to 108.
 AT_ONCE = 0.79
-#: What a sum over rows takes beside the kernel that makes what is summed: kernels, and bytes read
-#: again of each element. Kernel traces, H200, halves of 8 x 1024 tokens of gpt3-6.7b: 16 to 18 us
-#: for the bias behind dropout (4096 columns), 11 behind GELU (2048) and 9 of the three products of
-#: attention (1536), 7 for each of a norm's two gradients (4096), most of which is read before.
+#: A sum over rows takes this many kernels in addition to the one that makes the summed value, and
+#: reads this many bytes of each element again. Kernel traces (H200, halves of 8 x 1024 tokens of
+#: gpt3-6.7b): 16 to 18 us for the bias behind dropout (4096 columns), 11 behind GELU (2048), 9 for
+#: the three products of attention (1536), and 7 for each of a norm's two gradients (4096), most of
+#: which were read before.
 SUM_KERNELS, SUM_BYTES = 2, 0.7
-#: What remains of the longest block when the others have ended, in the mean.
+#: The mean share of the longest block that remains when the other blocks have ended.
 TAIL = 0.7
-#: Rates that large kernels reach, below the data sheets' peaks. H200: measured on one card, bf16
-#: 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3 TB/s, causal attention
-#: of 512 to 2048 tokens in forward and backward, the fused kernels of a Llama's step (1.29 times as
-#: fast as on an H100, where a copy is 1.43 times as fast). H100: a device copy; of the steps of a
-#: GPT and a Llama the fused kernels' share of it, random numbers and sines (220 us for a norm
-#: behind dropout, of which 100 are memory's), and what small kernels take. The others are their
-#: data sheets' numbers times the same fractions (0.8 for products, 0.9 for memory, attention at
-#: 0.70 and 0.52 of products). Products in float8 have not been measured: they are taken to be twice
-#: as fast as in bf16, the ratio of the data sheets.
+#: The rates that large kernels reach, below the data sheets' peaks. The H200's were measured on one
+#: card: a bf16 product of 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3
+#: TB/s, causal attention of 512 to 2048 tokens in forward and backward, and the fused kernels of a
+#: Llama's step (1.29 times as fast as on an H100, although a copy is 1.43 times as fast). On the
+#: H100 these were measured: a device copy, and in the steps of a GPT and a Llama the share of its
+#: rate that fused kernels reach, random numbers and sines (220 us for a norm behind dropout, of
+#: which memory takes 100), and the time of small kernels. All other rates are the data sheets'
+#: numbers times the same fractions (0.8 for products, 0.9 for memory, and attention at 0.70 and
+#: 0.52 of products). Products in float8 have not been measured: they are assumed to be twice as
+#: fast as in bf16, the ratio in the data sheets.
 TABLE = (
     DeviceRates(
         *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 570, 425, 132, 1.07),
@@ -210,26 +213,26 @@ CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=
 
 
 def device_names() -> tuple[str, ...]:
-    """The devices whose rates are known."""
+    """Return the names of the devices whose rates are known."""
     return (*(rates.name for rates in TABLE), CPU.name)
 
 
 def rates_named(name: str) -> DeviceRates | None:
-    """The table's rates of a device of such a full name; ``None``: it is not there."""
+    """Return the table's rates of a device, given its full name; ``None`` if it is not there."""
     return next((rates for rates in (*TABLE, CPU) if rates.name in name), None)
 
 
 def rates_for(device: torch.device | str) -> DeviceRates:
-    """The rates of a device: those of ``DOMINO_COMPILE_RATES`` if it names a file, or the table's.
+    """Return a device's rates: from the file ``DOMINO_COMPILE_RATES`` if set, or from the table.
 
-    A file for another type of device (a GPU's, for a graph on the CPU) does not count, nor does any
-    for a device that is only named, which is not the one here.
+    The file is not used if it is for another type of device (a GPU, when the graph runs on the
+    CPU), nor if the device is only named, because that need not be the device of this machine.
 
     Args:
-        device: a device of this machine, or one of ``device_names``.
+        device: A device of this machine, or one of ``device_names``.
 
     Raises:
-        RatesError: the file is malformed, or is of another GPU.
+        RatesError: The file is malformed, or belongs to another GPU.
     """
     if isinstance(device, str):
         return next(rates for rates in (*TABLE, CPU) if rates.name == device)
@@ -246,7 +249,7 @@ def rates_for(device: torch.device | str) -> DeviceRates:
 
 
 def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRates:
-    """``known`` with the rates of a file, for the device called ``name``."""
+    """Replace ``known`` rates by those of a file, for the device called ``name``."""
     if measured.device_type != "cpu" and name and name != measured.device:
         raise RatesError(
             f"{VARIABLE}: its rates are of {measured.device!r}, this device is {name!r}; measure"
@@ -270,10 +273,10 @@ def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRat
 
 
 def rates_identity() -> str:
-    """What the file in use says of the rates, for cache keys; empty without one.
+    """Return the rates of the file in use as text, for cache keys; empty if there is no file.
 
     Raises:
-        RatesError: the file is malformed, or is of another GPU than the current one.
+        RatesError: The file is malformed, or belongs to a GPU other than the current one.
     """
     measured = named_rates()
     if measured is None:

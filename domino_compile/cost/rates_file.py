@@ -30,7 +30,7 @@ OPTIONAL = (
 
 
 class RatesError(OptionError):
-    """A rates file is malformed or belongs to another device. One line, names the file."""
+    """A rates file is malformed or belongs to another device. Its one line names the file."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class RatesFile:
 
     Attributes:
         device_type: ``cpu`` or ``cuda`` (also for ROCm).
-        device: the device's name as torch reports it, or the processor's.
-        source: how and when it was measured.
-        rates: by name, with the unit at the end of the name: those of ``USED``, and others for
-            the reader.
-        measured: the single measurements behind them, as JSON data.
+        device: The device's name as torch reports it, or the processor's.
+        source: How and when the rates were measured.
+        rates: The rates by name, which ends in the unit: those of ``USED``, and others for
+            information.
+        measured: The single measurements behind the rates, as JSON data.
     """
 
     device_type: str
@@ -53,7 +53,7 @@ class RatesFile:
     measured: Sequence[Mapping[str, object]] = field(default=(), hash=False)
 
     def as_json(self) -> dict[str, object]:
-        """The content of the file."""
+        """Return the content of the file."""
         return {
             "schema": SCHEMA,
             "device_type": self.device_type,
@@ -68,7 +68,7 @@ def save_rates(rates: RatesFile, path: Path) -> None:
     """Write the file.
 
     Raises:
-        RatesError: it cannot be written.
+        RatesError: The file cannot be written.
     """
     try:
         path.write_text(json.dumps(rates.as_json(), indent=1) + "\n", encoding="utf-8")
@@ -80,7 +80,7 @@ def load_rates(path: str | os.PathLike[str]) -> RatesFile:
     """Read and check a file.
 
     Raises:
-        RatesError: it cannot be read, or is malformed.
+        RatesError: The file cannot be read, or is malformed.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -95,9 +95,9 @@ def _parse(data: object, where: str) -> RatesFile:
     if not isinstance(data, dict) or not isinstance(data.get("rates"), dict):
         raise RatesError(f"{where}: rates: must be a JSON object in a JSON object")
     if data.get("schema") != SCHEMA:
-        found = data.get("schema")
+        given = data.get("schema")
         raise RatesError(
-            f"{where}: schema: must be {SCHEMA}, not {found!r}; measure again with domino calibrate"
+            f"{where}: schema: must be {SCHEMA}, not {given!r}; measure again with domino calibrate"
         )
     texts = {key: data.get(key) for key in ("device_type", "device", "source")}
     for key, text in texts.items():
@@ -129,10 +129,10 @@ def _rate(value: object, where: str) -> float:
 
 
 def named_rates() -> RatesFile | None:
-    """The file that ``DOMINO_COMPILE_RATES`` names; None if the variable is not set or empty.
+    """Load the file that ``DOMINO_COMPILE_RATES`` names; ``None`` if it is empty or not set.
 
     Raises:
-        RatesError: the file cannot be read, or is malformed.
+        RatesError: The file cannot be read, or is malformed.
     """
     path = os.environ.get(VARIABLE, "").strip()
     return load_rates(path) if path else None

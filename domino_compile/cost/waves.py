@@ -15,17 +15,17 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-#: Rows and columns of the tiles that libraries choose from, and the share of the full rate that
-#: they reach: a smaller tile reads its operands more often.
+#: The rows and columns of the tiles that libraries choose from, and the share of the full rate that
+#: they reach. Smaller tiles read the operands more often.
 TILES = ((128, 256, 1.0), (128, 128, 0.9))
-#: Waves lost beside a collective: tiles run in clusters of multiprocessors, and those with a held
-#: one among them run behind the others.
+#: Waves lost beside a collective: tiles run in clusters of multiprocessors, and clusters in which
+#: one is held run after the others.
 STRANDED_WAVES = 1
 #: The largest predicted slowdown of a product. If it does not fill one wave, libraries take smaller
 #: tiles or divide the contracted extent.
 MOST = 2.0
-#: Rows that a thread block of a norm's gradients takes, least and most, and how many such blocks a
-#: multiprocessor runs at once.
+#: The fewest and the most rows of a norm's gradients that a thread block takes, and the number of
+#: such blocks that a multiprocessor runs at once.
 BLOCK_ROWS, BLOCKS_AT_ONCE = (16, 64), 2
 
 
@@ -40,7 +40,7 @@ class Product:
 
     @property
     def operations(self) -> float:
-        """Multiplications and additions."""
+        """The number of multiplications and additions."""
         return 2.0 * self.batch * self.rows * self.columns * self.inner
 
 
@@ -49,9 +49,9 @@ def time_factor(product: Product, multiprocessors: int, held: int = 0) -> float:
     """Return a product's time relative to that at the device's full rate (at least 1).
 
     Args:
-        product: its extents.
-        multiprocessors: those of the device; 0 if it has no waves (a CPU).
-        held: how many of them a collective holds meanwhile.
+        product: The extents of the product.
+        multiprocessors: The device's number of multiprocessors; 0 if it has no waves (a CPU).
+        held: The number of them that a collective holds meanwhile.
     """
     results = product.batch * product.rows * product.columns
     if not (multiprocessors and results):
@@ -85,8 +85,8 @@ def rows_a_block(rows: int, multiprocessors: int) -> int:
     132 multiprocessors but two on the 116 that a collective leaves; blocks of 18 rows are 228.
 
     Args:
-        rows: rows of the value that is reduced along both of its dimensions.
-        multiprocessors: how many are available to the kernel.
+        rows: The number of rows of the value that is reduced along both of its dimensions.
+        multiprocessors: The number of multiprocessors that are available to the kernel.
     """
     at_once = BLOCKS_AT_ONCE * multiprocessors
 

@@ -11,7 +11,7 @@ On the CPU, real gloo ranks exchange real numbers and each completion is delayed
     emulate.reset_trace()
 
 On one GPU, one process acts as one rank of a group (``device="cuda"``). ``symmetric.py`` explains
-what its numbers then mean, and ``cuda.py`` what its times mean. After ``use_link(...)``,
+its numbers, and ``cuda.py`` its times. After ``use_link(...)``,
 ``torch.distributed.init_process_group("domino_emulated", ...)`` does the same as ``init``.
 """
 
@@ -61,25 +61,27 @@ def init(
     init_method: str | None = None,
     timeout: timedelta | None = None,
 ) -> None:
-    """Make the default process group an emulated one; groups made from it are emulated too.
+    """Make the default process group an emulated one. Groups made from it are emulated too.
 
     Args:
-        link: name, JSON file or table; with None collectives take no time.
-        rank: this process's rank; None: ``RANK`` of the environment, on CUDA 0.
-        world_size: number of ranks; None: ``WORLD_SIZE``, on CUDA the table's ranks.
-        device: ``cpu``: real gloo ranks; ``cuda``: this process is one rank and the only one.
-        groups: links of particular groups, see ``use_link``.
-        ctas: CUDA: thread blocks a collective holds; None: what the table says.
-        local_share: CUDA: part of an all-reduce's payload that moves through local memory.
-        exclusive: CUDA: keep matrix multiplications off the multiprocessors that are held.
-        stream_priority: CUDA: of a group's stream; 0 is NCCL's default in torch, -1 is high.
-        store: as for ``torch.distributed.init_process_group``; CPU only.
-        init_method: as for ``torch.distributed.init_process_group``; CPU only.
-        timeout: as for ``torch.distributed.init_process_group``.
+        link: The link's name, JSON file or table; with ``None`` collectives take no time.
+        rank: This process's rank; ``None`` takes the environment's ``RANK``, or 0 on CUDA.
+        world_size: The number of ranks; ``None`` takes ``WORLD_SIZE``, or the table's number on
+            CUDA.
+        device: ``cpu`` for real gloo ranks, or ``cuda`` for this process as the only rank.
+        groups: The links of particular groups; see ``use_link``.
+        ctas: On CUDA, the thread blocks that a collective holds; ``None`` takes the table's number.
+        local_share: On CUDA, the share of an all-reduce's payload that moves through local memory.
+        exclusive: On CUDA, whether to keep matrix products off the multiprocessors that are held.
+        stream_priority: On CUDA, the priority of a group's stream: 0 is NCCL's default in torch,
+            and -1 is high.
+        store: The same as in ``torch.distributed.init_process_group``; CPU only.
+        init_method: The same as in ``torch.distributed.init_process_group``; CPU only.
+        timeout: The same as in ``torch.distributed.init_process_group``.
 
     Raises:
-        LinkError: unknown link or malformed file.
-        EmulateError: a value is out of range, or CUDA is asked for and not there.
+        LinkError: The link is unknown, or its file is malformed.
+        EmulateError: A value is out of range, or CUDA is requested but not available.
     """
     use_link(
         link,
@@ -111,12 +113,12 @@ def init(
 
 
 def init_lone_rank(ranks: int) -> None:
-    """Make the default process group one of which only the first rank exists: this process (CPU).
+    """Make the default process group one whose first rank is this process; no other exists (CPU).
 
-    Collectives take no time; what their numbers mean is written in ``symmetric.py``.
+    Collectives take no time. ``symmetric.py`` explains their numbers.
 
     Args:
-        ranks: size of the group.
+        ranks: The size of the group.
     """
     use_link(None)
     dist.init_process_group(LONE_BACKEND, rank=0, world_size=ranks, store=dist.HashStore())
@@ -130,7 +132,7 @@ def _create_lone(options: Any, _backend_options: Any) -> EmulatedGroup:
 
 
 def _create(options: Any, _backend_options: Any) -> EmulatedGroup:
-    """What torch calls for every group of this backend."""
+    """Create a group of this backend; torch calls this for every group."""
     rank, size = options.group_rank, options.group_size
     if current().device == "cuda":
         from domino_compile.emulate.cuda import CudaTransport

@@ -2,18 +2,17 @@
 
 Each collective runs on its group's stream, after the work queued so far on the compute stream. Its
 kernel occupies ``ctas`` thread blocks and moves the payload through local memory, spread evenly
-over the table's time. It ends when that time is over by the GPU's global timer, counted from the
-start of each block. ``wait`` makes the current stream wait for it and returns at once. Collectives
-of one group share one stream and so one wire. This works eagerly, under ``torch.compile`` and in
-CUDA graphs, where the trace records the capture and not the replays.
+over the table's time. Each block ends when that time has passed since the block's start, by the
+GPU's global timer. ``wait`` makes the current stream wait for the kernel and returns at once.
+Collectives of one group share one stream and so one wire. This works eagerly, under
+``torch.compile`` and in CUDA graphs, where the trace records the capture and not the replays.
 
 With ``exclusive`` a block takes all shared memory of its multiprocessor, so no matrix
 multiplication shares the multiprocessor. An NCCL channel has the same effect, because it needs most
 registers (NVIDIA/nccl#689). From compute capability 9.0 on, blocks come in clusters of ``CLUSTER``,
 as NCCL's do (``cgaClusterSize``, 4 by default, in NCCL's ``init.cc`` and ``enqueue.cc``): they
-occupy adjacent multiprocessors, which strands fewer of a product's own clusters. Not emulated:
-contention on the wire with other groups, the other ranks' traffic into local memory, and ranks that
-are late.
+occupy adjacent multiprocessors, which strands fewer of a product's clusters. Contention on the wire
+with other groups, the other ranks' traffic into local memory, and late ranks are not emulated.
 
 ``symmetric.py`` explains the resulting numbers. Collectives on CPU tensors (objects, seeds) get
 their numbers at once and take no time. A barrier waits for the device. Point-to-point operations
@@ -172,7 +171,7 @@ class WireKernel:
 
 
 def _units(move: Move) -> tuple[int, int, int] | None:
-    """Return the unit in bytes, and source and target in units; None if the kernel cannot do it."""
+    """Return the unit in bytes, and source and target in units; ``None`` if impossible."""
     source, target = move.source, move.target
     if not (source.is_contiguous() and target.is_contiguous()) or source.dtype != target.dtype:
         return None

@@ -51,13 +51,13 @@ class DelayedWork(dist.Work):
         self._done = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Block until completion; costs nothing once complete.
+        """Block until completion.
 
         Args:
-            timeout: the real transport's timeout; None or zero for the group's timeout.
+            timeout: The real transport's timeout; ``None`` or zero for the group's timeout.
 
         Raises:
-            RuntimeError: the real transport failed or timed out.
+            RuntimeError: The real transport failed or timed out.
         """
         begin = time.monotonic()
         with self._lock:
@@ -157,7 +157,7 @@ class GlooTransport:
         return [self._gloo.allreduce([tensor], options) for tensor in call.outputs]
 
     def _reduce_scatter(self, call: Call, finish: list[Finish]) -> list[dist.Work]:
-        """All-reduce a copy and keep this rank's share, because gloo has no reduce_scatter."""
+        """Run an all-reduce on a copy and keep this rank's share: gloo has no reduce_scatter."""
         whole = [tensor.clone() for tensor in call.inputs]
         for output, summed in zip(call.outputs, whole, strict=True):
             share = summed.view(self._size, -1)[self._rank].view(output.shape)

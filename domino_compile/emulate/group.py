@@ -29,12 +29,13 @@ class Call:
     """One collective, normalised: flat tensors in, flat tensors out.
 
     Attributes:
-        kind: as in ``domino_compile.links.COLLECTIVES``.
-        outputs: the tensors written; the same as ``inputs`` if the collective works in place.
-        inputs: the tensors read.
-        options: torch's options object, which holds the reduction or the root.
-        splits: the sizes along dim 0 that an all_to_all receives and sends: ``(outputs, inputs)``.
-        after: called once when the results are ready, before anyone sees them.
+        kind: The collective, one of ``domino_compile.links.COLLECTIVES``.
+        outputs: The tensors that it writes; the same as ``inputs`` if it works in place.
+        inputs: The tensors that it reads.
+        options: Torch's options object, which holds the reduction or the root.
+        splits: The sizes along dim 0 that an all_to_all receives and sends: ``(outputs, inputs)``.
+        after: A function that is called once when the results are ready, before the program sees
+            them.
     """
 
     kind: str

@@ -23,13 +23,16 @@ class Settings:
     """The settings made by ``use_link``.
 
     Attributes:
-        link: the table of all groups without one of their own; None if collectives take no time.
-        groups: tables by mesh dimension name, group name or group description.
-        device: ``cpu`` (numbers travel through gloo) or ``cuda`` (one rank alone).
-        ctas: thread blocks that a collective holds on the GPU; None takes the table's number.
-        local_share: share of an all-reduce's payload that is read and written in local memory.
-        exclusive: on the GPU, keep matrix multiplications off the multiprocessors that are held.
-        stream_priority: priority of a group's CUDA stream: 0 is NCCL's default in torch, -1 high.
+        link: The table of all groups that are not in ``groups``; ``None`` if collectives take no
+            time.
+        groups: Tables by mesh dimension name, group name or group description.
+        device: ``cpu`` (numbers travel through gloo) or ``cuda`` (one process acts as one rank).
+        ctas: The thread blocks that a collective holds on the GPU; ``None`` takes the table's
+            number.
+        local_share: The share of an all-reduce's payload that is read and written in local memory.
+        exclusive: Whether to keep matrix products off the multiprocessors that are held on the GPU.
+        stream_priority: The priority of a group's CUDA stream: 0 is NCCL's default in torch, and -1
+            is high.
     """
 
     link: LinkTable | None = None
@@ -62,25 +65,25 @@ def use_link(
     exclusive: bool = True,
     stream_priority: int = 0,
 ) -> None:
-    """Set the link of this process's emulated groups, existing and future ones.
+    """Set the link of this process's emulated groups, both existing and future ones.
 
     This takes effect with the next collective. Collectives that a CUDA graph has captured keep
     their times. Every rank must set the same link.
 
     Args:
-        link: name, JSON file or table for all groups; with None collectives take no time.
-        groups: other links for some groups. A key is a mesh dimension's name (``tp``), a group's
+        link: The name, JSON file or table for all groups; with ``None`` collectives take no time.
+        groups: Other links for some groups. A key is a mesh dimension's name (``tp``), a group's
             name or the ``group_desc`` given to ``new_group``. A mesh dimension that spans the
             whole world is the default group and follows ``link``.
-        device: see ``Settings``; like ``stream_priority``, it counts for groups made from now on.
-        ctas: see ``Settings``.
-        local_share: see ``Settings``.
-        exclusive: see ``Settings``.
-        stream_priority: see ``Settings``.
+        device: See ``Settings``; like ``stream_priority``, it only affects new groups.
+        ctas: See ``Settings``.
+        local_share: See ``Settings``.
+        exclusive: See ``Settings``.
+        stream_priority: See ``Settings``.
 
     Raises:
-        LinkError: unknown link or malformed file.
-        EmulateError: a value is out of range.
+        LinkError: The link is unknown, or its file is malformed.
+        EmulateError: A value is out of range.
     """
     global _current
     tables = {name: _table(choice) for name, choice in (groups or {}).items()}
@@ -95,7 +98,7 @@ def current() -> Settings:
     """Return the current settings.
 
     Raises:
-        EmulateError: none were set.
+        EmulateError: No settings were made.
     """
     if _current is None:
         raise EmulateError(
@@ -110,7 +113,7 @@ def _scaled(table: LinkTable, ranks: int) -> LinkTable:
 
 
 def table_of(group: PythonGroup) -> LinkTable | None:
-    """The table that ``group`` uses now, scaled to its size; None if its collectives are free."""
+    """Return the table that a group uses now, scaled to its size; ``None`` if it takes no time."""
     settings, size = current(), group.size()
     names = (group.group_name, group.group_desc, group.group_desc.removeprefix("mesh_"))
     named = next((name for name in names if name in settings.groups), None)

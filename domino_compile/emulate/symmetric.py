@@ -1,15 +1,15 @@
-"""What the numbers mean when one process acts as one rank and the other ranks do not exist.
+"""The numbers of collectives when one process acts as one rank and no other ranks exist.
 
-The other ranks of a tensor-parallel group run the same program on the same shapes, so one rank's
-*time* needs none of them. Their numbers are missing; this rank's own stand in:
+The other ranks of a tensor-parallel group run the same program on the same shapes, so they are not
+needed for one rank's *time*. Their numbers are missing, and this rank's numbers replace them:
 
 ==========================  ===================================================================
-all_reduce, reduce          the payload stays as it is (whatever the reduction)
-broadcast                   the payload stays as it is (whatever the root)
-all_gather, gather          every rank's part is this rank's own shard
-reduce_scatter              this rank's chunk of its own input
+all_reduce, reduce          the payload is unchanged, for any reduction
+broadcast                   the payload is unchanged, for any root
+all_gather, gather          every rank's part is this rank's shard
+reduce_scatter              this rank's chunk of its input
 all_to_all                  the output is the input; parts must be equal
-scatter                     this rank's part if it is the root, else the output stays as it is
+scatter                     this rank's part if it is the root, otherwise the output is unchanged
 ==========================  ===================================================================
 
 Losses and gradients of such a run are finite and repeatable but not those of the real group.
@@ -31,23 +31,23 @@ from domino_compile.emulate.trace import Record
 
 @dataclass(frozen=True)
 class Move:
-    """Fill ``target`` with repetitions of ``source``; the same tensor twice: just traffic."""
+    """Fills ``target`` with repetitions of ``source``; the same tensor stands for traffic only."""
 
     source: torch.Tensor
     target: torch.Tensor
 
     @property
     def in_place(self) -> bool:
-        """Whether the numbers are there already."""
+        """Whether source and target are the same tensor."""
         return self.source is self.target
 
     @property
     def nbytes(self) -> int:
-        """Bytes written."""
+        """The number of bytes written."""
         return self.target.numel() * self.target.element_size()
 
     def apply(self) -> None:
-        """Move by ordinary tensor operations."""
+        """Move the numbers by ordinary tensor operations."""
         if not self.in_place and self.source.numel() > 0:
             parts = self.source.detach().reshape(1, -1)
             repeats = self.target.numel() // self.source.numel()
@@ -55,10 +55,10 @@ class Move:
 
 
 def moves(call: Call, rank: int, size: int) -> list[Move]:
-    """The moves that give ``call`` its meaning on rank ``rank`` of ``size``.
+    """Return the moves that stand for ``call`` on rank ``rank`` of ``size``.
 
     Raises:
-        EmulateError: an all_to_all with unequal parts.
+        EmulateError: The call is an all_to_all with unequal parts.
     """
     if call.kind in ("all_reduce", "broadcast", "reduce"):
         return [Move(tensor, tensor) for tensor in call.outputs]
@@ -91,16 +91,16 @@ class Done(dist.Work):
         return True
 
     def is_completed(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def result(self) -> list[torch.Tensor]:
-        """The tensors that were written."""
+        """Return the tensors that were written."""
         return self._outputs
 
 
 class LoneTransport:
-    """One process on the CPU acts as one rank: the numbers above, and no time on the wire."""
+    """Moves the numbers above on the CPU, where one process acts as one rank, in no wire time."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.fallback = private.silent_backend(rank, size)

@@ -1,4 +1,4 @@
-"""The record of every emulated collective, and what it says about hiding."""
+"""The records of all emulated collectives, and a summary of how much was hidden."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from dataclasses import dataclass
 
 @dataclass
 class Record:
-    """One emulated collective. Times in seconds are of ``time.monotonic``.
+    """One emulated collective. Times in seconds are read from ``time.monotonic``.
 
     Attributes:
-        name: the collective, as in ``domino_compile.links.COLLECTIVES``.
-        nbytes: its size by the conventions of ``domino_compile.links.table``.
-        group: name of the process group.
-        link: name of the link table (``free`` if collectives take no time).
-        ranks: size of the group.
-        wire_ms: time on the wire, from the table.
-        launch_s: when this rank launched it.
-        start_s: when the wire took it up: the launch, or the end of the collective before it.
-        end_s: ``start_s + wire_ms``: no wait returns earlier. On CUDA, where the device keeps the
+        name: The collective, one of ``domino_compile.links.COLLECTIVES``.
+        nbytes: Its size by the conventions of ``domino_compile.links.table``.
+        group: The name of the process group.
+        link: The name of the link table (``free`` if collectives take no time).
+        ranks: The size of the group.
+        wire_ms: The time on the wire, from the table.
+        launch_s: The time at which this rank launched it.
+        start_s: The time at which the wire took it: the launch, or the end of the previous
+            collective.
+        end_s: ``start_s + wire_ms``; no wait returns earlier. On CUDA, where the device keeps the
             time, ``start_s`` and ``end_s`` are the host's forecast.
-        ctas: thread blocks that the link's table says a collective holds on a GPU.
-        done_s: when the first wait returned; None before that, and always on CUDA.
-        exposed_ms: how long a wait blocked while the wire was busy, this collective's time on it
-            or others' before; None on CUDA (ask a kernel trace).
-        late_ms: how long it blocked beyond that, because the real transport or another rank was
-            late; None on CUDA.
+        ctas: The thread blocks that a collective holds on a GPU, from the table.
+        done_s: The time at which the first wait returned; ``None`` before that, and always on CUDA.
+        exposed_ms: How long a wait blocked while this collective or an earlier one was on the wire;
+            ``None`` on CUDA, where a kernel trace shows it.
+        late_ms: How long it was still waiting after the emulated transfer ended, because the real
+            transport or another rank was late; ``None`` on CUDA.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Record:
 
     @property
     def blocked_ms(self) -> float | None:
-        """How long waits kept their threads, which is exposed plus late."""
+        """How long waits blocked their threads: exposed plus late time."""
         if self.exposed_ms is None or self.late_ms is None:
             return None
         return self.exposed_ms + self.late_ms
@@ -56,16 +57,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a trace says about hiding. All of it is about an emulated link.
+    """How much of a trace's wire time was hidden, on an emulated link. Barriers do not count.
 
     Attributes:
-        collectives: how many (barriers are left out, here and below).
-        wire_ms: total time on the wire.
-        exposed_ms: total time that waits blocked while the wire was busy; None if unknown (CUDA).
-        late_ms: total time they blocked beyond that; None if unknown.
-        hidden_fraction: ``1 - exposed_ms / wire_ms``, at least 0; 1 without any wire time; None if
-            unknown.
-        emulated: always True.
+        collectives: The number of collectives.
+        wire_ms: The total time on the wire.
+        exposed_ms: The total time that waits blocked while the wire was busy; ``None`` if unknown
+            (CUDA).
+        late_ms: The total time that they were still waiting after that; ``None`` if unknown.
+        hidden_fraction: ``1 - exposed_ms / wire_ms``, at least 0; 1 without any wire time; ``None``
+            if unknown.
+        emulated: Always True.
     """
 
     collectives: int
@@ -88,13 +90,13 @@ _records: list[Record] = []
 
 
 def add(record: Record) -> None:
-    """Append to this process's trace."""
+    """Append a record to this process's trace."""
     with _lock:
         _records.append(record)
 
 
 def trace() -> list[Record]:
-    """Copies of this process's records, in launch order, since the last ``reset_trace``."""
+    """Return copies of this process's records since the last ``reset_trace``, in launch order."""
     with _lock:
         return [dataclasses.replace(record) for record in _records]
 
@@ -106,7 +108,7 @@ def reset_trace() -> None:
 
 
 def summary(records: Iterable[Record] | None = None) -> Summary:
-    """Wire, exposed and hidden time of ``records`` (default: the current trace)."""
+    """Return the wire, exposed and hidden time of ``records`` (default: the current trace)."""
     chosen = [r for r in (trace() if records is None else records) if r.name != "barrier"]
     wire_ms = sum(record.wire_ms for record in chosen)
     if any(record.blocked_ms is None for record in chosen):
@@ -125,7 +127,7 @@ class Wire:
         self._free_s = 0.0
 
     def occupy(self, wire_us: float) -> tuple[float, float, float]:
-        """Take the wire for ``wire_us``. Returns launch, start and end in seconds."""
+        """Occupy the wire for ``wire_us``; return launch, start and end in seconds."""
         with self._lock:
             launch = time.monotonic()
             start = max(launch, self._free_s)

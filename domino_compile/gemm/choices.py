@@ -1,9 +1,9 @@
 """The choice of an algorithm for each product, kept on disk and equal on all ranks.
 
-Among the ranks that ask the same question, the first decides and tells the others through the
-key-value store of all ranks. Replicas of a layer that is not cut among ranks therefore compute it
-in the same way. A rank whose product has a shape of its own (the smaller part of a vocabulary that
-does not divide evenly) waits for nobody. A single process decides by itself.
+The first rank that asks a question decides, and tells the other ranks that ask it through the
+key-value store. Replicas of a layer that is not divided among ranks therefore compute it in the
+same way. A rank whose product has a shape that no other rank has (the smaller part of a vocabulary
+that does not divide evenly) waits for nobody. A single process decides by itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.gemm.cublaslt import Algorithm, Problem
 from domino_compile.gemm.tune import Way, Ways
-from domino_compile.host.kept import alone, keep, kept
+from domino_compile.host.kept import exclusive, keep, kept
 
 log = logging.getLogger(__name__)
 
-#: Raised whenever the meaning of the files changes.
+#: To be increased whenever the meaning of the files changes.
 SCHEMA = 2
 #: How long to wait for the rank that decides.
 TIMEOUT = timedelta(seconds=120)
@@ -37,10 +37,10 @@ class Question:
     """A product for which an algorithm is needed.
 
     Attributes:
-        problem: the product.
-        held: multiprocessors that a collective holds.
-        device: the GPU's name.
-        library: the version of cuBLASLt.
+        problem: The product.
+        held: The number of multiprocessors that a collective holds.
+        device: The GPU's name.
+        library: The version of cuBLASLt.
     """
 
     problem: Problem
@@ -59,17 +59,17 @@ def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
     """Return the ways to compute a product, from disk, from the first rank to ask, or timed now.
 
     Args:
-        question: the product.
-        decide: times the algorithms; called on one rank only.
+        question: The product.
+        decide: A function that times the algorithms; it is called on one rank only.
     """
     world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
     shared = None if world is None else _compat.shared_store(world.group_name)
     if shared is None:
         return _known_or(question, decide)
-    store, _, own = shared
+    store, _, this_rank = shared
     key = f"domino_compile/product/{question.digest()}"
-    first = int(store.compare_set(f"{key}/first", "", str(own)))
-    if first != own:
+    first = int(store.compare_set(f"{key}/first", "", str(this_rank)))
+    if first != this_rank:
         try:
             store.wait([key], TIMEOUT)
         except (RuntimeError, dist.DistError):
@@ -80,8 +80,8 @@ def choose(question: Question, decide: Callable[[], Ways]) -> Ways:
                 seconds,
             )
             return _settled(store, key, NOTHING)
-    elif not store.check([key]):  # the others may know that one already
-        ways = NOTHING  # if deciding fails: the others must not wait for what never comes
+    elif not store.check([key]):  # the answer may be there already
+        ways = NOTHING  # the answer if deciding fails, so that the others do not wait in vain
         try:
             ways = _known_or(question, decide)
         finally:
@@ -96,11 +96,11 @@ def _settled(store: Any, key: str, ways: Ways) -> Ways:
     Ranks that have waited too long may answer at the same time as the rank that decided too late.
     """
     told = store.compare_set(f"{key}/settled", "", _encoded(ways))
-    store.set(key, told)  # the same, whoever sets it; wakes who waits
+    store.set(key, told)  # every rank sets the same; this wakes those that wait
     return _decoded(told)
 
 
-#: Torch's own only, untimed.
+#: Only torch's own choice, not timed.
 NOTHING: Ways = (Way(None, 0.0, 0.0),)
 
 
@@ -108,7 +108,7 @@ def _known_or(question: Question, decide: Callable[[], Ways]) -> Ways:
     name = f"product-{question.digest()}.json"
     if (ways := _known(name)) is not None:
         return ways
-    with alone(f"products-{_gpu()}"):  # to decide is to time: others would disturb it
+    with exclusive(f"products-{_gpu()}"):  # deciding takes timings, which others would disturb
         if (ways := _known(name)) is None:
             ways = decide()
             keep(name, _encoded(ways))
@@ -129,7 +129,7 @@ def _known(name: str) -> Ways | None:
     try:
         return _decoded(text)
     except (ValueError, TypeError, KeyError):
-        log.info("%s cannot be read: chosen anew", name)
+        log.info("%s cannot be read: choosing again", name)
         return None
 
 
@@ -145,10 +145,10 @@ def _decoded(text: str | bytes) -> Ways:
 
 
 def _way(data: dict[str, Any]) -> Way:
-    found = data["algorithm"]
+    chosen = data["algorithm"]
     algorithm = None
-    if found is not None:
+    if chosen is not None:
         algorithm = Algorithm(
-            int(found["multiprocessors"]), tuple(found["data"]), int(found["workspace_bytes"])
+            int(chosen["multiprocessors"]), tuple(chosen["data"]), int(chosen["workspace_bytes"])
         )
     return Way(algorithm, float(data["alone_us"]), float(data["beside_us"]))

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-#: The libraries to look for; a torch built for CUDA has already loaded one of them.
+#: The libraries to look for; a torch that is built for CUDA has already loaded one of them.
 NAMES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.14", "libcublasLt.so")
 #: The workspace that an algorithm may use: cuBLASLt's recommendation for Hopper.
 WORKSPACE_BYTES = 32 << 20
@@ -47,7 +47,7 @@ class LtError(RuntimeError):
     """The error that cuBLASLt is missing or refuses a product.
 
     Attributes:
-        status: the library's status; 0 if there is none.
+        status: The library's status; 0 if there is none.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -59,7 +59,7 @@ class _Algorithm(ctypes.Structure):
     _fields_ = [("data", c_uint64 * 8)]
 
 
-class _Found(ctypes.Structure):
+class _Listed(ctypes.Structure):
     _fields_ = [
         ("algorithm", _Algorithm),
         ("workspace_bytes", c_size_t),
@@ -74,7 +74,7 @@ def library() -> Any:
     """Return the C library.
 
     Raises:
-        LtError: it is missing (a CPU, or another vendor's device).
+        LtError: The library is missing, as on a CPU or another vendor's device.
     """
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise LtError("cuBLASLt needs an NVIDIA GPU and a torch built for CUDA")
@@ -113,10 +113,10 @@ class MatrixLayout:
     """A column-major matrix in memory.
 
     Attributes:
-        rows: the number of adjacent elements in a column.
-        columns: the number of columns.
-        ld: the leading dimension: elements from one column to the next.
-        transposed: whether the product uses its transpose.
+        rows: The number of rows; a column's elements are adjacent.
+        columns: The number of columns.
+        ld: The leading dimension: the number of elements from one column to the next.
+        transposed: Whether the product uses its transpose.
     """
 
     rows: int
@@ -130,14 +130,15 @@ class Problem:
     """A product ``(M, K) x (K, N)``, perhaps with an ``(M, N)`` matrix or a row of ``N`` added.
 
     Attributes:
-        dtype: the type of all matrices; sums are kept in float32.
-        m: rows of the result.
-        n: columns of the result.
-        k: the contracted extent.
-        left: the first factor.
-        right: the second factor.
-        added: elements from row to row of the added ``(M, N)`` matrix; 0 if there is none.
-        bias: whether a row of ``N`` is added.
+        dtype: The type of all matrices; sums are kept in float32.
+        m: The number of rows of the result.
+        n: The number of columns of the result.
+        k: The contracted extent.
+        left: The layout of the first factor.
+        right: The layout of the second factor.
+        added: The number of elements from one row of the added ``(M, N)`` matrix to the next; 0 if
+            there is none.
+        bias: Whether a row of ``N`` is added.
     """
 
     dtype: torch.dtype
@@ -188,9 +189,9 @@ class Algorithm:
     """One of cuBLASLt's algorithms for a product; valid for one version of the library.
 
     Attributes:
-        multiprocessors: the number it was asked to use; 0 for all.
-        data: the library's opaque description.
-        workspace_bytes: the workspace that it needs.
+        multiprocessors: The number of multiprocessors it was requested for; 0 for all.
+        data: The library's opaque description.
+        workspace_bytes: The workspace that it needs.
     """
 
     multiprocessors: int
@@ -202,12 +203,12 @@ class PreparedProduct:
     """A product that is set up to list its algorithms and to run one of them.
 
     Args:
-        problem: the product to compute.
-        device: the index of the GPU.
-        multiprocessors: the number it may use; 0 for all.
+        problem: The product to compute.
+        device: The index of the GPU.
+        multiprocessors: The number of multiprocessors it may use; 0 for all.
 
     Raises:
-        LtError: cuBLASLt refuses it.
+        LtError: cuBLASLt refuses the product.
     """
 
     def __init__(self, problem: Problem, device: int, multiprocessors: int = 0) -> None:
@@ -241,7 +242,7 @@ class PreparedProduct:
         divides the tiles beforehand.
 
         Args:
-            workspace_bytes: the workspace that an algorithm may use.
+            workspace_bytes: The workspace that an algorithm may use.
         """
         preference = c_void_p()
         _call("cublasLtMatmulPreferenceCreate", byref(preference))
@@ -254,10 +255,10 @@ class PreparedProduct:
                     *("cublasLtMatmulPreferenceSetAttribute", preference, attribute),
                     *(byref(value), c_size_t(ctypes.sizeof(value))),
                 )
-            found, count = (_Found * LISTED)(), c_int()
+            listed, count = (_Listed * LISTED)(), c_int()
             _call(
                 *("cublasLtMatmulAlgoGetHeuristic", _handle(self.device), self._operation),
-                *(self._a, self._b, self._c, self._d, preference, LISTED, found, byref(count)),
+                *(self._a, self._b, self._c, self._d, preference, LISTED, listed, byref(count)),
             )
         except LtError as error:
             if error.status == _NOT_SUPPORTED:
@@ -267,7 +268,7 @@ class PreparedProduct:
             library().cublasLtMatmulPreferenceDestroy(preference)
         return [
             Algorithm(self.multiprocessors, tuple(one.algorithm.data), one.workspace_bytes)
-            for one in found[: count.value]
+            for one in listed[: count.value]
             if one.state == 0
         ]
 

@@ -44,12 +44,12 @@ FINALISTS, AGAIN = 4, 5
 #: The share of time that an algorithm must save over torch's own choice.
 GAIN = 0.02
 #: Additional microseconds of an algorithm with a workspace, in which a counter is cleared first. In
-#: a CUDA graph (H200) one kernel follows another within 0.1 us, but such a clear begins 1.5 us
-#: after the kernel before, takes 1 us, and the next kernel begins 2.5 us later. Calls that are
-#: timed in a row show little of that.
+#: a CUDA graph (H200) one kernel follows another within 0.1 us. Such a clear begins 1.5 us after
+#: the previous kernel and takes 1 us, and the next kernel begins 2.5 us later. Calls that are timed
+#: in a row show little of that.
 CLEARING_US = 4.5
-#: How far a result may be from torch's, as a fraction of its norm: both are rounded to bf16 and add
-#: in different orders.
+#: The largest difference from torch's result, as a fraction of its norm: both are rounded to bf16
+#: and add in different orders.
 TOLERANCE = 1e-2
 #: Cycles of the device's clock that the host gets to issue the timed calls.
 HEAD_START_CYCLES = 150_000
@@ -60,9 +60,9 @@ class Way:
     """A way to compute a product.
 
     Attributes:
-        algorithm: of cuBLASLt; ``None``: torch's own choice.
-        alone_us: its time, microseconds.
-        beside_us: that beside a collective.
+        algorithm: cuBLASLt's algorithm; ``None`` for torch's own choice.
+        alone_us: The time without a collective, in microseconds.
+        beside_us: The time beside a collective, in microseconds.
     """
 
     algorithm: Algorithm | None
@@ -70,7 +70,7 @@ class Way:
     beside_us: float
 
     def us(self, share: float) -> float:
-        """Return its time if a collective is in flight for a share of it."""
+        """Return the time in microseconds if a collective is in flight for ``share`` of it."""
         return (1 - share) * self.alone_us + share * self.beside_us
 
 
@@ -82,20 +82,20 @@ def best(ways: Ways, share: float) -> Way:
     """Return the fastest way if a collective is in flight for a share of the time.
 
     Args:
-        ways: torch's own first, which is taken unless another is clearly faster.
-        share: the share, 0 to 1.
+        ways: The ways, torch's own first. It is taken unless another is clearly faster.
+        share: The share of the product's time, 0 to 1.
     """
-    own, found = ways[0], min(ways, key=lambda way: way.us(share))
-    return found if found.us(share) < (1 - GAIN) * own.us(share) else own
+    default, fastest = ways[0], min(ways, key=lambda way: way.us(share))
+    return fastest if fastest.us(share) < (1 - GAIN) * default.us(share) else default
 
 
 class Stage:
-    """Where products are timed: tensors of the right shapes, and a kernel that holds SMs.
+    """Times products: holds tensors of the right shapes, and a kernel that holds multiprocessors.
 
     Args:
-        problem: the product.
-        device: the GPU.
-        held: multiprocessors that a collective holds meanwhile; 0: none.
+        problem: The product.
+        device: The GPU.
+        held: The number of multiprocessors that a collective holds meanwhile; 0 for none.
     """
 
     def __init__(self, problem: Problem, device: torch.device, held: int) -> None:
@@ -105,24 +105,25 @@ class Stage:
         self.holder = kernel_of(device) if held else None
         self.wire = torch.cuda.Stream(device)
 
-    def torchs_own(self) -> None:
-        """The product as torch computes it."""
+    def run_torch(self) -> None:
+        """Compute the product as torch does."""
         if self.added is None:
             torch.mm(self.left, self.right, out=self.out)
         else:
             torch.addmm(self.added, self.left, self.right, out=self.out)
 
     def run(self, program: Callable[..., None]) -> None:
-        """The product by another program."""
+        """Compute the product by another program."""
         program(self.left, self.right, self.out, self.added)
 
     def time_us(self, call: Callable[[], None], expected_us: float, beside: bool) -> float:
-        """One call's time.
+        """Return the time of one call, in microseconds.
 
         Args:
-            call: what is timed.
-            expected_us: about how long it takes.
-            beside: whether beside the holding kernel, which holds for several times that.
+            call: The function to time.
+            expected_us: The approximate time of a call.
+            beside: Whether to time it beside the kernel that holds multiprocessors, for several
+                times ``expected_us``.
         """
         compute = torch.cuda.current_stream(self.device)
         _compat.sleep_on_gpu(HEAD_START_CYCLES)
@@ -130,7 +131,7 @@ class Stage:
             self.wire.wait_stream(compute)
             hold_us = 30 + (CALLS + 1) * 2.5 * expected_us
             self.holder.run(None, hold_us, self.held, True, self.wire)
-            _compat.sleep_on_gpu(HEAD_START_CYCLES // 10)  # until its blocks are there
+            _compat.sleep_on_gpu(HEAD_START_CYCLES // 10)  # until its blocks have started
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         call()
         begin.record(compute)
@@ -148,7 +149,7 @@ class Stage:
         extra_us: float,
         times: int = 1,
     ) -> Way:
-        """A way and its times, medians of several measurements."""
+        """Measure a way to compute the product; its times are medians of ``times`` measurements."""
         alone_us, beside_us = (
             statistics.median(self.time_us(call, expected_us, beside) for _ in range(times))
             for beside in (False, True)
@@ -159,15 +160,15 @@ class Stage:
 def operands(
     problem: Problem, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Random factors of a product and what is added to it, laid out as the problem's are.
+    """Return random factors of a product, and the added value, in the problem's layout.
 
-    They are drawn from a generator of their own. The device's must be left where it is: only one
-    rank times a product, and the dropout of all must go on from the same place.
+    They are drawn from a separate generator. The device's generator must not advance: only one rank
+    times a product, and the dropout masks of all ranks must stay the same.
     """
-    own = torch.Generator(device).manual_seed(0)
+    separate = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, dtype=problem.dtype, device=device, generator=own)
+        return torch.randn(*shape, dtype=problem.dtype, device=device, generator=separate)
 
     def matrix(layout: MatrixLayout) -> torch.Tensor:
         runs = normal(layout.columns, layout.ld)[:, : layout.rows]
@@ -185,25 +186,25 @@ def tune(problem: Problem, device: torch.device, held: int) -> Ways:
     """Find the fastest ways to compute a product, alone and beside a collective.
 
     Args:
-        problem: the product.
-        device: the GPU.
-        held: multiprocessors that a collective holds.
+        problem: The product.
+        device: The GPU.
+        held: The number of multiprocessors that a collective holds.
 
     Returns:
-        Torch's own first, then each that is the fastest for one of ``PARTS``.
+        Torch's own way first, then the ways that are the fastest for one of ``PARTS``.
 
     Raises:
-        LtError: cuBLASLt is not here.
-        RuntimeError: of CUDA, such as too little memory.
+        LtError: cuBLASLt is missing.
+        RuntimeError: CUDA failed, for example because of too little memory.
     """
     index = device.index or 0
     stage = Stage(problem, device, held)
-    stage.torchs_own()
+    stage.run_torch()
     expected = stage.out.float()
-    rough_us = stage.time_us(stage.torchs_own, 1000.0, False)
+    rough_us = stage.time_us(stage.run_torch, 1000.0, False)
     extra_us = _torchs_extra_us(problem, index)
-    own = stage.way(None, stage.torchs_own, rough_us, extra_us, AGAIN)
-    found: dict[Algorithm, Way] = {}
+    default = stage.way(None, stage.run_torch, rough_us, extra_us, AGAIN)
+    timed: dict[Algorithm, Way] = {}
     calls: dict[Algorithm, Callable[[], None]] = {}
     for product, algorithm in _candidates(problem, index, held):
         call = calls[algorithm] = functools.partial(stage.run, product.by(algorithm))
@@ -212,20 +213,20 @@ def tune(problem: Problem, device: torch.device, held: int) -> Ways:
         except LtError:
             continue
         if right:
-            found[algorithm] = stage.way(algorithm, call, own.beside_us, _extra_us(algorithm))
+            timed[algorithm] = stage.way(algorithm, call, default.beside_us, _extra_us(algorithm))
     finals = {
         way.algorithm
         for share in PARTS
-        for way in heapq.nsmallest(FINALISTS, found.values(), key=lambda way: way.us(share))
+        for way in heapq.nsmallest(FINALISTS, timed.values(), key=lambda way: way.us(share))
     }
     again = [
-        stage.way(algorithm, calls[algorithm], own.beside_us, _extra_us(algorithm), AGAIN)
-        for algorithm in found
+        stage.way(algorithm, calls[algorithm], default.beside_us, _extra_us(algorithm), AGAIN)
+        for algorithm in timed
         if algorithm in finals
     ]
-    ways = (own, *again)
+    ways = (default, *again)
     chosen = {best(ways, share).algorithm for share in PARTS}
-    return (own, *(way for way in again if way.algorithm in chosen))
+    return (default, *(way for way in again if way.algorithm in chosen))
 
 
 def _extra_us(algorithm: Algorithm) -> float:
@@ -233,9 +234,9 @@ def _extra_us(algorithm: Algorithm) -> float:
 
 
 def _torchs_extra_us(problem: Problem, index: int) -> float:
-    """What torch's own choice costs beyond its time: it takes what cuBLASLt lists first.
+    """Return the additional microseconds of torch's choice, the first algorithm of cuBLASLt's list.
 
-    On devices before Hopper torch has less memory for it, and that need not be the same one.
+    On devices before Hopper torch has less workspace and may choose another one.
     """
     if torch.cuda.get_device_capability(index) < (9, 0):
         return 0.0
@@ -246,7 +247,7 @@ def _torchs_extra_us(problem: Problem, index: int) -> float:
 def _candidates(
     problem: Problem, index: int, held: int
 ) -> Iterable[tuple[PreparedProduct, Algorithm]]:
-    """Algorithms for the multiprocessors that remain, and for fewer; each once."""
+    """Yield algorithms for the remaining multiprocessors and for fewer of them, each once."""
     free = torch.cuda.get_device_properties(index).multi_processor_count - held
     seen = set()
     for target in (0, *dict.fromkeys(int(free * fraction) // 2 * 2 for fraction in FRACTIONS)):
@@ -260,7 +261,7 @@ def _candidates(
 
 
 def _is_right(stage: Stage, call: Callable[[], None], expected: torch.Tensor) -> bool:
-    """Whether the result is torch's, up to rounding; every element is written."""
+    """Return whether a call writes every element, and the result is torch's up to rounding."""
     stage.out.fill_(float("nan"))
     call()
     off = (stage.out.float() - expected).norm() / expected.norm()

@@ -15,7 +15,7 @@ KEPT = ("placeholder", "output")
 
 @dataclass(frozen=True)
 class SavedNode:
-    """A saved node. Its arguments are nodes of that time, which may since be erased."""
+    """A saved node. Its arguments are nodes of the saved graph, which may be erased later."""
 
     node: fx.Node
     target: Any
@@ -29,7 +29,8 @@ class SavedNode:
 class Backup:
     """A saved copy of a graph, to restore it if a pass fails.
 
-    Inputs and the output node are never replaced by our passes: a lowering may hold on to them.
+    The input nodes and the output node stay the same objects, because a lowering may hold on to
+    them.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -47,10 +48,10 @@ class Backup:
             if node.op not in KEPT:
                 graph.erase_node(node)
         _compat.forget_names(graph)
-        now: dict[fx.Node, fx.Node] = {}
+        restored: dict[fx.Node, fx.Node] = {}
         with graph.inserting_before(output):
             for saved in self.nodes:
-                args, kwargs = fx.node.map_arg((saved.args, saved.kwargs), lambda x: now[x])
+                args, kwargs = fx.node.map_arg((saved.args, saved.kwargs), lambda x: restored[x])
                 node = saved.node
                 if node.op in KEPT:
                     node.args, node.kwargs = args, kwargs
@@ -59,4 +60,4 @@ class Backup:
                         node.op, saved.target, args, kwargs, saved.name, saved.type
                     )
                 node.meta = dict(saved.meta)
-                now[saved.node] = node
+                restored[saved.node] = node

@@ -28,12 +28,12 @@ WAIT = c10d.wait_tensor.default
 
 
 def is_launch(node: fx.Node) -> bool:
-    """Whether the node starts a collective."""
+    """Return whether the node starts a collective."""
     return node.op == "call_function" and node.target in LAUNCHES
 
 
 def is_wait(node: fx.Node) -> bool:
-    """Whether the node waits for a collective."""
+    """Return whether the node waits for a collective."""
     return node.op == "call_function" and node.target is WAIT
 
 
@@ -70,13 +70,13 @@ class Site:
     """One collective of the graph.
 
     Attributes:
-        launch: the node that starts it.
-        waits: the nodes that wait for it.
-        kind: ``all_reduce``, ``all_gather_into_tensor``, ...
-        group: the process group's name.
-        payload: The size in the sense of link tables: the larger of input and output bytes (an
+        launch: The node that starts the collective.
+        waits: The nodes that wait for it.
+        kind: The operation, such as ``all_reduce`` or ``all_gather_into_tensor``.
+        group: The process group's name.
+        payload: The size in bytes as link tables count it: the larger of input and output (an
             all-reduce's payload, an all-gather's output, a reduce-scatter's input).
-        backward: Whether it depends on a gradient.
+        backward: Whether the collective depends on a gradient.
         source: The user's line, ``file:line in function: code``, or ``unknown``.
     """
 
@@ -105,7 +105,7 @@ class Replaced:
 
     @property
     def fewer(self) -> int:
-        """Return by how many the number of collectives shrinks; negative if it grows."""
+        """By how many the number of collectives shrinks; negative if it grows."""
         return len(self.launches) - len({new for made in self.launches.values() for new in made})
 
 
@@ -130,9 +130,9 @@ def payload_of(launch: fx.Node) -> int:
 
 
 def has_own_sizes(launch: fx.Node) -> bool:
-    """Whether what is sent differs by rank, as tokens do that are sent to their experts.
+    """Return whether the sizes may differ between ranks, as those of tokens sent to experts do.
 
-    Equal pieces may be equal by chance, on this rank only: sizes of an ``all_to_all_single`` are
+    Pieces may also be equal by chance, on this rank only. The sizes of an ``all_to_all_single`` are
     therefore never compared between ranks (``agreement.votes``).
     """
     if launch.target is not c10d.all_to_all_single.default:
@@ -155,12 +155,12 @@ def as_launch(node: fx.Node) -> Launch:
     return Launch(kind_of(node), payload_of(node), group_of(node))
 
 
-#: Where Dynamo traces a collective with ``async_op=True``: between the user's line and torch's.
+#: The file in the trace of a collective with ``async_op=True``, between the user's and torch's.
 _HANDLE = "domino_compile/runtime/async_work.py"
 
 
 def is_asynchronous(launch: fx.Node) -> bool:
-    """Whether the program called the collective with ``async_op=True``."""
+    """Return whether the program called the collective with ``async_op=True``."""
     return _HANDLE in str(launch.meta.get("stack_trace"))
 
 
@@ -173,10 +173,10 @@ def user_line(node: fx.Node) -> str:
         for head, code in zip(lines, [*lines[1:], ""], strict=False)
         if head.startswith("File ")
     ]
-    own = [f for f in frames if "/torch/" not in f[0] and _HANDLE not in f[0]]
-    if not own:
+    users = [f for f in frames if "/torch/" not in f[0] and _HANDLE not in f[0]]
+    if not users:
         return "unknown"
-    head, code = own[-1]
+    head, code = users[-1]
     return f"{head.removeprefix('File ').replace(', line ', ':').replace(chr(34), '')}: {code}"
 
 

@@ -12,13 +12,13 @@ from domino_compile.graph.collectives import is_wait
 from domino_compile.graph.nodes import VIEWS
 from domino_compile.graph.subgraphs import value_of
 
-#: What describes a node's own value or how it was to be treated, not where it comes from.
-_OWN = ("val", "tensor_meta", "eager_input_vals")
+#: Metadata about a node's value or the treatment of its inputs, which another node must not have.
+_NOT_INHERITED = ("val", "tensor_meta", "eager_input_vals")
 
 
 def inherit(node: fx.Node, like: fx.Node) -> None:
     """Copy a node's origin (user's line, module, recompute tags), but not its value."""
-    node.meta = {key: value for key, value in like.meta.items() if key not in _OWN}
+    node.meta = {key: value for key, value in like.meta.items() if key not in _NOT_INHERITED}
 
 
 def run_fake(node: fx.Node, fake_mode: Any = None) -> None:

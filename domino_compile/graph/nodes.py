@@ -19,7 +19,7 @@ VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 
 def is_free(node: fx.Node) -> bool:
-    """Whether the node costs nothing: views, tuple members, sizes."""
+    """Return whether the node costs nothing: views, tuple members, sizes."""
     return node.op != "call_function" or (_is_free_operation(node.target) and not is_wait(node))
 
 

@@ -29,7 +29,7 @@ class SizeNodes:
         self.last = [n for n in graph.nodes if n.op == "placeholder"][-1]
 
     def node_or_int(self, value: Any) -> Any:
-        """A size expression as a node (or ``int``); anything else as it is."""
+        """Return a size expression as a node (or ``int``), and anything else unchanged."""
         if not isinstance(value, sympy.Expr):
             return value
         if value.is_Integer:
@@ -59,7 +59,7 @@ class SizeNodes:
         raise NotImplementedError(f"size expression {value}")
 
     def _chunk(self, symbol: sympy.Symbol) -> Any:
-        """``(total + parts - 1 - i) // parts``: an expression that torch can bound from below."""
+        """Make ``(total + parts - 1 - i) // parts``, which torch can bound from below."""
         parts = len(self.chunks)
         index = self.chunks.sizes.index(symbol)
         total = self.node_or_int(self.chunks.total)
@@ -72,9 +72,10 @@ class SizeNodes:
                 break
             value = node.meta.get("val")
             if isinstance(value, torch.SymInt) and to_size(value) == symbol:
-                # Of two extents that were found to be equal one is written as the other, but an
-                # input keeps its own symbol: from torch 2.14 on its value would not be kept for a
-                # backward graph whose sizes are made from the other's. A sum has the one in use.
+                # If torch finds two extents to be equal, it writes one as the other, but an input
+                # keeps its symbol. From torch 2.14 on, the input's value would then not be kept
+                # for a backward graph whose sizes are made from the other symbol. A sum has the
+                # symbol in use.
                 node.meta["val"] = value + 0
                 return node
         for node in self.graph.nodes:

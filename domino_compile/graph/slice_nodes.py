@@ -26,9 +26,9 @@ class SliceNodes:
     """Makes the nodes of a graph that is being cut.
 
     Args:
-        graph: where they are inserted.
-        chunks: the extents of the slices.
-        columns: whether it is columns of products that are cut, which may be parts of a slice.
+        graph: The graph into which they are inserted.
+        chunks: The extents of the slices.
+        columns: Whether columns of products are cut, whose parts may belong to a slice of rows.
     """
 
     def __init__(self, graph: fx.Graph, chunks: Chunks, columns: bool) -> None:
@@ -41,7 +41,7 @@ class SliceNodes:
     def whole_call(
         self, like: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None
     ) -> fx.Node:
-        """A call that belongs to no slice; see ``call``."""
+        """Insert a call that belongs to no slice; see ``call``."""
         node = self.call(like, target, args, {}, None, value)
         for key in _RECOMPUTE_META:
             node.meta.pop(key, None)
@@ -56,15 +56,15 @@ class SliceNodes:
         index: int | None,
         value: Any = None,
     ) -> fx.Node:
-        """A call where the graph inserts, copying the operand of a view that needs it.
+        """Insert a call at the graph's insertion point. A view copies its operand if necessary.
 
         Args:
-            like: the node it stands for.
-            target: what is called.
-            args: may hold size expressions, as ``kwargs`` may.
-            kwargs: keyword arguments.
-            index: the slice it belongs to; ``None``: to none.
-            value: its fake value, where that is known without running it.
+            like: The node that the call stands for.
+            target: The function to call.
+            args: The positional arguments, which may hold size expressions.
+            kwargs: The keyword arguments, which may hold size expressions.
+            index: The slice that the call belongs to; ``None`` for no slice.
+            value: The fake value, if it is known without running the call.
         """
         args = fx.node.map_aggregate(args, self.sizes.node_or_int)
         kwargs = fx.node.map_aggregate(kwargs, self.sizes.node_or_int)
@@ -81,16 +81,16 @@ class SliceNodes:
         return node
 
     def contiguous(self, like: fx.Node, value: fx.Node, index: int | None) -> fx.Node:
-        """A copy without gaps."""
+        """Insert a contiguous copy of a value."""
         how = {"memory_format": torch.contiguous_format}
         return self.call(like, aten.clone.default, (value,), how, index)
 
     def view(self, like: fx.Node, value: fx.Node, sizes: Any) -> fx.Node:
-        """A view of a value that belongs to no slice."""
+        """Insert a view that belongs to no slice."""
         return self.whole_call(like, aten.view.default, (value, list(sizes)))
 
     def permuted(self, like: fx.Node, value: fx.Node, order: list[int]) -> fx.Node:
-        """The value with its dimensions in another order."""
+        """Return a value with its dimensions in another order."""
         if order == sorted(order):
             return value
         return self.whole_call(like, aten.permute.default, (value, order))
@@ -98,7 +98,7 @@ class SliceNodes:
     def take_apart(
         self, value: fx.Node, whole: fx.Node, dim: int, lengths: list[Size]
     ) -> list[fx.Node]:
-        """The chunks of a dimension: slices; of a dynamic one a split (slices clamp their ends)."""
+        """Return the chunks of a dimension: slices, or a split if it is dynamic (slices clamp)."""
         if self.chunks.dynamic:
             split = self.whole_call(value, aten.split_with_sizes.default, (whole, lengths, dim))
             return [
@@ -111,7 +111,7 @@ class SliceNodes:
         ]
 
     def tag(self, node: fx.Node, index: int | None, origin: str) -> None:
-        """Mark what slice a node belongs to; a column cut may be one within a slice of rows."""
+        """Tag a node with its slice; the parts of a column cut may belong to a slice of rows."""
         if self.columns:
             if index is not None:
                 tag_column(node, index, origin)
@@ -121,7 +121,7 @@ class SliceNodes:
             tag_slice(node, index, origin)
 
     def _viewable(self, args: tuple[Any, ...]) -> bool:
-        """Whether a view needs no copy (a slice of a dimension that is not the first may)."""
+        """Return whether a view needs no copy, as slices of other dimensions than the first may."""
         value = args[0].meta["val"]
         return _compat.is_contiguous(value) or _compat.can_view(
             self.fake_mode, value, _vals(args[1])
@@ -132,18 +132,18 @@ class SliceNodes:
 
 
 def order_in_memory(value: torch.Tensor) -> list[int]:
-    """The dimensions of a value, outermost in memory first; as they are if elements are shared."""
+    """Return the dimensions, outermost in memory first; unchanged if elements share memory."""
     dims = list(range(value.ndim))
     if _compat.is_contiguous(value):
         return dims
-    sizes, strides = ([size_hint(n) for n in found] for found in (value.shape, value.stride()))
+    sizes, strides = ([size_hint(n) for n in extents] for extents in (value.shape, value.stride()))
     if any(stride == 0 and size > 1 for size, stride in zip(sizes, strides, strict=True)):
         return dims
     return sorted(dims, key=lambda dim: -strides[dim])
 
 
 def inverse(order: list[int]) -> list[int]:
-    """The order of dimensions that undoes another."""
+    """Return the order of dimensions that undoes another."""
     return sorted(range(len(order)), key=order.__getitem__)
 
 

@@ -19,7 +19,7 @@ def subgraph_of(node: fx.Node) -> fx.GraphModule | None:
 
 
 def value_of(node: fx.Node) -> Any:
-    """What a node stands for while operations run on fake tensors: its value, or its graph."""
+    """Return the argument that a node stands for on fake tensors: its value, or its graph."""
     subgraph = subgraph_of(node)
     return node.meta["val"] if subgraph is None else subgraph
 
@@ -27,13 +27,13 @@ def value_of(node: fx.Node) -> Any:
 def copy_for(
     subgraph: fx.GraphModule, last: Sequence[Any]
 ) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
-    """A copy of a graph for other values of its last inputs, and where each node went.
+    """Copy a graph for other values of its last inputs; return the copy, and each node's copy.
 
-    Inductor wants the inputs of a graph to have the shapes of what it is given.
+    Inductor requires the inputs of a graph to have the shapes of its arguments.
 
     Args:
-        subgraph: the graph.
-        last: the fake values of its last inputs; ``None`` for those that stay as they are.
+        subgraph: The graph to copy.
+        last: The fake values of its last inputs; ``None`` for inputs that keep their value.
     """
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
@@ -51,7 +51,7 @@ def copy_for(
 
 
 def add_subgraph(graph: fx.Graph, like: fx.Node, subgraph: fx.GraphModule, mark: str) -> fx.Node:
-    """A node, where the graph inserts, that names a graph made from that of ``like``."""
+    """Add a graph that was made from that of ``like``, and insert a node that names it."""
     owner = graph.owning_module
     assert owner is not None
     name = f"{like.target}_{mark}".replace(".", "_")

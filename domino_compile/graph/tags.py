@@ -20,7 +20,7 @@ _REGION = "domino_compile_region"
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """The piece of an uncut value that a value is.
+    """The position of a value in an uncut value: its slice of the rows, its part of the columns.
 
     Attributes:
         row: The slice of the rows; -1 if rows are not cut.
@@ -32,12 +32,12 @@ class Piece:
 
     @property
     def slice(self) -> int | None:
-        """Return the slice of the rows; ``None`` if rows are not cut."""
+        """The slice of the rows; ``None`` if rows are not cut."""
         return self.row if self.row >= 0 else None
 
     @property
     def part(self) -> int | None:
-        """Return the part of the columns; ``None`` if columns are not cut."""
+        """The part of the columns; ``None`` if columns are not cut."""
         return self.column if self.column >= 0 else None
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SliceTag:
-    """A piece of what was node ``origin`` of the uncut graph."""
+    """The tag of a piece of node ``origin`` of the uncut graph."""
 
     piece: Piece
     origin: str
@@ -93,7 +93,7 @@ def mark_overlapped(graph: fx.Graph) -> None:
 
 
 def is_overlapped(node: fx.Node) -> bool:
-    """Whether the node is part of a program that is ordered to hide communication."""
+    """Return whether the node is part of a program that is ordered to hide communication."""
     return bool(node.meta.get(_OVERLAPPED, False))
 
 
@@ -104,7 +104,7 @@ def mark_alone(node: fx.Node) -> None:
 
 
 def is_alone(node: fx.Node) -> bool:
-    """Whether the collective is marked as not tensor parallel."""
+    """Return whether the collective is marked as not tensor parallel."""
     return bool(node.meta.get(_ALONE, False))
 
 
@@ -114,7 +114,7 @@ def mark_in_order(node: fx.Node) -> None:
 
 
 def is_in_order(node: fx.Node) -> bool:
-    """Whether the collective keeps its original order."""
+    """Return whether the collective keeps its original order."""
     return bool(node.meta.get(_IN_ORDER, False))
 
 
@@ -124,6 +124,6 @@ def mark_region(node: fx.Node, number: int) -> None:
 
 
 def region_of(node: fx.Node) -> int | None:
-    """The number of the planned joint graph that a collective is part of."""
+    """Return the number of the planned joint graph that a collective is part of."""
     number = node.meta.get(_REGION)
     return number if isinstance(number, int) else None

@@ -16,7 +16,7 @@ def _path(name: str) -> Path:
 
 
 def keep(name: str, text: str) -> None:
-    """Keep a text. A full or read-only disk is ignored."""
+    """Keep a text under a name. A full or read-only disk is ignored."""
     path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def keep(name: str, text: str) -> None:
 
 
 def kept(name: str) -> str | None:
-    """The text that was kept under a name; ``None`` if there is none that can be read."""
+    """Return the text that was kept under a name; ``None`` if there is none or it is unreadable."""
     try:
         return _path(name).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def kept(name: str) -> str | None:
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def exclusive(name: str) -> Iterator[None]:
     """Hold the lock of this name, so that no other process on this machine does the same work.
 
     If the folder does not support locks, nothing is locked. A process that dies releases its lock.

@@ -1,4 +1,4 @@
-"""Start ranks on this machine through torchrun, and end them whatever happens."""
+"""Starts ranks on this machine through torchrun, and ends them in any case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GRACE_S = 40
 
 
 def progress_line(text: str, share: float) -> str:
-    """A line that ``run_ranks`` understands."""
+    """Return a line of progress that ``run_ranks`` understands."""
     return f"@progress {share:.4f} {text}"
 
 
@@ -36,7 +36,7 @@ def end_at_once(code: int) -> NoReturn:
     reported their results.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it
+        with contextlib.suppress(OSError):  # the reader may be gone
             stream.flush()
     os._exit(code)
 
@@ -54,10 +54,11 @@ def run_ranks(
     """Run a program on ``count`` ranks of this machine and return what it prints.
 
     Args:
-        count: number of ranks.
-        arguments: the program for torchrun, such as ``-m domino_compile calibrate``.
-        progress: called with the next piece of work, and the share that is done (0 to 1).
-        environment: additional environment variables of the ranks.
+        count: The number of ranks.
+        arguments: The program for torchrun, such as ``-m domino_compile calibrate``.
+        progress: A function that is called with the next piece of work, and the share that is done
+            (0 to 1).
+        environment: Additional environment variables of the ranks.
 
     Raises:
         RanksError: A rank failed.
@@ -78,7 +79,7 @@ def run_ranks(
 
     process: subprocess.Popen[str] | None = None
     try:
-        with _interrupted_afterwards():  # or else nobody knows what was started, and ends it
+        with _interrupted_afterwards():  # otherwise nothing would end a new process
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -87,7 +88,7 @@ def run_ranks(
                 text=True,
                 errors="replace",
                 env=env | {PROGRESS_LINES: "1"},
-                start_new_session=True,  # a Ctrl-C on the terminal reaches us alone
+                start_new_session=True,  # so that Ctrl-C on the terminal reaches only this process
             )
         listeners = [_listen(process.stdout, printed.append), _listen(process.stderr, note)]
         code = _wait(process)
@@ -103,7 +104,7 @@ def run_ranks(
 
 @contextlib.contextmanager
 def _interrupted_afterwards() -> Iterator[None]:
-    """Let signals that Python handles, to end this program, wait for the end of the block."""
+    """Delay signals that end this program, if Python handles them, until the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread
         return
@@ -114,7 +115,7 @@ def _interrupted_afterwards() -> Iterator[None]:
         if callable(handler := signal.getsignal(number))
     }
     for number in handlers:
-        signal.signal(number, lambda *of: came.append(of))
+        signal.signal(number, lambda *signalled: came.append(signalled))
     try:
         yield
     finally:
@@ -137,7 +138,7 @@ def _listen(stream: IO[str] | None, take: Callable[[str], None]) -> threading.Th
 
 
 def _wait(process: subprocess.Popen[str]) -> int:
-    """Wait in short steps: a signal is seen between two, whichever thread it came to."""
+    """Wait in short steps, between which Python handles signals, even those to other threads."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(timeout=0.5)
@@ -155,7 +156,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _reason(said: Sequence[str], code: int) -> str:
-    """The line that a rank failed with; torchrun adds many of its own."""
+    """Return the line that a rank failed with, among the many lines that torchrun adds."""
     errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     if errors:
         return errors[0]
@@ -164,7 +165,7 @@ def _reason(said: Sequence[str], code: int) -> str:
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Attributes and variables of the environment that have another value for a while."""
+"""Temporary values for attributes and environment variables."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _MISSING = object()
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute of a module, class or object another value until the block ends."""
-    own = vars(owner).get(name, _MISSING)
+    """Replace an attribute of a module, class or object until the block ends."""
+    before = vars(owner).get(name, _MISSING)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        if own is _MISSING:
+        if before is _MISSING:
             delattr(owner, name)
         else:
-            setattr(owner, name, own)
+            setattr(owner, name, before)
 
 
 @contextmanager
 def with_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment until the block ends."""
+    """Set environment variables until the block ends."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

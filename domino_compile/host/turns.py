@@ -1,4 +1,4 @@
-"""Locks between the processes of a machine, on a file: whoever holds one and dies gives it back."""
+"""Locks between the processes of a machine, on a file. A process that dies releases its lock."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from types import TracebackType
 
 
 class Turn:
-    """A lock that many may share or one may hold; left with the ``with`` block.
+    """A lock that many processes may share or one may hold. A ``with`` block releases it.
 
     Args:
-        path: the file; its folder exists.
+        path: The lock's file, in an existing folder.
 
     Raises:
-        OSError: the file cannot be written, or its folder takes no locks (also from the methods).
+        OSError: The file cannot be written, or its folder does not support locks. The methods raise
+            this too.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
 
     def share(self) -> None:
-        """Wait until nobody holds it, and share it."""
+        """Wait until nobody holds the lock, and share it."""
         self._lock("LOCK_SH")
 
     def take(self) -> None:
-        """Wait until nobody shares or holds it, and hold it; a share of it is given up first."""
+        """Give up any share of the lock, wait until nobody shares or holds it, and hold it."""
         self._lock("LOCK_EX")
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         self._lock("LOCK_UN")
 
     def _lock(self, kind: str) -> None:

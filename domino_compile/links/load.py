@@ -181,7 +181,7 @@ def parse_link(data: object, where: str) -> LinkTable:
     """Return a ``LinkTable`` from decoded JSON.
 
     Raises:
-        LinkError: one line that names ``where`` (the file) and the wrong key.
+        LinkError: The table is malformed. The one-line message names ``where`` and the wrong key.
     """
     reader = _Reader(where, data)
     schema = reader.integer("schema", 1, SCHEMA)
@@ -247,10 +247,10 @@ class LinkFile:
     """One file in the package's or the user's folder.
 
     Attributes:
-        path: the file.
-        user: whether it is in the user's folder.
-        table: the file's table; None if the file is broken.
-        problem: one line that names the file and says why it is broken; empty if it is not.
+        path: The path of the file.
+        user: Whether the file is in the user's folder.
+        table: The file's table; ``None`` if the file is broken.
+        problem: One line that names the file and says why it is broken; empty if it is not.
     """
 
     path: Path
@@ -261,13 +261,13 @@ class LinkFile:
 
 def link_files() -> list[LinkFile]:
     """Return all files, broken ones too: the package's by name, then the user's by name."""
-    found = [LinkFile(path, False, _read(path)) for path in _by_name(DATA)]
+    files = [LinkFile(path, False, _read(path)) for path in _by_name(DATA)]
     for path in _user_paths():
         try:
-            found.append(LinkFile(path, True, _read_named(path)))
+            files.append(LinkFile(path, True, _read_named(path)))
         except LinkError as error:
-            found.append(LinkFile(path, True, None, str(error)))
-    return found
+            files.append(LinkFile(path, True, None, str(error)))
+    return files
 
 
 def _user_paths() -> list[Path]:
@@ -290,11 +290,11 @@ def load_link(name_or_path: str | os.PathLike[str] | LinkTable) -> LinkTable:
     """Return a link table by its name, or from a JSON file.
 
     Args:
-        name_or_path: a name in ``list_links()``, a path (ends in ``.json`` or has a separator),
-            or a table, which is returned as it is.
+        name_or_path: A name in ``list_links()``, a path (ends in ``.json`` or has a separator),
+            or a table, which is returned unchanged.
 
     Raises:
-        LinkError: the name is unknown (with the nearest and all names) or the file is malformed.
+        LinkError: The name is unknown (the message suggests others), or the file is malformed.
     """
     if isinstance(name_or_path, LinkTable):
         return name_or_path
@@ -318,7 +318,7 @@ def save_link(table: LinkTable, path: str | os.PathLike[str]) -> None:
     """Write ``table`` so that ``load_link(path)`` returns it.
 
     Raises:
-        LinkError: the file cannot be written.
+        LinkError: The file cannot be written.
     """
     try:
         Path(path).write_text(json.dumps(_as_json(table), indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 A table holds measured or modelled points ``bytes -> microseconds`` of some collectives, and answers
 ``time_us(collective, nbytes)`` for all of them.
 
-What ``nbytes`` counts, per collective (nccl-tests' convention: the size of the *full* tensor):
+``nbytes`` is the size of the *full* tensor, as in nccl-tests:
 
 =================  ==========================================================================
 ``all_reduce``     payload of one rank (input and output have that size)
@@ -17,9 +17,9 @@ What ``nbytes`` counts, per collective (nccl-tests' convention: the size of the 
 
 Bus bandwidth is ``bytes / time * factor`` with the factors of nccl-tests (doc/PERFORMANCE.md in
 NVIDIA/nccl-tests): ``2(n-1)/n`` for all_reduce; ``(n-1)/n`` for all_gather, reduce_scatter,
-all_to_all, gather and scatter; 1 for broadcast and reduce. A collective that a table does not
-hold is derived from ``all_reduce`` at equal bus bandwidth, or at ``busbw_ratio`` times it where
-the table's source measured that ratio.
+all_to_all, gather and scatter; 1 for broadcast and reduce. If a table lacks a collective, its time
+is derived from ``all_reduce`` at equal bus bandwidth, or at ``busbw_ratio`` times it if the table's
+source measured that ratio.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class LinkError(DominoError, ValueError):
 
 
 def busbw_factor(collective: str, ranks: int) -> float:
-    """Factor in ``busbw = bytes / time * factor`` for ``ranks`` ranks (module docstring).
+    """Return the factor in ``busbw = bytes / time * factor`` for ``ranks`` ranks (see the module).
 
     Raises:
-        LinkError: the collective is unknown.
+        LinkError: The collective is unknown.
     """
     if collective == "all_reduce":
         return 2 * (ranks - 1) / ranks
@@ -67,21 +67,21 @@ def busbw_factor(collective: str, ranks: int) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """Time of one collective over its size.
+    """The time of one collective as a function of its size.
 
     Attributes:
-        points: ``(bytes, microseconds)``, bytes strictly increasing, times not decreasing.
-        floor_us: time of an empty payload, at most the first point's time.
+        points: ``(bytes, microseconds)``, with increasing bytes and times that never decrease.
+        floor_us: The microseconds of an empty payload, at most the first point's.
     """
 
     points: tuple[tuple[int, float], ...]
     floor_us: float
 
     def time_us(self, nbytes: int) -> float:
-        """Microseconds for ``nbytes``.
+        """Return the microseconds for ``nbytes``, which are positive and monotone.
 
-        Straight line from the floor to the first point, power law (straight in log-log) between
-        points, bus bandwidth of the last point above it. Positive and monotone in ``nbytes``.
+        The curve is a straight line from the floor to the first point, a power law (straight in
+        log-log) between points, and has the last point's bus bandwidth beyond it.
         """
         first_bytes, first_us = self.points[0]
         if nbytes <= first_bytes:
@@ -95,27 +95,27 @@ class Curve:
         return t0 * math.pow(t1 / t0, share)
 
     def rescaled(self, factor: float) -> Curve:
-        """The same floor with everything above it multiplied by ``factor``."""
+        """Return a curve with the same floor, and the time above it multiplied by ``factor``."""
         points = tuple((b, self.floor_us + (t - self.floor_us) * factor) for b, t in self.points)
         return Curve(points, self.floor_us)
 
 
 @dataclass(frozen=True)
 class LinkTable:
-    """Measured or modelled speed of the collectives of one group of ranks.
+    """The measured or modelled speed of collectives in one group of ranks.
 
     Attributes:
-        name: its name for ``load_link``.
-        ranks: the group size of the numbers (at least 2).
-        nodes: machines the ranks are spread over.
-        source: where the numbers come from.
-        curves: per collective that was measured; ``all_reduce`` is always there.
-        busbw_ratio: per collective without a curve, its bus bandwidth over all_reduce's.
-        ctas: thread blocks that the collective holds on the GPU (one per NCCL channel).
-        made_up: the numbers are invented (for demos), not measured.
-        note: anything that a reader of results should know.
-        nccl: NCCL version of the measurement, if known.
-        modelled: the numbers follow a formula, not a measurement.
+        name: The name for ``load_link``.
+        ranks: The group size of the numbers (at least 2).
+        nodes: The number of machines that the ranks are spread over.
+        source: The origin of the numbers.
+        curves: The curve of each measured collective; ``all_reduce`` is always there.
+        busbw_ratio: For collectives without a curve, their bus bandwidth over all_reduce's.
+        ctas: The thread blocks that a collective holds on the GPU (one per NCCL channel).
+        made_up: Whether the numbers are invented (for demos), and not measured.
+        note: Anything else that a reader of results should know.
+        nccl: The NCCL version of the measurement, if known.
+        modelled: Whether the numbers follow a formula, and not a measurement.
     """
 
     name: str
@@ -136,23 +136,23 @@ class LinkTable:
         return "made up" if self.made_up else "modelled" if self.modelled else "measured"
 
     def busbw_gb_s(self, collective: str, nbytes: int) -> float:
-        """Bus bandwidth at ``nbytes`` (more than 0), 10^9 bytes a second.
+        """Return the bus bandwidth at ``nbytes`` (more than 0), in 10^9 bytes per second.
 
         Raises:
-            LinkError: the collective is unknown, or is a barrier.
+            LinkError: The collective is unknown, or is a barrier.
         """
         factor = busbw_factor(collective, self.ranks)
         return nbytes / self.time_us(collective, nbytes) * factor / 1e3
 
     def time_us(self, collective: str, nbytes: int) -> float:
-        """Microseconds that one collective of ``nbytes`` occupies the wire.
+        """Return the microseconds that one collective of ``nbytes`` occupies the wire.
 
         Args:
-            collective: one of ``COLLECTIVES``.
-            nbytes: size by the conventions in the module docstring.
+            collective: One of ``COLLECTIVES``.
+            nbytes: The size by the conventions in the module docstring.
 
         Raises:
-            LinkError: the collective is unknown.
+            LinkError: The collective is unknown.
         """
         if collective == "barrier":
             return self.curves["all_reduce"].floor_us
@@ -164,10 +164,10 @@ class LinkTable:
         return self.curves["all_reduce"].time_us(nbytes) * factor / slower
 
     def scaled_to(self, ranks: int) -> LinkTable:
-        """The same link for a group of ``ranks`` ranks: an extrapolation, and named as one.
+        """Return the same link for a group of ``ranks`` ranks: an extrapolation, named as such.
 
-        Latency floors and bus bandwidth stay, so each collective's time above its floor scales
-        with its bus-bandwidth factor. Crossing to more machines is not modelled.
+        Latency floors and bus bandwidth stay the same, so each collective's time above its floor
+        scales with its bus-bandwidth factor. Groups that span more machines are not modelled.
 
         Raises:
             LinkError: ``ranks`` is less than 2.

@@ -67,7 +67,7 @@ def compile_eager(
 
 
 def _with_regions(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
-    """The graphs of nested regions, each once, and the graph that calls them."""
+    """Return the graphs of nested regions, each once, and then the graph that calls them."""
     modules = [m for m in graph_module.modules() if isinstance(m, fx.GraphModule)]
     return [*modules[1:], modules[0]]
 
@@ -75,9 +75,9 @@ def _with_regions(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
 def _allow_any_strides(graph: fx.Graph) -> None:
     """Turn views into reshapes, because strides can differ from the captured graph's.
 
-    A slice may be contiguous where the uncut value was transposed, and some operations return other
-    strides than their metadata says. Inductor copies where a view needs it; so must this, and
-    in front of collectives that take no other strides (torch 2.11).
+    A slice may be contiguous although the uncut value was transposed, and some operations return
+    strides that differ from their metadata. Inductor makes a copy if a view needs one, and so must
+    this lowering. In torch 2.11 some collectives need one too.
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default

@@ -30,7 +30,7 @@ OFF: Mapping[str, object] = {
     "bucket_reduce_scatters_fx": "none",
 }
 
-#: Activations that do not stay in a GPU's cache: Inductor's 5 Mi elements, of two bytes.
+#: The size of activations that do not stay in a GPU's cache: Inductor's 5 Mi elements of two bytes.
 LARGE_BYTES = 10 << 20
 
 
@@ -57,12 +57,12 @@ def compile_planned(
     """Return the program that a pipeline plans, compiled now or taken from a cache.
 
     Args:
-        gm: the captured graph.
-        example_inputs: its inputs.
-        pipeline: plans it.
-        identity: what decides the pipeline's result, for cache keys.
+        gm: The captured graph.
+        example_inputs: The graph's example inputs.
+        pipeline: The pipeline that plans it.
+        identity: Everything that decides the pipeline's result, for cache keys.
     """
-    # What is kept with a plan is known of every graph that a cache has under this identity.
+    # The identity includes the plan's key, so that a graph from Inductor's cache has a kept plan.
     settings = inductor_settings(pipeline, f"{identity} {pipeline.plan_key}")
     compiled = _compat.compile_with_inductor(gm, example_inputs, settings)
     if not pipeline.recall():
@@ -90,12 +90,12 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     shown = options.dump_dir is not None or options.guard == "measure" or options.watch
     if shown or pipeline.left_because:
         # A compile from a cache has no graphs to show, and may not know whether to measure or
-        # watch, which all ranks must agree on. A graph that is left alone today because ranks
-        # differ should not be left alone forever. Kernels may still come from their cache.
+        # watch, which all ranks must agree on. A graph that is left uncut now because ranks differ
+        # should not be left uncut forever. Kernels may still come from their cache.
         settings |= _compat.NO_GRAPH_CACHES
     both = _compat.BOTH_REDUCTIONS
     if _compat.inductor_has_option(both):
-        settings[both] = False  # as by default, until a graph is cut
+        settings[both] = False  # the default, until a graph is cut
     settings.update(user_settings(options))
 
     def run_graph(graph: fx.Graph) -> None:
@@ -125,10 +125,10 @@ def _register_operators() -> None:
 
 
 def _has_large_slices(report: CompileReport) -> bool:
-    """Whether one kernel should differentiate a norm of a slice.
+    """Return whether one kernel should compute all gradients of a slice's norm.
 
-    Inductor asks for twice as many rows as columns, which the whole has and a slice may not, and
-    for more than what stays in the cache anyway.
+    Inductor itself does so only with twice as many rows as columns, which a slice may not have
+    although the whole value does, and only for values that do not stay in the cache.
     """
     wires = [wire for schedule in report.schedules[-1:] for wire in schedule.wires]
     return any(w.slice is not None and w.bytes >= LARGE_BYTES for w in wires)

@@ -17,24 +17,24 @@ from torch import fx
 
 from domino_compile.graph.tags import is_overlapped, piece_of
 
-#: The widest rows that a thread block keeps in registers during the whole kernel.
-#: Inductor does so up to 1024 elements, and reads wider rows two or three times. (Norms of 4096
-#: behind dropout: 82 us instead of 124; without dropout 34 instead of 44.)
+#: The widest rows that a thread block keeps in registers during the whole kernel. Inductor keeps
+#: rows of up to 1024 elements, and reads wider rows two or three times. (Norms of 4096 behind
+#: dropout: 82 us instead of 124; without dropout 34 instead of 44.)
 WIDEST_ROW = 4096
 #: How many elements of a row a thread block takes at a time if it does not keep the row, best
-#: first, and how many of these each thread takes. Inductor takes 2048, 4 a thread, and so draws
-#: 6144 random numbers for a row of 5120: 179 us, 117 in fives of 1024, 165 in registers, padded to
-#: 8192.
+#: first, and how many of these each thread takes. Inductor takes 2048, 4 per thread, and so draws
+#: 6144 random numbers for a row of 5120, in 179 us. Five pieces of 1024 take 117 us, and a row that
+#: is kept in registers, padded to 8192, takes 165 us.
 PIECES_OF_A_ROW, ELEMENTS_A_THREAD = (1024, 512), 8
-#: Wider rows than this are taken in larger pieces, with which none is slower than Inductor's.
-#: (12288 behind dropout: 323 us, 276 in pieces of 1024, 291 of 2048; without random numbers 107,
-#: 111 and 107.)
+#: Rows that are wider than this are taken in larger pieces, with which no kernel is slower than
+#: Inductor's. (12288 behind dropout: 323 us with Inductor, 276 in pieces of 1024, 291 in pieces of
+#: 2048; without random numbers 107, 111 and 107.)
 WIDE_ROW, PIECES_OF_A_WIDE_ROW = 8192, (2048, *PIECES_OF_A_ROW)
-#: The measured range: at least this many rows, and at most this wide.
+#: The range that was measured: at least this many rows, at most this wide.
 LEAST_ROWS, WIDEST_IN_PIECES = 512, 16384
 #: With fewer columns Inductor's blocks take several rows of a norm's gradients at a time.
 NARROWEST_NORM = 1024
-#: From this many columns on a thread block of a norm's gradients has 16 warps. With Inductor's 8
+#: From this many columns on, a thread block of a norm's gradients has 16 warps. With Inductor's 8,
 #: each thread holds 16 to 32 columns, and two sums of each. (71 us instead of 84 with 4096 columns,
 #: 101 instead of 108 with 5120, 128 instead of 138 with 8192; but 74 instead of 47 with 2560,
 #: padded to 4096.)
@@ -51,8 +51,8 @@ class OverlapKernels:
     """The rules for the kernels of one program (``_compat.kernels.KernelRules``).
 
     Attributes:
-        block_rows: Returns the rows of a norm's gradients per thread block, given the number of
-            all rows; ``None`` leaves that to Inductor.
+        block_rows: A function that returns the rows of a norm's gradients per thread block, given
+            the number of all rows; ``None`` leaves that to Inductor.
     """
 
     block_rows: Callable[[int], int] | None = None
@@ -71,7 +71,7 @@ class OverlapKernels:
         return any(map(is_overlapped, nodes)) and not self.keeps_apart(nodes)
 
     def keeps_rows(self, width: int) -> bool:
-        """Return whether rows are read once: a block is a power of two, not more than the pieces.
+        """Return whether a block keeps a row, padded to a power of two, and so reads it once.
 
         Args:
             width: The elements of a row.

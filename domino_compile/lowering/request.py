@@ -39,7 +39,7 @@ class Compiled:
     """A program, and everything known about it.
 
     Attributes:
-        program: Runs the captured graph.
+        program: A function that runs the captured graph.
         pipeline: The pipeline that planned it.
         request: The request that it answers.
     """
@@ -50,11 +50,11 @@ class Compiled:
 
     @property
     def report(self) -> CompileReport:
-        """Return the report of the compile."""
+        """The report of the compile."""
         return self.pipeline.report
 
     def run_by(self, program: Callable[..., Any]) -> Compiled:
-        """Return the same with a wrapped program."""
+        """Return the same compile with a wrapped program."""
         return replace(self, program=program)
 
 
@@ -64,7 +64,7 @@ class Request:
 
     Attributes:
         gm: The captured graph. Compiling consumes it.
-        inputs: Its example inputs.
+        inputs: The graph's example inputs.
         options: The user's options.
         hints: Facts about the inputs.
         rates: The identity of the device rates that the cost model uses.
@@ -102,11 +102,11 @@ class Request:
         return replace(self, gm=gm, inputs=list(inputs), slower=slower, pristine=None)
 
     def compile(self) -> Compiled:
-        """Compile what this package plans and all ranks agree on.
+        """Compile the program that this package plans and all ranks agree on.
 
         Raises:
-            RankMismatchError: the ranks cannot run the program together.
-            OverlapError: the option ``require`` asks for overlap, and there is none.
+            RankMismatchError: The ranks cannot run the program together.
+            OverlapError: The option ``require`` asks for overlap, and there is none.
         """
         eager = self.options.lowering == "eager"
         described = self.options.describe()
@@ -132,7 +132,7 @@ class Request:
         return Compiled(program, pipeline, self)
 
     def _lower(self, pipeline: Pipeline) -> Callable[..., Any]:
-        # What is required of backward is known only if it is compiled now.
+        # The requirement covers backward, so backward must be compiled now.
         required = self.options.require is not None
         with _compat.backward_at_once() if required else nullcontext():
             if self.options.lowering == "eager":
@@ -166,10 +166,11 @@ def require_overlap(parts: Sequence[Pipeline]) -> None:
     """Require that every tensor-parallel collective is hidden, on all ranks.
 
     Args:
-        parts: the pipelines of one compile.
+        parts: The pipelines of one compile.
 
     Raises:
-        OverlapError: names the first that is not, and why; on all ranks if on one.
+        OverlapError: A collective is not hidden. The message names the first one and says why.
+            All ranks raise the error if one does.
     """
     for part in parts:
         missing = ""

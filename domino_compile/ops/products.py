@@ -6,11 +6,11 @@
     addmm_beside(added, left, right, held, share)  added + left @ right
 
 ``held`` is the number of multiprocessors that the collective holds, and ``share`` is the share of
-the product's time during which it does (0 means never). They compute the same as ``aten.mm`` and
-``aten.addmm``, and call these if nothing better is known: on a CPU, on another vendor's device,
-with another dtype, or while a CUDA graph is captured before a choice was made. Ranks that compute
-the same product with the same share compute it in the same way, to the last bit, because the
-replicas of a layer that is not divided among ranks must not drift apart.
+the product's time during which it holds them (0 means never). The operations compute the same as
+``aten.mm`` and ``aten.addmm``, and call these if nothing better is known: on a CPU, on another
+vendor's device, with another dtype, or while a CUDA graph is captured before a choice was made.
+Ranks that compute the same product with the same share compute it in the same way, to the last bit,
+because the replicas of a layer that is not divided among ranks must not drift apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from domino_compile.ops.library import library
 
 log = logging.getLogger(__name__)
 
-#: Algorithms are listed for operands that begin at multiples of this.
+#: Algorithms are chosen for operands whose addresses are multiples of this.
 ALIGNMENT = 256
 
 library.define("mm_beside(Tensor left, Tensor right, int held, float share) -> Tensor")
@@ -36,7 +36,7 @@ library.define(
     "addmm_beside(Tensor added, Tensor left, Tensor right, int held, float share) -> Tensor"
 )
 
-#: The program that computes a product, by shapes, strides, type, device and arguments, or None.
+#: The programs of products by shapes, strides, type, device and arguments; ``None`` means torch.
 _programs: dict[tuple[Any, ...], Run | None] = {}
 #: The ways to compute a product, by product, device and held multiprocessors.
 _ways: dict[tuple[Any, ...], Ways] = {}
@@ -49,7 +49,7 @@ def run_mm(
     share: float,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``left @ right``; ``(M, K)`` and ``(K, N)``, the result contiguous."""
+    """Compute ``left @ right`` for shapes ``(M, K)`` and ``(K, N)``; the result is contiguous."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
     if not (left.is_cuda and _computed(out, left, right, None, held, share)):
@@ -65,7 +65,7 @@ def run_addmm(
     share: float,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``, the result contiguous."""
+    """Compute ``added + left @ right``; ``added`` is ``(M, N)`` or ``(N,)``."""
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
     if not (left.is_cuda and _computed(out, left, right, added, held, share)):
@@ -112,7 +112,7 @@ def _program(problem: Problem, device: torch.device, held: int, share: float) ->
     """Return the program that computes a product; ``None`` means torch."""
     key = problem, device.index, held
     if key not in _ways:
-        _ways[key] = _found(problem, device, held)
+        _ways[key] = _timed_ways(problem, device, held)
     way = best(_ways[key], share)
     if way.algorithm is None:
         return None
@@ -124,18 +124,18 @@ def _program(problem: Problem, device: torch.device, held: int, share: float) ->
     return product.by(way.algorithm)
 
 
-def _found(problem: Problem, device: torch.device, held: int) -> Ways:
+def _timed_ways(problem: Problem, device: torch.device, held: int) -> Ways:
     """Time a product in a separate thread, so that a CUDA graph does not own its memory."""
     result = [NOTHING]
 
-    def find_here() -> None:
+    def time_here() -> None:
         try:
             with torch.cuda.device(device), torch.no_grad():
                 result[0] = _choose(problem, device, held)
         except (LtError, RuntimeError) as error:
             log.info("products are left to torch: %s", error)
 
-    thread = threading.Thread(target=find_here)
+    thread = threading.Thread(target=time_here)
     thread.start()
     thread.join()
     return result[0]

@@ -1,16 +1,16 @@
-"""Scaled-dot-product attention in the forms that stay whole operations, forward and backward.
+"""Fused scaled-dot-product attention, forward and backward.
 
     out[b] = softmax(q[b] @ k[b]^T * scale + bias[b]) @ v[b]
 
-All take ``(B, heads, S, d)`` tensors: queries, keys, values, result, their gradients, and a
-log-sum-exp ``(B, heads, ...)``. Batch rows do not meet, so the cut runs along dimension 0 of
-every one of them; where the mask is causal it may run along the tokens (``causal``). A bias (or
-mask) is broadcast to ``(B, heads, S, S)``: only one with four dimensions has a batch dimension,
-which may have extent 1.
+All operations take ``(B, heads, S, d)`` tensors (queries, keys, values, the result and their
+gradients) and a log-sum-exp ``(B, heads, ...)``. Batch rows are independent, so all these tensors
+are cut along dimension 0. If the mask is causal, they can also be cut along the tokens
+(``causal``). A bias (or mask) is broadcast to ``(B, heads, S, S)``. Only a bias with four
+dimensions has a batch dimension, whose extent may be 1.
 
-What the CUDA kernels use to draw their dropout mask (a philox seed and offset) has no slice
-that would reproduce the uncut mask: with dropout inside they are refused. Without it each
-slice's forward hands its own unused state to the same slice's backward.
+The CUDA kernels draw their dropout mask from a philox seed and offset. No seed and offset of a
+slice would reproduce the uncut mask, so attention with dropout is refused. Without dropout each
+slice's forward passes its unused generator state to the same slice's backward.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BIAS = ("attn_bias", "attn_mask")
 
 
 def attention(call: Call) -> Outcome:
-    """Batch rows of every tensor belong together; each slice is an attention of its own."""
+    """Cut a fused attention along the batch, or along the tokens if its mask is causal."""
     named = by_name(call.op, call.args, call.kwargs)
     if named.get("dropout_p"):
         return Refusal("dropout inside fused attention: its mask cannot be drawn slice by slice")
@@ -52,7 +52,7 @@ def attention(call: Call) -> Outcome:
     if cut is None and any(x.sliced is not None and x.sliced.dim == TOKENS for x in rows):
         return by_tokens(call, named)
     if cut is None:
-        return Refusal("attention is cut along another dimension than the batch or the tokens")
+        return Refusal("attention is cut along a dimension other than the batch or the tokens")
     mask = named.get("grad_input_mask")
     if mask is not None and mask[3] and not all(_has_rows(call.operands[i], batch) for i in biases):
         return Refusal("the bias's gradient is summed over the batch")
@@ -70,7 +70,7 @@ def _has_rows(bias: Operand, batch: Any) -> bool:
 
 
 def result_state(shape: Any, cut: Sliced, batch: Any) -> State:
-    """Results with a batch dimension are cut; the generator's state is each slice's own."""
+    """Return a result's state: cut if it has a batch dimension, otherwise per slice."""
     if isinstance(shape, tuple) and len(shape) >= 3 and same(shape[0], batch):
         return cut
     return PerSlice()

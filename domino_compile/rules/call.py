@@ -20,7 +20,7 @@ def by_name(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str
 
 
 def by_schema(op: Any, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inverse of ``by_name``: positional and keyword arguments, defaults filled in."""
+    """Return positional and keyword arguments from named ones: the inverse of ``by_name``."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument in op._schema.arguments:
@@ -69,10 +69,10 @@ class Inside:
     """How a ``Subgraph`` is computed slice by slice.
 
     Attributes:
-        inputs: the required state of each of its inputs.
-        out: the state of each of its results; a zero result may also be a ``PartialSum``.
-        zeros: whether each of its results is zero.
-        analysis: how its operations are cut, for the pass that makes each slice's graph.
+        inputs: The required state of each of its inputs.
+        out: The state of each of its results; a zero result may also be a ``PartialSum``.
+        zeros: Whether each of its results is zero.
+        analysis: The cut of its operations, for the pass that makes each slice's graph.
     """
 
     inputs: tuple[State, ...]
@@ -89,15 +89,16 @@ class Call:
     """One operation of the graph, as a rule sees it.
 
     Attributes:
-        op: the called operator (an ``OpOverload``, or a function such as ``operator.mul``).
-        args: positional arguments, with an ``Operand`` for each tensor and a ``Subgraph`` for each
+        op: The called operator (an ``OpOverload``, or a function such as ``operator.mul``).
+        args: Positional arguments, with an ``Operand`` for each tensor and a ``Subgraph`` for each
             function.
-        kwargs: keyword arguments, in the same form.
-        out: the shape of the whole result; for several results a tuple with ``None``
-            for each member that is not a tensor.
-        batch: the extent ``B`` of the cut axis.
-        inside: follows a cut through a ``Subgraph``, given the states of its inputs and the
-            preferred states of its results.
+        kwargs: Keyword arguments, in the same form.
+        out: The shape of the whole result; for several results a tuple with ``None`` for each
+            member that is not a tensor.
+        batch: The extent ``B`` of the cut axis.
+        operands: The tensor arguments, in order.
+        inside: A function that follows a cut through a ``Subgraph``, given the states of its
+            inputs and the preferred states of its results.
     """
 
     op: Any
@@ -158,8 +159,8 @@ class Members:
     """The results of a slice that several operations make together.
 
     Attributes:
-        base: a node whose results those are that ``given`` does not name.
-        given: results by their number: a node, or ``Summands``.
+        base: The node that gives the results that ``given`` does not name.
+        given: The other results by their number: a node, or ``Summands``.
     """
 
     base: Any
@@ -168,11 +169,11 @@ class Members:
 
 @dataclass(frozen=True)
 class Summands:
-    """What slice ``i`` adds to a ``PrefixSum``.
+    """The summands that slice ``i`` contributes to a ``PrefixSum``.
 
     Attributes:
-        past: to the chunks ``0 .. i - 1``, in one tensor.
-        own: to chunk ``i``.
+        past: The summand for the chunks ``0 .. i - 1``, in one tensor.
+        own: The summand for chunk ``i``.
     """
 
     past: Any
@@ -180,8 +181,8 @@ class Summands:
 
 
 #: Makes one slice by several operations: (emit, arguments of the slice, chunks, slice index) ->
-#: its node, or ``Members``. An operand that is wanted as a ``Prefix`` is given as a list of the
-#: chunks that the slice sees, its own last.
+#: its node, or ``Members``. An operand whose required state is ``Prefix`` is given as a list of the
+#: chunks that the slice sees, the slice's chunk last.
 Expand = Callable[[Emit, tuple[Any, ...], dict[str, Any], Chunks, int], Any]
 
 
@@ -190,9 +191,9 @@ class Function:
     """A function that the operation calls: each slice gets a version for its shapes.
 
     Attributes:
-        captured: the indices of the operands that are the function's last arguments; ``None`` for a
+        captured: The indices of the operands that are the function's last arguments; ``None`` for a
             value that is not a tensor.
-        inside: how its operations are cut; ``None`` if it computes the same for every slice.
+        inside: The cut of its operations; ``None`` if it computes the same for every slice.
     """
 
     captured: tuple[int | None, ...]
@@ -204,18 +205,18 @@ class Cut:
     """The answer that an operation can be computed slice by slice.
 
     Attributes:
-        inputs: the required state of each operand, in the order of ``Call.operands``.
+        inputs: The required state of each operand, in the order of ``Call.operands``.
             An operand in another state is joined, cut, or both.
-        out: the state of the result(s).
-        scaled: integer arguments that shrink with the slice.
-            build: how to make the operation of one slice, where it is not the same
-            operation on sliced arguments.
-        expand: how to make one slice, where that takes several operations.
-            chain: index of the operand that accumulates: slice ``i`` gets the result of slice
+        out: The state of the result(s).
+        scaled: Integer arguments that shrink with the slice.
+        build: How to make the operation of one slice, if it is not the same operation on sliced
+            arguments.
+        expand: How to make one slice, if that takes several operations.
+        chain: The index of the operand that accumulates. Slice ``i`` gets the result of slice
             ``i - 1`` there, and the last result is the whole one (``out`` is ``WHOLE``).
-        finish: for a ``PartialSum``: operations that turn the sum into the whole result, as
+        finish: For a ``PartialSum``, the operations that turn the sum into the whole result, as
             ``(target, extra positional arguments)``.
-        functions: one entry for each ``Subgraph`` among the arguments, in order.
+        functions: One entry for each ``Subgraph`` among the arguments, in order.
     """
 
     inputs: tuple[States, ...]

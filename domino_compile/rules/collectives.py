@@ -80,12 +80,12 @@ def coalesced(single: RuleFn) -> RuleFn:
         for x in call.operands:
             if x.sliced is None:
                 return Refusal("some of the tensors that travel together are not cut")
-            found = single(replace(call, operands=(x,)))
-            if isinstance(found, Refusal):
-                return found
-            assert isinstance(found.out, Sliced)
-            inputs += found.inputs
-            outs.append(found.out)
+            outcome = single(replace(call, operands=(x,)))
+            if isinstance(outcome, Refusal):
+                return outcome
+            assert isinstance(outcome.out, Sliced)
+            inputs += outcome.inputs
+            outs.append(outcome.out)
         return Cut(tuple(inputs), tuple(outs))
 
     return rule

@@ -37,13 +37,13 @@ def conditional(call: Call) -> Outcome:
         return Refusal("the condition is cut")
     if not isinstance(yes, Subgraph) or not isinstance(no, Subgraph):
         return Refusal("the graphs of the two branches are not known")
-    found = _both(call, yes, no, tuple(_state(x) for x in operands))
-    if isinstance(found, Refusal):
-        return found
+    branches = _both(call, yes, no, tuple(_state(x) for x in operands))
+    if isinstance(branches, Refusal):
+        return branches
     out: list[State] = []
     for states, zeros in zip(
-        zip(*(x.out for x in found), strict=True),
-        zip(*(x.zeros for x in found), strict=True),
+        zip(*(x.out for x in branches), strict=True),
+        zip(*(x.zeros for x in branches), strict=True),
         strict=True,
     ):
         state = _agreed(states, zeros)
@@ -52,12 +52,12 @@ def conditional(call: Call) -> Outcome:
         out.append(state)
     wanted: dict[int, States] = {
         x.index: state
-        for x, state in zip(operands, found[0].inputs, strict=True)
+        for x, state in zip(operands, branches[0].inputs, strict=True)
         if isinstance(x, Operand)
     }
     inputs = tuple(wanted.get(x.index, WHOLE) for x in call.operands)
     taken = tuple(x.index if isinstance(x, Operand) else None for x in operands)
-    return Cut(inputs, tuple(out), functions=tuple(Function(taken, x) for x in found))
+    return Cut(inputs, tuple(out), functions=tuple(Function(taken, x) for x in branches))
 
 
 def _state(value: Any) -> State:

@@ -42,8 +42,8 @@ def grouped_product(call: Call) -> Outcome:
     state = left.sliced or right.sliced
     if left.rank == right.rank == 3 and state is not None and state.dim == 0:
         return Cut((state, state, *whole), state)
-    alone = left.rank == 3 and right.sliced is None
-    if alone and left.sliced is not None and left.sliced.dim == 1:
+    right_whole = left.rank == 3 and right.sliced is None
+    if right_whole and left.sliced is not None and left.sliced.dim == 1:
         dim = 1 if right.rank == 3 else 0
         return Cut((left.sliced, WHOLE, *whole), Sliced(dim, left.sliced.outer))
     cut = [x.sliced.dim if x.sliced is not None else None for x in (left, right)]

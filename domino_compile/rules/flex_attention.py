@@ -71,18 +71,18 @@ def _by_rows(
     """Cut dimension 0 of ``rows``, and the tensors that the functions index by row number.
 
     Args:
-        call: the call.
-        rows: the tensors with a batch dimension, the queries first.
-        block_mask: the lists of blocks, followed by the function ``mask_mod``.
-        scores: the functions of the scores, each with its name and the position of ``b``.
-        captured: the values that the functions of the scores capture, and those of ``mask_mod``.
+        call: The attention.
+        rows: The tensors with a batch dimension, the queries first.
+        block_mask: The lists of blocks, followed by the function ``mask_mod``.
+        scores: The functions of the scores, each with its name and the position of ``b``.
+        captured: The values that the functions of the scores capture, and those of ``mask_mod``.
     """
     batch = rows[0].shape[0]
     wanted: dict[int, States] = {}
     lists = _operands(block_mask[BLOCK_LISTS])
     cut = next((x.sliced for x in (*rows, *lists) if _is_batch(x, batch)), None)
     if cut is None:
-        return Refusal("attention is cut along another dimension than the batch")
+        return Refusal("attention is cut along a dimension other than the batch")
     if len(lists) < len(_operands(block_mask)):
         return Refusal("the block mask fixes the order in which all rows are computed")
     for x in (*rows, *lists):
@@ -92,10 +92,10 @@ def _by_rows(
     functions = [(*score, captured[0]) for score in scores]
     functions.append(("mask_mod", block_mask[-1], 0, captured[1]))
     for name, function, position, values in functions:
-        found = lookups(name, function, position, values, cut, batch)
-        if isinstance(found, Refusal):
-            return found
-        for index, state in found:
+        tables = lookups(name, function, position, values, cut, batch)
+        if isinstance(tables, Refusal):
+            return tables
+        for index, state in tables:
             if wanted.setdefault(index, state) != state:
                 return Refusal(f"{name} looks up rows in a tensor that it also uses otherwise")
     inputs = tuple(wanted.get(x.index, WHOLE) for x in call.operands)
@@ -112,13 +112,13 @@ def lookups(
     """Return the captured tensors that a function uses, each with the state it must have.
 
     Args:
-        name: the function's name, for messages.
-        function: its graph. Its arguments are scores and gradients, the four numbers of the row,
-            the head, the query and the key, and the captured values.
-        position: the position of the row number among its arguments.
-        captured: its last arguments.
-        cut: how the rows are cut.
-        batch: the number of rows.
+        name: The function's name, for messages.
+        function: The function's graph. Its arguments are scores and gradients, the numbers of the
+            row, the head, the query and the key, and the captured values.
+        position: The position of the row number among its arguments.
+        captured: The captured values, which are its last arguments.
+        cut: How the rows are cut.
+        batch: The number of rows.
     """
     if not isinstance(function, Subgraph):
         return Refusal(f"the graph of {name} is not known")
@@ -177,7 +177,7 @@ def _results_of(function: Subgraph) -> list[Any]:
 
 
 def _states_of_results(shapes: Any, batch: Size, cut: Sliced) -> tuple[State, ...]:
-    """Return the results' states: tensors are cut in front; slices keep their other gradients."""
+    """Return the results' states: results with a batch dimension are cut, others are per slice."""
     return tuple(
         cut if shape and not isinstance(shape[0], tuple) and same(shape[0], batch) else PerSlice()
         for shape in shapes

@@ -68,10 +68,10 @@ class Layout:
     dimensions if these are adjacent; otherwise it comes first. The other dimensions are kept.
 
     Attributes:
-        given: the indices that are not ``None``.
-        start: where the block begins in the result.
-        block: the rank of the block.
-        kept: the dimensions of ``x`` that are not indexed, in order.
+        given: The indices that are not ``None``.
+        start: Where the block begins in the result.
+        block: The rank of the block.
+        kept: The dimensions of ``x`` that are not indexed, in order.
     """
 
     given: tuple[Operand, ...]
@@ -142,8 +142,8 @@ def index(call: Call) -> Outcome:
     layout = layout_of(x, call.arg(1, "indices"))
     if isinstance(layout, Refusal):
         return layout
-    found = index_cut(x, layout)
-    return found if isinstance(found, Refusal) else Cut(found[1], found[0])
+    states = index_cut(x, layout)
+    return states if isinstance(states, Refusal) else Cut(states[1], states[0])
 
 
 def masked_index(call: Call) -> Outcome:
@@ -152,15 +152,15 @@ def masked_index(call: Call) -> Outcome:
     layout = layout_of(x, call.args[2])
     if isinstance(layout, Refusal):
         return layout
-    found = index_cut(x, layout)
-    if isinstance(found, Refusal):
+    states = index_cut(x, layout)
+    if isinstance(states, Refusal):
         if mask.sliced is None or x.sliced is not None:
-            return found
+            return states
         out = Sliced(mask.sliced.dim + layout.rank - mask.rank, mask.sliced.outer)
         if not layout.in_block(out.dim):
             return Refusal("only the mask is cut")
-        found = out, (WHOLE, *index_states(layout, out))
-    out, (x_state, *rest) = found
+        states = out, (WHOLE, *index_states(layout, out))
+    out, (x_state, *rest) = states
     return Cut((x_state, broadcast_state(mask, out, layout.rank), *rest), out)
 
 
@@ -178,8 +178,8 @@ def index_put(call: Call) -> Outcome:
 def fill_where(x: Operand, at: int, mask: Operand, values: Operand) -> Outcome:
     """Cut ``x[..., mask] = v`` as a ``where`` on the dimensions ``at, ...`` that the mask covers.
 
-    That is correct if ``v`` is the same for all elements that the mask selects: if it has extent 1,
-    or no dimension, where they are counted.
+    That is correct if ``v`` is the same for all elements that the mask selects: if the dimension
+    that counts them has extent 1 in ``v``, or is missing.
     """
     rank = x.rank - mask.rank + 1
     along = at - (rank - values.rank)

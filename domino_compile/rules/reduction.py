@@ -1,4 +1,4 @@
-"""Reductions: other dimensions are reduced slice by slice; over the cut one they are partial."""
+"""Reductions: of other dimensions, slice by slice; over the cut dimension they are partial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def reduced_dims(call: Call) -> tuple[list[int], bool]:
-    """Return the dimensions that are reduced, and whether they stay with extent 1."""
+    """Return the dimensions that are reduced, and whether they are kept with extent 1."""
     rank = call.operands[0].rank
     schema = [a.name for a in call.op._schema.arguments]
     dims: Any = None
@@ -108,9 +108,9 @@ def any_(call: Call) -> Outcome:
 
 
 def extreme(largest: bool) -> RuleFn:
-    """Return the rule of a maximum (or minimum) of elements, alone or along dimensions.
+    """Return the rule for a maximum (or minimum) of all elements, or along dimensions.
 
-    Over the cut dimension it is the largest of the slices' maxima, which rounds nothing.
+    Over the cut dimension it is the largest (or smallest) of the slices' results, without rounding.
     """
 
     def rule(call: Call) -> Outcome:

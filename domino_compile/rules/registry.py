@@ -49,7 +49,7 @@ def merge(tables: Iterable[Mapping[Any, Rule]]) -> dict[Any, Rule]:
     """Merge tables of rules, which must not share an operation.
 
     Raises:
-        ValueError: two tables have a rule for the same operation, which the message names.
+        ValueError: Two tables have a rule for the same operation. The message names it.
     """
     merged: dict[Any, Rule] = {}
     for table in tables:
@@ -68,7 +68,7 @@ def all_rules() -> Mapping[Any, Rule]:
 
 @cache
 def rule_of(op: Any) -> Rule | None:
-    """Return the rule of an operation: its own, its packet's, or the pointwise rule by tag."""
+    """Return an operation's rule: for the overload, for its packet, or for pointwise operations."""
     rules = all_rules()
     if isinstance(op, OpOverload) and op._schema.is_mutable:
         return None

@@ -12,8 +12,8 @@ from domino_compile.rules.call import Call, Outcome
 
 #: A rule maps a call with at least one cut operand to a ``Cut`` or a ``Refusal``.
 RuleFn = Callable[[Call], Outcome]
-#: A pull maps a call with no cut operand, and the wanted state of its result, to the same: a value
-#: that is needed in slices is then *made* in slices, instead of made whole and then cut.
+#: A pull maps a call with no cut operand, and the wanted state of its result, to a ``Cut`` or a
+#: ``Refusal``. A value that is needed in slices is then *made* in slices, and not made whole first.
 PullFn = Callable[[Call, Sliced], Outcome]
 
 
@@ -40,14 +40,14 @@ class Rule:
     """The rule of one operation.
 
     Attributes:
-        op: the operation.
-        family: the name of its family, for error messages.
-        forward: how the operation acts on cut operands.
-        pull: how its result can be made in slices; ``None`` if it cannot.
-        columns: for matrix products: how columns of the result are made from columns of the right
-            operand.
-        multiple: for matrix products: what the number of columns of a part must be a multiple of.
-        traits: how the operation treats its operands' elements.
+        op: The operation.
+        family: The name of its family, for error messages.
+        forward: The function that cuts it, given cut operands.
+        pull: The function that makes its result in slices; ``None`` if that is impossible.
+        columns: For a matrix product, the function that makes columns of the result from columns of
+            the right operand; ``None`` if that is impossible.
+        multiple: For a matrix product, the number that must divide the columns of a part.
+        traits: How the operation treats its operands' elements.
     """
 
     op: Any

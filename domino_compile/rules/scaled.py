@@ -1,15 +1,15 @@
 """Scaled matrix products: operands in float8, each with a scale by which the result is multiplied.
 
 A scale is one number for the whole operand (*tensorwise*), or one for each row of the left operand
-and each column of the right one (*rowwise*). A row's scale goes with its row. Scales of blocks are
-not cut.
+and each column of the right one (*rowwise*). Each scale is cut together with its row or column.
+Scales of blocks are not cut.
 
 The contracted extent is not cut. Its slices would be summed in the result's type, while the kernel
-sums in float32 and rounds once. The operands are joined instead: they take one byte an element,
-and the gradient of a weight, the usual case, is needed last.
+sums in float32 and rounds once. The operands are joined instead. They take one byte per element,
+and the usual case, the gradient of a weight, is needed last.
 
-Columns are cut only in multiples of 16, which the kernels need: where ``analysis.columns`` chooses
-the parts, not where the batch happens to be the right operand's columns.
+The kernels require multiples of 16 columns. ``analysis.columns`` chooses such parts, so it can cut
+columns. A cut of the batch cannot, if the batch happens to be the right operand's columns.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from domino_compile.rules.rule import family
 
 aten = torch.ops.aten
 
-#: The kernels take widths that are multiples of 16 bytes.
+#: The kernels require widths that are multiples of 16 bytes.
 ALIGNMENT = 16
 CONTRACTED = "sums over the cut dimension, which a scaled product rounds only once"
 COLUMNS = "slices of the columns may not be multiples of 16"
-BLOCKS = "its scales are of blocks of the cut dimension"
+BLOCKS = "its scales belong to blocks of the cut dimension"
 
 
 def scaled_product(call: Call) -> Outcome:
@@ -98,7 +98,7 @@ def _cut(operands: Iterable[Operand], states: dict[int, State], out: Sliced) -> 
 
 
 def scaled_grouped_product(call: Call) -> Outcome:
-    """Cut ``_scaled_grouped_mm``: an expert's scales, or a row's, go with it."""
+    """Cut ``_scaled_grouped_mm`` with the scales of the experts or rows."""
     named = by_name(call.op, call.args, call.kwargs)
     pairs = ((named["self"], named["scale_a"]), (named["mat2"], named["scale_b"]))
     scales = {scale.index for _, scale in pairs}

@@ -16,7 +16,7 @@ class CapturedWork:
     Python, which Dynamo can trace and can pass to code outside the graph.
 
     Attributes:
-        outputs: the tensors that the collective writes to.
+        outputs: The tensors that the collective writes to.
     """
 
     def __init__(self, outputs: list[torch.Tensor]) -> None:
@@ -33,15 +33,15 @@ class CapturedWork:
         """Do nothing, as ``wait``."""
 
     def is_completed(self) -> bool:
-        """Whether the outputs may be read; they always may."""
+        """Return whether the outputs may be read; they always may."""
         return True
 
     def is_success(self) -> bool:
-        """Whether the collective has not failed; a failure is raised where the graph runs."""
+        """Return whether the collective succeeded; a failure is raised when the graph runs."""
         return True
 
     def exception(self) -> None:
-        """Return None, because a failure is raised where the graph runs (see ``is_success``)."""
+        """Return ``None``, because a failure is raised when the graph runs (see ``is_success``)."""
 
     def result(self) -> list[torch.Tensor]:
         """Return the tensors that the collective writes to."""
@@ -61,10 +61,10 @@ def launched(collective: Any, written: Any, *args: Any, **kwargs: Any) -> Captur
     either: gradients pass an all-reduce unchanged.
 
     Args:
-        collective: the function that was called; called here without ``async_op``.
-        written: the tensor, or the list of tensors, that it writes to.
-        args: its other arguments.
-        kwargs: those that are given by name.
+        collective: The function that was called; it is called here without ``async_op``.
+        written: The tensor, or the list of tensors, that it writes to.
+        args: The other positional arguments.
+        kwargs: The keyword arguments.
     """
     several = isinstance(written, (list, tuple))
     outputs = list(written) if several else [written]

@@ -59,7 +59,7 @@ _measurements = GroupNumbers()
 
 
 def guarded(compiled: Compiled) -> Compiled:
-    """Time a program against the uncut one in its first steps, if the options ask for it.
+    """Wrap a program to time it against the uncut one in its first steps, if the options say so.
 
     A graph that is left to Inductor alone is not timed.
     """
@@ -75,11 +75,11 @@ class Measuring:
     """The program of one graph: two programs that take turns, and then the faster one.
 
     Args:
-        planned: this package's program.
-        uncut: The program of Inductor alone.
+        planned: The program that this package planned.
+        uncut: The program that Inductor alone compiled.
         report: The report of the graph, which gets the outcome.
-        done: called when the outcome is in the report.
-        timeout_s: how long to wait for other ranks.
+        done: A function that is called when the outcome is in the report.
+        timeout_s: How many seconds to wait for other ranks.
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class Measuring:
         times: list[list[float]] = [[], []]
         for turn, began, ended in zip(TURNS, self.marks, self.marks[1:], strict=False):
             times[turn].append(_between_ms(began, ended))
-        own = [statistics.median(found[WARM_UP:]) for found in times]
-        planned_ms, uncut_ms = agreed(own, self.report, self.timeout_s)
+        here = [statistics.median(steps[WARM_UP:]) for steps in times]
+        planned_ms, uncut_ms = agreed(here, self.report, self.timeout_s)
         keep = 0 if planned_ms < uncut_ms else 1
-        found = MeasuredReport(
+        outcome = MeasuredReport(
             kept=("planned", "uncut")[keep],
             planned_ms=round(planned_ms, 4),
             uncut_ms=round(uncut_ms, 4),
             rounds=ROUNDS,
         )
-        reporting.measured(self.report, found)
+        reporting.measured(self.report, outcome)
         self.programs = [self.programs[keep]]
         self.marks.clear()
         gc.collect()  # compiled programs have reference cycles; free their buffers now
@@ -125,31 +125,31 @@ class Measuring:
         self.done()
 
 
-def agreed(own: Sequence[float], report: CompileReport, timeout_s: float) -> list[float]:
+def agreed(here: Sequence[float], report: CompileReport, timeout_s: float) -> list[float]:
     """Return each number's maximum over all ranks that share a collective of the graph.
 
     The groups follow one another in the order of the graph, so on a mesh every rank gets the
-    maximum over the whole mesh, independent of its own groups.
+    maximum over the whole mesh, whichever groups it belongs to.
 
     Raises:
         RankMismatchError: A rank does not respond in time.
     """
-    found = list(own)
+    most = list(here)
     if not (dist.is_available() and dist.is_initialized()):
-        return found
+        return most
     for group in dict.fromkeys(c.group for c in report.collectives):
         shared = _compat.shared_store(group)
         if shared is not None:
-            found = _largest(found, group, *shared, timeout_s)
-    return found
+            most = _largest(most, group, *shared, timeout_s)
+    return most
 
 
 def _largest(
-    mine: list[float], group: str, store: Any, ranks: list[int], own: int, timeout_s: float
+    here: list[float], group: str, store: Any, ranks: list[int], position: int, timeout_s: float
 ) -> list[float]:
     number = _measurements.next(group)
-    keys = [f"domino_compile/measured/{number}/{position}" for position in range(len(ranks))]
-    store.set(keys[own], json.dumps(mine))
+    keys = [f"domino_compile/measured/{number}/{at}" for at in range(len(ranks))]
+    store.set(keys[position], json.dumps(here))
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except (RuntimeError, dist.DistError):
@@ -163,7 +163,7 @@ def _largest(
 
 
 def _mark(args: Sequence[Any]) -> Any:
-    """A point in time: of the device's stream where the inputs are on one."""
+    """Return a point in time: on the device's stream if the inputs are on a GPU, or the clock's."""
     device = next((x.device for x in args if isinstance(x, torch.Tensor) and x.is_cuda), None)
     if device is None:
         return time.perf_counter()

@@ -67,18 +67,18 @@ class Judge:
 
 
 class WatchedLink:
-    """What the graphs of one process know of a group's link."""
+    """The state of a group's link, shared by all graphs of one process."""
 
     def __init__(self) -> None:
         self.judge = Judge()
         self._prober: weakref.ref[Watching] | None = None
 
     def prober(self, asking: Watching) -> Watching:
-        """The graph whose calls are counted: the first one that is still in use."""
-        found = self._prober() if self._prober is not None else None
-        if found is None:
-            self._prober, found = weakref.ref(asking), asking
-        return found
+        """Return the graph whose calls are counted: the first one that is still in use."""
+        first = self._prober() if self._prober is not None else None
+        if first is None:
+            self._prober, first = weakref.ref(asking), asking
+        return first
 
 
 _links: weakref.WeakKeyDictionary[Any, WatchedLink] = weakref.WeakKeyDictionary()
@@ -103,7 +103,7 @@ def watched(compiled: Compiled) -> Compiled:
 
 
 def _can_be_watched(compiled: Compiled) -> bool:
-    """Whether the graph can be planned again; it cannot with dynamic sizes, which would be lost."""
+    """Return whether the graph can be planned again; dynamic sizes would be lost."""
     inputs = compiled.request.inputs
     sizes = [n for x in inputs if isinstance(x, torch.Tensor) for n in x.shape]
     symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -127,12 +127,13 @@ class Watching:
 
     Args:
         program: The program as first compiled.
-        again: Recompiles it for a link ``slower`` times slower than its table, with the inputs of
-            the current call.
+        again: A function that recompiles it for a link ``slower`` times slower than its table, with
+            the inputs of the current call.
         report: The report of the graph.
-        table_us: Returns the link table's time of an all-reduce in a group, given its bytes.
+        table_us: A function that returns the link table's time of an all-reduce in a group, given
+            its bytes.
         every: The number of calls between two probes.
-        timeout_s: How long to wait for other ranks.
+        timeout_s: How many seconds to wait for other ranks.
     """
 
     def __init__(
@@ -166,9 +167,9 @@ class Watching:
 
     def _probe(self, args: Sequence[Any]) -> None:
         devices = (x.device for x in args if isinstance(x, torch.Tensor))
-        device = max(devices, key=lambda found: found.type != "cpu", default=None)
-        own = fastest_us(_compat.group_named(self.group), self.nbytes, device)
-        (slowest,) = agreed([own], self.report, self.timeout_s)
+        device = max(devices, key=lambda device: device.type != "cpu", default=None)
+        here_us = fastest_us(_compat.group_named(self.group), self.nbytes, device)
+        (slowest,) = agreed([here_us], self.report, self.timeout_s)
         slower = slowest / self.table_us(self.group, self.nbytes)
         if self.link.judge.hear(slower):
             log.info(
@@ -183,7 +184,7 @@ def fastest_us(group: Any, nbytes: int, device: torch.device | None) -> float:
     payload = torch.zeros(max(1, nbytes // 4), device=device)
     on_gpu = payload.is_cuda
     times = []
-    dist.all_reduce(payload, group=group)  # the ranks come together
+    dist.all_reduce(payload, group=group)  # the ranks wait for each other here
     for _ in range(REPEATS):
         if on_gpu:
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))

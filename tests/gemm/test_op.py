@@ -188,12 +188,12 @@ def test_if_the_first_says_it_too_late_all_leave_it_to_torch(folder: Path) -> No
 def test_a_process_asks_once_for_all_parts_of_the_time() -> None:
     asked = []
 
-    def found(*args: Any) -> Ways:
+    def timed(*args: Any) -> Ways:
         asked.append(args)
         return (CHOSEN[0],)
 
     problem = question().problem
-    with mock.patch.object(op, "_ways", {}), mock.patch.object(op, "_found", found):
+    with mock.patch.object(op, "_ways", {}), mock.patch.object(op, "_timed_ways", timed):
         device = torch.device("cuda", 0)
         assert [op._program(problem, device, 16, share) for share in PARTS] == [None] * len(PARTS)
         assert asked == [(problem, device, 16)]

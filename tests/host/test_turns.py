@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from domino_compile import _compat
-from domino_compile.host.kept import alone
+from domino_compile.host.kept import exclusive
 from domino_compile.host.turns import Turn
 
 SOON, NEVER = 10.0, 0.1
@@ -71,7 +71,7 @@ def test_one_at_a_time_does_what_has_a_name(tmp_path: Path) -> None:
     inside, most = [], []
 
     def work() -> None:
-        with alone("work"):
+        with exclusive("work"):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.02)
@@ -88,7 +88,7 @@ def test_without_locks_the_work_is_done_all_the_same(tmp_path: Path, problem: OS
     with (
         mock.patch.object(_compat, "cache_folder", lambda: str(tmp_path)),
         mock.patch.object(Turn, "take", side_effect=problem),
-        alone("work"),
+        exclusive("work"),
     ):
         done = True
     assert done
@@ -98,6 +98,6 @@ def test_an_error_of_the_work_is_not_taken_for_one_of_the_lock(tmp_path: Path) -
     with (
         mock.patch.object(_compat, "cache_folder", lambda: str(tmp_path)),
         pytest.raises(OSError, match="of the work"),
-        alone("work"),
+        exclusive("work"),
     ):
         raise OSError("of the work")

@@ -13,7 +13,7 @@ from tests.rules.samples_pointwise import real
 aten = torch.ops.aten
 
 B, H, S, D = 4, 2, 3, 2
-OTHER = "along another dimension than the batch"
+OTHER = "along a dimension other than the batch"
 #: Why one attention alone is not cut along its tokens: the samples return its log-sum-exp, a
 #: backward is cut only where its forward is (``test_causal`` has both together).
 FORWARD, BACKWARD = "per-slice state is needed whole", "its forward is not cut along the tokens"

@@ -69,5 +69,5 @@ def _policy() -> Callable[..., CheckpointPolicy]:
 
 def _operator(name: str) -> Any:
     namespace, operator = name.split(".")
-    found = getattr(getattr(torch.ops, namespace), operator, None)
-    return None if found is None else found.default
+    packet = getattr(getattr(torch.ops, namespace), operator, None)
+    return None if packet is None else packet.default

@@ -51,19 +51,19 @@ class Comparison:
 
 
 def errors(
-    found: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor], device: str = "cpu"
+    results: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor], device: str = "cpu"
 ) -> dict[str, Error]:
     """Return the error of each result.
 
     Args:
-        found: A program's results.
-        exact: The same in float64. A result that is missing in ``found`` counts as zero.
+        results: A program's results.
+        exact: The same results in float64. One that is missing in ``results`` counts as zero.
         device: The device to compute on.
     """
     result: dict[str, Error] = {}
     for name, value in exact.items():
         truth = value.to(device).double()
-        given = found.get(name)
+        given = results.get(name)
         held = torch.zeros_like(truth) if given is None else given.to(device)
         rounded = truth if given is None else truth.to(held.dtype)
         norm = float(truth.norm())
@@ -80,31 +80,31 @@ def _over(value: torch.Tensor, truth: torch.Tensor, norm: float) -> float:
     return off / norm
 
 
-def worst(found: Mapping[str, Error]) -> float:
+def worst(judged: Mapping[str, Error]) -> float:
     """Return the largest relative error of a gradient, or of the output if there is none."""
-    return max((found[name].relative for name in _judged(found)), default=0.0)
+    return max((judged[name].relative for name in _judged(judged)), default=0.0)
 
 
-def compare(found: Mapping[str, Error], base: Mapping[str, Error]) -> Comparison:
+def compare(judged: Mapping[str, Error], base: Mapping[str, Error]) -> Comparison:
     """Return the result with the worst error in comparison with another program.
 
     Args:
-        found: The errors of the program to judge.
+        judged: The errors of the program to judge.
         base: The errors of the program to compare with, for the same results.
     """
-    ratios = {name: _ratio(found[name], base[name]) for name in _judged(found)}
+    ratios = {name: _ratio(judged[name], base[name]) for name in _judged(judged)}
     if not ratios:
         return Comparison("", 1.0)
     name = max(ratios, key=lambda name: ratios[name])
     return Comparison(name, ratios[name])
 
 
-def _ratio(found: Error, base: Error) -> float:
-    floor = max(found.rounding, base.rounding)
-    given, held_to = max(found.relative, floor), max(base.relative, floor)
+def _ratio(judged: Error, base: Error) -> float:
+    floor = max(judged.rounding, base.rounding)
+    given, held_to = max(judged.relative, floor), max(base.relative, floor)
     return 1.0 if given == held_to else given / held_to if held_to else float("inf")
 
 
-def _judged(found: Mapping[str, Error]) -> list[str]:
+def _judged(errors: Mapping[str, Error]) -> list[str]:
     """Return the gradients and outputs, or the loss if there is nothing else."""
-    return [name for name in found if name != LOSS] or list(found)
+    return [name for name in errors if name != LOSS] or list(errors)

@@ -51,7 +51,7 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        """Return the kind of kernel, derived from its name."""
+        """The kind of kernel, derived from its name."""
         return next((kind for kind, pattern in KINDS if pattern.search(self.name)), "other")
 
 
@@ -142,12 +142,12 @@ def kernels_of(path: Path) -> list[Kernel]:
 
 def kernels_in(events: Sequence[dict[str, Any]]) -> list[Kernel]:
     """Return the kernels, copies and fills among the events of a trace."""
-    found = [
+    kernels = [
         _kernel(event)
         for event in events
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
     ]
-    return sorted(found, key=lambda kernel: kernel.begin)
+    return sorted(kernels, key=lambda kernel: kernel.begin)
 
 
 def _kernel(event: dict[str, Any]) -> Kernel:

@@ -45,19 +45,19 @@ class Block(nn.Module):
         self.attention: Attention = causal_attention
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
-        """``(..., width)`` to ``(..., heads of this rank, head_dim)``."""
+        """Reshape ``(..., width)`` to ``(..., heads of this rank, head_dim)``."""
         heads: torch.Tensor = x.unflatten(-1, (-1, self.head_dim))
         return heads
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Values of ``heads`` in, ``(..., width of this rank)`` out, in the same order."""
+        """Compute attention of values from ``heads``; return ``(..., width of this rank)``."""
         order = (1, 2, 0, 3) if self.tokens_first else (0, 2, 1, 3)
         back = (2, 0, 1, 3) if self.tokens_first else (0, 2, 1, 3)
         mixed = self.attention(*(value.permute(order) for value in (q, k, v)))
         return mixed.permute(back).flatten(2)
 
     def drop(self, x: torch.Tensor) -> torch.Tensor:
-        """Residual dropout."""
+        """Apply residual dropout."""
         return F.dropout(x, self.dropout, self.training)
 
 
@@ -76,7 +76,7 @@ class GPTBlock(Block):
         self.down = row(shape.ffn, shape.hidden, True, parallel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual stream in, the residual stream out."""
+        """Return the residual stream after this block."""
         qkv = self.qkv(self.enter_attention(self.norm1(x)))
         mixed = self.attend(*(self.heads(part) for part in qkv.chunk(3, -1)))
         x = x + self.drop(self.out(mixed))
@@ -104,7 +104,7 @@ class LlamaBlock(Block):
         self.down = row(shape.ffn, shape.hidden, False, parallel)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """The residual stream in, the residual stream out; angles as ``rotated`` takes them."""
+        """Return the residual stream after this block; ``rotated`` explains the angles."""
         y = self.enter_attention(self.norm1(x))
         q = rotated(self.q_norm(self.heads(self.q(y))), cos, sin)
         k = rotated(self.k_norm(self.heads(self.k(y))), cos, sin)
@@ -118,12 +118,12 @@ class LlamaBlock(Block):
 
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions on ``(batch, seq, heads, head_dim)`` or ``(seq, batch, heads, head_dim)``.
+    """Apply rotary positions to queries or keys.
 
     Args:
-        x: queries or keys.
-        cos: cosines, ``(seq, 1, head_dim / 2)`` or ``(seq, 1, 1, head_dim / 2)``.
-        sin: sines of the same angles.
+        x: The values, ``(batch, seq, heads, head_dim)`` or ``(seq, batch, heads, head_dim)``.
+        cos: The cosines, ``(seq, 1, head_dim / 2)`` or ``(seq, 1, 1, head_dim / 2)``.
+        sin: The sines of the same angles.
     """
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
@@ -135,13 +135,14 @@ class Model(nn.Module):
     Without ``head`` it maps hidden states and a direction, both ``(batch, seq, hidden)``, to the
     product of the normalised result with that direction, over the square root of the number of
     elements. The gradient of that loss at the last norm is the direction itself. (The mean of
-    squares, say, would not do: a norm makes it constant, and its gradient is rounding noise.)
-    Where no direction is given the normalised result is returned. With ``head`` it maps tokens and
-    labels ``(batch, seq)`` to the cross entropy, embedding and head being the same on all ranks.
-    Everything is ``(seq, batch, ...)`` where the style has tokens first.
+    squares, for example, would not work: a norm makes it constant, and its gradient is rounding
+    noise.) Without a direction it returns the normalised result. With ``head`` it maps tokens and
+    labels ``(batch, seq)`` to the cross entropy; embedding and head are the same on all ranks. All
+    shapes are ``(seq, batch, ...)`` if the style has tokens first.
 
-    ``begin``, ``run_block`` and ``finish`` are the parts of ``forward``, to be compiled apart.
-    Angles are rounded to ``dtype``, also in a model that was made wider since.
+    ``begin``, ``run_block`` and ``finish`` are the parts of ``forward``, for compiling them
+    separately. Angles are rounded to ``dtype``, even if the model has been converted to a wider
+    type since.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any
 from domino_compile.tools.bench.gradients import MOST_RATIO
 from domino_compile.tools.bench.kernels import Account
 
-#: Raised whenever a field of the JSON is renamed, removed or changes its meaning.
+#: To be increased whenever a field of the JSON is renamed, removed or changes its meaning.
 SCHEMA_VERSION = 2
 
 
@@ -43,7 +43,7 @@ class VariantResult:
         compile_s: The time of the first step, including compilation.
         grad_error: The largest relative difference of a parameter's gradient from Inductor's; for
             a forward pass, that of the output.
-        grad_error_float64: The same from float64, without dropout; None unless requested.
+        grad_error_float64: The same from float64, without dropout; ``None`` unless requested.
         grad_error_ratio: The largest ratio of a gradient's error to Inductor's, both against
             float64; see ``gradients``.
         grad_worst: The parameter with that ratio, as named on the first rank.
@@ -137,24 +137,24 @@ class BenchResult:
         """Fill in the numbers that relate variants to each other."""
         base, free = self.by_name("inductor"), self.by_name("free")
         wire = base.wire_ms if base is not None and base.wire_ms is not None else 0.0
-        for found in self.variants:
-            if found.step_ms is None:
+        for result in self.variants:
+            if result.step_ms is None:
                 continue
             if base is not None and base.step_ms is not None:
-                found.ratio_to_inductor = found.step_ms / base.step_ms
-                found.speedup = base.step_ms / found.step_ms
+                result.ratio_to_inductor = result.step_ms / base.step_ms
+                result.speedup = base.step_ms / result.step_ms
             if free is not None and free.step_ms is not None:
-                found.fraction_of_free = free.step_ms / found.step_ms
-                found.fraction_of_bound = max(free.step_ms, wire) / found.step_ms
-                if found.compute_ms and free.compute_ms:
-                    found.inflation = found.compute_ms / free.compute_ms
-            if found.wire_ms and found.exposed_ms is not None:
-                found.hidden_fraction = max(0.0, 1 - found.exposed_ms / found.wire_ms)
+                result.fraction_of_free = free.step_ms / result.step_ms
+                result.fraction_of_bound = max(free.step_ms, wire) / result.step_ms
+                if result.compute_ms and free.compute_ms:
+                    result.inflation = result.compute_ms / free.compute_ms
+            if result.wire_ms and result.exposed_ms is not None:
+                result.hidden_fraction = max(0.0, 1 - result.exposed_ms / result.wire_ms)
 
     def rounded(self) -> dict[str, Any]:
         """Return plain data, rounded to four decimals (small numbers to four digits)."""
-        found: dict[str, Any] = _rounded(asdict(self))
-        return found
+        plain: dict[str, Any] = _rounded(asdict(self))
+        return plain
 
     def to_json(self) -> str:
         """Return ``rounded`` as indented JSON."""

@@ -84,7 +84,7 @@ def run(
         if turn is not None:
             bench.tell("compiled, waiting for the turn to measure")
             turn.release()
-            world.first_alone(turn.take)
+            world.first_rank_only(turn.take)
         bench.measure(result, runners)
         return result
 
@@ -166,9 +166,9 @@ class Runner:
         if self.without_dropout:
             return self.without_dropout
         self.world.choose(self.variant.free)
-        found = self._step.results()
+        results = self._step.results()
         self._step.forget()
-        return found
+        return results
 
 
 def _allocated() -> int:
@@ -197,7 +197,7 @@ class Bench:
         self._progress(text, min(1.0, self._done / self._whole))
 
     def measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
-        """Time the variants, account for their time, and fill in the result."""
+        """Measure the variants, account for their time, and fill in the result."""
         self._time(runners)
         blocks = max(self._account(runner) for runner in runners)
         if not result.emulated:
@@ -249,8 +249,8 @@ class Bench:
             else:
                 base = runners[0] if runners else runner
                 if not variant.free or self.world.table is not None:
-                    found = errors(runner.first, base.first, self.world.place.device)
-                    runner.result.grad_error = worst(found)
+                    differences = errors(runner.first, base.first, self.world.place.device)
+                    runner.result.grad_error = worst(differences)
                 if runner is not base:
                     runner.first = {}
                 runners.append(runner)
@@ -270,10 +270,10 @@ class Bench:
         for number in range(self.plan.rounds + 1):
             self.tell(f"measuring, round {number} of {self.plan.rounds}", 1)
             draw.shuffle(turns)
-            for runner, found in turns:
-                found.append(self._timed(runner))
-        for runner, found in zip(runners, times, strict=True):
-            rounds = self.world.agreed(found[1:])
+            for runner, steps in turns:
+                steps.append(self._timed(runner))
+        for runner, steps in zip(runners, times, strict=True):
+            rounds = self.world.agreed(steps[1:])
             runner.result.step_ms = statistics.median(rounds)
             runner.result.spread_ms = middle_half(rounds)
 
@@ -286,7 +286,7 @@ class Bench:
                 runner()
             return (time.perf_counter() - began) * 1e3 / self.plan.steps
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        runner()  # the device has work while the host issues what is measured
+        runner()  # the device has work while the host issues the measured steps
         begin.record()
         for _ in range(self.plan.steps):
             runner()
@@ -304,10 +304,9 @@ class Bench:
         self.world.line_up()
         runner()
         if self.on_gpu:
+            several = not self.world.place.one_process
             accounts = [
-                Account.of(
-                    record(runner, self._kept(runner, number), lead=not self.world.place.alone)
-                )
+                Account.of(record(runner, self._kept(runner, number), lead=several))
                 for number in range(self.plan.traced)
             ]
             account = Account.median(accounts)
@@ -362,10 +361,10 @@ class Bench:
             self.tell(f"comparing {runner.variant.label} with float64", 10)
             if runner.variant.free:
                 continue
-            found = errors(runner.judged(), exact, device)
-            base = found if base is None else base
-            ranks = compare(found, base)
-            ratio, error = self.world.agreed([ranks.ratio, worst(found)])
+            judged = errors(runner.judged(), exact, device)
+            base = judged if base is None else base
+            ranks = compare(judged, base)
+            ratio, error = self.world.agreed([ranks.ratio, worst(judged)])
             runner.result.judge(error, ratio, ranks.name)
         del exact
         if self.on_gpu:

@@ -8,7 +8,7 @@ from domino_compile.errors import DominoError, did_you_mean
 
 
 class BenchError(DominoError, ValueError):
-    """A benchmark cannot do what was asked for. One line that says what to change."""
+    """A benchmark is impossible as requested. The one-line message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class ModelShape:
         name: The name for ``--model``.
         kind: ``gpt`` (LayerNorm, fused qkv, GELU, biases, dropout) or ``llama`` (RMSNorm, rotary
             positions, grouped-query attention, SwiGLU, no biases).
-        layers: of the whole model; a benchmark may take fewer.
-        hidden: width of the residual stream.
-        heads: attention heads.
-        kv_heads: heads of keys and values.
-        head_dim: width of a head.
-        ffn: inner width of the feed-forward part.
-        vocabulary: number of tokens.
-        qk_norm: whether queries and keys are normalised, a head at a time (Qwen 3).
-        source: where the numbers are published.
+        layers: The number of layers of the whole model; a benchmark may take fewer.
+        hidden: The width of the residual stream.
+        heads: The number of attention heads.
+        kv_heads: The number of heads of keys and values.
+        head_dim: The width of a head.
+        ffn: The inner width of the feed-forward part.
+        vocabulary: The number of tokens.
+        qk_norm: Whether queries and keys are normalised, one head at a time (Qwen 3).
+        source: The publication of the numbers.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ModelShape:
         """Check that every rank gets whole heads and an equal part of the feed-forward width.
 
         Raises:
-            BenchError: Names the dimension and the numbers of ranks that would work.
+            BenchError: The ranks do not divide a dimension. The message has possible numbers.
         """
         for what, extent in (("heads", self.heads), ("kv_heads", self.kv_heads), ("ffn", self.ffn)):
             if extent % ranks:
@@ -116,7 +116,7 @@ def shape_of(name: str) -> ModelShape:
     """Return a model by its name.
 
     Raises:
-        BenchError: The name is unknown; gives the closest spelling and all names.
+        BenchError: The name is unknown. The message has the closest spelling and all names.
     """
     if name in SHAPES:
         return SHAPES[name]

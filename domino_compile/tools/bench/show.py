@@ -11,24 +11,24 @@ Cell = Callable[[VariantResult], str]
 
 
 def _number(name: str, form: str, scale: float = 1.0) -> Cell:
-    def cell(found: VariantResult) -> str:
-        value = getattr(found, name)
+    def cell(result: VariantResult) -> str:
+        value = getattr(result, name)
         return "" if value is None else form.format(value * scale)
 
     return cell
 
 
-def _spread(found: VariantResult) -> str:
-    return "" if found.spread_ms is None else "{:.2f}-{:.2f}".format(*found.spread_ms)
+def _spread(result: VariantResult) -> str:
+    return "" if result.spread_ms is None else "{:.2f}-{:.2f}".format(*result.spread_ms)
 
 
-def _slices(found: VariantResult) -> str:
-    return f"{found.slices}x{found.columns}" if found.columns > 1 else str(found.slices)
+def _slices(result: VariantResult) -> str:
+    return f"{result.slices}x{result.columns}" if result.columns > 1 else str(result.slices)
 
 
-#: Titles and contents, most important first, because a narrow terminal shows fewer.
+#: Titles and contents, the most important first, because a narrow terminal shows fewer columns.
 COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("variant", lambda found: found.variant),
+    ("variant", lambda result: result.variant),
     ("step ms", _number("step_ms", "{:.2f}")),
     ("middle half", _spread),
     ("speed-up", _number("speedup", "{:.3f}")),
@@ -51,15 +51,15 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
 
 def table(result: BenchResult) -> tuple[list[str], list[list[str]]]:
     """Return titles and rows, without columns that have no measurement."""
-    found = [v for v in result.variants if v.step_ms is not None]
-    rows = [[cell(v) for _, cell in COLUMNS] for v in found]
+    measured = [v for v in result.variants if v.step_ms is not None]
+    rows = [[cell(v) for _, cell in COLUMNS] for v in measured]
     kept = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
     return [COLUMNS[i][0] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def kinds(result: BenchResult) -> list[str]:
     """Return the kinds of kernels that occurred."""
-    return sorted({kind for found in result.variants for kind in found.parts_ms})
+    return sorted({kind for variant in result.variants for kind in variant.parts_ms})
 
 
 def page(result: BenchResult) -> str:

@@ -76,7 +76,7 @@ def _reduce_scatter(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     return scattered
 
 
-def _own_part(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def _part_of_rank(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     return x.chunk(group.size(), 0)[group.rank()].contiguous()
 
 
@@ -117,7 +117,7 @@ class GatherTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        """``(seq of this rank, ...)`` to ``(seq, ...)``."""
+        """Gather ``(seq of this rank, ...)`` to ``(seq, ...)``."""
         ctx.group = group
         return _gather(x, group)
 
@@ -132,13 +132,13 @@ class ReduceScatterTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        """``(seq, ...)``, to be summed, to ``(seq of this rank, ...)``."""
+        """Sum ``(seq, ...)`` over all ranks; return ``(seq of this rank, ...)``."""
         ctx.group = group
         return _reduce_scatter(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The gradients of all tokens."""
+        """Gather the gradients of all tokens."""
         return _gather(grads[0], ctx.group), None
 
 
@@ -147,13 +147,13 @@ class DivideTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        """``(seq, ...)``, the same on all ranks, to ``(seq of this rank, ...)``."""
+        """Return ``(seq of this rank, ...)`` from ``(seq, ...)``, the same on all ranks."""
         ctx.group = group
-        return _own_part(x, group)
+        return _part_of_rank(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The gradients of all tokens."""
+        """Gather the gradients of all tokens."""
         return _gather(grads[0], ctx.group), None
 
 
@@ -165,14 +165,14 @@ class CollectTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        """``(seq of this rank, ...)`` to ``(seq, ...)``."""
+        """Gather ``(seq of this rank, ...)`` to ``(seq, ...)``."""
         ctx.group = group
         return _gather(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The gradients of this rank's tokens."""
-        return _own_part(grads[0], ctx.group), None
+        """Return the gradients of this rank's tokens."""
+        return _part_of_rank(grads[0], ctx.group), None
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,9 @@ class Parallel:
     """How a model's layers are divided.
 
     Attributes:
-        style: see the module.
-        group: the tensor-parallel group.
-        mesh: the same as DTensor has it; ``None`` where layers are divided by hand.
+        style: The way to divide them; see the module.
+        group: The tensor-parallel group.
+        mesh: The group as DTensor's mesh; ``None`` if layers are divided by hand.
     """
 
     style: Style
@@ -191,13 +191,13 @@ class Parallel:
 
     @staticmethod
     def of(style: Style, group: dist.ProcessGroup, device: str) -> Parallel:
-        """With the mesh that the style needs."""
+        """Make the division for a style, with a mesh if the style needs one."""
         mesh = None if style.by_hand else DeviceMesh.from_group(group, device)
         return Parallel(style, group, mesh)
 
     @property
     def ways(self) -> int:
-        """Return the number of parts that a layer is divided into when it is created."""
+        """The number of parts that a layer is divided into when it is created."""
         return self.group.size() if self.style.by_hand else 1
 
     def apply(self, function: Any, x: torch.Tensor) -> torch.Tensor:
@@ -210,8 +210,8 @@ class Boundary(nn.Module):
     """A place where a value is redistributed, by a collective or by a change of DTensor layout.
 
     Args:
-        parallel: Decides between the two.
-        whole: The function to apply by hand if every rank has all tokens, if any.
+        parallel: The division, which decides between the two.
+        whole: The function to apply by hand if every rank has all tokens; ``None`` for none.
         divided: The function to apply by hand if tokens are divided among the ranks.
     """
 
@@ -227,12 +227,12 @@ class Boundary(nn.Module):
 
 
 def entrance(parallel: Parallel) -> Boundary:
-    """In front of column-parallel layers."""
+    """Return the boundary in front of column-parallel layers."""
     return Boundary(parallel, CopyToTensorParallel, GatherTokens)
 
 
 def exit_of(parallel: Parallel) -> Boundary:
-    """Behind a row-parallel layer."""
+    """Return the boundary behind a row-parallel layer."""
     return Boundary(parallel, ReduceFromTensorParallel, ReduceScatterTokens)
 
 
@@ -247,18 +247,18 @@ class RowLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outer)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(..., inner of this rank)`` to ``(..., outer)``, summed over the ranks."""
+        """Map ``(..., inner of this rank)`` to ``(..., outer)``, summed over the ranks."""
         y: torch.Tensor = self.leave(F.linear(x, self.weight))
         return y if self.bias is None else y + self.bias
 
 
 def column(inner: int, outer: int, bias: bool, parallel: Parallel) -> nn.Linear:
-    """A column-parallel layer."""
+    """Return a column-parallel layer."""
     return nn.Linear(inner, outer // parallel.ways, bias=bias)
 
 
 def row(inner: int, outer: int, bias: bool, parallel: Parallel) -> nn.Module:
-    """A row-parallel layer."""
+    """Return a row-parallel layer."""
     if parallel.style.by_hand:
         return RowLinear(inner, outer, bias, parallel)
     return nn.Linear(inner, outer, bias=bias)
@@ -270,13 +270,13 @@ TOKENS = Shard(1)
 
 @dataclass(frozen=True)
 class Layers:
-    """The names of a block's layers that DTensor has to know.
+    """The names of a block's layers, for DTensor.
 
     Attributes:
-        columns: column-parallel layers.
-        rows: row-parallel layers.
-        norms: what stands in front of the entrances.
-        entrances: boundaries in front of column-parallel layers.
+        columns: The column-parallel layers.
+        rows: The row-parallel layers.
+        norms: The norms in front of the entrances.
+        entrances: The boundaries in front of column-parallel layers.
     """
 
     columns: tuple[str, ...]
@@ -291,10 +291,10 @@ def parallelize_block(
     """Let DTensor divide a block's layers, as torchtitan does it.
 
     Args:
-        block: changed.
-        mesh: the tensor-parallel group.
-        layers: the parts of the block.
-        divide_tokens: whether ranks divide the tokens too (sequence parallelism).
+        block: The block, which is changed.
+        mesh: The tensor-parallel group.
+        layers: The names of the block's layers.
+        divide_tokens: Whether ranks divide the tokens too (sequence parallelism).
     """
     plan: dict[str, Any] = {name: ColwiseParallel() for name in layers.columns}
     if not divide_tokens:

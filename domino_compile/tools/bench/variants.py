@@ -28,8 +28,8 @@ class Variant:
         name: ``inductor`` is Inductor alone, ``inductor-overlap`` Inductor with its own overlap
             scheduling, and ``domino`` this package. ``free`` and ``domino-free`` are Inductor and
             this package with collectives that take no time.
-        slices: The number of slices for ``domino``; None lets the package choose.
-        columns: The number of column parts for ``domino``; None lets the package choose.
+        slices: The number of slices for ``domino``; ``None`` lets the package choose.
+        columns: The number of column parts for ``domino``; ``None`` lets the package choose.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Return the name as the user writes it."""
+        """The name as the user writes it."""
         if self.slices is None:
             return self.name
         columns = "" if self.columns is None else f"x{self.columns}"
@@ -99,13 +99,13 @@ def parse_variant(text: str) -> Variant:
         raise BenchError(f"--variants: unknown {name!r}{hint}; known: {', '.join(NAMES)}")
     if not colon:
         return Variant(name)
-    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", slices)
-    if not name.startswith("domino") or found is None:
+    counts = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", slices)
+    if not name.startswith("domino") or counts is None:
         raise BenchError(
             f"--variants: {text!r}: only domino takes a number of slices, such as domino:3, "
             "or numbers of slices and columns, such as domino:1x2"
         )
-    return Variant(name, int(found[1]), int(found[2]) if found[2] else None)
+    return Variant(name, int(counts[1]), int(counts[2]) if counts[2] else None)
 
 
 def parse_variants(text: str) -> list[Variant]:

@@ -20,7 +20,7 @@ from domino_compile.tools.bench.styles import Parallel, Style
 
 _count = itertools.count()
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-#: Compiles a function to a program.
+#: A function that compiles another function to a program.
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -49,7 +49,7 @@ class Workload:
     """A model and the size of its step.
 
     Attributes:
-        model: a name of ``shapes.SHAPES``.
+        model: A name in ``shapes.SHAPES``.
         layers: The number of blocks.
         batch: The rows of the batch.
         seq: The tokens per row.
@@ -59,8 +59,8 @@ class Workload:
         head: Whether to include embedding, head and cross entropy; if not, inputs are activations.
         dropout: The dropout of the residual branches.
         dtype: ``bf16``, ``fp16`` or ``fp32``.
-        ac: activation checkpointing, see ``checkpointing.Checkpointing``.
-        granularity: what is compiled as one program, see ``Granularity``.
+        ac: The activation checkpointing; see ``checkpointing.Checkpointing``.
+        granularity: The unit of compilation; see ``Granularity``.
     """
 
     model: str
@@ -120,10 +120,10 @@ class Step:
     """One model with its inputs, and a step of it.
 
     Args:
-        workload: what to build; parameters and inputs depend on nothing else.
-        group: the tensor-parallel group.
+        workload: The workload to build; parameters and inputs depend on nothing else.
+        group: The tensor-parallel group.
         device: ``cuda`` or ``cpu``.
-        compile_: Compiles a function; ``None`` runs it uncompiled.
+        compile_: A function that compiles the program; ``None`` runs it uncompiled.
         exact: Whether to use float64, with the same parameters and inputs (rounded to the
             workload's dtype).
     """
@@ -181,19 +181,19 @@ class Step:
         """
         torch.manual_seed(1)
         outcome = "loss" if self.workload.training or self.workload.head else "output"
-        found = {outcome: self().detach().clone()} | gradients_of(self.model)
-        return {name: value.cpu() for name, value in found.items()}
+        results = {outcome: self().detach().clone()} | gradients_of(self.model)
+        return {name: value.cpu() for name, value in results.items()}
 
 
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return this rank's part of each parameter's gradient, by the parameter's name."""
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad
         if grad is not None:
             local = grad.to_local() if hasattr(grad, "to_local") else grad
-            found[name] = local.detach()
-    return found
+            gradients[name] = local.detach()
+    return gradients
 
 
 def inputs_of(workload: Workload, device: str, exact: bool = False) -> tuple[torch.Tensor, ...]:
@@ -226,7 +226,7 @@ def as_a_whole(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
         loss: torch.Tensor = model(*inputs)
         return loss
 
-    return compile_(_own_code(call))
+    return compile_(_separate(call))
 
 
 def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
@@ -241,7 +241,7 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
     def finish(x: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
         return model.finish(x, target)
 
-    first, middle, last = (compile_(_own_code(part)) for part in (begin, run_block, finish))
+    first, middle, last = (compile_(_separate(part)) for part in (begin, run_block, finish))
 
     def call(x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         x, *angles = first(x)
@@ -257,12 +257,12 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
     return call
 
 
-def _own_code(function: Any) -> Callable[..., Any]:
+def _separate(function: Any) -> Callable[..., Any]:
     """Return the same function with a separate code object.
 
     Dynamo caches compiled programs by code object. Two variants that compile alike (with and
     without free collectives) would otherwise share a program, and with it a recorded CUDA graph.
     """
     code: CodeType = function.__code__
-    own = code.replace(co_name=f"{code.co_name}_{next(_count)}")
-    return FunctionType(own, function.__globals__, closure=function.__closure__)
+    separate = code.replace(co_name=f"{code.co_name}_{next(_count)}")
+    return FunctionType(separate, function.__globals__, closure=function.__closure__)

@@ -1,7 +1,7 @@
 """The ranks of a benchmark: emulated on one GPU, gloo ranks with an emulated link, or real ranks.
 
 ================  ============================================================  ==========
-world             what it is                                                    emulated
+world             description                                                   emulated
 ================  ============================================================  ==========
 one GPU           this process is one rank of ``--tp``, its collectives take    yes
                   the time of a link table
@@ -44,11 +44,11 @@ class Place:
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        link: The name or file of the emulated link; None for the real one.
-        ctas: The thread blocks that an emulated collective occupies on the GPU; None uses the
-            table's.
-        rank: The rank of this process; None uses torchrun's.
-        rendezvous: Where ranks that torchrun did not start meet.
+        link: The name or file of the emulated link; ``None`` for the real one.
+        ctas: The thread blocks that an emulated collective occupies on the GPU; ``None`` uses the
+            table's number.
+        rank: The rank of this process; ``None`` uses torchrun's.
+        rendezvous: The address at which ranks meet that torchrun did not start.
         high_priority: Whether collectives run on high-priority streams (GPU). On a normal-priority
             stream a collective's blocks wait for all blocks of a kernel that starts with it.
     """
@@ -62,12 +62,12 @@ class Place:
 
     @property
     def stream_priority(self) -> int:
-        """Return the priority of the collectives' streams."""
+        """The priority of the collectives' streams."""
         return -1 if self.high_priority and self.device == "cuda" else 0
 
     @property
-    def alone(self) -> bool:
-        """Whether this process acts as one rank, and the other ranks do not exist."""
+    def one_process(self) -> bool:
+        """Whether this process acts as one rank, and no other ranks exist."""
         return self.device == "cuda" and self.link is not None
 
     @property
@@ -81,13 +81,13 @@ class World:
     """The process groups of a benchmark.
 
     Attributes:
-        place: where it runs.
+        place: The place where it runs.
         ranks: The size of the tensor-parallel group.
         rank: The rank of this process.
         group: The tensor-parallel group.
-        free_group: A group whose collectives take no time; None if that is not possible.
-        table: The emulated link, scaled to ``ranks``; None if the link is real.
-        host_group: A group on which ranks wait without using the GPU; None for a single process.
+        free_group: A group whose collectives take no time; ``None`` if that is not possible.
+        table: The emulated link, scaled to ``ranks``; ``None`` if the link is real.
+        host_group: A group on which ranks wait without the GPU; ``None`` for a single process.
     """
 
     place: Place
@@ -123,20 +123,20 @@ class World:
 
     def agreed(self, values: list[float]) -> list[float]:
         """Return each value's maximum over all ranks (a step is as slow as its slowest rank)."""
-        if self.place.alone:
+        if self.place.one_process:
             return values
-        found = torch.tensor(values, dtype=torch.float64, device=self.place.device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
-        return [float(value) for value in found]
+        largest = torch.tensor(values, dtype=torch.float64, device=self.place.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
+        return [float(value) for value in largest]
 
     def failed_alike(self, what: str) -> bool:
-        """Whether all ranks fail at the same point, so that no rank waits for another."""
-        shared = None if self.place.alone else _compat.shared_store(self.group.group_name)
+        """Return whether all ranks fail at the same point, so that no rank waits for another."""
+        shared = None if self.place.one_process else _compat.shared_store(self.group.group_name)
         if shared is None:
             return True
-        store, ranks, own = shared
+        store, ranks, this_rank = shared
         keys = [f"domino_bench/failed/{what}/{position}" for position in range(len(ranks))]
-        store.set(keys[own], "")
+        store.set(keys[this_rank], "")
         try:
             store.wait(keys, OTHERS_TIMEOUT)
         except (RuntimeError, dist.DistError):
@@ -147,10 +147,10 @@ class World:
         """Wait until every rank arrives."""
         if self.place.device == "cuda":
             torch.cuda.synchronize()
-        if not self.place.alone:
+        if not self.place.one_process:
             dist.barrier(group=self.group)
 
-    def first_alone(self, action: Callable[[], None]) -> None:
+    def first_rank_only(self, action: Callable[[], None]) -> None:
         """Let the first rank do something while the others wait with idle GPUs."""
         if self.place.device == "cuda":
             torch.cuda.synchronize()
@@ -168,7 +168,7 @@ def open_world(place: Place, ranks: int) -> Iterator[World]:
     A process that fails must end instead, because destroying a group can wait for other ranks.
 
     Raises:
-        BenchError: The place cannot provide what is asked for.
+        BenchError: The place lacks a GPU or the ranks, or has a process group already.
         LinkError: The link is unknown or malformed.
     """
     if place.device == "cuda" and not torch.cuda.is_available():
@@ -180,7 +180,7 @@ def open_world(place: Place, ranks: int) -> Iterator[World]:
     try:
         yield _open(place, ranks)
     except BaseException:
-        if place.alone:
+        if place.one_process:
             _close()
         raise
     _close()
@@ -193,7 +193,7 @@ def _close() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether this rank is the first of torchrun's to fail; others fail because of the first.
+    """Return whether this rank is the first of torchrun's to fail; others fail because of it.
 
     This asks torchrun's store, because the groups may have failed. Without an answer it is true.
     """
@@ -217,7 +217,7 @@ def _release_graphs() -> None:
 
 
 def _open(place: Place, ranks: int) -> World:
-    if place.alone:
+    if place.one_process:
         emulate.init(
             place.link,
             device="cuda",
@@ -260,5 +260,5 @@ def _world(
     if group.size() != ranks:
         raise BenchError(f"--tp {ranks} needs {ranks} ranks, but {group.size()} were started")
     table = None if place.link is None else load_link(place.link).scaled_to(ranks)
-    host = None if place.alone else dist.new_group(backend="gloo", timeout=TURN_TIMEOUT)
+    host = None if place.one_process else dist.new_group(backend="gloo", timeout=TURN_TIMEOUT)
     return World(place, ranks, rank, group, free, table, host)

@@ -1,7 +1,7 @@
-"""Measuring a process group's collectives and a device's rates, on the real thing.
+"""Measures the real collectives of a process group, and the rates of a device.
 
-``settings`` says what to measure, ``ranks`` holds the processes together, ``clock`` times,
-``collectives`` and ``device`` measure, ``run`` puts them in order and ``launch`` starts ranks on
-the CPU. The command line is in ``tools/cli``. Nothing here emulates: what is measured becomes a
-link table that an emulation can then use.
+``settings`` says what to measure, ``ranks`` connects the processes, ``clock`` times calls,
+``collectives`` and ``device`` measure, and ``run`` calls them in order. The command line is in
+``tools/cli``. Nothing here is emulated: the measurements become a link table, which an emulation
+can then use.
 """

@@ -1,4 +1,4 @@
-"""Time repeated calls, by events on CUDA and by the clock on the CPU."""
+"""Times repeated calls, with events on CUDA and with the host's clock on the CPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Clock(Protocol):
     """Times repetitions on one device."""
 
     def time_us(self, run: Run, iterations: int) -> float:
-        """Microseconds of one call of ``run``, over so many calls in a row."""
+        """Return the microseconds of one call of ``run``, the mean of ``iterations`` in a row."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was issued."""
+        """Wait until the device has finished all issued work."""
         ...
 
 
@@ -36,13 +36,13 @@ class CpuClock:
         return (time.perf_counter_ns() - began) / 1e3 / iterations
 
     def synchronize(self) -> None:
-        """Nothing is pending on the CPU."""
+        """Do nothing: no work is pending on the CPU."""
 
 
 class CudaClock:
-    """Events on the current stream, so that the time is the device's and not the host's.
+    """Events on the current stream, which measure the device's time and not the host's.
 
-    A collective counts too: torch makes the stream of the caller wait for it.
+    They include collectives, because torch makes the caller's stream wait for them.
     """
 
     def time_us(self, run: Run, iterations: int) -> float:
@@ -62,10 +62,10 @@ class CudaClock:
 
 
 def clock_for(device: torch.device) -> Clock:
-    """The clock of a device."""
+    """Return the clock of a device."""
     return CudaClock() if device.type == "cuda" else CpuClock()
 
 
 def iterations_for(estimate_us: float, round_s: float) -> int:
-    """How many calls of ``estimate_us`` each make a round of at least ``round_s`` seconds."""
+    """Return how many calls of ``estimate_us`` each take at least ``round_s`` seconds."""
     return min(MAX_ITERATIONS, max(1, math.ceil(round_s * 1e6 / max(estimate_us, 1e-3))))

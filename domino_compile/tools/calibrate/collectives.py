@@ -1,4 +1,4 @@
-"""Measure a group's collectives over their payload, as curves of a link table."""
+"""Measures a group's collectives for different payloads, as curves of a link table."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Measured:
     """One measured collective.
 
     Attributes:
-        curve: the times, equal on all ranks.
-        raised: payloads in bytes whose time was raised to that of a smaller payload, because the
-            times of a link table must not fall.
+        curve: The times, which are equal on all ranks.
+        raised: The payloads in bytes whose time was raised to that of a smaller payload, because
+            the times of a link table must not fall.
     """
 
     curve: Curve
@@ -36,13 +36,13 @@ class Measured:
 
 
 def call_of(collective: str, full: torch.Tensor, group: Any) -> Run:
-    """One collective of the payload ``full``, in the conventions of a link table.
+    """Return a function that runs one collective with the payload ``full`` of a link table.
 
     Args:
-        collective: one of ``COLLECTIVES``.
-        full: input and output of ``all_reduce``, input of ``reduce_scatter``, output of
-            ``all_gather``; its length is a multiple of the group's size.
-        group: the process group.
+        collective: One of ``COLLECTIVES``.
+        full: The input and output of ``all_reduce``, the input of ``reduce_scatter``, or the output
+            of ``all_gather``. Its length is a multiple of the group's size.
+        group: The process group.
     """
     if collective == "all_reduce":
         return partial(dist.all_reduce, full, group=group)
@@ -56,8 +56,8 @@ def call_of(collective: str, full: torch.Tensor, group: Any) -> Run:
 
 def _newest(name: str, before: str) -> Callable[..., object]:
     """Return a function by its name in torch 2.13, which renamed it, or by its older name."""
-    found: Callable[..., object] = getattr(dist, name, None) or getattr(dist, before)
-    return found
+    function: Callable[..., object] = getattr(dist, name, None) or getattr(dist, before)
+    return function
 
 
 def unsupported(ranks: Ranks, collective: str, group: Any, dtype: torch.dtype) -> str:
@@ -72,7 +72,7 @@ def unsupported(ranks: Ranks, collective: str, group: Any, dtype: torch.dtype) -
 
 
 def _payload(nbytes: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros of at least ``nbytes``, rounded up to whole elements for each rank."""
+    """Return zeros of at least ``nbytes``, rounded up to whole elements for each rank."""
     elements = -(-nbytes // dtype.itemsize)
     return torch.zeros(-(-elements // size) * size, dtype=dtype, device=device)
 
@@ -86,16 +86,16 @@ def measure(
     dtype: torch.dtype,
     tick: Callable[[str], None],
 ) -> Measured:
-    """The curve of one collective; all groups of this size run at once, the slowest counts.
+    """Measure the curve of one collective. All groups of this size run at once; the slowest counts.
 
     Args:
-        ranks: all ranks; each must call this alike.
-        clock: times this rank.
-        settings: sizes and rounds.
-        collective: one of ``COLLECTIVES``.
-        group: of this rank.
-        dtype: of the payload.
-        tick: told what comes next, before each size.
+        ranks: All ranks; each must make the same call.
+        clock: The clock of this rank's device.
+        settings: The sizes and rounds.
+        collective: One of ``COLLECTIVES``.
+        group: The group of this rank.
+        dtype: The type of the payload.
+        tick: A function that is told the next measurement, before each size.
     """
     sizes: list[int] = []
     times: list[float] = []
@@ -104,7 +104,7 @@ def measure(
         payload = _payload(nbytes, group.size(), dtype, ranks.device)
         real = payload.numel() * payload.element_size()
         if nbytes > 1 and sizes[1:] and real <= sizes[-1]:
-            continue  # rounded up to the size before
+            continue  # rounded up to the previous size
         sizes.append(real)
         times.append(median_us(ranks, clock, settings, call_of(collective, payload, group)))
     floor, *curve = ranks.slowest(times)
@@ -112,10 +112,10 @@ def measure(
 
 
 def blocks_held(ranks: Ranks, settings: Settings, group: Any, dtype: torch.dtype) -> int | None:
-    """The thread blocks of an all-reduce of the largest payload, from the profiler's trace.
+    """Return the thread blocks of an all-reduce of the largest payload, from the profiler's trace.
 
     Returns:
-        The most that any rank saw; ``None`` where the profiler does not tell (no GPU).
+        The largest number on any rank; ``None`` if the profiler does not know it (no GPU).
     """
     blocks = 0
     if ranks.device.type == "cuda":
@@ -127,10 +127,10 @@ def blocks_held(ranks: Ranks, settings: Settings, group: Any, dtype: torch.dtype
 
 
 def median_us(ranks: Ranks, clock: Clock, settings: Settings, run: Run) -> float:
-    """Median over rounds of one call's microseconds on this rank, all ranks calling at once."""
+    """Return the median microseconds of one call over rounds in which all ranks call at once."""
     clock.time_us(run, 2)  # warm-up: connections, buffers
     ranks.barrier()
-    # The same number of calls on every rank, or the ranks would wait for each other for ever.
+    # Every rank makes the same number of calls; otherwise ranks would wait for each other forever.
     (estimate,) = ranks.slowest([clock.time_us(run, 2)])
     iterations = iterations_for(estimate, settings.round_s)
     samples = []
@@ -141,12 +141,12 @@ def median_us(ranks: Ranks, clock: Clock, settings: Settings, run: Run) -> float
 
 
 def monotone(sizes: Sequence[int], times: Sequence[float], floor: float) -> Measured:
-    """The curve in which no time is less than that of a smaller payload.
+    """Return a curve in which no payload takes less time than a smaller one.
 
     Args:
-        sizes: payloads in bytes, increasing.
-        times: their microseconds.
-        floor: microseconds of the smallest payload.
+        sizes: The payloads in bytes, increasing.
+        times: The microseconds of each payload.
+        floor: The microseconds of the smallest possible payload.
     """
     points: list[tuple[int, float]] = []
     raised: list[int] = []

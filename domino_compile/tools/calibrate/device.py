@@ -1,6 +1,6 @@
-"""Rates of a device: matrix products, attention, memory copies, launches.
+"""Measures the rates of a device: matrix products, attention, memory copies and launches.
 
-All ranks measure at once, as they compute at once in training, and the slowest counts.
+All ranks measure at once, as they compute at once in training. The slowest counts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from domino_compile.tools.calibrate.collectives import median_us
 from domino_compile.tools.calibrate.ranks import Ranks
 from domino_compile.tools.calibrate.settings import MIB, Settings
 
-#: Rows, columns, contracted extent: a large product, and those of a rank's MLP under TP=8. Those
-#: for processors are small: many of them take seconds for a larger one in bfloat16, which they
-#: emulate, and its rate is that of a small one.
+#: Rows, columns and contracted extent of products: a large one, and those of a rank's MLP with
+#: TP=8. Products on processors are small. Many processors emulate bfloat16 and would take seconds
+#: for a larger product, at the same rate as for a small one.
 MATMULS = {
     "cuda": ((8192, 8192, 8192), (4096, 4096, 4096), (8192, 2048, 4096), (8192, 4096, 2048)),
     "cpu": ((256, 256, 256), (512, 512, 512)),
 }
-#: Batch, heads, sequence, extent of a head; causal.
+#: Batch, heads, sequence and width of a head of causal attention.
 ATTENTION = {
     "cuda": ((4, 32, 2048, 128), (8, 16, 1024, 128)),
     "cpu": ((1, 4, 256, 64), (1, 4, 512, 64)),
@@ -37,14 +37,14 @@ _LAUNCHES = 100
 
 @dataclass(frozen=True)
 class Probe:
-    """One thing to time.
+    """One operation to time.
 
     Attributes:
         what: ``matmul``, ``attention_forward``, ``attention_backward``, ``copy`` or ``launch``.
-        dtype: of its tensors.
-        shape: of ``MATMULS`` or ``ATTENTION``; else empty.
-        amount: operations, or bytes read plus written, or launches of one call.
-        make: allocates what the call needs, and gives the call.
+        dtype: The type of its tensors.
+        shape: An entry of ``MATMULS`` or ``ATTENTION``; otherwise empty.
+        amount: The operations, the bytes read plus written, or the launches of one call.
+        make: A function that allocates the tensors and returns the call.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Probe:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name as torch reports it, or the processor's."""
+    """Return the GPU's name as torch reports it, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -67,14 +67,14 @@ def device_name(device: torch.device) -> str:
 
 
 def probes(device: torch.device) -> list[Probe]:
-    """Return everything that is timed on a device."""
-    found = []
+    """Return all operations to time on a device."""
+    operations = []
     for dtype in (torch.bfloat16, torch.float32):
-        found += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]
+        operations += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     for shape in ATTENTION[device.type]:
-        found += [_attention(shape, half, device, backward) for backward in (False, True)]
-    return [*found, _copy(device), _launch(device)]
+        operations += [_attention(shape, half, device, backward) for backward in (False, True)]
+    return [*operations, _copy(device), _launch(device)]
 
 
 def _matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
@@ -94,7 +94,7 @@ def _attention(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, backward: bool
 ) -> Probe:
     batch, heads, sequence, extent = shape
-    forward = 4.0 * batch * heads * sequence * sequence * extent / 2  # half of it: causal
+    forward = 4.0 * batch * heads * sequence * sequence * extent / 2  # half: causal mask
 
     def make() -> Run:
         query, key, value, grad = (torch.randn(shape, device=device).to(dtype) for _ in range(4))
@@ -121,7 +121,7 @@ def _copy(device: torch.device) -> Probe:
 
 
 def _launch(device: torch.device) -> Probe:
-    """Tiny kernels in a row; on CUDA in a graph, so that the host's speed does not count."""
+    """Return a probe of tiny kernels in a row, in a CUDA graph so that the host does not matter."""
 
     def make() -> Run:
         one = torch.zeros(1, device=device)
@@ -130,7 +130,7 @@ def _launch(device: torch.device) -> Probe:
         one.add_(1)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Other threads (NCCL's watchdog) may ask for events meanwhile.
+        # Other threads (NCCL's watchdog) may query events meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             for _ in range(_LAUNCHES):
                 one.add_(1)
@@ -140,7 +140,7 @@ def _launch(device: torch.device) -> Probe:
 
 
 def host_launch_us(device: torch.device, clock: Clock, rounds: int) -> float:
-    """Microseconds of the host to issue one operation; the best round: others were disturbed."""
+    """Return the host's microseconds to issue one operation, in the least disturbed round."""
     one = torch.zeros(1, device=device)
     best = float("inf")
     for _ in range(rounds + 1):
@@ -156,39 +156,41 @@ def host_launch_us(device: torch.device, clock: Clock, rounds: int) -> float:
 def measure(
     ranks: Ranks, clock: Clock, settings: Settings, tick: Callable[[str], None]
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
-    """Rates as ``DeviceRates`` has them, and the single measurements; the same on all ranks.
+    """Measure the rates of ``DeviceRates``; return them, and the single measurements.
+
+    Both are the same on all ranks.
 
     Args:
-        ranks: all ranks; each must call this alike.
-        clock: times this rank.
-        settings: rounds.
-        tick: told what comes next.
+        ranks: All ranks; each must make the same call.
+        clock: The clock of this rank's device.
+        settings: The number and duration of rounds.
+        tick: A function that is told the next measurement.
     """
-    found = probes(ranks.device)
+    timed = probes(ranks.device)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # the rate of float32 is without TF32
     times = []
     try:
-        for probe in found:
+        for probe in timed:
             tick(" ".join([probe.what, _short(probe.dtype), "x".join(map(str, probe.shape))]))
             times.append(median_us(ranks, clock, settings, probe.make()))
     finally:
         torch.set_float32_matmul_precision(precision)
     *times, host = ranks.slowest([*times, host_launch_us(ranks.device, clock, settings.rounds)])
-    rates = rates_of(found, times) | {"host_launch_us": host}
+    rates = rates_of(timed, times) | {"host_launch_us": host}
     if ranks.device.type == "cuda":
         device = torch.cuda.get_device_properties(ranks.device)
         rates["multiprocessors"] = float(device.multi_processor_count)
-    return rates, [_entry(probe, time) for probe, time in zip(found, times, strict=True)]
+    return rates, [_entry(probe, time) for probe, time in zip(timed, times, strict=True)]
 
 
-def rates_of(found: list[Probe], times: list[float]) -> dict[str, float]:
-    """The rates that measured microseconds come to: of a kind of operation, the best shape's."""
+def rates_of(timed: list[Probe], times: list[float]) -> dict[str, float]:
+    """Return the rates for measured microseconds: the best shape's for each kind of operation."""
     speeds: dict[tuple[str, torch.dtype], float] = {}
-    for probe, time_us in zip(found, times, strict=True):
+    for probe, time_us in zip(timed, times, strict=True):
         key = (probe.what, probe.dtype)
         speeds[key] = max(speeds.get(key, 0.0), probe.amount / time_us)
-    attention = next(p.dtype for p in found if p.what == "attention_forward")
+    attention = next(p.dtype for p in timed if p.what == "attention_forward")
     return {
         "half_tflops": speeds["matmul", torch.bfloat16] / 1e6,
         "single_tflops": speeds["matmul", torch.float32] / 1e6,

@@ -1,7 +1,7 @@
 """The ranks of a calibration, which begin together, agree on every number and end together.
 
-They are described by torchrun's environment. They talk through its key-value store before the
-process group exists, so all ranks know of a problem on one of them before a collective could hang.
+torchrun's environment describes them. Before the process group exists they talk through torchrun's
+key-value store, so all ranks know of a problem on one of them before a collective could hang.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from domino_compile.errors import first_line
 from domino_compile.tools.calibrate.settings import CalibrateError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# How long a rank that gives up waits for the others to have heard why.
+# How long a rank that gives up waits until the others have read the reason.
 _FAREWELL = timedelta(seconds=10)
 
 
@@ -29,10 +29,10 @@ class Place:
     """The place of this process among the ranks, as given by torchrun.
 
     Attributes:
-        rank: the rank of this process among all.
-        world: the number of ranks.
-        local_rank: the rank of this process among those on its machine.
-        local_world: the number of ranks on this machine.
+        rank: The rank of this process among all.
+        world: The number of ranks.
+        local_rank: The rank of this process among those on its machine.
+        local_world: The number of ranks on this machine.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class Place:
     local_world: int
 
     def nodes(self, group_size: int) -> int:
-        """Machines that a group of consecutive ranks is spread over, at most."""
+        """Return the most machines that a group of consecutive ranks is spread over."""
         groups = range(0, self.world, group_size)
         return max(
             len({rank // self.local_world for rank in range(first, first + group_size)})
@@ -50,10 +50,10 @@ class Place:
 
 
 def place_in(env: Mapping[str, str]) -> Place | None:
-    """This process's place by torchrun's environment variables; None if torchrun did not start it.
+    """Return this process's place from torchrun's variables; ``None`` if torchrun did not start it.
 
     Raises:
-        CalibrateError: a variable is no number.
+        CalibrateError: A variable is not a number.
     """
     if any(name not in env for name in _NEEDED):
         return None
@@ -68,9 +68,9 @@ class Ranks:
     """All ranks of a calibration, seen from one.
 
     Args:
-        place: this process.
+        place: The place of this process.
         device: ``cpu`` or ``cuda``.
-        timeout_s: how long to wait for other ranks.
+        timeout_s: How many seconds to wait for other ranks.
     """
 
     def __init__(self, place: Place, device: str, timeout_s: float) -> None:
@@ -81,26 +81,26 @@ class Ranks:
         self._store: Any = None
 
     def meet(self, facts: Mapping[str, str], problem: CalibrateError | None) -> list[Any]:
-        """Tell the other ranks about this one, and hear about them.
+        """Exchange facts with the other ranks.
 
         Args:
-            facts: of this rank.
-            problem: why this rank cannot take part, if it cannot.
+            facts: The facts about this rank.
+            problem: The reason why this rank cannot take part, if there is one.
 
         Returns:
             The facts of all ranks.
 
         Raises:
-            CalibrateError: on all ranks, if one of them has a problem or does not come.
+            CalibrateError: A rank has a problem or does not come. All ranks raise the error.
         """
-        mine = {"facts": dict(facts), "problem": None if problem is None else str(problem)}
+        message = {"facts": dict(facts), "problem": None if problem is None else str(problem)}
         waited = f"within {self.timeout.total_seconds():g} s (--timeout)"
         try:
             base, _, _ = next(dist.rendezvous("env://", timeout=self.timeout))
         except (RuntimeError, ValueError) as error:
             raise CalibrateError(f"not all ranks came {waited}: {first_line(error)}") from error
         self._store = dist.PrefixStore("domino_calibrate", base)
-        self._store.set(f"rank/{self.place.rank}", json.dumps(mine))
+        self._store.set(f"rank/{self.place.rank}", json.dumps(message))
         everyone = [self._hear(rank, waited) for rank in range(self.place.world)]
         problems = [one["problem"] for one in everyone]
         for rank, said in enumerate(problems):
@@ -140,29 +140,29 @@ class Ranks:
         )
 
     def group_of(self, size: int) -> Any:
-        """This rank's group out of consecutive groups of ``size`` ranks."""
+        """Return this rank's group; consecutive ranks form groups of ``size`` ranks."""
         if size == self.place.world:
             return dist.group.WORLD
-        mine = None
+        this_group = None
         for first in range(0, self.place.world, size):
             group = dist.new_group(list(range(first, first + size)), timeout=self.timeout)
             if first <= self.place.rank < first + size:
-                mine = group
-        return mine
+                this_group = group
+        return this_group
 
     def slowest(self, values: Sequence[float]) -> list[float]:
-        """Element by element the largest value of all ranks: the same list on every rank."""
+        """Return each value's maximum over all ranks, which is the same list on every rank."""
         vector = torch.tensor(list(values), dtype=torch.float64, device=self.device)
         if self.place.world > 1:
             dist.all_reduce(vector, op=dist.ReduceOp.MAX)
         return [float(value) for value in vector.tolist()]
 
     def barrier(self) -> None:
-        """Return when all ranks have come here and their devices have nothing left to do."""
+        """Wait until all ranks have come here and their devices are idle."""
         self.slowest([0.0])
 
     def first_to_fail(self) -> bool:
-        """Whether no other rank has failed before: one failure, one line."""
+        """Return whether no other rank has failed before, so that one failure prints one line."""
         if self._store is None:
             return self.place.rank == 0
         with contextlib.suppress(RuntimeError):

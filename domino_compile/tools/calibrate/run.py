@@ -1,4 +1,4 @@
-"""A calibration from the first rank to the last file."""
+"""Runs a calibration: the ranks meet, measure, and write the files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from domino_compile.tools.calibrate.settings import (
     check_writable,
 )
 
-#: What a collective holds where the profiler does not tell: NCCL's channels within a node.
+#: The thread blocks of a collective if the profiler does not know: NCCL's channels within a node.
 ASSUMED_CTAS = 16
-#: Told what is measured next, and how much of the whole is done (0 to 1).
+#: A function that is told the next measurement, and the share that is done (0 to 1).
 Progress = Callable[[str, float], None]
 
 
@@ -34,11 +34,11 @@ class Calibration:
     """The result of a calibration, equal on all ranks.
 
     Attributes:
-        tables: a link table and its file for each group size; empty with one rank alone.
-        rates: the device's rates.
-        rates_file: the file that holds them.
-        raised: per table's name and collective, the payloads in bytes whose times were raised
-            so that no time is less than that of a smaller payload.
+        tables: A link table and its file for each group size; empty with a single rank.
+        rates: The device's rates.
+        rates_file: The file that holds the rates.
+        raised: The payloads in bytes whose times were raised, so that none takes less time than a
+            smaller one, by table name and collective.
     """
 
     tables: list[tuple[LinkTable, Path]]
@@ -51,12 +51,12 @@ def calibrate(ranks: Ranks, settings: Settings, progress: Progress) -> Calibrati
     """Measure on all ranks; rank 0 writes the files.
 
     Args:
-        ranks: all ranks; each must call this with the same settings.
-        settings: what to measure.
-        progress: called on every rank before each step.
+        ranks: All ranks; each must call this with the same settings.
+        settings: The measurements to make.
+        progress: A function that is called on every rank before each step.
 
     Raises:
-        CalibrateError: a rank cannot take part, or a file cannot be written.
+        CalibrateError: A rank cannot take part, or a file cannot be written.
     """
     place = ranks.place
     problem, name = _ready(ranks, settings)
@@ -76,8 +76,8 @@ def calibrate(ranks: Ranks, settings: Settings, progress: Progress) -> Calibrati
         raised[table.name] = moved
     rates, measured = device.measure(ranks, clock_for(ranks.device), settings, tick)
     source = _source(ranks, f"{name}, {place.world} rank(s) at once")
-    found = RatesFile(ranks.device.type, name, source, rates, measured)
-    result = Calibration(tables, found, settings.rates_file(name), raised)
+    rates_file = RatesFile(ranks.device.type, name, source, rates, measured)
+    result = Calibration(tables, rates_file, settings.rates_file(name), raised)
     if place.rank == 0:
         _write(result)
     ranks.barrier()
@@ -128,7 +128,7 @@ def _ticker(progress: Progress, steps: int) -> Callable[[str], None]:
 def _link(
     ranks: Ranks, settings: Settings, name: str, size: int, tick: Callable[[str], None]
 ) -> tuple[LinkTable, dict[str, tuple[int, ...]]]:
-    """The table of groups of ``size`` ranks, and per collective the payloads that were raised."""
+    """Measure the table for groups of ``size`` ranks, and return it with the raised payloads."""
     group, clock = ranks.group_of(size), clock_for(ranks.device)
     dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
     curves, raised, notes = {}, {}, [f"payload {str(dtype).removeprefix('torch.')}"]
@@ -144,11 +144,11 @@ def _link(
             for _ in (0, *settings.sizes):
                 tick(f"{collective} is left out")
             continue
-        found = collectives.measure(ranks, clock, settings, collective, group, dtype, tick)
-        curves[collective] = found.curve
-        if found.raised:
-            raised[collective] = found.raised
-            at = ", ".join(map(str, found.raised))
+        measured = collectives.measure(ranks, clock, settings, collective, group, dtype, tick)
+        curves[collective] = measured.curve
+        if measured.raised:
+            raised[collective] = measured.raised
+            at = ", ".join(map(str, measured.raised))
             notes.append(f"{collective}: raised to the time of a smaller payload at {at} bytes")
     ctas = settings.ctas or collectives.blocks_held(ranks, settings, group, dtype)
     if settings.ctas or ctas is None:

@@ -1,4 +1,4 @@
-"""What a calibration measures, checked before anything starts."""
+"""The settings of a calibration, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from domino_compile.links.load import DATA
 from domino_compile.links.user import config_folder, links_folder
 
 KIB, MIB = 1 << 10, 1 << 20
-#: Payloads in bytes that are measured where none are given.
+#: The payloads in bytes that are measured by default.
 DEFAULT_SIZES = {
     "cuda": (64 * KIB, 256 * KIB, *(MIB << bits for bits in range(11))),
     "cpu": tuple(16 * KIB << 2 * bits for bits in range(7)),
@@ -29,7 +29,7 @@ class CalibrateError(DominoError, RuntimeError):
     """A calibration cannot run, or failed. The message is one line that says what to do.
 
     Attributes:
-        code: exit code of the command: 2 if it could not begin, 1 if it failed on the way.
+        code: The exit code of the command: 2 if it could not begin, 1 if it failed later.
     """
 
     def __init__(self, message: str, code: int = 2) -> None:
@@ -43,17 +43,18 @@ class Settings:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        sizes: payloads in bytes, increasing.
-        rounds: how often each time is measured; the median counts.
-        round_s: minimum duration of one round of repetitions, in seconds.
-        group_sizes: the group sizes to measure; empty for one group of all ranks.
-        name: name of the link table; None takes the file's name, or makes one from the device and
-            the group size.
-        out: file of the link table; None chooses one in the user's folder by name.
-        rates_out: file of the device's rates; None chooses one in the user's folder by device.
-        ctas: thread blocks that a collective holds, for the table; None measures them on a GPU and
-            takes 16 elsewhere.
-        timeout_s: how long ranks wait for each other.
+        sizes: The payloads in bytes, increasing.
+        rounds: How often each time is measured; the median counts.
+        round_s: The minimum duration of one round of repetitions, in seconds.
+        group_sizes: The group sizes to measure; empty for one group of all ranks.
+        name: The name of the link table; ``None`` takes the file's name, or makes one from the
+            device and the group size.
+        out: The file of the link table; ``None`` chooses one in the user's folder by name.
+        rates_out: The file of the device's rates; ``None`` chooses one in the user's folder by
+            device.
+        ctas: The thread blocks that a collective holds, for the table; ``None`` measures them on a
+            GPU and takes 16 elsewhere.
+        timeout_s: How many seconds ranks wait for each other.
     """
 
     device: str
@@ -85,7 +86,7 @@ class Settings:
             )
 
     def table_name(self, device: str, ranks: int) -> str:
-        """The name of the table for groups of ``ranks`` ranks on a device of that name."""
+        """Return the name of the table for groups of ``ranks`` ranks on a device of that name."""
         if self.name is None and self.out is not None:
             return self.out.stem
         if self.name is None:
@@ -93,20 +94,20 @@ class Settings:
         return f"{self.name}-{ranks}" if len(self.group_sizes) > 1 else self.name
 
     def table_file(self, name: str) -> Path:
-        """Where the table of that name goes."""
+        """Return the file for the table of that name."""
         return self.out or links_folder() / f"{name}.json"
 
     def rates_file(self, device: str) -> Path:
-        """Where the rates of a device of that name go."""
+        """Return the file for the rates of a device of that name."""
         stem = "cpu" if self.device == "cpu" else slug(device)
         return self.rates_out or config_folder() / f"rates-{stem}.json"
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """Payloads like ``64K,1MiB,4MB,1048576`` in bytes, increasing; units are powers of 1024.
+    """Parse payloads like ``64K,1MiB,4MB,1048576``; return bytes, increasing. Units are 1024-based.
 
     Raises:
-        CalibrateError: a size cannot be read, or is less than 4 bytes.
+        CalibrateError: A size cannot be read, or is less than 4 bytes.
     """
     sizes: set[int] = set()
     for part in text.split(","):
@@ -121,10 +122,10 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 
 
 def parse_group_sizes(text: str) -> tuple[int, ...]:
-    """Group sizes like ``2,4,8``, increasing.
+    """Parse group sizes like ``2,4,8``; return them increasing.
 
     Raises:
-        CalibrateError: One is not a whole number of at least 2.
+        CalibrateError: A size is not a whole number of at least 2.
     """
     sizes: set[int] = set()
     for part in text.split(","):
@@ -137,10 +138,10 @@ def parse_group_sizes(text: str) -> tuple[int, ...]:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be a table's.
+    """Refuse a name that a table cannot have.
 
     Raises:
-        CalibrateError: it is no plain file name, or the package has a table of that name.
+        CalibrateError: The name is not a plain file name, or the package has a table of that name.
     """
     if _NAME.fullmatch(name) is None or name.endswith(".json"):
         raise CalibrateError(
@@ -151,10 +152,10 @@ def check_name(name: str) -> None:
 
 
 def check_group_sizes(sizes: Sequence[int], world: int) -> None:
-    """Refuse groups that the ranks cannot be cut into.
+    """Refuse group sizes that do not divide the ranks.
 
     Raises:
-        CalibrateError: a size does not divide the number of ranks.
+        CalibrateError: A size does not divide the number of ranks.
     """
     for size in sizes:
         if world % size:
@@ -162,10 +163,10 @@ def check_group_sizes(sizes: Sequence[int], world: int) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Make the file's folder, and see that a file can be written there, before measuring.
+    """Make the file's folder, and check before measuring that the file can be written.
 
     Raises:
-        CalibrateError: it cannot.
+        CalibrateError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,5 +193,5 @@ def why_unwritable(path: Path) -> str:
 
 
 def slug(device: str) -> str:
-    """A device's name as a part of file names: lower case, words joined by dashes."""
+    """Return a device's name for file names: in lower case, with words joined by dashes."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device"

@@ -21,7 +21,7 @@ from domino_compile.tools.bench.world import Place
 class World:
     """One rank."""
 
-    def first_alone(self, action: Callable[[], None]) -> None:
+    def first_rank_only(self, action: Callable[[], None]) -> None:
         action()
 
 
@@ -61,16 +61,16 @@ def test_one_measures_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(bench, "open_world", one_rank)
     workload = Workload("tiny-gpt", 1, 2, 8, 2)
     plan = Plan([Variant("inductor")], turn=tmp_path / "turn")
-    found: list[Any] = []
+    results: list[Any] = []
 
     def run(name: str) -> None:
         place = Place("cpu", "demo-2")
-        found.append(bench.run(workload, plan, place, name, lambda *_: None))
+        results.append(bench.run(workload, plan, place, name, lambda *_: None))
 
     threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert sorted(found) == ["a", "b"] and Bench.most == 1
+    assert sorted(results) == ["a", "b"] and Bench.most == 1
     assert "waiting" in Bench.told
