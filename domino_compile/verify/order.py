@@ -39,8 +39,10 @@ from domino_compile.verify.emitted_events import (
 )
 
 #: How far live buffers may exceed the predicted peak: as a share of it, and in bytes. The largest
-#: excess in the graphs of the test suite is in ``tests/verify/test_order.py``.
-TOLERANCE, SLACK_BYTES = 0.10, 1 << 16
+#: excess in the suite's graphs is 7 % (``tests/verify/test_order.py``). The prediction knows
+#: neither what Inductor fuses nor the kernels' workspaces exactly; a graph far above it might not
+#: fit into memory.
+TOLERANCE, SLACK_BYTES = 0.25, 1 << 16
 
 
 class Rule(Enum):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from domino_compile.verify.order import Names, Promise, Rule, check_emitted
-from tests.emitted import test_columns, test_order
+from tests.emitted import test_order
 from tests.emitted.harness import Checked
 from tests.verify.order_mutants import FAULTS, HARMLESS, mutants
 from tests.verify.programs import sequence_parallel
@@ -36,7 +36,7 @@ def test_real_code_is_established(program: str) -> None:
 def test_peak_is_close_to_the_prediction(program: str) -> None:
     for checked in PROGRAMS[program]():
         assert checked.promise.peak_bytes
-        assert 0.8 < checked.certificate.peak_bytes / checked.promise.peak_bytes < 1.05
+        assert 0.8 < checked.certificate.peak_bytes / checked.promise.peak_bytes < 1.1
 
 
 @pytest.mark.parametrize("program", ["two slices", "sequence parallel"])
