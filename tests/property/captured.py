@@ -3,7 +3,7 @@
 A program through ``torch.compile`` takes seconds, most of them in torch. Here forward and backward
 are traced at once into the graph that the passes get; it is run as it is, cut, and
 cut and scheduled. Checkpointed parts are not computed again in such a graph, and programs that
-change a buffer or an input are not captured this way (``CHANGES``).
+change a buffer or an input cannot be captured this way.
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
 from tests.property.programs import Program, _norm
-
-
-#: Features of programs that change what they are given.
-CHANGES = frozenset({"buffer mutation", "input mutation", "batch norm"})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ checkpointed parts, partitions the graph, and makes sizes dynamic.
 from __future__ import annotations
 
 import importlib
+import random
 import time
 import traceback
 from collections import Counter
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import domino_compile
-from tests.property.captured import CHANGES, capture, largest_error, rewritten
+from tests.property.captured import capture, largest_error, rewritten
 from tests.property.programs import Program, run
 from tests.property.wide import SINGLE, wide_programs
 
@@ -106,30 +107,26 @@ def fuzz(count: int, until: float, number: int, compiled_share: float) -> Found:
         compiled_share: the share of programs that is compiled.
     """
     began, seen, found = time.monotonic(), set[str](), Found()
-    every = round(1 / compiled_share) if compiled_share else 0
+    draw = random.Random(number)
 
-    def one(program: Program, options: dict[str, Any]) -> None:
+    def one(program: Program, options: dict[str, Any], is_compiled: bool) -> None:
         text = f"{program}{options}"
-        if text in seen or len(seen) >= count or time.monotonic() > until:
-            return
-        seen.add(text)
-        is_compiled = bool(every and len(seen) % every == 0)
-        if not is_compiled and program.features & CHANGES:
-            is_compiled = True
-        _note(found, program, options, is_compiled)
+        if text not in seen and len(seen) < count and time.monotonic() < until:
+            seen.add(text)
+            _note(found, program, options, is_compiled)
 
     with mock.patch.object(PROPAGATE, "begin", lambda node, call: None):
         while len(seen) < count and time.monotonic() < until:
-            number += 1
-            checked = given(wide_programs(), CHOICES)(one)
+            is_compiled = draw.random() < compiled_share
+            checked = given(wide_programs(pure=not is_compiled), CHOICES, st.just(is_compiled))
             quick = settings(
-                max_examples=min(100, count - len(seen)),
+                max_examples=min(20, count - len(seen)),
                 database=None,
                 deadline=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            seed(number)(quick(checked))()
+            seed(draw.getrandbits(32))(quick(checked(one)))()
     found.seconds = time.monotonic() - began
     return found
 

@@ -19,8 +19,11 @@ from tests.property.steps import (
     LAYERS,
     Builder,
     Draw,
+    batch_norm,
     begin,
+    buffer_update,
     end,
+    input_update,
     pair,
 )
 
@@ -116,6 +119,8 @@ WIDE: tuple[Layer, ...] = (
     causal_attention,
 )  # fmt: skip
 AROUND: tuple[Layer, ...] = (*BETWEEN, counted, scaled_alike, strange_strides)
+#: The same without what changes a buffer or an input.
+PURE = tuple(x for x in AROUND if x not in (batch_norm, buffer_update, input_update))
 #: What is the same whenever it is computed, and may stand in a checkpointed part.
 RECOMPUTED: tuple[Layer, ...] = (*LAYERS, averaged, several_groups, softmax_over_ranks)
 
@@ -134,18 +139,24 @@ def checkpointed(b: Builder) -> None:
 
 
 @st.composite
-def wide_programs(draw: Draw) -> Program:
-    """Programs of one to three layers, checkpointed or not, with other steps around them."""
+def wide_programs(draw: Draw, pure: bool = False) -> Program:
+    """Programs of one to three layers, checkpointed or not, with other steps around them.
+
+    Args:
+        draw: hypothesis's.
+        pure: whether they change no buffer and no input.
+    """
+    around = PURE if pure else AROUND
     one = draw(st.integers(0, 4)) == 4  # a sequence alone, whose tokens may be cut
     batch = 1 if one else draw(st.integers(1, 6))
     sequence = draw(st.integers(4, 13) if one else st.sampled_from([4, 3, 2]))
     b = Builder(draw, batch, sequence)
     begin(b)
     for _ in range(draw(st.integers(1, 3))):
-        for step in draw(st.lists(st.sampled_from(AROUND), max_size=2)):
+        for step in draw(st.lists(st.sampled_from(around), max_size=2)):
             step(b)
         b.choose(*WIDE, checkpointed, checkpointed)(b)
-    for step in draw(st.lists(st.sampled_from(AROUND), max_size=2)):
+    for step in draw(st.lists(st.sampled_from(around), max_size=2)):
         step(b)
     draw(st.sampled_from([end, causal.shifted]))(b)
     return Program(
