@@ -49,8 +49,6 @@ def main() -> int:
     if chosen.out is not None:
         chosen.out.write_text(text)
     print(text)
-    for failure in first.failures:
-        print(failure, file=sys.stderr)
     return 1 if first.failures else 0
 
 

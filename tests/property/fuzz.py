@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import sys
 import time
 import traceback
 from collections import Counter
@@ -51,6 +52,11 @@ class Found:
     failures: list[str] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    def fail(self, text: str) -> None:
+        """Keep what went wrong, and print it at once."""
+        self.failures.append(text)
+        print(text, file=sys.stderr, flush=True)
 
     def add(self, other: Found) -> None:
         """Take over what another process has seen."""
@@ -141,13 +147,13 @@ def _note(found: Found, program: Program, options: dict[str, Any], is_compiled: 
             found.unsupported[said] += 1
             return
         trace = "".join(traceback.format_exception(caught)[-6:])
-        found.failures.append(f"{kind} {options} raised {said}\n{program}\n{trace}")
+        found.fail(f"{kind} {options} raised {said}\n{program}\n{trace}")
         return
     found.programs[kind] += 1
     found.statuses[status] += 1
     found.features.update(program.features)
     if not error < limit(program):
-        found.failures.append(f"{kind} {options} is off by {error:.2e}\n{program}")
+        found.fail(f"{kind} {options} is off by {error:.2e}\n{program}")
 
 
 #: Messages of torch about programs that it does not compile with any backend.
