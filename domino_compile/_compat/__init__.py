@@ -16,6 +16,10 @@ from torch import fx
 
 from domino_compile._compat.config import inductor_config as inductor_config
 from domino_compile._compat.config import inductor_has_option as inductor_has_option
+from domino_compile._compat.emitted import LOOKS, install_code_hook
+from domino_compile._compat.emitted import Emitted as Emitted
+from domino_compile._compat.emitted import LowerAgain as LowerAgain
+from domino_compile._compat.emitted import look_at_code as look_at_code
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
 from domino_compile._compat.kernels import compile_kernels_by as compile_kernels_by
 from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions
@@ -282,6 +286,7 @@ def compile_with_inductor(
     from torch._inductor.compile_fx import compile_fx
 
     keep_order_behind_waits()
+    install_code_hook()
     compiled: Any = compile_fx(gm, example_inputs, config_patches=dict(options))
     return cast(Callable[..., Any], compiled)
 
@@ -356,13 +361,19 @@ def inductor_decompositions() -> Any:
     return select_decomp_table()
 
 
-def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = None) -> Any:
+def graph_pass(
+    run: Callable[[fx.Graph], None],
+    identity: str,
+    before: Any = None,
+    looks_at_code: bool = False,
+) -> Any:
     """Return a pass for one of Inductor's hooks, with a cache key.
 
     Args:
         run: The pass.
         identity: A text that changes whenever the pass would do something else.
         before: The user's pass or passes in the hook, which run first.
+        looks_at_code: Whether it may have its graphs lowered again (``emitted``).
     """
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
@@ -378,7 +389,9 @@ def graph_pass(run: Callable[[fx.Graph], None], identity: str, before: Any = Non
             keys = [getattr(other, "uuid", lambda: None)() for other in earlier]
             return None if None in keys else (identity, *map(repr, keys))
 
-    return Pass()
+    made = Pass()
+    setattr(made, LOOKS, looks_at_code)
+    return made
 
 
 def parameter_inputs(gm: fx.GraphModule, example_inputs: Any) -> list[int]:

@@ -154,6 +154,22 @@ def order_vote(
     return Vote(phase, tuple(matters))
 
 
+def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -> Vote:
+    """Asks whether the code of all ranks has the same, established order of collectives.
+
+    Args:
+        phase: As in ``order_vote``.
+        order: The collectives of each group in this rank's code.
+        missing: What is not established about that code; empty if all is.
+    """
+    matters = []
+    for group, launches in order.items():
+        best, fallback = (ALONE, "") if missing else (_digest(list(launches)), ALONE)
+        says = {"order": list(launches), "exposed": missing}
+        matters.append(Matter(group, "", f"emitted {phase}", best, fallback, says))
+    return Vote(f"emitted {phase}", tuple(matters))
+
+
 def overlap_vote(report: CompileReport, missing: str) -> Vote:
     """Asks whether the collectives of all ranks are hidden (the option ``require``).
 

@@ -52,6 +52,7 @@ class Code(StrEnum):
     # Origin of a plan.
     CACHED = "cached"
     FAULT = "fault"
+    NOT_ESTABLISHED = "not_established"
 
 
 class Way(StrEnum):
@@ -311,4 +312,11 @@ def fault(phase: str, error: Exception) -> Reason:
     """One of our passes failed."""
     return Reason(
         Code.FAULT, f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
+    )
+
+
+def not_established(phase: str, why: str) -> Reason:
+    """The check of the emitted code did not establish its order."""
+    return Reason(
+        Code.NOT_ESTABLISHED, f"the emitted order of the {phase} graph is not established: {why}"
     )

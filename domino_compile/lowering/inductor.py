@@ -16,6 +16,7 @@ from domino_compile.ops.random_slice import random_slice
 from domino_compile.options import Options
 from domino_compile.passes.hold import hold_asynchronous
 from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.emission import examine
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
 
@@ -98,11 +99,15 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         settings[both] = False  # the default, until a graph is cut
     settings.update(user_settings(options))
 
+    checked = options.verify != "off"
+
     def run_graph(graph: fx.Graph) -> None:
         part = pipeline.run_graph(graph)
         if part.overlap:
             mark_overlapped(graph)
             _compat.compile_kernels_by(OverlapKernels(part.facts.rows_a_block))
+            if checked:
+                examine(part, graph)
         else:
             hold_asynchronous(graph)
         if _has_large_slices(part.report) and both not in options.inductor:
@@ -112,7 +117,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
         pipeline.run_joint, f"joint {identity}", config.joint_custom_post_pass
     )
     settings["post_grad_custom_post_pass"] = _compat.graph_pass(
-        run_graph, f"graph {identity}", config.post_grad_custom_post_pass
+        run_graph, f"graph {identity}", config.post_grad_custom_post_pass, looks_at_code=checked
     )
     return settings
 

@@ -156,7 +156,7 @@ class Pipeline:
         part = self.parts[_region(graph) or 0]
         part._run_graph(graph)
         if part is not self:
-            self._write()
+            self.keep()
         return part
 
     def _run_graph(self, graph: fx.Graph) -> None:
@@ -200,7 +200,7 @@ class Pipeline:
             for launch in filter(is_launch, graph.nodes):
                 mark_in_order(launch)  # each rank would put them in an order of its own
         reporting.decided(self.report, decision, at, self.dump.name_of)
-        self._write()
+        self.keep()
         return self.rewrites or not at.outcomes.changed
 
     def _left(self, found: Found) -> Reason | None:
@@ -223,7 +223,7 @@ class Pipeline:
         if self.check is not None and not self.left_because:
             self.check.plan(self.report, plan)
         if not plan:
-            self._write()
+            self.keep()
 
     def _agreed(self, phase: str, result: ScheduleResult) -> bool:
         """Whether all ranks have this order; if not, all keep the original order."""
@@ -264,13 +264,13 @@ class Pipeline:
             if self.dump.wanted:
                 self.dump.write(f"{phase}/{title(SCHEDULE.name)}.txt", schedule_text(entry))
                 self.rows.scheduled(phase, graph)
-        self._write()
+        self.keep()
         return True
 
     def _nothing_to_overlap(self, found: Found) -> None:
         reporting.nothing_to_overlap(self.report, found)
         log.info("%s", self.report.summary())
-        self._write()
+        self.keep()
 
     def _failed(self, failure: Failure) -> None:
         """Handle a failed pass whose graph was restored: Inductor compiles it alone."""
@@ -286,7 +286,7 @@ class Pipeline:
                 if joint
                 else self._order(failure.phase, nodes, nodes)
             )
-        self._write()
+        self.keep()
         report_fault(self.dump, failure, self.options)
 
     # -- what others ask of a compile ------------------------------------------------------
@@ -341,7 +341,7 @@ class Pipeline:
         if left_because:
             self.plan_key = None  # the ranks may agree later
 
-    def _write(self) -> None:
+    def keep(self) -> None:
         """Keep the plan for later compiles, and update the dump."""
         complete = all(part.report.schedules or not part.overlap for part in self.parts)
         if self.plan_key is not None and self.ran and complete:

@@ -118,6 +118,12 @@ def failed(report: CompileReport, phase: str, error: Exception) -> None:
             entry.code, entry.reason, entry.advice = report.code, "internal fault", ""
 
 
+def not_established(report: CompileReport, phase: str, why: str) -> None:
+    """Record that the order of a graph's emitted code was not established, so it has none."""
+    _explain(report, reasons.not_established(phase, why))
+    report.schedules = [entry for entry in report.schedules if entry.phase != phase]
+
+
 def measured(report: CompileReport, found: MeasuredReport) -> None:
     """Record which program was measured as faster; the uncut one is Inductor alone."""
     report.measured = found

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,7 +18,9 @@ from torch._inductor.utils import run_and_get_code
 import domino_compile
 from domino_compile import _compat
 from domino_compile.graph.tags import piece_of
+from domino_compile.pipeline import emission
 from domino_compile.report import CompileReport
+from domino_compile.verify.order import Names, OrderCertificate, Promise, check_emitted
 from tests.paths import FAST_LINK
 
 HIDDEN, HEADS, SEQ, VOCAB = 32, 2, 8, 48
@@ -125,6 +127,30 @@ def kernels_unbuilt() -> AbstractContextManager[Any]:
     return mock.patch.object(AsyncCompile, "cpp_pybinding", nothing)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What ``check_emitted`` was given for one graph, and what it found."""
+
+    code: str
+    promise: Promise
+    names: Names
+    certificate: OrderCertificate
+
+
+@contextmanager
+def checks_seen() -> Iterator[list[Checked]]:
+    """Collect what the check of emitted code is given."""
+    seen: list[Checked] = []
+
+    def check(code: str, promise: Promise, names: Names) -> OrderCertificate:
+        found = check_emitted(code, promise, names)
+        seen.append(Checked(code, promise, names, found))
+        return found
+
+    with mock.patch.object(emission, "check_emitted", check):
+        yield seen
+
+
 @dataclass
 class Compiled:
     """One compiled training (or inference) step.
@@ -135,6 +161,7 @@ class Compiled:
         codes: the generated code of forward and backward.
         report: what the passes did.
         kernels: of every fused kernel the slices it belongs to.
+        checked: what the check of the emitted code was given, forward and backward.
     """
 
     loss: float
@@ -142,6 +169,7 @@ class Compiled:
     codes: list[str]
     report: CompileReport
     kernels: list[set[int]]
+    checked: list[Checked]
 
 
 def compile_step(
@@ -180,11 +208,11 @@ def compile_step(
             loss.backward()
         return float(loss)
 
-    with nullcontext() if built else kernels_unbuilt():
+    with nullcontext() if built else kernels_unbuilt(), checks_seen() as checked:
         loss, codes = run_and_get_code(step)
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     (report,) = domino_compile.reports()
-    return Compiled(loss, grads, codes, report, kernels.kernels)
+    return Compiled(loss, grads, codes, report, kernels.kernels, checked)
 
 
 LAUNCH = re.compile(r"torch\.ops\._c10d_functional\.(\w+?)_?\.default\((.*)")

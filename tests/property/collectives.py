@@ -63,6 +63,8 @@ class _ReduceFrom(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, on: Any) -> torch.Tensor:
+        if funcol._are_we_tracing() and not torch.compiler.is_compiling():  # `captured`
+            return all_reduce(x, on)
         x = x.clone()
         dist.all_reduce(x, group=on)
         return x
@@ -78,3 +80,44 @@ def copy_to(x: torch.Tensor, on: Any) -> torch.Tensor:
 
 def reduce_from(x: torch.Tensor, on: Any) -> torch.Tensor:
     return _ReduceFrom.apply(x, on)
+
+
+def all_reduce_max(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _waited(funcol.all_reduce(x.detach(), "max", on))
+
+
+def all_reduce_mean(x: torch.Tensor, on: Any) -> torch.Tensor:
+    """It has no gradient in torch."""
+    return _waited(funcol.all_reduce(x.detach(), "avg", on))
+
+
+def broadcast(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _waited(funcol.broadcast(x.detach(), 0, on))
+
+
+def all_to_all(x: torch.Tensor, on: Any) -> torch.Tensor:
+    return _waited(funcol.all_to_all_single(x, None, None, on))
+
+
+def all_reduce_both(x: torch.Tensor, y: torch.Tensor, on: Any) -> torch.Tensor:
+    """Two tensors in one collective; their sum."""
+    first, second = funcol.all_reduce_coalesced([x, y], "sum", on)
+    return _waited(first) + _waited(second)
+
+
+def all_gather_both(x: torch.Tensor, y: torch.Tensor, on: Any) -> torch.Tensor:
+    first, second = funcol.all_gather_into_tensor_coalesced([x, y], on)
+    return _waited(first) + _waited(second)
+
+
+def reduce_scatter_both(x: torch.Tensor, y: torch.Tensor, on: Any) -> torch.Tensor:
+    first, second = funcol.reduce_scatter_tensor_coalesced([x, y], "sum", [0, 0], on)
+    return _waited(first) + _waited(second)
+
+
+#: What programs call by name.
+CALLED = (
+    all_gather, all_reduce, all_reduce_in_place, copy_to, reduce_from, reduce_scatter,
+    all_reduce_max, all_reduce_mean, broadcast, all_to_all, all_reduce_both, all_gather_both,
+    reduce_scatter_both,
+)  # fmt: skip

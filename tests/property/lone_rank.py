@@ -7,6 +7,7 @@ their scale: doing one twice, not at all, or on the wrong ranks' blocks changes 
 all_reduce (sum)    ``x * (1 + 1/2 + 1/4 + ...)``
 all_gather          ``cat([x, x/2, x/4, ...])``
 reduce_scatter      this rank's chunk of its own input, summed as above
+all_to_all          ``[c, c/2, c/4, ...]`` for this rank's own chunk ``c``
 broadcast           the payload stays as it is
 ==================  ======================================================================
 """
@@ -50,9 +51,15 @@ class LoneRank(dist.ProcessGroup):
         return BACKEND
 
     def allreduce(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
-        """Only sum and average: no test needs another reduction."""
+        """Sum, average and maximum: no test needs another reduction."""
         operation = opts.reduceOp if opts is not None else dist.ReduceOp.SUM
         scale = sum(weights(self.size()))
+        if operation == dist.ReduceOp.MAX:
+            for tensor in tensors:
+                tensor.copy_(torch.maximum(tensor, tensor * weights(self.size())[-1]))
+            return Done()
+        if not tensors[0].is_floating_point():  # whole numbers have no halves
+            scale = self.size()
         if operation == dist.ReduceOp.AVG:
             scale /= self.size()
         with torch.no_grad():
@@ -98,6 +105,21 @@ class LoneRank(dist.ProcessGroup):
         return self.reduce_scatter_tensor_coalesced([output], [input], opts)
 
     reduce_scatter_single = _reduce_scatter_base
+
+    def alltoall_base(
+        self,
+        output: torch.Tensor,
+        input: torch.Tensor,
+        _output_sizes: list[int],
+        _input_sizes: list[int],
+        opts: Any = None,
+    ) -> dist.Work:
+        """Equal chunks."""
+        with torch.no_grad():
+            chunk = input.reshape(self.size(), -1)[0]
+            parts = [chunk * weight for weight in weights(self.size())]
+            output.copy_(torch.cat(parts).view(output.shape))
+        return Done()
 
     def barrier(self, opts: Any = None) -> dist.Work:
         return Done()

@@ -11,14 +11,19 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from textwrap import dedent
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from tests.property import collectives, lone_rank
+
+#: What a selective policy saves.
+SAVED = [torch.ops.aten.mm.default, torch.ops.aten.bmm.default]
 
 HEAD = re.compile(r"# (\d) slices, (\w+)")
 MEMBER = re.compile(r"# self\.(\w+): (parameter|buffer)\[(.*)\]")
@@ -66,6 +71,20 @@ class Program:
     training: bool = True
     features: frozenset[str] = frozenset()
 
+    @staticmethod
+    def recomputed(run: Callable[..., Any], *args: Any, policy: str = "all") -> Any:
+        """A checkpointed part of the program.
+
+        Args:
+            run: computes it.
+            args: its arguments.
+            policy: ``all`` is computed again in backward, or what is no product (``products``).
+        """
+        context: dict[str, Any] = {}
+        if policy == "products":
+            context["context_fn"] = partial(create_selective_checkpoint_contexts, SAVED)
+        return checkpoint(run, *args, use_reentrant=False, **context)
+
     @property
     def source(self) -> str:
         arguments = ", ".join(("self", *(x.name for x in self.inputs)))
@@ -98,16 +117,12 @@ class Program:
     def _function(self) -> Callable[..., Any]:
         filename = f"<program {hash(self.source)}>"
         linecache.cache[filename] = (len(self.source), None, self.source.splitlines(True), filename)
-        scope = {
-            name: getattr(collectives, name)
-            for name in (
-                "all_gather", "all_reduce", "all_reduce_in_place", "copy_to", "reduce_from",
-                "reduce_scatter",
-            )
-        }  # fmt: skip
+        scope: dict[str, Any] = {f.__name__: f for f in collectives.CALLED}
+        scope["checkpoint"] = self.recomputed
         scope |= {"torch": torch, "F": F, **lone_rank.start()}
         exec(compile(self.source, filename, "exec"), scope)
-        return scope["forward"]  # type: ignore[return-value]
+        made: Callable[..., Any] = scope["forward"]
+        return made
 
 
 @dataclass

@@ -1,0 +1,89 @@
+"""Random tensor-parallel programs, cut against uncut, in float64.
+
+    python -m benchmarks.fuzz --programs 10000 --workers 2 --out benchmarks/results/fuzz.json
+
+The result says how many programs ran, how they were run (``tests/property/fuzz.py``), how long it
+took, and what was found. A program that differs is printed; it can be kept in
+``tests/property/test_regressions.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.property.fuzz import Found
+
+
+def main() -> int:
+    """Run the programs; return 1 if anything was found."""
+    parser = argparse.ArgumentParser(description="Random programs, cut against uncut.")
+    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compiled", type=float, default=0.05, help="share that goes through torch.compile"
+    )
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    each = -(-chosen.programs // chosen.workers)
+    work = [
+        (each, 60 * chosen.minutes, chosen.seed + 1_000_000 * worker, chosen.compiled)
+        for worker in range(chosen.workers)
+    ]
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
+        first, *others = pool.map(_work, work)
+    for other in others:
+        first.add(other)
+    text = json.dumps(described(first, chosen), indent=1) + "\n"
+    if chosen.out is not None:
+        chosen.out.write_text(text)
+    print(text)
+    return 1 if first.failures else 0
+
+
+def _work(job: tuple[int, float, int, float]) -> Found:
+    """One process's programs."""
+    os.environ["DOMINO_COMPILE_STRICT"] = "1"
+    warnings.simplefilter("ignore")
+    import torch
+
+    from tests.property import lone_rank
+    from tests.property.fuzz import fuzz
+
+    torch.set_num_threads(1)
+    lone_rank.start()
+    count, seconds, seed, compiled = job
+    return fuzz(count, time.monotonic() + seconds, seed, compiled)
+
+
+def described(found: Found, chosen: argparse.Namespace) -> dict[str, object]:
+    """Return the result as JSON data."""
+    import torch
+
+    return {
+        "programs": sum(found.programs.values()),
+        **found.programs,
+        "seed": chosen.seed,
+        "seconds": round(found.seconds),
+        "workers": chosen.workers,
+        "torch": torch.__version__,
+        "statuses": dict(found.statuses.most_common()),
+        "features": dict(found.features.most_common()),
+        "failures": found.failures,
+        "unsupported_by_torch": dict(found.unsupported),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

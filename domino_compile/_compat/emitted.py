@@ -1,0 +1,136 @@
+"""Looks at the code that Inductor emitted for a graph, and can have the graph lowered once more.
+
+A pass in Inductor's last hook says which graph's code is to be looked at (``look_at_code``). When
+Inductor has written that code, the function that was given sees it, before the program is kept in
+any cache and before it runs. If it raises ``LowerAgain``, the same graph goes through Inductor's
+passes and through the hook once more, from a copy that was made before them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile._compat.config import inductor_config
+from domino_compile._compat.wrap import wrap_once
+
+#: The attribute of a pass whose graphs may have to be lowered again.
+LOOKS = "domino_compile_looks_at_code"
+#: The namespace of collectives; what waits is not one.
+NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The code of one graph, and what Inductor knows about the names in it.
+
+    Attributes:
+        code: A Python module.
+        launches: The graph's nodes of the collectives that work on a buffer (or return one), by the
+            name of the buffer, in order.
+        bytes: The sizes of buffers.
+    """
+
+    code: str
+    launches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+class LowerAgain(Exception):
+    """The emitted code is not to be used; the hook will leave the graph as it is."""
+
+
+_wanted: list[tuple[fx.Graph, Callable[[Emitted], None]]] = []
+
+
+def look_at_code(graph: fx.Graph, look: Callable[[Emitted], None]) -> None:
+    """Let a function see the code of a graph that is about to be lowered.
+
+    Args:
+        graph: The graph, in Inductor's last hook.
+        look: Called with the code; may raise ``LowerAgain``.
+    """
+    _wanted[:] = [(graph, look)]
+
+
+def install_code_hook() -> None:
+    """Wrap the functions of Inductor that write code and lower graphs, once a process."""
+    from torch._inductor.compile_fx import _InProcessFxCompile
+    from torch._inductor.graph import GraphLowering
+
+    wrap_once(GraphLowering, "compile_to_module", _looking)
+    wrap_once(_InProcessFxCompile, "codegen_and_compile", _lowering_again)
+
+
+def _looking(original: Any) -> Any:
+    def compile_to_module(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = original(self, *args, **kwargs)
+        if _wanted and self.graph is _wanted[0][0]:
+            _, look = _wanted.pop()
+            code = Path(module.__file__).read_text()
+            look(Emitted(code, _launches(self), _sizes(self)))
+        return module
+
+    return compile_to_module
+
+
+def _lowering_again(original: Any) -> Any:
+    def codegen_and_compile(self: Any, gm: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+        from domino_compile._compat import copy_of
+
+        hook = inductor_config().post_grad_custom_post_pass
+        if not getattr(hook, LOOKS, False) or not any(map(_is_launch, gm.graph.nodes)):
+            return original(self, gm, *args, **kwargs)
+        pristine = copy_of(gm)
+        try:
+            return original(self, gm, *args, **kwargs)
+        except LowerAgain:
+            return original(self, pristine, *args, **kwargs)
+        finally:
+            _wanted.clear()
+
+    return codegen_and_compile
+
+
+def _is_launch(node: fx.Node) -> bool:
+    target: Any = node.target
+    is_collective = getattr(target, "namespace", "") == NAMESPACE
+    return node.op == "call_function" and is_collective and WAIT not in str(target)
+
+
+def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
+    """Return the nodes of collectives by the name of the buffer that they work on or return."""
+    from torch._inductor import ir
+
+    found: dict[str, tuple[str, ...]] = {}
+    for operation in lowering.operations:
+        if not isinstance(operation, ir._CollectiveKernel) or isinstance(operation, ir._WaitKernel):
+            continue
+        nodes = [origin.name for origin in operation.get_origins() if _is_launch(origin)]
+        if len(nodes) != 1:
+            continue
+        is_in_place = isinstance(operation.layout, ir.NoneLayout)
+        results = getattr(operation, "outputs", None) or [operation]
+        for tensor in operation.inputs if is_in_place else results:
+            name = tensor.get_name()
+            found[name] = (*found.get(name, ()), nodes[0])
+    return found
+
+
+def _sizes(lowering: Any) -> dict[str, int]:
+    """Return the sizes of buffers whose shapes are constant, in bytes."""
+    found = {}
+    for name, buffer in lowering.name_to_buffer.items():
+        try:
+            elements = math.prod(int(extent) for extent in buffer.get_size())
+            dtype: torch.dtype = buffer.get_dtype()
+        except (TypeError, AttributeError, NotImplementedError):  # a symbol, a list, or no tensor
+            continue
+        found[name] = elements * dtype.itemsize
+    return found

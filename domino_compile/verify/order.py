@@ -1,0 +1,381 @@
+"""Checks the order of the code that Inductor emitted, not that of our plan.
+
+``check_emitted`` reads a graph's code (``emitted``) and establishes, from the beginning to the end:
+
+* Every collective is waited for, after its launch.
+* Until then nothing uses its result, and nothing writes to what it sends. Neither is freed, and no
+  other value takes over its memory.
+* What a collective sends has been computed.
+* Each group has exactly the collectives of the graph that was lowered, in that graph's order, with
+  the same reduction and the same ranks. The ranks have agreed on that order (``agreement``).
+* The peak of live buffers is at most the predicted one (``TOLERANCE``).
+
+A collective whose result the graph returns without a wait, as a program with asynchronous
+collectives may, is awaited by the program; the lowered graph says which these are. A wait for an
+input is for a collective of an earlier graph. A second wait for the same collective does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from domino_compile.verify.emitted import read
+from domino_compile.verify.emitted_events import (
+    Event,
+    Freed,
+    Launch,
+    Made,
+    Program,
+    Returned,
+    Unreadable,
+    Use,
+    Wait,
+)
+
+#: How far live buffers may exceed the predicted peak: as a share of it, and in bytes. The largest
+#: excess in the suite's graphs is 7 % (``tests/verify/test_order.py``). The prediction knows
+#: neither what Inductor fuses nor the kernels' workspaces exactly; a graph far above it might not
+#: fit into memory.
+TOLERANCE, SLACK_BYTES = 0.25, 1 << 16
+
+
+class Rule(Enum):
+    """What emitted code can violate."""
+
+    READABLE = "the code is understood"
+    WAIT_AFTER_LAUNCH = "a wait comes after its launch"
+    WAITED = "every collective is waited for"
+    USE_AFTER_WAIT = "a result is used after its wait"
+    NOT_OVERWRITTEN = "what is being sent is not overwritten"
+    NOT_FREED = "a buffer in flight is not freed"
+    NOT_REUSED = "a buffer in flight is not reused"
+    COMPUTED = "what is sent has been computed"
+    SEQUENCE = "each group has the collectives of the graph, in its order"
+    PEAK = "the peak of live buffers is at most the predicted one"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A violation.
+
+    Attributes:
+        rule: What is violated.
+        line: The line of the emitted code; 0 if it is about the whole.
+        why: The buffer or collective, and what happens to it.
+    """
+
+    rule: Rule
+    line: int
+    why: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line} of the emitted code: " if self.line else ""
+        return f"{where}{self.why} ({self.rule.value})"
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective of the lowered graph.
+
+    Attributes:
+        name: Its node.
+        kind: ``all_reduce``, ...
+        settings: Its constant arguments besides tensors, the group's name last; ``None`` stands for
+            one that is not known before the program runs.
+        waited: Whether the graph waits for it.
+    """
+
+    name: str
+    kind: str
+    settings: tuple[object, ...]
+    waited: bool = True
+
+    @property
+    def group(self) -> str:
+        """Return the name of its process group."""
+        return str(self.settings[-1])
+
+    def matches(self, launch: Launch) -> bool:
+        """Whether a launch in the code may be this collective."""
+        return launch.kind == self.kind and all(
+            mine is None or mine == theirs
+            for mine, theirs in zip(self.settings, launch.settings, strict=False)
+        )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the emitted code must do.
+
+    Attributes:
+        collectives: Those of the lowered graph, in order.
+        input_bytes: The sizes of its inputs by name, those that the graph may free.
+        held_bytes: The bytes that the caller holds while the graph runs.
+        peak_bytes: The predicted peak of live memory, including these; 0 if there is none.
+    """
+
+    collectives: tuple[Collective, ...]
+    input_bytes: Mapping[str, int] = field(default_factory=dict)
+    held_bytes: int = 0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Names:
+    """What Inductor says about names in the code that it emitted, as far as it is known.
+
+    Attributes:
+        launches: The graph's nodes of the launches that work on a buffer (or return it, if they do
+            not work in place), by the name of the buffer, in order.
+        bytes: The sizes of buffers by name.
+    """
+
+    launches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OrderCertificate:
+    """What was established about the emitted code of one graph.
+
+    Attributes:
+        order: The collectives of each group, as emitted.
+        waits: The number of waits.
+        peak_bytes: The peak of live buffers, including what the caller holds; 0 if unknown.
+        findings: What was violated; empty if the order is established.
+    """
+
+    order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    waits: int = 0
+    peak_bytes: int = 0
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def established(self) -> bool:
+        """Return whether nothing is violated."""
+        return not self.findings
+
+    def digest(self, group: str) -> str:
+        """Return a hash of a group's order; equal on all ranks of the group."""
+        return hashlib.sha256(json.dumps(self.order.get(group, ())).encode()).hexdigest()[:32]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON data."""
+        found = [{"rule": f.rule.name, "line": f.line, "why": f.why} for f in self.findings]
+        return {
+            "order": {group: list(names) for group, names in self.order.items()},
+            "waits": self.waits,
+            "peak_bytes": self.peak_bytes,
+            "findings": found,
+        }
+
+
+def check_emitted(code: str, promise: Promise, names: Names | None = None) -> OrderCertificate:
+    """Return what can be established about the order of emitted code.
+
+    Args:
+        code: The module that Inductor emitted for one graph.
+        promise: What it must do.
+        names: What Inductor says about its names. Without it, two collectives of a group that are
+            alike are not told apart.
+    """
+    try:
+        program = read(code)
+    except Unreadable as error:
+        return OrderCertificate(findings=(Finding(Rule.READABLE, 0, str(error)),))
+    names = names or Names()
+    walk = _Walk(program, promise)
+    for event in program.events:
+        walk.follow(event)
+    order, differences = _compared(_launches(program, names), promise)
+    peak = _peak(program, promise, names)
+    return OrderCertificate(
+        order=order,
+        waits=sum(isinstance(event, Wait) for event in program.events),
+        peak_bytes=peak,
+        findings=(*walk.findings, *differences, *_too_high(peak, promise)),
+    )
+
+
+@dataclass
+class _Flight:
+    """One tensor of a collective that has not been waited for."""
+
+    launch: Launch
+    sent: frozenset[int]
+    received: frozenset[int]
+    awaited_here: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.launch.kind} of {', '.join(self.launch.names)} (line {self.launch.line})"
+
+
+class _Walk:
+    """Goes through the events and notes what is in flight."""
+
+    def __init__(self, program: Program, promise: Promise) -> None:
+        self.program = program
+        self.unwaited = [c for c in promise.collectives if not c.waited]
+        self.flying: list[_Flight] = []
+        self.received: set[int] = set()
+        self.empty: set[int] = set()
+        self.findings: list[Finding] = []
+
+    def follow(self, event: Event) -> None:
+        """Note one event, and what it violates."""
+        if isinstance(event, Made):
+            self._touch(event, frozenset({event.buffer}), Rule.NOT_REUSED, "is reused")
+            self.empty.add(event.buffer)
+        elif isinstance(event, Use):
+            self._use(event.line, event.by, event.reads, event.writes)
+            self.empty -= event.writes
+        elif isinstance(event, Launch):
+            self._launch(event)
+        elif isinstance(event, Wait):
+            self._wait(event)
+        elif isinstance(event, Freed):
+            self._touch(event, frozenset({event.buffer}), Rule.NOT_FREED, "is freed")
+        elif isinstance(event, Returned):
+            self._return(event)
+
+    def _touch(self, event: Event, buffers: frozenset[int], rule: Rule, how: str) -> None:
+        """Refuse anything at all that happens to a buffer in flight."""
+        for flight in self.flying:
+            if flight.awaited_here and (mine := (flight.sent | flight.received) & buffers):
+                self._violated(rule, event.line, f"{self._named(mine)} {how} while {flight.name}")
+
+    def _use(self, line: int, by: str, reads: frozenset[int], writes: frozenset[int]) -> None:
+        for flight in self.flying:
+            if mine := flight.received & (reads | writes):
+                said = f"{by} uses {self._named(mine)} before the wait for {flight.name}"
+                self._violated(Rule.USE_AFTER_WAIT, line, said)
+            elif mine := flight.sent & writes:
+                said = f"{by} overwrites {self._named(mine)} before the wait for {flight.name}"
+                self._violated(Rule.NOT_OVERWRITTEN, line, said)
+
+    def _launch(self, launch: Launch) -> None:
+        received = frozenset().union(*launch.received)
+        sent = frozenset().union(*launch.sent)
+        self._use(launch.line, launch.kind, sent, received & sent)
+        if missing := sent & self.empty:
+            said = f"{launch.kind} sends {self._named(missing)}, which nothing has written"
+            self._violated(Rule.COMPUTED, launch.line, said)
+        here = not any(c.matches(launch) for c in self.unwaited)
+        for out, into in zip(launch.sent, launch.received, strict=True):
+            self.flying.append(_Flight(launch, out, into, here))
+        self.received |= received
+
+    def _wait(self, wait: Wait) -> None:
+        landed = [flight for flight in self.flying if flight.received & wait.buffers]
+        known = self.received | {n for n, b in enumerate(self.program.buffers) if b.given}
+        if not landed and not wait.buffers & known:
+            said = f"waits for {self._named(wait.buffers)}, which no collective has sent"
+            self._violated(Rule.WAIT_AFTER_LAUNCH, wait.line, said)
+        self.flying = [flight for flight in self.flying if flight not in landed]
+
+    def _return(self, event: Returned) -> None:
+        for flight in self.flying:
+            if flight.awaited_here:
+                what = "is returned" if flight.received & event.buffers else "ends"
+                said = f"{flight.name} {what} without a wait"
+                self._violated(Rule.WAITED, flight.launch.line, said)
+
+    def _named(self, buffers: frozenset[int]) -> str:
+        return ", ".join(self.program.buffers[n].name or "a result" for n in sorted(buffers))
+
+    def _violated(self, rule: Rule, line: int, why: str) -> None:
+        self.findings.append(Finding(rule, line, why))
+
+
+def _launches(program: Program, names: Names) -> list[tuple[Launch, str]]:
+    """Return the launches in order, each with its node if that is known."""
+    left = {name: list(nodes) for name, nodes in names.launches.items()}
+    found = []
+    for launch in (event for event in program.events if isinstance(event, Launch)):
+        in_place = launch.sent == launch.received
+        results = [program.buffers[n].name for part in launch.received for n in sorted(part)]
+        nodes = [left[n].pop(0) for n in (launch.names if in_place else results) if left.get(n)]
+        found.append((launch, nodes[0] if nodes else ""))
+    return found
+
+
+def _compared(
+    launches: Sequence[tuple[Launch, str]], promise: Promise
+) -> tuple[dict[str, tuple[str, ...]], list[Finding]]:
+    """Return each group's order, and where it differs from that of the lowered graph."""
+    wanted: dict[str, list[Collective]] = defaultdict(list)
+    emitted: dict[str, list[tuple[Launch, str]]] = defaultdict(list)
+    for collective in promise.collectives:
+        wanted[collective.group].append(collective)
+    for launch, node in launches:
+        emitted[launch.group].append((launch, node))
+    order, findings = {}, []
+    for group in sorted({*wanted, *emitted}):
+        order[group] = tuple(_identity(*launch) for launch in emitted[group])
+        findings += _difference(group, emitted[group], wanted[group])
+    return order, findings
+
+
+def _identity(launch: Launch, node: str) -> str:
+    """Return what ranks compare. Lists of sizes are left out: each rank has its own."""
+    settings = [str(x) for x in launch.settings[:-1] if isinstance(x, (str, int))]
+    return " ".join((launch.kind, *settings, node)).strip()
+
+
+def _difference(
+    group: str, emitted: Sequence[tuple[Launch, str]], wanted: Sequence[Collective]
+) -> list[Finding]:
+    """Return the first difference between a group's collectives in the code and in the graph."""
+    for at, ((launch, node), collective) in enumerate(zip(emitted, wanted, strict=False)):
+        if not collective.matches(launch) or node not in ("", collective.name):
+            found = f"{launch.kind} {launch.settings[:-1]} of {node or ', '.join(launch.names)}"
+            said = f"collective {at} of group {group} is {found}, not {collective.name}"
+            return [Finding(Rule.SEQUENCE, launch.line, said)]
+    if len(emitted) != len(wanted):
+        said = f"group {group} has {len(emitted)} collectives instead of {len(wanted)}"
+        more = emitted[len(wanted) :]
+        return [Finding(Rule.SEQUENCE, more[0][0].line if more else 0, said)]
+    return []
+
+
+def _peak(program: Program, promise: Promise, names: Names) -> int:
+    """Return the most bytes that are live at once; 0 if a size is not known."""
+    sizes: dict[int, int] = {}
+    for number, buffer in enumerate(program.buffers):
+        known = promise.input_bytes.get(buffer.name, 0) if buffer.given else buffer.bytes
+        sizes[number] = names.bytes.get(buffer.name, 0) if known is None else known
+    given = sum(sizes[n] for n, buffer in enumerate(program.buffers) if buffer.given)
+    live = peak = promise.held_bytes + given
+    seen = {n for n, buffer in enumerate(program.buffers) if buffer.given}
+    for event in program.events:
+        for made in _made_by(event) - seen:
+            seen.add(made)
+            live += sizes[made]
+        peak = max(peak, live)
+        if isinstance(event, Freed):
+            live -= sizes[event.buffer] if event.buffer in seen else 0
+    return peak
+
+
+def _made_by(event: Event) -> set[int]:
+    """Return the buffers that exist from an event on, if they did not before."""
+    if isinstance(event, Made):
+        return {event.buffer}
+    if isinstance(event, Launch):
+        return set().union(*event.received)
+    return set(event.reads) if isinstance(event, Use) else set()
+
+
+def _too_high(peak: int, promise: Promise) -> list[Finding]:
+    allowed = promise.peak_bytes * (1 + TOLERANCE) + SLACK_BYTES
+    if not promise.peak_bytes or peak <= allowed:
+        return []
+    said = f"live buffers reach {peak} bytes, predicted were {promise.peak_bytes}"
+    return [Finding(Rule.PEAK, 0, said)]

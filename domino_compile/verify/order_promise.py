@@ -1,0 +1,90 @@
+"""What the emitted code of a graph must do, read from the graph that is given to Inductor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from domino_compile.verify.order import Collective, Promise
+
+#: The operations that this is about, and the one among them that waits.
+NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
+#: Inputs that the caller holds all the time: parameters and the inputs of the step.
+HELD = "primals"
+
+
+def promise_of(graph: fx.Graph, peak_bytes: int = 0, held_bytes: int = 0) -> Promise:
+    """Return what the code of a graph must do.
+
+    Args:
+        graph: A graph in the order in which it is to run.
+        peak_bytes: The predicted peak of live memory; 0 if there is no prediction.
+        held_bytes: The part of it that the caller holds.
+    """
+    found = [node for node in graph.nodes if _operation(node) not in ("", WAIT)]
+    inputs = graph.find_nodes(op="placeholder")
+    is_backward = any(str(node.target).startswith("tangents") for node in inputs)
+    owned = [n for n in inputs if is_backward and not str(n.target).startswith(HELD)]
+    return Promise(
+        collectives=tuple(map(_collective, found)),
+        input_bytes={str(node.target): _bytes(node.meta.get("val")) for node in owned},
+        held_bytes=held_bytes,
+        peak_bytes=peak_bytes,
+    )
+
+
+def _operation(node: fx.Node) -> str:
+    """Return the name of a collective operation without the in-place suffix, or nothing.
+
+    A node that must run after another one is the only operation of a graph of its own
+    (``control_deps``).
+    """
+    target: Any = node.target
+    if node.op != "call_function":
+        return ""
+    if str(target) == "control_deps":
+        inside: Any = node.args[1]
+        graph: Any = getattr(node.graph.owning_module, str(inside.target)).graph
+        return next((found for n in graph.nodes if (found := _operation(n))), "")
+    if getattr(target, "namespace", "") != NAMESPACE:
+        return ""
+    return str(target._schema.name).split("::")[1].rstrip("_")
+
+
+def _collective(node: fx.Node) -> Collective:
+    target: Any = node.target
+    given = [*node.args[1:], *node.kwargs.values()]
+    names = [argument.name for argument in target._schema.arguments]
+    place = names.index("group_name")
+    if place < len(node.args):
+        given = [*node.args[1:place], *node.args[place + 1 :], *node.kwargs.values()]
+        given.append(node.args[place])
+    return Collective(node.name, _operation(node), tuple(map(_constant, given)), _is_waited(node))
+
+
+def _constant(value: Any) -> object:
+    """Return a constant argument as the code has it; ``None`` if it has a size in it."""
+    if isinstance(value, (list, tuple)):
+        members = tuple(map(_constant, value))
+        return None if None in members else members
+    return value if isinstance(value, (str, int, float, bool)) else None
+
+
+def _is_waited(node: fx.Node) -> bool:
+    """Whether the graph waits for a collective, or for all members of its result."""
+    for user in node.users:
+        if _operation(user) == WAIT:
+            return True
+        if getattr(user.target, "__name__", "") == "getitem" and not _is_waited(user):
+            return False
+    return any(getattr(user.target, "__name__", "") == "getitem" for user in node.users)
+
+
+def _bytes(value: Any) -> int:
+    """Return the size of a tensor; 0 for anything else, and for dynamic sizes."""
+    if not isinstance(value, torch.Tensor) or not all(type(n) is int for n in value.shape):
+        return 0
+    return math.prod(value.shape) * value.element_size()
