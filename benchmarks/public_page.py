@@ -96,7 +96,7 @@ def table(rows: Sequence[Row], public: dict[str, Any]) -> str:
     for name, source in public["sources"].items():
         members = [row for row in rows if row["source"] == name]
         link = f"https://github.com/{source['repository']}/blob/{source['commit']}/{source['path']}"
-        where = f"`{source['repository']}`, [`{source['path']}`]({link})"
+        where = f"[{source['repository']}, {source['path']}]({link})"
         body = as_table(TITLES, [cells(row) for row in members])
         parts.append(f"### {source['title']}\n\nSource: {where}\n\n{body}")
     left = "\n".join(f"* {reason}" for reason in public["not_predicted"])
