@@ -16,6 +16,8 @@ from typing import Any
 
 #: The device whose rates a capture is costed with.
 BASE = "H100"
+#: Its rates that ``public_step`` replaces by a system's.
+RESCALED = ("half_tflops", "attention_forward_tflops", "memory_gb_s", "fused_share", "launch_us")
 #: The table for collectives inside one machine.
 LINK = "h200-nvlink-8"
 #: All passes are off: what others measured is the program as it was written.
@@ -76,6 +78,15 @@ class Terms:
         """Return the sum of these terms and a multiple of others."""
         mine, theirs = asdict(self), asdict(other)
         return Terms(**{name: value + times * theirs[name] for name, value in mine.items()})
+
+
+def base_rates() -> dict[str, float]:
+    """Return the rates that captures are costed with, and rescaled from."""
+    from domino_compile.cost.rates import rates_named
+
+    found = rates_named(BASE)
+    assert found is not None
+    return {name: getattr(found, name) for name in RESCALED}
 
 
 def layer_and_end(shape: Shape) -> tuple[Terms, Terms]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from benchmarks.public_capture import BASE, LINK, Shape, Terms
+from benchmarks.public_capture import LINK, Shape, Terms, base_rates
 from domino_compile.cost.rates import DeviceRates, rates_named
 from domino_compile.links import LinkTable, load_link
 from domino_compile.tools.bench.shapes import ModelShape, shape_of
@@ -124,13 +124,11 @@ def data_ranks(row: Row) -> int:
 
 def scaled(row: Row, layer: Terms, rates: Rates) -> dict[str, float]:
     """Return the terms of one layer for a system, in microseconds."""
-    base = rates_named(BASE)
-    assert base is not None
-    mine = rates.device
+    base, mine = base_rates(), rates.device
     fp8 = 1.0 if row["precision"] == "bf16" else FP8
-    products = base.half_tflops / (mine.half_tflops * rates.clock * fp8)
-    attention = base.attention_forward_tflops / (mine.attention_forward_tflops * rates.clock)
-    moved = base.memory_gb_s * base.fused_share / _moved_gb_s(rates)
+    products = base["half_tflops"] / (mine.half_tflops * rates.clock * fp8)
+    attention = base["attention_forward_tflops"] / (mine.attention_forward_tflops * rates.clock)
+    moved = base["memory_gb_s"] * base["fused_share"] / _moved_gb_s(rates)
     learnt = 2 / 3 if row["task"] == "lora" else 1.0  # no gradients of frozen weights
     kernels = layer.products + layer.attentions + layer.fused
     found = {

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import ROOT
-from benchmarks.public_capture import Shape, Terms, layer_and_end
+from benchmarks.public_capture import Shape, Terms, base_rates, layer_and_end
 from benchmarks.public_step import (
     SYSTEMS,
     Rates,
@@ -72,17 +72,21 @@ def shapes(rows: Sequence[Row]) -> list[Shape]:
 
 
 def captures_in(path: Path) -> Captures:
-    """Return the captures of an earlier run; none if there was none."""
-    if not path.exists():
+    """Return the captures of an earlier run, if they were costed with today's rates."""
+    found = json.loads(path.read_text()) if path.exists() else {"base": None}
+    if found["base"] != base_rates():
         return {}
-    found = json.loads(path.read_text())["captures"]
-    return {name: (Terms(**parts["layer"]), Terms(**parts["end"])) for name, parts in found.items()}
+    return {
+        name: (Terms(**parts["layer"]), Terms(**parts["end"]))
+        for name, parts in found["captures"].items()
+    }
 
 
 def results(rows: Sequence[Row], captures: Captures) -> dict[str, Any]:
-    """Return everything that is published: captures, calibrations and all rows."""
+    """Return everything that is published: rates, captures, calibrations and all rows."""
     clocks = calibrations(rows, captures)
     return {
+        "base": base_rates(),
         "captures": {
             name: {"layer": _rounded(asdict(layer)), "end": _rounded(asdict(end))}
             for name, (layer, end) in captures.items()
