@@ -60,7 +60,7 @@ def show(rank: dict[str, Any], result: Result, out: Path, picture: str | None) -
         write_page(found, rank, result, out / "dumps", out / "report.html")
         print(f"report (open it in a browser):  {out / 'report.html'}")
     except ImportError:
-        print("report.html was not written: it needs pip install 'domino-compile[report]'")
+        print("report.html was not written: it needs pip install '.[report]'")
     if picture:
         from domino_compile.tools.timelines.picture import draw
 
@@ -99,7 +99,7 @@ def prepare(options: argparse.Namespace, out: Path) -> Config:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            usage_error("--timeline needs matplotlib: pip install 'domino-compile[report]'")
+            usage_error("--timeline needs matplotlib: pip install '.[report]'")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

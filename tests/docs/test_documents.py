@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import decision, will_it_help
 from domino_compile.options import PASS_NAMES, markdown
 from domino_compile.pipeline.order import title
 from domino_compile.report import SCHEMA_VERSION, CompileReport
@@ -28,6 +29,22 @@ def test_the_options_table_is_that_of_the_options() -> None:
     begin = "<!-- begin: python -m domino_compile.options -->\n"
     table = (ROOT / "README.md").read_text().split(begin)[1].split("<!-- end -->")[0]
     assert table.strip() == markdown().strip(), "paste: python -m domino_compile.options"
+
+
+def test_the_table_of_gains_is_that_of_the_results() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert page == will_it_help.rendered(page), "python -m benchmarks.will_it_help"
+
+
+def test_the_worked_example_is_that_of_a_measured_job() -> None:
+    page = decision.PAGE.read_text()
+    assert page == decision.rendered(page), "python -m benchmarks.decision"
+
+
+def test_the_package_is_not_named_where_pip_would_look_for_it() -> None:
+    """It is not on an index: `pip install domino-compile` would fetch nothing, or a stranger's."""
+    for path in [*DOCUMENTS, *(ROOT / "domino_compile").rglob("*.py")]:
+        assert not re.search(r"pip install '?domino-compile", path.read_text()), path
 
 
 def test_the_first_commands_are_demo_and_test() -> None:

@@ -15,7 +15,8 @@ def main() -> NoReturn:
         import rich  # noqa: F401
     except ImportError:
         print(
-            "error: domino's command line needs: pip install 'domino-compile[report]'",
+            "error: domino's command line needs click and rich: run pip install '.[report]' in the"
+            " folder of its source",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -155,8 +155,10 @@ def test_without_click_or_rich_one_line_says_what_to_install(missing: str) -> No
     )
     done = python("-c", program)
     assert done.returncode == 2 and done.stdout == ""
-    needs = "error: domino's command line needs: pip install 'domino-compile[report]'\n"
-    assert done.stderr == needs
+    assert done.stderr == (
+        "error: domino's command line needs click and rich: run pip install '.[report]' in the"
+        " folder of its source\n"
+    )
 
 
 def test_as_a_module_without_loading_torch() -> None:
