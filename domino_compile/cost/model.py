@@ -37,6 +37,8 @@ LINK_KINDS = {
     "all_to_all_single": "all_gather",
 }
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
+#: Parts of the names of operations that Inductor, or this package, makes of matrix products.
+PRODUCTS = ("linear_pointwise", "mm_beside")
 
 #: Parts of the names of fused attention operations, forward and backward.
 ATTENTION = ("scaled_dot_product", "flex_attention", "_varlen_attn")
@@ -50,25 +52,24 @@ BLOCK_ROWS = 128
 
 def is_attention(node: fx.Node) -> bool:
     """Whether the node is a fused attention operation, forward or backward, not a wrapped one."""
-    return node.op == "call_function" and _is_attention(node.target)
+    return node.op == "call_function" and is_attention_operation(node.target)
 
 
 def is_matmul(node: fx.Node) -> bool:
     """Whether the node is a matrix product, also inside the operations Inductor makes of it."""
-    return node.op == "call_function" and (
-        node.target in MATMULS
-        or _is_called(node.target, "linear_pointwise")
-        or _is_called(node.target, "mm_beside")
-    )
-
-
-def _is_attention(target: Any) -> bool:
-    return any(_is_called(target, name) for name in ATTENTION)
+    return node.op == "call_function" and is_product(node.target)
 
 
 @cache
-def _is_called(target: Any, part: str) -> bool:
-    return part in str(target)
+def is_attention_operation(target: Any) -> bool:
+    """Whether an operation is a fused attention, forward or backward."""
+    return any(name in str(target) for name in ATTENTION)
+
+
+@cache
+def is_product(target: Any) -> bool:
+    """Whether an operation is a matrix product."""
+    return target in MATMULS or any(name in str(target) for name in PRODUCTS)
 
 
 class CostModel:
@@ -209,7 +210,7 @@ def work_of(node: fx.Node) -> Work | None:
         value: Any = node.meta["val"]
         return Work(value.dtype, product=_product(node, value))
     target, args, kwargs = _compat.operation_of(node)
-    if _is_attention(target):
+    if is_attention_operation(target):
         dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
         operations, block = _attention_operations(target, args, kwargs)
         backward = "backward" in str(target)
@@ -255,7 +256,7 @@ def _attention_extents(
     How much a block mask leaves, and how long packed sequences are, is known only when the program
     runs: a mask is taken to be causal, and sequences to be as long as the longest may be.
     """
-    if _is_called(target, "flex_attention"):
+    if "flex_attention" in str(target):
         query, key = (x.meta["val"] for x in args[:2] if isinstance(x, fx.Node))
         mask: Any = args[9 if backward else 4]
         return query, size_hint(key.shape[-2]), size_hint(_value(mask[-2])) < UNMASKED_BLOCK
