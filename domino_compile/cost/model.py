@@ -39,6 +39,8 @@ LINK_KINDS = {
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 SCALED = {aten._scaled_mm.default, aten._scaled_mm_v2.default}
 GROUPED = {aten._grouped_mm.default, aten._scaled_grouped_mm.default}
+#: Parts of the names of operations that Inductor, or this package, makes of matrix products.
+PRODUCTS = ("linear_pointwise", "mm_beside")
 
 #: Parts of the names of fused attention operations, forward and backward.
 ATTENTION = ("scaled_dot_product", "flex_attention", "_varlen_attn")
@@ -52,25 +54,24 @@ BLOCK_ROWS = 128
 
 def is_attention(node: fx.Node) -> bool:
     """Return whether the node itself is a fused attention operation, forward or backward."""
-    return node.op == "call_function" and _is_attention(node.target)
+    return node.op == "call_function" and is_attention_operation(node.target)
 
 
 def is_matmul(node: fx.Node) -> bool:
     """Return whether the node is a matrix product, or an operation that Inductor makes of one."""
-    return node.op == "call_function" and (
-        node.target in MATMULS | SCALED | GROUPED
-        or _is_called(node.target, "linear_pointwise")
-        or _is_called(node.target, "mm_beside")
-    )
-
-
-def _is_attention(target: Any) -> bool:
-    return any(_is_called(target, name) for name in ATTENTION)
+    return node.op == "call_function" and is_product(node.target)
 
 
 @cache
-def _is_called(target: Any, part: str) -> bool:
-    return part in str(target)
+def is_attention_operation(target: Any) -> bool:
+    """Whether an operation is a fused attention, forward or backward."""
+    return any(name in str(target) for name in ATTENTION)
+
+
+@cache
+def is_product(target: Any) -> bool:
+    """Whether an operation is a matrix product."""
+    return target in MATMULS | SCALED | GROUPED or any(name in str(target) for name in PRODUCTS)
 
 
 class CostModel:
@@ -212,7 +213,7 @@ def work_of(node: fx.Node) -> Work | None:
         left, right = _operands(node)
         return Work(left.dtype, product=_product(node, left, right))
     target, args, kwargs = _compat.operation_of(node)
-    if _is_attention(target):
+    if is_attention_operation(target):
         dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
         operations, block = _attention_operations(target, args, kwargs)
         backward = "backward" in str(target)
@@ -223,8 +224,14 @@ def work_of(node: fx.Node) -> Work | None:
 def _operands(node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the two operands of a matrix product, without the added value and scales."""
     operands = [x.meta["val"] for x in node.args if isinstance(x, fx.Node)]
-    first = int(_is_called(node.target, "addmm") or _is_called(node.target, "baddbmm"))
+    first = 1 if _adds(node.target) else 0
     return operands[first], operands[first + 1]
+
+
+@cache
+def _adds(target: Any) -> bool:
+    """Return whether the first operand of a product is added to it."""
+    return "addmm" in str(target) or "baddbmm" in str(target)
 
 
 def _product(node: fx.Node, left: torch.Tensor, right: torch.Tensor) -> Product:
@@ -271,7 +278,7 @@ def _attention_extents(
     How much a block mask leaves, and how long packed sequences are, is known only when the program
     runs. A mask is assumed to be causal, and all sequences to be as long as the longest allowed.
     """
-    if _is_called(target, "flex_attention"):
+    if "flex_attention" in str(target):
         query, key = (x.meta["val"] for x in args[:2] if isinstance(x, fx.Node))
         mask: Any = args[9 if backward else 4]
         return query, size_hint(key.shape[-2]), size_hint(_value(mask[-2])) < UNMASKED_BLOCK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -58,9 +59,9 @@ def tensor_bytes(value: Any) -> int:
     """Return the bytes of the tensors in a node's value."""
     total = 0
     for tensor in tensors_of(value):
-        count = 1
-        for extent in tensor.shape:
-            count *= size_hint(extent)
+        count: Any = tensor.numel()
+        if not isinstance(count, int):
+            count = math.prod(map(size_hint, tensor.shape))
         total += count * tensor.element_size()
     return total
 

@@ -20,11 +20,12 @@ VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
 def is_free(node: fx.Node) -> bool:
     """Return whether the node costs nothing: views, tuple members, sizes."""
-    return node.op != "call_function" or (_is_free_operation(node.target) and not is_wait(node))
+    return node.op != "call_function" or (is_free_operation(node.target) and not is_wait(node))
 
 
 @cache
-def _is_free_operation(target: Any) -> bool:
+def is_free_operation(target: Any) -> bool:
+    """Whether an operation costs nothing. It may be a wait, which is none but has such a schema."""
     if not isinstance(target, OpOverload):
         return not isinstance(target, HigherOrderOperator)
     if target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,9 +11,14 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile._compat.operators import OpOverload, prims
-from domino_compile.cost.model import is_attention, is_matmul
-from domino_compile.graph.collectives import is_launch, is_wait, size_hint
-from domino_compile.graph.nodes import is_free
+from domino_compile.cost.model import (
+    is_attention,
+    is_attention_operation,
+    is_matmul,
+    is_product,
+)
+from domino_compile.graph.collectives import LAUNCHES, WAIT, is_launch, is_wait, size_hint
+from domino_compile.graph.nodes import is_free_operation
 from domino_compile.rules.call import by_name
 from domino_compile.rules.registry import traits_of
 from domino_compile.rules.rule import Trait
@@ -45,9 +52,43 @@ REDUCTIONS = {
 FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What Inductor makes of an operation, whatever its operands are.
+
+    Attributes:
+        work: whether it computes something, or communicates.
+        anchor: whether it is a separate kernel.
+        mutates: whether it writes into one of its inputs.
+        folded: whether it is inlined into fusible operations.
+    """
+
+    work: bool
+    anchor: bool
+    mutates: bool
+    folded: bool
+
+
+@cache
+def _kind_of(target: Any) -> _Kind:
+    """Return the kind of an operation. Looking up its properties one by one takes long."""
+    attention = is_attention_operation(target)
+    schema = getattr(target, "_schema", None)
+    return _Kind(
+        work=not is_free_operation(target) and target is not WAIT,
+        anchor=target in LAUNCHES
+        or is_product(target)
+        or attention
+        or target in NEVER_FUSED,
+        # FlexAttention is a higher-order operation and has no schema.
+        mutates=not attention and (schema is None or bool(schema.is_mutable)),
+        folded=target in FOLDED,
+    )
+
+
 def is_anchor(node: fx.Node) -> bool:
     """Return whether the node is a separate kernel, never part of a fused group."""
-    return is_launch(node) or is_matmul(node) or is_attention(node) or node.target in NEVER_FUSED
+    return node.op == "call_function" and _kind_of(node.target).anchor
 
 
 def event_kind(node: fx.Node) -> str | None:
@@ -63,17 +104,24 @@ def event_kind(node: fx.Node) -> str | None:
 
 def is_work(node: fx.Node) -> bool:
     """Return whether the node belongs to a unit."""
-    return not is_free(node) and not is_wait(node) and not is_folded(node)
+    return node.op == "call_function" and _kind_of(node.target).work and not is_folded(node)
 
 
 def is_folded(node: fx.Node) -> bool:
     """Return whether the node is inlined everywhere: only fusible operations use its value."""
-    return node.target in FOLDED and all(is_fusible(user) for user in node.users)
+    return (
+        node.op == "call_function"
+        and _kind_of(node.target).folded
+        and all(map(is_fusible, node.users))
+    )
 
 
 def is_fusible(node: fx.Node) -> bool:
     """Return whether the node can be part of a fused kernel."""
-    return is_work(node) and not is_anchor(node) and not mutates(node)
+    if node.op != "call_function":
+        return False
+    kind = _kind_of(node.target)
+    return kind.work and not kind.anchor and not kind.mutates and not is_folded(node)
 
 
 def is_pointwise(node: fx.Node) -> bool:
@@ -105,10 +153,7 @@ def _reduced(node: fx.Node) -> set[int]:
 
 def mutates(node: fx.Node) -> bool:
     """Return whether the node writes into one of its inputs."""
-    if is_attention(node):
-        return False  # FlexAttention is a higher-order operation and has no schema
-    schema = getattr(node.target, "_schema", None)
-    return schema is None or bool(schema.is_mutable)
+    return _kind_of(node.target).mutates
 
 
 def draws(node: fx.Node) -> bool:

@@ -22,13 +22,13 @@ Ties go to the earlier unit of the graph, so the result depends on the graph and
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from domino_compile.scheduling.recompute import holds, late_order, stages_of, window_of
-from domino_compile.scheduling.simulate import Machine, Schedule, run_order
+from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
 #: Fractions of the allowed memory above which filler goes first. They are tried in turn until the
@@ -54,8 +54,9 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     own = run_order(graph, late_order(graph, stages))
     allowed = max(cap_bytes, own.peak_bytes)
     held = holds(graph.units, stages, window_of(graph.units, stages))
+    known = Segments(graph.units), Lifetimes(graph)
     for pressure in PRESSURES:
-        found = _Scheduler(graph, allowed * pressure, held).run()
+        found = _Scheduler(graph, allowed * pressure, held, *known).run()
         if found.peak_bytes <= allowed:
             return found if found.total_us <= own.total_us else own
     return own
@@ -70,23 +71,19 @@ class Segments:
 
     Attributes:
         of: the launches whose segments a unit belongs to.
-        left_us: for each launch the predicted time of the units not yet placed.
+        left_us: for each launch the predicted time of the units of its segment.
         behind: for each launch the earlier launches after which its segment begins.
-        open: the launches that are not placed, but all of whose ``behind`` are.
-        ready: for each launch the units of its segment that can be placed now, sorted.
+        before: for each launch the later launches whose segments begin after it.
     """
 
     def __init__(self, units: Sequence[Unit]) -> None:
-        self.of: dict[int, list[int]] = defaultdict(list)
+        self.of: list[list[int]] = [[] for _ in units]
         self.left_us: dict[int, float] = {}
         self.behind: dict[int, set[int]] = {}
-        self.ready: dict[int, list[int]] = defaultdict(list)
         self.before: dict[int, list[int]] = defaultdict(list)
         for launch in units:
             if launch.launch:
                 self._add(units, launch)
-        self.missing = {launch: len(behind) for launch, behind in self.behind.items()}
-        self.open = {launch for launch, count in self.missing.items() if count == 0}
 
     def _add(self, units: Sequence[Unit], launch: Unit) -> None:
         seen, heap = set(launch.after), [-index for index in launch.after]
@@ -108,35 +105,64 @@ class Segments:
             seen |= units[index].after
         self.left_us[launch.index] = left
 
+
+class Progress:
+    """How far a run is in the segments.
+
+    Attributes:
+        left_us: for each launch the predicted time of its segment's units that are not yet placed.
+        ready: for each launch the units of its segment that can be placed now, sorted.
+        workable: the launches that have such units and are behind no launch still to be placed.
+    """
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self.left_us = dict(segments.left_us)
+        self.ready: dict[int, list[int]] = defaultdict(list)
+        self.workable: set[int] = set()
+        self._missing = {launch: len(behind) for launch, behind in segments.behind.items()}
+
     def made_ready(self, index: int) -> None:
         """Note that a unit can be placed now."""
-        for launch in self.of[index]:
+        for launch in self.segments.of[index]:
             insort(self.ready[launch], index)
+            if not self._missing[launch]:
+                self.workable.add(launch)
 
     def placed(self, unit: Unit) -> None:
         """Note that a unit has been placed."""
-        for launch in self.of[unit.index]:
+        for launch in self.segments.of[unit.index]:
             self.left_us[launch] -= unit.cost_us
-            self.ready[launch].remove(unit.index)
+            _take(self.ready[launch], unit.index)
+            if not self.ready[launch]:
+                self.workable.discard(launch)
         if unit.launch:
-            self.open.discard(unit.index)
-            for launch in self.before[unit.index]:
-                self.missing[launch] -= 1
-                if self.missing[launch] == 0:
-                    self.open.add(launch)
+            for launch in self.segments.before.get(unit.index, ()):
+                self._missing[launch] -= 1
+                if not self._missing[launch] and self.ready[launch]:
+                    self.workable.add(launch)
 
 
 class _Scheduler:
-    def __init__(self, graph: UnitGraph, cap_bytes: float, held: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        graph: UnitGraph,
+        cap_bytes: float,
+        held: Mapping[int, int],
+        segments: Segments,
+        lifetimes: Lifetimes,
+    ) -> None:
         self.units = graph.units
         self.cap = cap_bytes
-        self.machine = Machine(graph)
-        self.segments = Segments(graph.units)
+        self.machine = Machine(graph, lifetimes)
+        self.segments = segments
+        self.progress = Progress(segments)
         self.missing = [len(unit.after) for unit in graph.units]
-        self.users: dict[int, list[int]] = defaultdict(list)
+        self.users: list[list[int]] = [[] for _ in graph.units]
         self.ready: list[int] = []
         self.launches: list[int] = []
         self.filler: list[int] = []
+        self.relief: list[tuple[int, int]] = []
         for unit in graph.units:
             for other in unit.after:
                 self.users[other].append(unit.index)
@@ -159,16 +185,21 @@ class _Scheduler:
 
     def _made_ready(self, index: int) -> None:
         insort(self.ready, index)
-        self.segments.made_ready(index)
-        if (kind := self._kind(index)) is not None:
+        self.progress.made_ready(index)
+        kind = self._kind(index)
+        if kind is not None:
             insort(kind, index)
+        if kind is self.filler:
+            self._may_relieve(index)
 
     def _place(self, unit: Unit) -> None:
-        self.ready.remove(unit.index)
+        _take(self.ready, unit.index)
         if (kind := self._kind(unit.index)) is not None:
-            kind.remove(unit.index)
-        self.machine.run(unit)
-        self.segments.placed(unit)
+            _take(kind, unit.index)
+        for index in self.machine.run(unit):
+            if _has(self.filler, index):
+                self._may_relieve(index)
+        self.progress.placed(unit)
         for user in self.users[unit.index]:
             self.missing[user] -= 1
             if self.missing[user] == 0:
@@ -183,9 +214,8 @@ class _Scheduler:
     def _wishes(self) -> Iterator[Unit]:
         """Yield the units that keep the wire busy, best first, regardless of memory."""
         yield from self._flowing(self.launches)
-        workable = filter(self.segments.ready.get, self.segments.open)
-        for launch in sorted(workable, key=self._urgency):
-            yield from self._flowing(self.segments.ready[launch])
+        for launch in sorted(self.progress.workable, key=self._urgency):
+            yield from self._flowing(self.progress.ready[launch])
         yield from self._flowing(self.filler)
         yield from self._flowing(self.ready)
         ready = (self.units[i] for i in self.ready)
@@ -194,21 +224,49 @@ class _Scheduler:
     def _flowing(self, indices: Sequence[int]) -> Iterator[Unit]:
         """Yield the units that need no collective that is still in flight."""
         for index in indices:
-            if self.machine.available(self.units[index])[0] <= self.machine.now:
+            if self._flows(self.units[index]):
                 yield self.units[index]
+
+    def _flows(self, unit: Unit) -> bool:
+        return not unit.after_wire or self.machine.available(unit)[0] <= self.machine.now
 
     def _urgency(self, launch: int) -> tuple[bool, float, int]:
         """Return a sort key: segments that can be finished now first, then the least work left."""
         ends = (self.machine.wire_end.get(i, math.inf) for i in self.segments.behind[launch])
         blocked = any(end > self.machine.now for end in ends)
-        return blocked, round(self.segments.left_us[launch], 6), launch
+        return blocked, round(self.progress.left_us[launch], 6), launch
+
+    # -- filler that frees memory ----------------------------------------------------------
+
+    def _may_relieve(self, index: int) -> None:
+        """Remember ready filler that frees memory; again if it frees more than before."""
+        if (net := self._net_freed(index)) > 0:
+            heappush(self.relief, (-net, index))
 
     def _relief(self) -> Unit | None:
         """Return the filler that frees most memory, or ``None`` if none frees any."""
-        relief = max(
-            self._flowing(self.filler), key=lambda u: (self._net_freed(u), -u.index), default=None
-        )
-        return relief if relief is not None and self._net_freed(relief) > 0 else None
+        waiting, found = [], None
+        while self.relief and found is None:
+            freed, index = entry = heappop(self.relief)
+            if not _has(self.filler, index) or -freed != self._net_freed(index):
+                continue  # it has been placed, or stands further up as well
+            waiting.append(entry)
+            if self._flows(self.units[index]):
+                found = self.units[index]
+        for entry in waiting:
+            heappush(self.relief, entry)
+        return found
 
-    def _net_freed(self, unit: Unit) -> int:
-        return self.machine.released(unit) - unit.out_bytes
+    def _net_freed(self, index: int) -> int:
+        return self.machine.frees[index] - self.units[index].out_bytes
+
+
+def _has(indices: list[int], index: int) -> bool:
+    """Return whether a sorted list has an index."""
+    place = bisect_left(indices, index)
+    return place < len(indices) and indices[place] == index
+
+
+def _take(indices: list[int], index: int) -> None:
+    """Remove an index from a sorted list."""
+    del indices[bisect_left(indices, index)]

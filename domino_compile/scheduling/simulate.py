@@ -74,48 +74,73 @@ class Schedule:
         return max(0.0, wire.end_us - wire.start_us - hidden)
 
 
-class Machine:
-    """The state of a simulated run: the clocks, the placed units and the memory in use."""
+class Lifetimes:
+    """Which units need each result and input of a graph, and so when its memory is free again.
+
+    Results come first, numbered like their units, and then the inputs.
+
+    Attributes:
+        used: for each unit the numbers of what it needs.
+        sizes: the bytes of each; 0 where it is never freed.
+        held: the bytes of the inputs.
+    """
 
     def __init__(self, graph: UnitGraph) -> None:
-        self.units = graph.units
-        self.kept = graph.kept
+        count = len(graph.units)
+        kept = graph.kept
+        self.used = [sorted(unit.after) for unit in graph.units]
+        self.sizes = [0 if unit.index in kept else unit.out_bytes for unit in graph.units]
+        self.sizes += [size for size, _ in graph.input_uses]
+        self.held = sum(self.sizes[count:])
+        for number, (_, users) in enumerate(graph.input_uses, count):
+            for user in users:
+                self.used[user].append(number)
+        #: Of each result and input: how many units still need it, and the sum of their numbers,
+        #: which names the last one.
+        self.users = [0] * len(self.sizes)
+        self.user_sum = [0] * len(self.sizes)
+        for unit, used in enumerate(self.used):
+            for number in used:
+                self.users[number] += 1
+                self.user_sum[number] += unit
+        #: For each unit the bytes that no other unit needs any more.
+        self.frees = [0] * count
+        for number, users in enumerate(self.users):
+            if users == 1:
+                self.frees[self.user_sum[number]] += self.sizes[number]
+
+
+class Machine:
+    """The state of a simulated run: the clocks, the placed units and the memory in use.
+
+    Args:
+        graph: the units.
+        lifetimes: those of the graph, where several runs share them.
+    """
+
+    def __init__(self, graph: UnitGraph, lifetimes: Lifetimes | None = None) -> None:
+        found = lifetimes or Lifetimes(graph)
         self.now = 0.0
         self.wire_free: dict[str, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
         self.occupancies: list[Occupancy] = []
-        self.readers: dict[int, set[int]] = defaultdict(set)
-        for unit in self.units:
-            for other in unit.after:
-                self.readers[other].add(unit.index)
-        self.inputs = [(size, set(uses)) for size, uses in graph.input_uses]
-        self.inputs_of: dict[int, list[int]] = defaultdict(list)
-        for number, (_, uses) in enumerate(self.inputs):
-            for index in uses:
-                self.inputs_of[index].append(number)
-        self.live = sum(size for size, _ in self.inputs)
-        self.peak = self.live
+        self.used, self.sizes = found.used, found.sizes
+        self.users, self.user_sum = list(found.users), list(found.user_sum)
+        self.frees = list(found.frees)
+        self.live = self.peak = found.held
 
     def available(self, unit: Unit) -> tuple[float, int | None]:
         """Return when the collectives that a unit needs are complete, and the last of them."""
-        ends = [(self.wire_end[i], i) for i in unit.after_wire]
-        return max(ends) if ends else (0.0, None)
+        if not unit.after_wire:
+            return 0.0, None
+        return max((self.wire_end[i], i) for i in unit.after_wire)
 
-    def released(self, unit: Unit) -> int:
-        """Return the bytes that can be freed once the unit has run."""
-        freed = sum(
-            self.units[other].out_bytes
-            for other in unit.after
-            if self.readers[other] == {unit.index} and other not in self.kept
-        )
-        return freed + sum(
-            self.inputs[i][0]
-            for i in self.inputs_of[unit.index]
-            if self.inputs[i][1] == {unit.index}
-        )
+    def run(self, unit: Unit) -> list[int]:
+        """Place a unit next; waiting for a collective stops compute, even for a launch.
 
-    def run(self, unit: Unit) -> None:
-        """Place a unit next; waiting for a collective stops compute, even for a launch."""
+        Returns:
+            The units that free more than before: they alone still need something.
+        """
         ready, by = self.available(unit)
         stall = max(0.0, ready - self.now)
         self.now += stall
@@ -132,11 +157,20 @@ class Machine:
             self.occupancies.append(Occupancy(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
         self.peak = max(self.peak, self.live)
-        self.live -= self.released(unit)
-        for other in unit.after:
-            self.readers[other].discard(unit.index)
-        for number in self.inputs_of[unit.index]:
-            self.inputs[number][1].discard(unit.index)
+        self.live -= self.frees[unit.index]
+        return self._used_by(unit.index)
+
+    def _used_by(self, unit: int) -> list[int]:
+        """Note that a unit needs nothing any more; return those that now free more than before."""
+        users, user_sum, more = self.users, self.user_sum, []
+        for number in self.used[unit]:
+            users[number] -= 1
+            user_sum[number] -= unit
+            if users[number] == 1 and self.sizes[number]:
+                last = user_sum[number]
+                self.frees[last] += self.sizes[number]
+                more.append(last)
+        return more
 
     def _duration(self, unit: Unit) -> float:
         """Return how long a unit computes if it starts now, perhaps partly beside collectives.

@@ -15,10 +15,10 @@ value) is detected, and such groups are split.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -39,6 +39,9 @@ from domino_compile.scheduling.kinds import (
 from domino_compile.scheduling.traffic import Traffic, traffic_of
 
 aten = torch.ops.aten
+
+#: For each node that is work, and the output, its ``sources``.
+Near: TypeAlias = Mapping[fx.Node, Sequence[tuple[fx.Node, bool]]]
 
 
 @dataclass
@@ -112,20 +115,21 @@ def build_units(
         kind: nodes of different kinds are never fused; by default those of different slices.
     """
     nodes = [n for n in graph.nodes if is_work(n)]
-    groups = _fused_groups(graph, kind)
+    near: Near = {n: tuple(sources(n)) for n in [*nodes, graph.output_node()]}
+    groups = _fused_groups(graph, kind, near)
     members: dict[Any, list[fx.Node]] = defaultdict(list)
     for node in nodes:
         members[groups.get(node, node)].append(node)
-    units = _connect(list(members.values()), cost)
+    units = _connect(list(members.values()), cost, near)
     order = _topological(units)
     if len(order) < len(units):
         circular = set(range(len(units))) - set(order)
         split = [[n] for i in circular for n in units[i].nodes]
         kept = [units[i].nodes for i in order]
-        units = _connect(kept + split, cost)
+        units = _connect(kept + split, cost, near)
         order = _topological(units)
     units = _renumber(units, order)
-    return UnitGraph(units, *_memory(graph, units))
+    return UnitGraph(units, *_memory(graph, units, near))
 
 
 def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
@@ -143,7 +147,9 @@ def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
             stack.extend((y, waited or is_wait(x)) for y in x.all_input_nodes)
 
 
-def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[fx.Node, fx.Node]:
+def _fused_groups(
+    graph: fx.Graph, kind: Callable[[fx.Node], Hashable], near: Near
+) -> dict[fx.Node, fx.Node]:
     """Return, for each fusible node, the representative of its group."""
     level: dict[fx.Node, int] = {}
     parent: dict[fx.Node, fx.Node] = {}
@@ -158,18 +164,18 @@ def _fused_groups(graph: fx.Graph, kind: Callable[[fx.Node], Hashable]) -> dict[
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
-    _sink(graph, level, kind)
+    _sink(level, kind, near)
     for node in graph.nodes:
         if is_fusible(node) and not draws(node):
             parent[node] = node
-            for x, waited in sources(node):
+            for x, waited in near[node]:
                 joinable = x in parent and not waited and level[x] == level[node]
                 if joinable and kind(x) == kind(node):
                     parent[find(x)] = find(node)
     return {node: find(node) for node in parent}
 
 
-def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
+def _connect(groups: Iterable[list[fx.Node]], cost: CostModel, near: Near) -> list[Unit]:
     """Make units from groups of nodes, with costs and dependencies."""
     chosen = list(groups)
     traffic = traffic_of(chosen)
@@ -180,7 +186,7 @@ def _connect(groups: Iterable[list[fx.Node]], cost: CostModel) -> list[Unit]:
     of = {node: unit for unit in units for node in unit.nodes}
     for unit in units:
         for node in unit.nodes:
-            for x, waited in sources(node):
+            for x, waited in near[node]:
                 if x in of and of[x] is not unit:
                     unit.after.add(of[x].index)
                     if waited and of[x].launch:
@@ -197,16 +203,17 @@ def _in_order(units: Iterable[Unit]) -> None:
         second.after.add(first.index)
 
 
-def _sink(graph: fx.Graph, level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable]) -> None:
+def _sink(level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable], near: Near) -> None:
     """Give values without inputs (random numbers, constants) the level of their first fusible user.
 
     Inductor computes them there; their position in the graph does not matter.
     """
     floating: dict[fx.Node, None] = {}
-    for node in graph.nodes:
-        made_of = (x for x, _ in sources(node) if x.target is not prims.inductor_seeds.default)
-        if is_fusible(node) and not draws(node) and all(x in floating for x in made_of):
-            floating[node] = None
+    for node, found in near.items():
+        if is_fusible(node) and not draws(node):
+            made_of = (x for x, _ in found if x.target is not prims.inductor_seeds.default)
+            if all(x in floating for x in made_of):
+                floating[node] = None
     beside: dict[fx.Node, int] = {}
     for node in reversed(floating):
         users = [u for u in users_of(node) if is_fusible(u) and kind(u) == kind(node)]
@@ -287,16 +294,18 @@ def is_backward(graph: fx.Graph) -> bool:
     return any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
 
 
-def _memory(graph: fx.Graph, units: list[Unit]) -> tuple[list[tuple[int, set[int]]], set[int]]:
+def _memory(
+    graph: fx.Graph, units: list[Unit], near: Near
+) -> tuple[list[tuple[int, set[int]]], set[int]]:
     """Return the freeable inputs with the units that read them, and the units of the outputs."""
     of = {node: unit for unit in units for node in unit.nodes}
-    outputs = {x for x, _ in sources(graph.output_node())}
+    outputs = {x for x, _ in near[graph.output_node()]}
     kept = {of[x].index for x in outputs if x in of}
     backward = is_backward(graph)
     inputs: dict[fx.Node, set[int]] = defaultdict(set)
     for unit in units:
         for node in unit.nodes:
-            for x, _ in sources(node):
+            for x, _ in near[node]:
                 if x.op == "placeholder" and backward and not str(x.target).startswith("primals"):
                     inputs[x].add(unit.index)
     return [(tensor_bytes(x.meta.get("val")), uses) for x, uses in inputs.items()], kept
