@@ -39,6 +39,7 @@ class Case:
 
 
 HF, ACCELERATE = ("transformers",), ("transformers", "accelerate")
+MEGATRON = ("megatron_core",)
 TITAN, SEQUENCE = ("torchtitan",), "DTensor, sequence"
 TRIED, TITANS = "frameworks_attempts", "frameworks_titan"
 CASES = (
@@ -60,6 +61,8 @@ CASES = (
     Case("titan_flex", "torchtitan, FlexAttention", TITAN, SEQUENCE, module=TITANS),
     Case("titan_whole", "torchtitan, whole model", TITAN, SEQUENCE, module=TITANS),
     Case("titan_spmd_types", "torchtitan", TITAN, "`spmd_types`", module=TITANS),
+    Case("megatron_core", "Megatron-core", MEGATRON, "Megatron, sequence"),
+    Case("megatron_all_reduce", "Megatron-core", MEGATRON, "Megatron", module=TRIED),
     Case("hf_tensor_parallel", "transformers, `tp_plan`", HF),
     Case("hf_checkpointing", "transformers, `tp_plan`", HF, checkpointing="full", module=TRIED),
     Case("hf_trainer", "Trainer, `torch_compile=True`", ACCELERATE),

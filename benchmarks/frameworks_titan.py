@@ -61,11 +61,12 @@ def titan_whole(rank: int, world: int) -> None:
 
 def titan_spmd_types(rank: int, world: int) -> None:
     """Torchtitan's default description of tensor parallelism."""
+    without_cuda()
     from torchtitan.config import ParallelismConfig
     from torchtitan.distributed import ParallelDims
-    from torchtitan.distributed.utils import get_spmd_context
+    from torchtitan.distributed.utils import get_spmd_context, set_spmd_backend
 
-    without_cuda()
+    set_spmd_backend("spmd_types")
     parallelism = ParallelismConfig(tensor_parallel_degree=world, data_parallel_shard_degree=1)
     with get_spmd_context(parallel_dims=ParallelDims.from_config(parallelism, world))():
         train_and_compare(world, Choice(spmd="spmd_types"))
@@ -73,6 +74,7 @@ def titan_spmd_types(rank: int, world: int) -> None:
 
 def titan_flex(rank: int, world: int) -> None:
     """FlexAttention as a CPU can train it: not compiled, and without torch's refusal."""
+    without_cuda()
     from torch.nn.attention import flex_attention as flex
     from torchtitan.models.common import attention
 
