@@ -18,7 +18,6 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import shorten
@@ -28,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 import domino_compile
+from benchmarks.frameworks_cases import CASES, Case
 from domino_compile.report import CompileReport
 from domino_compile.switch import compile_with_domino
 from domino_compile.tools.scripts import Asked, Compiles, compiles_redirected
@@ -38,51 +38,6 @@ BEGIN, END = "<!-- begin: python -m benchmarks.frameworks --table -->\n", "<!-- 
 #: The page shows this many characters of a reason or error; the file has the full text.
 WIDEST_REASON = 200
 ACTIONS = ("sliced", "merged", "reordered", "left alone")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One combination of a framework and what it is used with.
-
-    Attributes:
-        name: the name of the example, or of the function in ``frameworks_attempts``.
-        framework: the framework's name for users.
-        packages: the packages besides torch whose versions belong to the result.
-        style: the style of tensor parallelism.
-        checkpointing: whether activations are checkpointed.
-        data: the data parallelism around it.
-        pipeline: the pipeline schedule.
-        ranks: the number of ranks.
-    """
-
-    name: str
-    framework: str
-    packages: tuple[str, ...] = ()
-    style: str = "DTensor"
-    checkpointing: bool = False
-    data: str = ""
-    pipeline: str = ""
-    ranks: int = 2
-
-
-HF, ACCELERATE = ("transformers",), ("transformers", "accelerate")
-CASES = (
-    Case("hf_tensor_parallel", "transformers, `tp_plan`", HF),
-    Case("hf_checkpointing", "transformers, `tp_plan`", HF, checkpointing=True),
-    Case("hf_trainer", "Trainer, `torch_compile=True`", ACCELERATE),
-    Case("hf_accelerate", "accelerate, `dynamo_backend`", ACCELERATE),
-    Case("hf_generate", "transformers, `generate`, static cache", HF),
-    Case("hf_lora", "PEFT, LoRA on column-parallel layers", ("transformers", "peft")),
-    Case("hf_lora_rows", "PEFT, LoRA on row-parallel layers", ("transformers", "peft")),
-    Case("hf_experts", "transformers, experts, `all_reduce`", HF, style="DTensor and experts"),
-    Case("hf_experts_exchanged", "transformers, experts, `all_to_all`", HF, "DTensor and experts"),
-    Case("lightning_fabric", "Lightning Fabric", ("lightning",), data="FSDP2", ranks=4),
-    Case("pipeline", "torch pipelining", pipeline="GPipe and 1F1B", ranks=4),
-    Case("fsdp_tp", "torch FSDP2", data="FSDP2", ranks=4),
-    Case("ddp_tp", "torch DDP", style="Megatron", data="DDP", ranks=4),
-    Case("ddp_dtensor", "torch DDP", data="DDP", ranks=4),
-    Case("context_parallel", "context parallel, keys gathered", style="all-gather of keys"),
-)
 
 
 def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
@@ -130,8 +85,8 @@ def plain(text: str) -> str:
 def main_of(case: Case) -> Callable[[int, int], None]:
     """Return the case's program."""
     sys.path.insert(0, str(ROOT / "examples"))
-    attempts = importlib.import_module("benchmarks.frameworks_attempts")
-    found = getattr(attempts, case.name, None) or importlib.import_module(case.name).main
+    module = importlib.import_module(f"benchmarks.{case.module}" if case.module else case.name)
+    found = getattr(module, case.name, None) or module.main
     return found  # type: ignore[no-any-return]
 
 
@@ -168,8 +123,8 @@ def table(results: dict[str, Any]) -> str:
     rows = [head, "|---|---|---|---|---|" + "---:|" * 5 + "---|"]
     for case in CASES:
         found = results[case.name]
-        checkpointing = "all blocks" if case.checkpointing else "-"
-        cells = [case.framework, case.style, checkpointing, case.data or "-", case.pipeline or "-"]
+        cells = [case.framework, case.style]
+        cells += [cell or "-" for cell in (case.checkpointing, case.data, case.pipeline)]
         if found["error"]:
             cells += ["refused", "", "", "", ""]
         else:
@@ -177,8 +132,7 @@ def table(results: dict[str, Any]) -> str:
         cells.append(", ".join(f"{name} {number}" for name, number in found["versions"].items()))
         rows.append(f"| {' | '.join(cells)} |")
     notes = [
-        f"* {case.framework}{', checkpointed' if case.checkpointing else ''} ({case.style}): "
-        f"{shorten(text, WIDEST_REASON, placeholder=' ...')}"
+        f"* {case.described()}: {shorten(text, WIDEST_REASON, placeholder=' ...')}"
         for case in CASES
         for text in (*results[case.name]["reasons"], results[case.name]["error"])
         if text

@@ -67,3 +67,10 @@ def ddp_dtensor(rank: int, world: int) -> None:
     model = DistributedDataParallel(model, device_mesh=mesh["dp"])
     compiled = torch.compile(model, backend="domino", options=OPTIONS)
     train(compiled, tokens(3, (4, LENGTH), VOCABULARY))
+
+
+def megatron_all_reduce(rank: int, world: int) -> None:
+    """Train Megatron-core's GPT without sequence parallelism."""
+    from megatron_core import train_and_compare
+
+    train_and_compare(world, sequence_parallel=False)

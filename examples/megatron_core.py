@@ -17,6 +17,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from _launch import compare, run, tokens, train
 from torch import nn
 
@@ -38,11 +39,32 @@ class Loss(nn.Module):
         return loss.mean()
 
 
-def gpt(world: int) -> nn.Module:
+class Norm(nn.LayerNorm):
+    """A norm of tokens that are spread over the ranks.
+
+    Megatron-core takes that of Transformer Engine or apex; its own one knows no such tokens.
+    """
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__(hidden_size, eps)
+        if config.sequence_parallel:  # each rank has the gradient of its own tokens
+            for weight in self.parameters():
+                weight.register_post_accumulate_grad_hook(summed_over_ranks)
+
+
+def summed_over_ranks(weight: torch.Tensor) -> None:
+    """Do what Megatron-core's `finalize_model_grads` does for weights of norms."""
+    from megatron.core import parallel_state
+
+    dist.all_reduce(weight.grad, group=parallel_state.get_tensor_model_parallel_group())
+
+
+def gpt(world: int, sequence_parallel: bool) -> nn.Module:
     """A GPT of two layers; its embedding, linears and loss are spread over the ranks."""
     from megatron.core import parallel_state
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     if not parallel_state.model_parallel_is_initialized():
@@ -52,13 +74,16 @@ def gpt(world: int) -> nn.Module:
         hidden_size=WIDTH,
         num_attention_heads=HEADS,
         tensor_model_parallel_size=world,
+        sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )
+    layer = get_gpt_layer_local_spec()
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = Norm
     model: Any = GPTModel(
         config,
-        get_gpt_layer_local_spec(),
+        TransformerBlockSubmodules(layer_specs=[layer] * 2, layer_norm=Norm),
         vocab_size=VOCABULARY,
         max_sequence_length=LENGTH,
         position_embedding_type="rope",
@@ -76,19 +101,24 @@ def without_cuda() -> None:
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment, return-value]
 
 
-def main(rank: int, world: int) -> None:
+def train_and_compare(world: int, sequence_parallel: bool) -> None:
+    """Train without and with domino, and compare the losses."""
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     if not torch.cuda.is_available():
         without_cuda()
     batches = tokens(3, (4, LENGTH), VOCABULARY)
     torch.manual_seed(0)
-    uncut = train(gpt(world), batches)
+    uncut = train(gpt(world, sequence_parallel), batches)
 
     torch.manual_seed(0)
-    model = gpt(world)
+    model = gpt(world, sequence_parallel)
     torch._dynamo.config.ignore_logging_functions.add(warnings.warn)
     compiled = torch.compile(model, backend="domino", fullgraph=True, options={"slices": 2})
     compare(uncut, train(compiled, batches))
+
+
+def main(rank: int, world: int) -> None:
+    train_and_compare(world, sequence_parallel=True)
 
 
 if __name__ == "__main__":
