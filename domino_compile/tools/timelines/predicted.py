@@ -23,8 +23,8 @@ def predicted(compiled: Sequence[CompileReport], rank: int = 0) -> tuple[Timelin
     both, and so is a phase without collectives.
     """
     before = [(r, r.uncut) for r in compiled if r.uncut is not None]
-    after = [(r, s) for r, s in before if r.status == "inductor"]
-    planned = [r for r in compiled if r.status != "inductor"]
+    planned = [r for r in compiled if r.status != "inductor" and r.schedules]
+    after = [(r, s) for r, s in before if r not in planned]
     after += [(r, s) for r in planned for s in _phases(r) if s.phase in _FORWARD]
     after += [(r, s) for r in reversed(planned) for s in _phases(r) if s.phase not in _FORWARD]
     return _timeline(BEFORE, rank, before), _timeline(AFTER, rank, after)

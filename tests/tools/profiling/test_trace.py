@@ -140,9 +140,10 @@ def test_an_emulated_link_tells_flights_and_waits_itself() -> None:
         False,
     )
     wire = next(span for span in line.spans if span.lane == "wire")
-    wait = next(span for span in line.spans if span.kind == "wait")
+    wait, late = (next(s for s in line.spans if s.kind == kind) for kind in ("wait", "late"))
     assert (wire.begin_us, wire.end_us) == pytest.approx((400, 700), abs=0.1)
-    assert (wait.begin_us, wait.end_us) == pytest.approx((500, 750), abs=0.1)
+    assert (wait.begin_us, wait.end_us) == pytest.approx((500, 700), abs=0.1)
+    assert (late.begin_us, late.end_us) == pytest.approx((700, 750), abs=0.1)
     assert wire.group == "tp" and wait.name == wire.name and line.emulated
     account = account_of_timeline(line, 1.0)
     assert account.exposed_ms == pytest.approx(0.2, abs=1e-3)
