@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from domino_compile.cost.intervals import union_us
-
 Action = Literal["sliced", "merged", "reordered", "left alone"]
 
 
@@ -157,6 +155,8 @@ class ScheduleReport:
     @property
     def on_wire_us(self) -> float:
         """Return how long a collective is on the wire; several at once count once."""
+        from domino_compile.cost.intervals import union_us  # loads torch, which may be loading us
+
         return union_us((wire.start_us, wire.start_us + wire.wire_us) for wire in self.wires)
 
     @staticmethod
