@@ -175,7 +175,8 @@ class Pipeline:
         units = program.units(cost)
         alone = by_inductor(units, cost)
         self.report.input_bytes = self.facts.input_bytes(graph)
-        self.report.uncut = uncut(program.graph, alone)
+        reporting.predicted_for(self.report, cost)
+        self.report.uncut = uncut(program.graph, alone, program.is_backward)
         if self.dump.wanted:
             self.rows.captured(graph)
         if (why := self._left(found)) is not None:

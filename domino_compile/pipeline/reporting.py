@@ -16,6 +16,7 @@ from domino_compile.analysis import CutPlan, NoCut, reasons
 from domino_compile.analysis.found import Found
 from domino_compile.analysis.propagate import Analysis
 from domino_compile.analysis.reasons import Code, Reason
+from domino_compile.cost import CostModel
 from domino_compile.graph.collectives import Site, user_line
 from domino_compile.graph.tags import origin_of
 from domino_compile.pipeline.contract import Context
@@ -40,6 +41,12 @@ NameOf = Callable[[fx.Node], str]
 def captured(report: CompileReport, found: Found) -> None:
     """Record the collectives of the captured graph, before anything is decided."""
     report.collectives = [_collective(site, _apart(site, found)) for site in found.sites]
+
+
+def predicted_for(report: CompileReport, cost: CostModel) -> None:
+    """Record which device and link table the predictions use."""
+    report.device, report.link = cost.rates.name, cost.link.name
+    report.link_ranks = cost.link.ranks
 
 
 def nothing_to_overlap(report: CompileReport, found: Found) -> None:

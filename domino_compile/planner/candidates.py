@@ -59,7 +59,7 @@ class Candidate:
 
     def __str__(self) -> str:
         if not self.cut:
-            return "uncut, reordered" if self.reorder else "uncut"
+            return "reordered, not cut" if self.reorder else "Inductor alone"
         rows = [f"{self._rows} {'+'.join(map(str, self.rows))}"] if self.rows else []
         columns = [f"columns in {self.columns}"] if self.columns > 1 else []
         many = "s" * (len(self.at) != 1)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from domino_compile.analysis import reasons
 from domino_compile.analysis.reasons import Reason
 from domino_compile.planner.candidates import Candidate
+from domino_compile.ratio import factor_text
 
 #: The fraction of its time that reordering must save. Smaller gains are below the accuracy of the
 #: predictions, and leaving a program to Inductor can never make it slower than Inductor's.
@@ -128,8 +129,9 @@ def _why_uncut(
             f" (the smallest, {least.candidate}, peaks at {_mib(least.peak_bytes)})"
         )
     return reasons.below_margin(
-        f"the best cut, {best.candidate}, is predicted to take {_ms(best.us)} against"
-        f" {_ms(uncut.us)} uncut: {policy.missed}"
+        f"compared with {'reordering' if uncut.candidate.reorder else 'Inductor'} alone, the best"
+        f" cut ({best.candidate}) is predicted {factor_text(uncut.us, best.us)}:"
+        f" {policy.missed}"
     )
 
 
@@ -147,10 +149,6 @@ def _verdict(
     if p.us < chosen.us:
         return f"less than {LEAST_GAIN:.1%} faster"
     return "slower" if p.us > chosen.us else "no faster"
-
-
-def _ms(microseconds: float) -> str:
-    return f"{microseconds / 1e3:.3g} ms"
 
 
 def _mib(size: float) -> str:

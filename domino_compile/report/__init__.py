@@ -2,21 +2,24 @@
 
 from domino_compile.report.data import (
     SCHEMA_VERSION,
-    Action,
-    CandidateReport,
-    CollectiveReport,
     CompileReport,
     FurtherReports,
-    Join,
-    MeasuredReport,
-    ScheduleReport,
     Status,
-    Step,
-    WireReport,
     new_report,
     reports,
     reset_reports,
+    take_reports,
     withdrawn_on_error,
+)
+from domino_compile.report.parts import (
+    Action,
+    CandidateReport,
+    CollectiveReport,
+    Join,
+    MeasuredReport,
+    ScheduleReport,
+    Step,
+    WireReport,
 )
 
 __all__ = [
@@ -35,5 +38,6 @@ __all__ = [
     "new_report",
     "reports",
     "reset_reports",
+    "take_reports",
     "withdrawn_on_error",
 ]

@@ -22,11 +22,13 @@ import torch.distributed as dist
 from domino_compile import _compat
 from domino_compile.analysis import reasons
 from domino_compile.errors import DominoError
+from domino_compile.ratio import ms_text, times_text
 from domino_compile.report import CollectiveReport, CompileReport, WireReport, reports
-from domino_compile.report.origin import bytes_text, short_line, time_text
+from domino_compile.report.origin import bytes_text, count_text, short_line, time_text
+from domino_compile.report.times import TIME_KEYS, GraphTimes, together
 
 #: Raised whenever a key of ``Explanation.as_dict`` is renamed, removed or changes its meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: A collective counts as hidden if at most this share of its time is exposed.
 HIDDEN = 0.05
 
@@ -54,7 +56,7 @@ class Row:
         parts: The number of pieces it was cut into.
         wire_us: The time on the wire of all pieces together.
         exposed_us: The exposed share of ``wire_us``.
-        uncut_exposed_us: The exposed time in the uncut program.
+        uncut_exposed_us: The exposed time with Inductor alone.
         hidden_under: The modules whose matrix products and attention compute during that time.
         reason: Why it is not hidden.
         advice: How to change that, if there is a known way.
@@ -95,36 +97,134 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """One compiled graph.
+
+    Attributes:
+        number: Its number among the compiled graphs.
+        status: ``sliced``, ``reordered`` or ``inductor``.
+        summary: One line: what was done, and why not more.
+        device: The device whose rates the predictions use; empty if nothing was predicted.
+        link: The name of the link table that they use.
+        link_ranks: The number of ranks that the table holds for.
+        ranks: The sizes of the groups whose collectives are in the graph.
+        times: The predicted times of a step; None if nothing is predicted.
+        forced: Whether options asked for the cut without comparing it with others.
+    """
+
+    number: int
+    status: str
+    summary: str
+    device: str = ""
+    link: str = ""
+    link_ranks: int = 0
+    ranks: tuple[int, ...] = ()
+    times: GraphTimes | None = None
+    forced: bool = False
+
+    def __str__(self) -> str:
+        return self.summary
+
+    @property
+    def basis(self) -> str:
+        """Return what the predictions rest on; empty if there are none."""
+        if not self.device:
+            return ""
+        others = [ranks for ranks in self.ranks if ranks != self.link_ranks]
+        scaled = (
+            f", {self.link_ranks}-rank table used for {_listed(others)} ranks" if others else ""
+        )
+        return f"device {self.device}, link {self.link}{scaled}"
+
+    @property
+    def warning(self) -> str:
+        """Return a sentence if the cut is predicted to make the step slower; otherwise nothing."""
+        if self.status == "inductor" or self.times is None or not self.times.slower:
+            return ""
+        forced = "the cut that the options ask for" if self.forced else "this plan"
+        return (
+            f"graph {self.number}: {forced} is predicted {self.times.change} against Inductor "
+            "alone; slices='auto' and guard='predict' would not choose it"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data; times are in milliseconds, and null if nothing is predicted."""
+        times = self.times.as_dict() if self.times is not None else dict.fromkeys(TIME_KEYS)
+        return {
+            "graph": self.number,
+            "status": self.status,
+            "summary": self.summary,
+            "device": self.device or None,
+            "link": self.link or None,
+            "link_ranks": self.link_ranks or None,
+            "group_ranks": list(self.ranks),
+            **times,
+        }
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """One row for each collective of each graph, and one summary line per graph."""
+    """One row for each collective of each graph, and what was done with each graph."""
 
     rows: tuple[Row, ...]
-    graphs: tuple[str, ...]
+    graphs: tuple[Graph, ...]
+
+    @property
+    def times(self) -> GraphTimes:
+        """Return the predicted times of a step that runs each graph once."""
+        return together(graph.times for graph in self.graphs if graph.times is not None)
 
     @property
     def uncut_exposed_us(self) -> float:
-        """Return the predicted exposed time of the uncut program."""
-        return sum(row.uncut_exposed_us for row in self.rows)
+        """Return the predicted exposed time with Inductor alone."""
+        return self.times.inductor.exposed_us
 
     @property
     def wire_us(self) -> float:
-        """Return the predicted time on the wire of all collectives together."""
-        return sum(row.wire_us for row in self.rows)
+        """Return the predicted time during which a collective is on the wire."""
+        return self.times.planned.wire_us or 0.0
 
     @property
     def exposed_us(self) -> float:
         """Return the predicted exposed time."""
-        return sum(row.exposed_us for row in self.rows)
+        return self.times.planned.exposed_us
+
+    def verdict(self) -> list[str]:
+        """Return what a reader should know first, in sentences."""
+        if not any(graph.times for graph in self.graphs):
+            return []
+        times = self.times
+        lines = [
+            f"Predicted (not measured) against Inductor alone: {times.change}{_hidden(times)}."
+        ]
+        if times.planned == times.inductor:
+            step = ms_text(times.inductor.step_us / 1e3)
+            lines = [
+                f"Predicted (not measured): {step} a step, as with Inductor alone{_hidden(times)}."
+            ]
+        merged = sum(row.status == "merged" for row in self.rows)
+        if merged and times.inductor.wire_us and times.planned.wire_us:
+            wire = times_text(times.inductor.wire_us / 1e3, times.planned.wire_us / 1e3)
+            lines.append(f"On the wire: {wire}, {count_text(merged, 'collective')} merged.")
+        for basis in dict.fromkeys(graph.basis for graph in self.graphs if graph.basis):
+            lines.append(f"Planned for {basis}.")
+        warnings = [graph.warning for graph in self.graphs if graph.warning]
+        return lines + [f"Warning: {warning}." for warning in warnings]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the explanation as plain data."""
         return {
             "schema": SCHEMA_VERSION,
             "predicted": True,
+            **self.times.as_dict(),
             "wire_us": round(self.wire_us, 3),
             "exposed_us": round(self.exposed_us, 3),
             "uncut_exposed_us": round(self.uncut_exposed_us, 3),
-            "graphs": list(self.graphs),
+            "graphs": [graph.as_dict() for graph in self.graphs],
             "collectives": [asdict(row) for row in self.rows],
         }
 
@@ -148,7 +248,7 @@ class Explanation:
             )
 
     def __str__(self) -> str:
-        lines = [*self.graphs]
+        lines = [graph.summary for graph in self.graphs] + self.verdict()
         for row in self.rows:
             cut = f" in {row.parts} parts" if row.parts > 1 else ""
             times = f"{time_text(row.exposed_us)} of {time_text(row.wire_us)} exposed"
@@ -158,8 +258,7 @@ class Explanation:
             if row.hidden_under:
                 lines.append(f"    under {', '.join(row.hidden_under[:6])}")
             lines += [f"    {text}" for text in (row.reason, row.advice) if text]
-        total = f"{time_text(self.exposed_us)} of {time_text(self.wire_us)}"
-        return "\n".join([*lines, f"predicted, not measured: {total} wire time is exposed"])
+        return "\n".join(lines)
 
 
 def explain(
@@ -206,13 +305,39 @@ def explanation_of(compiled: Iterable[CompileReport]) -> Explanation:
     """Return the explanation of compiled graphs, with one row per collective, from reports."""
     compiled = list(compiled)
     rows = [row for report in compiled for row in _rows(report)]
-    return Explanation(tuple(rows), tuple(report.summary() for report in compiled))
+    return Explanation(tuple(rows), tuple(_graph(report) for report in compiled))
+
+
+def _graph(report: CompileReport) -> Graph:
+    return Graph(
+        number=report.graph,
+        status=report.status,
+        summary=report.summary(),
+        device=report.device,
+        link=report.link,
+        link_ranks=report.link_ranks,
+        ranks=tuple(sorted({entry.ranks for entry in report.collectives})),
+        times=report.times,
+        forced=not report.candidates,
+    )
+
+
+def _hidden(times: GraphTimes) -> str:
+    before, after = times.inductor.hidden, times.planned.hidden
+    if before is None or after is None:
+        return ""
+    unchanged = times.planned == times.inductor
+    was = "" if unchanged else f" (with Inductor alone: {before:.0%})"
+    return f", {after:.0%} of the communication hidden{was}"
 
 
 def _rows(report: CompileReport) -> Iterator[Row]:
     """Yield rows for the captured collectives, and for those that others were merged into."""
     launched: dict[tuple[str, str], list[WireReport]] = {}
     places: dict[str, str] = {}
+    if report.status == "inductor":
+        yield from _left_to_inductor(report)
+        return
     for schedule in report.schedules:
         places |= {step.name: step.source for step in schedule.steps}
         for wire in schedule.wires:
@@ -227,6 +352,15 @@ def _rows(report: CompileReport) -> Iterator[Row]:
         place = f"{wires[0].source} and those merged with it"
         made = replace(like, name=name, action="sliced", reason="", source="unknown", module=place)
         yield _row(report, made, wires, places)
+
+
+def _left_to_inductor(report: CompileReport) -> Iterator[Row]:
+    """Yield rows for the collectives of a graph that Inductor alone compiles."""
+    uncut = report.uncut
+    places = {step.name: step.source for step in uncut.steps} if uncut is not None else {}
+    for entry in report.collectives:
+        wires = [w for w in uncut.wires if w.origin == entry.name] if uncut is not None else []
+        yield _row(report, entry, wires, places)
 
 
 def _row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -17,12 +17,15 @@ from domino_compile.scheduling import Occupancy, Schedule, StepMemory, Unit, Uni
 from domino_compile.scheduling.kinds import event_kind, is_anchor
 
 
-def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
+def schedule(
+    phase: str, result: ScheduleResult, is_backward: Callable[[fx.Node], bool] | None = None
+) -> ScheduleReport:
     """Return the report of one graph's schedule.
 
     Args:
         phase: ``forward``, ``backward``, ``inference`` or ``uncut``.
         result: The graph's schedule.
+        is_backward: For a graph with both phases, whether a node runs in backward.
     """
     return ScheduleReport(
         phase=phase,
@@ -35,14 +38,17 @@ def schedule(phase: str, result: ScheduleResult) -> ScheduleReport:
         compute_us=_round(result.after.compute_us),
         exposed_us=_round(result.after.stall_us),
         exposed_before_us=_round(result.before.stall_us),
-        steps=_Walk(result.units.units, result.after).steps(),
+        steps=_Walk(result.units.units, result.after, is_backward).steps(),
     )
 
 
-def uncut(graph: fx.Graph, units: UnitGraph) -> ScheduleReport:
+def uncut(
+    graph: fx.Graph, units: UnitGraph, is_backward: Callable[[fx.Node], bool]
+) -> ScheduleReport:
     """Return the report of a graph in its current order (phase ``uncut``)."""
     order = run_order(units)
-    return schedule("uncut", ScheduleResult(units, order, order, events_of(graph), StepMemory(0)))
+    found = ScheduleResult(units, order, order, events_of(graph), StepMemory(0))
+    return schedule("uncut", found, is_backward)
 
 
 def unit_kind(unit: Unit) -> str:
@@ -84,6 +90,7 @@ class _Walk:
 
     units: list[Unit]
     plan: Schedule
+    is_backward: Callable[[fx.Node], bool] | None = None
 
     def steps(self) -> list[Step]:
         """Return every step in order, with each wait at the point where it happens."""
@@ -116,14 +123,16 @@ class _Walk:
                 end_us=_round(self.now),
                 collective=launch.name,
                 source=place_of(launch),
+                phase=self._phase(launch),
             )
 
     def _add(self, result: list[Step], unit: Unit, busy: Occupancy) -> None:
         kind, main = unit_kind(unit), _main(unit)
         start = self.now
         self.now = start if busy.wire else busy.end_us
-        last = result[-1] if result else None
-        if kind == "fused" and last and last.kind == "fused" and last.piece == _piece(unit):
+        last, phase = result[-1] if result else None, self._phase(main)
+        same = last is not None and (last.kind, last.piece, last.phase)
+        if last is not None and same == ("fused", _piece(unit), phase) and kind == "fused":
             last.kernels += 1
             last.name, last.end_us = main.name, _round(self.now)
             return
@@ -136,8 +145,14 @@ class _Walk:
                 end_us=_round(self.now),
                 collective=main.name if busy.wire else "",
                 source="" if kind == "fused" else place_of(main),
+                phase=phase,
             )
         )
+
+    def _phase(self, node: fx.Node) -> str:
+        if self.is_backward is None:
+            return ""
+        return "backward" if self.is_backward(node) else "forward"
 
 
 class _Piece(TypedDict):

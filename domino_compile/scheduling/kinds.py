@@ -76,10 +76,7 @@ def _kind_of(target: Any) -> _Kind:
     schema = getattr(target, "_schema", None)
     return _Kind(
         work=not is_free_operation(target) and target is not WAIT,
-        anchor=target in LAUNCHES
-        or is_product(target)
-        or attention
-        or target in NEVER_FUSED,
+        anchor=target in LAUNCHES or is_product(target) or attention or target in NEVER_FUSED,
         # FlexAttention is a higher-order operation and has no schema.
         mutates=not attention and (schema is None or bool(schema.is_mutable)),
         folded=target in FOLDED,

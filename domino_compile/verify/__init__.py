@@ -1,0 +1,1 @@
+"""Checks of rewritten programs that trust nothing of what made them."""

@@ -34,7 +34,12 @@ def predictions(
         (100, {ROWS: (97.1, 100)}, INDUCTOR, "below the required 3.0%"),
         (99.5, {}, REORDERED, "no cut is predicted to pay"),
         (99.6, {}, INDUCTOR, "no cut is predicted to pay"),  # gains too little
-        (90, {ROWS: (88, 100)}, REORDERED, "against 0.09 ms uncut"),  # reordering alone does it
+        (
+            90,
+            {ROWS: (88, 100)},
+            REORDERED,
+            "compared with reordering alone",
+        ),  # reordering alone does it
         (110, {ROWS: (120, 100)}, INDUCTOR, "below the required"),
         (100, {ROWS: (50, 106)}, INDUCTOR, "needs more memory than memory_cap=0.05"),
         (100, {ROWS: (50, 106), THREE: (60, 105)}, THREE, None),

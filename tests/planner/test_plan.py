@@ -46,7 +46,10 @@ def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
     alone = report.candidates[0]
     assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
     assert chosen.predicted_us < 0.94 * alone.predicted_us
-    assert f"predicted {chosen.predicted_us / 1e3:.3g} ms against" in report.summary()
+    times = report.times
+    assert times is not None and f"predicted {times.change}" in report.summary()
+    assert times.inductor.step_us == pytest.approx(alone.predicted_us, rel=1e-3)
+    assert times.planned.step_us < 0.94 * times.inductor.step_us
     assert all(c.chosen != bool(c.reason) for c in report.candidates)
     again = step()
     assert again.candidates == report.candidates and again.digest() == report.digest()

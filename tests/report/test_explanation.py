@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import _functional_collectives as funcol
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -18,6 +21,9 @@ from torch.distributed.tensor.parallel import (
 
 import domino_compile
 from domino_compile import Explanation, OverlapError, explain, fake_ranks
+from domino_compile.ratio import change_text
+from domino_compile.report.explanation import explanation_of
+from domino_compile.tools.timelines import predicted
 from tests.emitted.harness import VOCAB, Model
 from tests.paths import FAST_LINK
 
@@ -111,7 +117,83 @@ def test_json_and_text() -> None:
     found = of(4)
     data = json.loads(found.to_json())
     assert data["predicted"] is True and len(data["collectives"]) == 4
-    assert "predicted, not measured" in str(found) and "blocks.0" in str(found)
+    assert "Predicted (not measured)" in str(found) and "blocks.0" in str(found)
+
+
+def test_terminal_json_log_and_timelines_say_the_same() -> None:
+    """Every number comes from the schedules, not from the planner's estimates."""
+    found = of(4, slices="auto")
+    (report,) = domino_compile.reports()
+    (graph,) = json.loads(found.to_json())["graphs"]
+    before, after = predicted([report])
+    assert graph["inductor_ms"] == pytest.approx(before.step_us / 1e3, rel=1e-3)
+    assert graph["predicted_ms"] == pytest.approx(after.step_us / 1e3, rel=1e-3)
+    assert graph["exposed_ms"] == pytest.approx(after.exposed_us / 1e3, abs=1e-3)
+    assert graph["inductor_exposed_ms"] == pytest.approx(before.exposed_us / 1e3, abs=1e-3)
+    assert graph["wire_ms"] == pytest.approx(after.wire_us / 1e3, rel=1e-3)
+    change = change_text(graph["inductor_ms"], graph["predicted_ms"])
+    assert change in report.summary() and change in graph["summary"] and change in str(found)
+
+
+def test_the_basis_of_the_prediction_is_named() -> None:
+    found = of(4, link="h200-nvlink-8", device="H200")
+    (graph,) = json.loads(found.to_json())["graphs"]
+    assert (graph["device"], graph["link"], graph["link_ranks"]) == ("H200", "h200-nvlink-8", 8)
+    assert graph["group_ranks"] == [4]
+    assert "8-rank table used for 4 ranks" in str(found)
+
+
+def test_a_forced_cut_that_is_slower_says_so() -> None:
+    found = of(4, slices=4, link="h200-nvlink-8", device="H200")
+    (graph,) = found.graphs
+    assert graph.times is not None and graph.times.slower
+    assert "the cut that the options ask for is predicted" in str(found)
+    assert "x slower" in graph.warning and graph.warning in str(found)
+    assert not of(4, slices="auto").graphs[0].warning
+
+
+def test_a_graph_left_to_inductor_has_inductors_exposed_times() -> None:
+    found = of(4, slices="auto", device="H200", link="h200-nvlink-8", memory_cap=0.0, margin=0.99)
+    (report,) = domino_compile.reports()
+    left = explanation_of([replace(report, status="inductor", schedules=[])])
+    assert left.exposed_us == left.uncut_exposed_us > 0
+    assert all(row.exposed_us == row.uncut_exposed_us for row in left.rows)
+    assert sum(row.exposed_us for row in left.rows) == pytest.approx(left.exposed_us, rel=1e-3)
+    assert "as with Inductor alone" in str(left) and found.rows
+
+
+class BackwardOnly(torch.autograd.Function):
+    """Its gradient is a sum over the ranks; its value is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return funcol.all_reduce(grads[0], "sum", dist.group.WORLD)
+
+
+class ColumnsOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(BackwardOnly.apply(self.first(x).relu()))
+
+
+def test_a_phase_without_collectives_counts_before_and_after() -> None:
+    explain(ColumnsOnly(), torch.randn(8, 16), options={"slices": 2, "link": FAST_LINK})
+    (report,) = domino_compile.reports()
+    assert [s.phase for s in report.schedules] == ["backward"] and report.uncut is not None
+    forward = sum(s.end_us - s.start_us for s in report.uncut.steps if s.phase == "forward")
+    times = report.times
+    assert times is not None and forward > 0
+    assert times.planned.step_us == pytest.approx(report.schedules[0].predicted_us + forward)
+    before, after = predicted([report])
+    assert after.step_us == pytest.approx(times.planned.step_us, rel=1e-3)
+    assert {s.phase for s in after.spans} == {s.phase for s in before.spans}
 
 
 def test_one_fake_group_at_a_time() -> None:

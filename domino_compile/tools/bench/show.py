@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from domino_compile.ratio import factor_text
 from domino_compile.tools.bench.result import BenchResult, VariantResult
 
 Cell = Callable[[VariantResult], str]
@@ -22,6 +23,10 @@ def _spread(result: VariantResult) -> str:
     return "" if result.spread_ms is None else "{:.2f}-{:.2f}".format(*result.spread_ms)
 
 
+def _speedup(result: VariantResult) -> str:
+    return "" if result.speedup is None else factor_text(result.speedup, 1.0)
+
+
 def _slices(result: VariantResult) -> str:
     return f"{result.slices}x{result.columns}" if result.columns > 1 else str(result.slices)
 
@@ -31,7 +36,7 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("variant", lambda result: result.variant),
     ("step ms", _number("step_ms", "{:.2f}")),
     ("middle half", _spread),
-    ("speed-up", _number("speedup", "{:.3f}")),
+    ("speed-up", _speedup),
     ("hidden %", _number("hidden_fraction", "{:.0f}", 100)),
     ("exposed ms", _number("exposed_ms", "{:.2f}")),
     ("wire ms", _number("wire_ms", "{:.2f}")),

@@ -96,8 +96,10 @@ def facts(**more: str | None) -> tuple[tuple[str, str], ...]:
 
 def show_explanation(explanation: Explanation) -> None:
     """Print the treatment of each graph and of each collective."""
+    for line in explanation.verdict():
+        say(line)
     for graph in explanation.graphs:
-        say(graph)
+        say(graph.summary)
     if not explanation.rows:
         return
     show_table(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from domino_compile.ratio import factor_text
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options
 from domino_compile.tools.cli.scripts import (
     CONTEXT,
@@ -179,7 +180,7 @@ def _show(found: PocResult, out: Path) -> None:
     say(f"Result, timelines, dumps, and what the script printed: {out}")
 
 
-COLUMNS = ("", "Inductor", "domino", "ratio")
+COLUMNS = ("", "Inductor", "domino", "change")
 _ROWS = (
     ("step ms, median", "step_ms"),
     ("step ms, middle half", "quartiles_ms"),
@@ -198,8 +199,11 @@ def _row(title: str, before: Any, after: Any) -> list[str]:
         return [title, f"{before:.0%}", f"{after:.0%}", ""]
     if isinstance(before, list):
         return [title, *("-".join(map(ms_text, pair)) for pair in (before, after)), ""]
-    ratio = f"{after / before:.2f}" if before and after is not None else ""
-    return [title, ms_text(before), ms_text(after), ratio]
+    change = ""
+    if before and after is not None:
+        is_step = title.startswith("step")
+        change = factor_text(before, after) if is_step else f"{after / before - 1:+.0%}"
+    return [title, ms_text(before), ms_text(after), change]
 
 
 def _show_curves(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -196,6 +196,8 @@ def _report(found: ProfileResult) -> ReportData:
     return profile_report(found, about, tables)
 
 
+#: A smaller rest of the step is not shown.
+REST_MS = 0.005
 STEP_COLUMNS = ("", "ms", "")
 GROUP_COLUMNS = ("group", "collectives", "wire ms", "exposed ms", "hidden ms")
 
@@ -219,6 +221,9 @@ def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
     if data["late_ms"]:
         rows.append(["late", ms_text(data["late_ms"]), "still waiting after the emulated "
                      "transfer ended, for slower ranks or the real transport"])  # fmt: skip
+    if data["rest_ms"] > REST_MS:
+        rows.append(["neither", ms_text(data["rest_ms"]), "nothing computes and nothing is in "
+                     "flight: the host is late"])  # fmt: skip
     bound = ms_text(data["recommendation"]["bound_ms"])
     return [*rows, ["bound", bound, "best possible step with perfect overlap"]]
 
@@ -235,7 +240,11 @@ def _show(found: ProfileResult, out: Path) -> None:
     say(found.recommendation.text)
     for note in found.notes:
         say(note)
-    say(f"Times of collectives: {found.account_from}. Result and timelines: {out}")
+    say(
+        f"Times of rank {data['account_rank']}, the slowest; computing, exposed, late and neither "
+        f"add up to the step. Times of collectives: {found.account_from}. Result and timelines: "
+        f"{out}"
+    )
 
 
 def _part(data: dict[str, Any]) -> str:

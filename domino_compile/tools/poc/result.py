@@ -11,7 +11,7 @@ from typing import Any
 from domino_compile.report import CompileReport
 from domino_compile.tools.poc.quality import Curve, Quality, compare
 from domino_compile.tools.poc.verdict import Times, Verdict, decide
-from domino_compile.tools.profiling.account import median
+from domino_compile.tools.profiling.account import typical
 from domino_compile.tools.profiling.measured import RankMeasured, Together, together
 from domino_compile.tools.profiling.planned import named_by_plan
 from domino_compile.tools.profiling.result import finite, numbers_as_dict
@@ -173,9 +173,10 @@ def _variant(runs: Sequence[PocRun]) -> Variant:
     numbers = Together(
         tuple(ms for one in found for ms in one.step_ms),
         statistics.fmean(one.utilisation for one in found),
-        median([one.account for one in found]),
+        typical([one.account for one in found]),
         max(peaks, default=None),
         found[0].compile_s,  # later rounds may find compiled kernels
+        found[0].account_rank,
     )
     first = runs[0].ranks
     return Variant(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from domino_compile.ratio import change_text
 from domino_compile.tools.poc.quality import NOISE_FACTOR, Quality
 
 FASTER, NOT_FASTER, DIFFERS = 0, 3, 4
@@ -81,8 +82,8 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
     if len(baseline.round_ms) > 1:
         rounds = f"the baseline's own rounds differ by {spread:.1%}"
     sentences = [
-        f"{head}: a step takes {domino.step_ms:.1f} ms with domino and {baseline.step_ms:.1f} ms "
-        f"with Inductor alone ({speedup:.2f}x; {rounds}, so a gain above {margin:.1%} counts).",
+        f"{head}: {change_text(baseline.step_ms, domino.step_ms)} a step, domino compared with "
+        f"Inductor alone ({rounds}, so a gain above {margin:.1%} counts).",
         f"Exposed communication: {baseline.exposed_ms:.1f} ms before, {domino.exposed_ms:.1f} ms "
         "with domino.",
         *(_sentence(quality) for quality in qualities),

@@ -11,14 +11,17 @@ The words mean the same on every device but are measured in different ways:
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from domino_compile.cost.intervals import union_us
 from domino_compile.emulate.trace import Record
 from domino_compile.tools.timelines import Timeline
-from domino_compile.tools.timelines.spans import COMPUTE, WIRE
+from domino_compile.tools.timelines.spans import COMPUTE, STILL, WIRE
+
+#: Begin and end, in microseconds.
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class Account:
     groups: dict[str, GroupTime] = field(default_factory=dict)
 
     @property
+    def rest_ms(self) -> float:
+        """Return the rest of the step, in which a GPU waits for the host's launches."""
+        return max(0.0, self.step_ms - self.compute_ms - self.exposed_ms - self.late_ms)
+
+    @property
+    def hidden(self) -> float:
+        """Return the share of the wire time that is hidden; 1 if there is none."""
+        return max(0.0, 1 - self.exposed_ms / self.wire_ms) if self.wire_ms else 1.0
+
+    @property
     def collectives(self) -> float:
         """How many, of all groups."""
         return sum(group.collectives for group in self.groups.values())
@@ -93,43 +106,61 @@ def account_of_timeline(timeline: Timeline, step_ms: float) -> Account:
 
 
 def account_of_records(records: Sequence[Record], step_ms: float) -> Account:
-    """The account of a step on gloo ranks with an emulated link, whose waits keep records."""
+    """Return the account of a step on gloo ranks with an emulated link, whose waits keep records.
+
+    Exposed means the same as in a timeline: something is on the wire and the thread waits.
+    """
     records = [record for record in records if record.name != "barrier"]
+    waits = [wait for record in records for wait in _wait(record)]
     groups = {}
     for name in sorted({record.group for record in records}):
         mine = [record for record in records if record.group == name]
-        exposed = sum(record.exposed_ms or 0.0 for record in mine)
-        groups[name] = GroupTime(len(mine), _flight_ms(mine), exposed)
-    exposed = sum(group.exposed_ms for group in groups.values())
-    late = sum(record.late_ms or 0.0 for record in records)
+        flights = _flights(mine)
+        groups[name] = GroupTime(len(mine), union_us(flights) / 1e3, _shared(flights, waits) / 1e3)
+    flights = _flights(records)
+    exposed = _shared(flights, waits) / 1e3
+    late = max(0.0, union_us(waits) / 1e3 - exposed)
     compute = max(0.0, step_ms - exposed - late)
-    return Account(step_ms, compute, _flight_ms(records), exposed, late, groups)
+    return Account(step_ms, compute, union_us(flights) / 1e3, exposed, late, groups)
 
 
-def _flight_ms(records: Iterable[Record]) -> float:
-    return union_us((r.start_s * 1e6, r.end_s * 1e6) for r in records) / 1e3
+def _flights(records: Iterable[Record]) -> list[Interval]:
+    return [(record.start_s * 1e6, record.end_s * 1e6) for record in records]
+
+
+def _wait(record: Record) -> Iterator[Interval]:
+    """Yield when a thread waited for a collective, if it did."""
+    if record.done_s is not None and record.blocked_ms:
+        yield record.done_s * 1e6 - record.blocked_ms * 1e3, record.done_s * 1e6
+
+
+def _shared(first: Sequence[Interval], second: Sequence[Interval]) -> float:
+    """Return how long both happen at once."""
+    return union_us(first) + union_us(second) - union_us([*first, *second])
 
 
 def _pairs(timeline: Timeline, lane: str, group: str | None = None) -> list[tuple[float, float]]:
     return [
         (span.begin_us, span.end_us)
         for span in timeline.spans
-        if span.lane == lane and span.kind != "wait" and group in (None, span.group)
+        if span.lane == lane and span.kind not in STILL and group in (None, span.group)
     ]
 
 
-def median(accounts: Sequence[Account]) -> Account:
-    """Each number's median over several steps."""
-    return _combined(accounts, statistics.median)
+def typical(accounts: Sequence[Account]) -> Account:
+    """Return the account of the median step: its parts are the mean of the middle half of steps.
+
+    The parts add up to the step as they do in each step; medians of each part would not.
+    """
+    ordered = sorted(accounts, key=lambda account: account.step_ms)
+    skipped = len(ordered) // 4
+    middle = _mean(ordered[skipped : len(ordered) - skipped])
+    step_ms = statistics.median(account.step_ms for account in accounts)
+    return scaled(middle, step_ms / middle.step_ms) if middle.step_ms else middle
 
 
-def largest(accounts: Sequence[Account]) -> Account:
-    """Each number's largest over several ranks."""
-    return _combined(accounts, max)
-
-
-def _combined(accounts: Sequence[Account], of: Callable[[list[float]], float]) -> Account:
-    none = GroupTime(0, 0.0, 0.0)
+def _mean(accounts: Sequence[Account]) -> Account:
+    none, of = GroupTime(0, 0.0, 0.0), statistics.fmean
 
     def group(name: str) -> GroupTime:
         found = [account.groups.get(name, none) for account in accounts]

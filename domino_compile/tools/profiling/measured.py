@@ -16,9 +16,8 @@ from domino_compile.tools.profiling.account import (
     Account,
     account_of_records,
     account_of_timeline,
-    largest,
-    median,
     scaled,
+    typical,
 )
 from domino_compile.tools.profiling.planned import named_by_plan
 from domino_compile.tools.profiling.session import Session
@@ -47,7 +46,7 @@ class RankMeasured:
         losses: mean of what the step differentiated; None if it differentiated nothing.
         grad_norms: norm of this rank's gradients when the optimizer stepped; None if it did not.
         outputs: mean magnitude of the results of inference graphs; None otherwise.
-        account: how the time of a step is spent, as medians.
+        account: how the time of a typical step is spent.
         account_from: the origin of the account.
         peak_mib: peak memory.
         peak_of: the kind of memory.
@@ -55,6 +54,7 @@ class RankMeasured:
         precision: relative rounding of the coarsest type that a graph computes in.
         timeline: the timeline of one traced step.
         reports: the reports of the graphs that this package compiled.
+        plans: the plans of the graphs that Inductor compiled, if they were asked for.
     """
 
     rank: int = 0
@@ -76,13 +76,15 @@ class RankMeasured:
     precision: float = 0.0
     timeline: Timeline | None = None
     reports: list[CompileReport] = field(default_factory=list)
+    plans: list[CompileReport] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
         plain = dict(vars(self).items())
         plain["account"] = None if self.account is None else asdict(self.account)
         plain["timeline"] = None if self.timeline is None else self.timeline.as_dict()
-        plain["reports"] = [report.as_dict() for report in self.reports]
+        for name in ("reports", "plans"):
+            plain[name] = [report.as_dict() for report in getattr(self, name)]
         return plain
 
     @staticmethod
@@ -92,7 +94,8 @@ class RankMeasured:
         found.account = None if data["account"] is None else Account.from_dict(data["account"])
         line = data["timeline"]
         found.timeline = None if line is None else Timeline.from_dict(line)
-        found.reports = [CompileReport.from_dict(report) for report in data["reports"]]
+        for name in ("reports", "plans"):
+            setattr(found, name, [CompileReport.from_dict(report) for report in data[name]])
         return found
 
 
@@ -104,6 +107,7 @@ def measured(
     link: str,
     compiled: Sequence[CompileReport] = (),
     step_ends: str = "",
+    plans: Sequence[CompileReport] = (),
 ) -> RankMeasured:
     """What a session found, numbers fetched from the device.
 
@@ -115,6 +119,7 @@ def measured(
         link: name of the emulated link; empty: a real one.
         compiled: reports of the graphs that this package compiled.
         step_ends: what ended a step.
+        plans: plans of the graphs that Inductor compiled.
     """
     found = RankMeasured(rank, ranks, link=link, step_ends=step_ends)
     found.device = torch.cuda.get_device_name() if session.on_gpu else "cpu"
@@ -124,11 +129,11 @@ def measured(
     found.outputs = [_mean(facts.output) for facts in session.facts]
     found.peak_mib, found.peak_of = session.peak_mib, session.peak_of
     found.compile_s = session.compile_s
-    found.reports = list(compiled)
+    found.reports, found.plans = list(compiled), list(plans)
     _take_traces(found, session, title)
     if link and not session.on_gpu and session.step_ms:
         pairs = zip(session.records, session.step_ms, strict=False)
-        found.account = median([account_of_records(records, ms) for records, ms in pairs])
+        found.account = typical([account_of_records(records, ms) for records, ms in pairs])
         found.account_from = FROM_RECORDS
     return found
 
@@ -143,10 +148,12 @@ def _take_traces(found: RankMeasured, session: Session, title: str) -> None:
         timeline_of(trace, title, found.rank, bool(found.link), session.on_gpu) for trace in traces
     ]
     pairs = zip(lines, found.traced_ms, strict=True)
-    found.account = median([account_of_timeline(line, ms) for line, ms in pairs])
+    found.account = typical([account_of_timeline(line, ms) for line, ms in pairs])
     found.account_from = FROM_TRACE
-    middle = sorted(range(len(lines)), key=lambda n: found.traced_ms[n])[len(lines) // 2]
-    found.timeline = named_by_plan(lines[middle], found.reports)
+    ms = statistics.median(found.traced_ms)
+    middle = min(range(len(lines)), key=lambda n: abs(found.traced_ms[n] - ms))
+    compiled, uncut = (found.reports, False) if found.reports else (found.plans, True)
+    found.timeline = named_by_plan(lines[middle], compiled, uncut)
 
 
 def _mean(values: Sequence[torch.Tensor]) -> float | None:
@@ -173,7 +180,9 @@ class Together:
     Attributes:
         step_ms: time of each timed step on its slowest rank.
         utilisation: share of a step in which something computes, as the mean over ranks.
-        account: the largest of each number over ranks; traced steps are scaled to timed ones.
+        account: that of the slowest rank, so that its parts add up; traced steps are scaled to
+            timed ones.
+        account_rank: this rank.
         peak_mib: the largest peak memory of any rank.
         compile_s: compile time of the slowest rank.
     """
@@ -183,6 +192,7 @@ class Together:
     account: Account
     peak_mib: float | None
     compile_s: float | None
+    account_rank: int = 0
 
     @property
     def median_ms(self) -> float:
@@ -197,16 +207,19 @@ class Together:
 
 def together(ranks: Sequence[RankMeasured]) -> Together:
     """Combine the numbers of one run. All ranks must have timed a step and have an account."""
-    accounts = [account for rank in ranks if (account := _as_timed(rank)) is not None]
+    known = [(rank.rank, own) for rank in ranks if (own := _as_timed(rank)) is not None]
+    accounts = [account for _, account in known]
+    slowest, account = max(known, key=lambda found: (found[1].step_ms, -found[0]))
     parts = [min(1.0, a.compute_ms / a.step_ms) for a in accounts if a.step_ms]
     peaks = [rank.peak_mib for rank in ranks if rank.peak_mib is not None]
     compiles = [rank.compile_s for rank in ranks if rank.compile_s is not None]
     return Together(
         tuple(max(step) for step in zip(*(rank.step_ms for rank in ranks), strict=False)),
         statistics.fmean(parts) if parts else 0.0,
-        largest(accounts),
+        account,
         max(peaks, default=None),
         max(compiles, default=None),
+        slowest,
     )
 
 

@@ -18,7 +18,7 @@ from domino_compile.report.origin import slice_or_part
 from domino_compile.tools.bench.kernels import STREAM
 from domino_compile.tools.profiling.trace import collective_name
 from domino_compile.tools.timelines import Span, Timeline
-from domino_compile.tools.timelines.spans import COMPUTE, WIRE
+from domino_compile.tools.timelines.spans import COMPUTE, STILL, WIRE
 
 _FORWARD = ("forward", "inference")
 
@@ -163,7 +163,7 @@ def _name_waits(spans: list[Span]) -> None:
     """Name each wait after the flight it waits for."""
     flights = {span.name: span for span in spans if span.lane == WIRE}
     for place, span in enumerate(spans):
-        flight = flights.get(span.name) if span.kind == "wait" else None
+        flight = flights.get(span.name) if span.kind in STILL else None
         if flight is not None:
             spans[place] = replace(
                 span, collective=flight.collective, slice=flight.slice, phase=flight.phase

@@ -1,9 +1,17 @@
-"""How much overlap could gain in a measured step, with the arithmetic behind it."""
+"""How much overlap could gain in a measured step, with the arithmetic behind it.
+
+The planner's prediction for the script's own graphs decides, if the graphs could be planned. The
+measured step limits it: no more can be gained than is exposed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from domino_compile.ratio import change_text, factor_text
+from domino_compile.report import CompileReport
+from domino_compile.report.times import together
 from domino_compile.tools.profiling.account import Account
 
 #: Share of the exposed time that gets hidden. BENCHMARKS.md has 93 to 97 %; the last collective of
@@ -31,6 +39,7 @@ class Recommendation:
         speedup: the current step time over ``predicted_ms``.
         worth: whether a trial is recommended.
         text: the explanation for the user.
+        planned: whether the planner's prediction for the script's graphs was used.
     """
 
     bound_ms: float
@@ -39,9 +48,16 @@ class Recommendation:
     speedup: float
     worth: bool
     text: str
+    planned: bool = False
 
 
-def recommend(step_ms: float, account: Account, device: str, already: bool) -> Recommendation:
+def recommend(
+    step_ms: float,
+    account: Account,
+    device: str,
+    already: bool,
+    plans: Sequence[CompileReport] = (),
+) -> Recommendation:
     """Estimate the step with overlap.
 
     Args:
@@ -49,37 +65,75 @@ def recommend(step_ms: float, account: Account, device: str, already: bool) -> R
         account: how that time is spent.
         device: ``gpu`` or ``cpu``.
         already: whether this package compiled the measured program.
+        plans: what the planner would do with the script's graphs; empty if unknown.
     """
     exposed = min(account.exposed_ms, step_ms)
-    compute, wire = account.compute_ms, account.wire_ms
-    hidden_now = max(0.0, wire - exposed)
-    idle = max(0.0, step_ms - compute - exposed)
-    bound = min(step_ms, max(compute, wire) + idle)
-    hidden = HIDDEN * exposed
-    cost = SLICING * compute + CONTENTION[device] * hidden
-    predicted = max(bound, step_ms - hidden + cost)
-    speedup = step_ms / predicted if predicted else 1.0
     share = exposed / step_ms if step_ms else 0.0
-    slower = f", {CONTENTION[device]:.0%} slower beside collectives" if CONTENTION[device] else ""
-    sums = (
-        f"exposed {exposed:.1f} of {step_ms:.1f} ms a step ({share:.0%}); hiding {HIDDEN:.0%} of "
-        f"it ({hidden:.1f} ms) and paying {cost:.1f} ms ({SLICING:.0%} of {compute:.1f} ms of "
-        f"compute for slicing{slower}) leaves {predicted:.1f} ms: {speedup:.2f}x"
-    )
-    if predicted == bound and bound > step_ms - hidden + cost:
-        sums += f" (the bound: {wire:.1f} ms on the wire, {compute:.1f} ms of compute)"
-    if already and wire:
-        part = hidden_now / wire
+    idle = max(0.0, step_ms - account.compute_ms - exposed)
+    bound = min(step_ms, max(account.compute_ms, account.wire_ms) + idle)
+    if already and account.wire_ms:
         text = (
-            f"domino already compiled this program: {part:.0%} of {wire:.1f} ms on the wire is "
-            f"hidden, {exposed:.1f} of {step_ms:.1f} ms are still exposed. domino explain says why."
+            f"domino already compiled this program: {account.hidden:.0%} of "
+            f"{account.wire_ms:.1f} ms on the wire is hidden, {exposed:.1f} of {step_ms:.1f} ms "
+            "are still exposed. domino explain says why."
         )
         return Recommendation(bound, share, step_ms, 1.0, False, text)
-    worth = speedup >= LEAST
-    if worth:
-        text = f"Worth a trial: {sums}. Measure it with domino poc."
-    elif wire == 0:
+    if account.wire_ms == 0:
         text = "Nothing to gain: no collective was in flight during a step."
+        return Recommendation(bound, share, step_ms, 1.0, False, text)
+    measured = f"{exposed:.1f} of {step_ms:.1f} ms a step are exposed ({share:.0%})"
+    if any(report.times for report in plans):
+        predicted, why = _by_planner(step_ms, exposed, plans)
     else:
-        text = f"Little to gain: {sums}. Below {LEAST:.2f}x a trial is not worthwhile."
-    return Recommendation(bound, share, predicted, speedup, worth, text)
+        predicted, why = _by_shares(step_ms, account, device, bound)
+    speedup = step_ms / predicted if predicted else 1.0
+    worth = speedup >= LEAST
+    ends = " Measure it with domino poc." if worth else ""
+    head = "Worth a trial" if worth else "Little to gain"
+    text = f"{head}: {change_text(step_ms, predicted)} expected. {measured}; {why}.{ends}"
+    planned = any(report.times for report in plans)
+    return Recommendation(bound, share, predicted, speedup, worth, text, planned)
+
+
+def _by_planner(
+    step_ms: float, exposed: float, plans: Sequence[CompileReport]
+) -> tuple[float, str]:
+    """Return the expected step and its reason, from the planner's prediction for each graph."""
+    known = [report for report in plans if report.times is not None]
+    times = together(report.times for report in known if report.times is not None)
+    basis = f"device {known[0].device}, link {known[0].link}"
+    if times.planned == times.inductor:
+        why = next((report.reason for report in known if report.reason), "")
+        because = f" ({why})" if why else ""
+        return step_ms, f"the planner leaves this program to Inductor alone{because}"
+    saved = step_ms * (1 - times.planned.step_us / times.inductor.step_us)
+    limited = f", at most what is exposed ({exposed:.1f} ms)" if saved > exposed else ""
+    done = " and ".join(dict.fromkeys(_done(report) for report in known))
+    factor = factor_text(times.inductor.step_us, times.planned.step_us)
+    why = f"the planner predicts {factor} for its graphs ({done}; {basis}){limited}"
+    return step_ms - min(saved, exposed), why
+
+
+def _done(report: CompileReport) -> str:
+    return " and ".join(report.cuts()) or {"inductor": "left alone"}.get(
+        report.status, report.status
+    )
+
+
+def _by_shares(step_ms: float, account: Account, device: str, bound: float) -> tuple[float, str]:
+    """Return the expected step and its reason, from what overlap did to other programs."""
+    hidden = HIDDEN * min(account.exposed_ms, step_ms)
+    cost = SLICING * account.compute_ms + CONTENTION[device] * hidden
+    predicted = max(bound, step_ms - hidden + cost)
+    slower = f", {CONTENTION[device]:.0%} slower beside collectives" if CONTENTION[device] else ""
+    why = (
+        f"hiding {HIDDEN:.0%} of it ({hidden:.1f} ms) and paying {cost:.1f} ms ({SLICING:.0%} of "
+        f"{account.compute_ms:.1f} ms of compute for slicing{slower}) leaves "
+        f"{step_ms - hidden + cost:.1f} ms; the script's graphs could not be planned"
+    )
+    if predicted > step_ms - hidden + cost:
+        why += (
+            f", and the bound is {bound:.1f} ms ({account.wire_ms:.1f} ms on the wire, "
+            f"{account.compute_ms:.1f} ms of compute)"
+        )
+    return predicted, why

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from domino_compile.report import CompileReport
 from domino_compile.tools.profiling.account import Account
 from domino_compile.tools.profiling.measured import RankMeasured, Together, together
 from domino_compile.tools.profiling.recommend import Recommendation, recommend
@@ -34,6 +35,7 @@ class ProfileResult:
         traced_ms: time of a step under the profiler, for comparison with the timed steps.
         recommendation: what overlap could gain.
         timelines: one timeline of a step for each rank.
+        plans: what the planner would do with the script's graphs.
         notes: anything else worth knowing.
     """
 
@@ -50,6 +52,7 @@ class ProfileResult:
     recommendation: Recommendation
     timelines: tuple[Timeline, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    plans: tuple[CompileReport, ...] = ()
 
     @property
     def emulated(self) -> bool:
@@ -107,6 +110,7 @@ def numbers_as_dict(numbers: Together) -> dict[str, Any]:
         "total_ms": _rounded(sum(numbers.step_ms)),
         "all_step_ms": [_rounded(ms) for ms in numbers.step_ms],
         "utilisation": _rounded(numbers.utilisation),
+        "account_rank": numbers.account_rank,
         **account_as_dict(account),
         "peak_mib": _rounded(numbers.peak_mib),
         "compile_s": _rounded(numbers.compile_s),
@@ -121,6 +125,7 @@ def account_as_dict(account: Account) -> dict[str, Any]:
         "exposed_ms": _rounded(account.exposed_ms),
         "hidden_ms": _rounded(max(0.0, account.wire_ms - account.exposed_ms)),
         "late_ms": _rounded(account.late_ms),
+        "rest_ms": _rounded(account.rest_ms),
         "collectives": account.collectives,
         "groups": {
             name: {
@@ -169,7 +174,10 @@ def profile_result(
         first.account_from,
         first.peak_of,
         max(slower, default=None),
-        recommend(numbers.median_ms, numbers.account, "gpu" if on_gpu else "cpu", already),
+        recommend(
+            numbers.median_ms, numbers.account, "gpu" if on_gpu else "cpu", already, first.plans
+        ),
         tuple(rank.timeline for rank in ranks if rank.timeline is not None),
         tuple(notes),
+        tuple(first.plans),
     )

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
-from domino_compile.report import reports
+from domino_compile.report import CompileReport, reports
 from domino_compile.switch import compile_with_domino
 from domino_compile.tools.profiling.measured import RankMeasured, emulated_link, measured
+from domino_compile.tools.profiling.plans import plan_graph
 from domino_compile.tools.profiling.session import Phases, Progress, Session
 from domino_compile.tools.scripts import (
     Asked,
@@ -168,7 +169,7 @@ def run(
         rank, ranks = _place(request)
         title = VARIANTS[request.variant]
         compiled = reports()[known:]
-        result = measured(session, title, rank, ranks, emulated_link(), compiled, steps.kind)
+        result = measured(session, title, rank, ranks, emulated_link(), compiled, steps.kind, plans)
         result.precision = precision.coarsest
         return result
 
@@ -180,10 +181,14 @@ def run(
     session = Session(request.phases, end, progress)
     steps = Steps(session.ended, session.restarted)
     precision = _Precision()
+    plans: list[CompileReport] = []
 
     def compile_graph(
         asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
     ) -> Callable[..., Any]:
+        if request.variant == "own" and asked.backend == "inductor" and not _place(request)[0]:
+            options = {"link": request.link} if request.link else {}
+            plans.extend(plan_graph(gm, inputs, options, len(plans)))
         session.compile_began()
         precision.see(gm)
         return steps.graph(_compiled(request, asked, gm, inputs))

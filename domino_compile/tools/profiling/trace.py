@@ -216,7 +216,11 @@ def _of_records(trace: Trace) -> tuple[list[Span], list[Span]]:
         flights.append(Span(WIRE, name, record.name, begin, end, group=record.group))
         if record.done_s is not None and record.blocked_ms:
             done = (record.done_s - trace.at_s) * 1e6
-            waits.append(Span(COMPUTE, name, "wait", done - record.blocked_ms * 1e3, done))
+            began = done - record.blocked_ms * 1e3
+            arrived = min(done, max(began, done - (record.late_ms or 0.0) * 1e3))
+            waits.append(Span(COMPUTE, name, "wait", began, arrived))
+            waits.append(Span(COMPUTE, name, "late", arrived, done))
+    waits = [wait for wait in waits if wait.end_us > wait.begin_us]
     return flights, sorted(waits, key=lambda wait: wait.begin_us)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from domino_compile.report import CompileReport, ScheduleReport, Status
 from domino_compile.tools.profiling.account import Account, GroupTime
 from domino_compile.tools.profiling.measured import RankMeasured, together
 from domino_compile.tools.profiling.recommend import HIDDEN, SLICING, recommend
@@ -13,7 +14,10 @@ def test_the_arithmetic_is_what_the_text_says() -> None:
     assert found.predicted_ms == pytest.approx(31 - HIDDEN * 6.1 + SLICING * 24)
     assert found.speedup == pytest.approx(31 / found.predicted_ms)
     assert found.worth
-    for part in ("exposed 6.1 of 31.0 ms", "(5.5 ms)", "leaves 26.7 ms", "1.16x", "domino poc"):
+    for part in (
+        *("6.1 of 31.0 ms a step are exposed", "(5.5 ms)", "leaves 26.7 ms"),
+        *("1.16x faster (31.0 -> 26.7 ms)", "domino poc"),
+    ):
         assert part in found.text
 
 
@@ -47,6 +51,53 @@ def test_little_to_win(account: Account, begins: str) -> None:
 def test_what_domino_compiled_is_not_recommended_to_itself() -> None:
     found = recommend(10.0, Account(10.0, 9.0, 4.0, 1.0), "cpu", already=True)
     assert not found.worth and "75% of 4.0 ms on the wire is hidden" in found.text
+
+
+def plan(before_us: float, after_us: float, status: Status = "sliced") -> CompileReport:
+    """A plan whose step is predicted to take so long before and after."""
+
+    def schedule(phase: str, us: float) -> ScheduleReport:
+        return ScheduleReport(phase, [], [], us, us, 0, 0)
+
+    return CompileReport(
+        0,
+        device="cpu",
+        link="demo-2",
+        status=status,
+        reason="it does not pay" if status == "inductor" else "",
+        slices=["4", "4"] if status == "sliced" else [],
+        uncut=schedule("uncut", before_us),
+        schedules=[schedule("inference", after_us)],
+    )
+
+
+def test_the_planner_decides() -> None:
+    account = Account(100.0, 60.0, 50.0, 40.0)
+    found = recommend(100.0, account, "cpu", False, [plan(400, 320)])
+    assert found.planned and found.worth and found.predicted_ms == pytest.approx(80)
+    assert "1.25x faster (100 -> 80.0 ms)" in found.text and "rows 4+4" in found.text
+    assert "device cpu, link demo-2" in found.text
+
+
+def test_no_more_is_expected_than_is_exposed() -> None:
+    account = Account(100.0, 90.0, 50.0, 10.0)
+    found = recommend(100.0, account, "cpu", False, [plan(400, 100)])
+    assert found.predicted_ms == pytest.approx(90) and "at most what is exposed" in found.text
+
+
+def test_no_trial_of_what_the_planner_would_leave_alone() -> None:
+    account = Account(100.0, 60.0, 50.0, 40.0)
+    found = recommend(100.0, account, "cpu", False, [plan(400, 400, "inductor")])
+    assert not found.worth and found.predicted_ms == 100
+    assert "leaves this program to Inductor alone (it does not pay)" in found.text
+
+
+def test_the_account_is_one_ranks_and_adds_up() -> None:
+    fast, slow = Account(10.0, 7.0, 4.0, 3.0), Account(12.0, 11.0, 4.0, 0.5, 0.5)
+    ranks = [RankMeasured(n, 2, step_ms=[a.step_ms], account=a) for n, a in enumerate((fast, slow))]
+    found = together(ranks)
+    assert found.account == slow and found.account_rank == 1
+    assert found.account.rest_ms == pytest.approx(0)
 
 
 def test_traced_steps_that_are_slower_count_as_parts_of_a_timed_one() -> None:

@@ -12,8 +12,7 @@ from domino_compile.tools.profiling.account import (
     GroupTime,
     account_of_records,
     account_of_timeline,
-    largest,
-    median,
+    typical,
 )
 from domino_compile.tools.profiling.trace import Trace, collective_name, timeline_of
 
@@ -141,9 +140,10 @@ def test_an_emulated_link_tells_flights_and_waits_itself() -> None:
         False,
     )
     wire = next(span for span in line.spans if span.lane == "wire")
-    wait = next(span for span in line.spans if span.kind == "wait")
+    wait, late = (next(s for s in line.spans if s.kind == kind) for kind in ("wait", "late"))
     assert (wire.begin_us, wire.end_us) == pytest.approx((400, 700), abs=0.1)
-    assert (wait.begin_us, wait.end_us) == pytest.approx((500, 750), abs=0.1)
+    assert (wait.begin_us, wait.end_us) == pytest.approx((500, 700), abs=0.1)
+    assert (late.begin_us, late.end_us) == pytest.approx((700, 750), abs=0.1)
     assert wire.group == "tp" and wait.name == wire.name and line.emulated
     account = account_of_timeline(line, 1.0)
     assert account.exposed_ms == pytest.approx(0.2, abs=1e-3)
@@ -213,16 +213,40 @@ def test_accounts_of_records() -> None:
         [record(0, 0, 100, 60, late=10), record(50, 100, 100, 30)], step_ms=1.0
     )
     assert found.wire_ms == pytest.approx(0.2, abs=1e-4)
-    assert found.exposed_ms == pytest.approx(0.09)
-    assert found.late_ms == pytest.approx(0.01)
+    assert found.exposed_ms == pytest.approx(0.1)  # late for one, while the other is in flight
+    assert found.late_ms == pytest.approx(0, abs=1e-6)
     assert found.compute_ms == pytest.approx(0.9)
     assert found.collectives == 2
 
 
-def test_accounts_together() -> None:
+def test_what_is_late_is_not_exposed() -> None:
+    found = account_of_records([record(0, 0, 100, 60, late=10)], step_ms=1.0)
+    assert found.exposed_ms == pytest.approx(0.06)
+    assert found.late_ms == pytest.approx(0.01)
+    assert found.compute_ms + found.exposed_ms + found.late_ms == pytest.approx(1.0)
+
+
+def test_accounts_and_timelines_share_one_definition_of_exposed() -> None:
+    records = [record(0, 0, 100, 60, late=30), record(50, 300, 100, 30, late=5)]
+    step = trace(event("aten::mm", 130, 200), records=records)
+    line = timeline_of(step, "t", 0, True, on_gpu=False)
+    found = account_of_records(records, 1.0)
+    assert line.exposed_us / 1e3 == pytest.approx(found.exposed_ms)
+    assert line.wire_us / 1e3 == pytest.approx(found.wire_ms, abs=1e-5)
+    late = sum(s.end_us - s.begin_us for s in line.spans if s.kind == "late")
+    assert late / 1e3 == pytest.approx(found.late_ms)
+
+
+def test_a_typical_account_adds_up() -> None:
+    steps = [Account(10 + n, 6 + n % 3, 3, 4 - n % 3 + n, late_ms=0.0) for n in range(7)]
+    assert all(a.compute_ms + a.exposed_ms == a.step_ms for a in steps)
+    found = typical(steps)
+    assert found.step_ms == 13
+    assert found.compute_ms + found.exposed_ms == pytest.approx(found.step_ms)
+
+
+def test_a_typical_account_of_several_groups() -> None:
     one = Account(10, 6, 4, 3, groups={"a": GroupTime(2, 4, 3)})
-    other = Account(12, 5, 6, 2, groups={"a": GroupTime(2, 3, 1), "b": GroupTime(1, 3, 1)})
-    assert largest([one, other]) == Account(
-        12, 6, 6, 3, 0.0, {"a": GroupTime(2, 4, 3), "b": GroupTime(1, 3, 1)}
-    )
-    assert median([one, one, other]).step_ms == 10
+    other = Account(10, 6, 6, 3, groups={"a": GroupTime(2, 3, 1), "b": GroupTime(1, 3, 1)})
+    found = typical([one, other])
+    assert found.groups == {"a": GroupTime(2, 3.5, 2), "b": GroupTime(0.5, 1.5, 0.5)}
