@@ -6,7 +6,6 @@ holds the parts about kernels that Inductor generates for scheduled graphs.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torch import fx
 
 from domino_compile._compat.config import inductor_config as inductor_config
 from domino_compile._compat.config import inductor_has_option as inductor_has_option
+from domino_compile._compat.copies import copy_of as copy_of
 from domino_compile._compat.emitted import LOOKS, install_code_hook
 from domino_compile._compat.emitted import Emitted as Emitted
 from domino_compile._compat.emitted import LowerAgain as LowerAgain
@@ -441,26 +441,6 @@ def break_line(gm: fx.GraphModule) -> str:
     said = str(getattr(reason, "reason", "")).strip().splitlines()
     line = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line or ''}".strip()
     return f"{line} ({said[0].strip()})" if said else line
-
-
-def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
-    """Copy a Dynamo graph to compile it again, with new nodes but the same parameters and buffers.
-
-    torch stores its knowledge of the inputs in attributes of the nodes and the module.
-    """
-    copied = fx.GraphModule(gm, copy.deepcopy(gm.graph))
-    copied.meta = dict(gm.meta)
-    for name, value in vars(gm).items():
-        if name not in vars(copied):
-            setattr(copied, name, value)
-    for old, new in zip(
-        gm.graph.find_nodes(op="placeholder"),
-        copied.graph.find_nodes(op="placeholder"),
-        strict=True,
-    ):
-        if hasattr(old, "_dynamo_source"):
-            new._dynamo_source = old._dynamo_source
-    return copied
 
 
 def input_position(placeholder: fx.Node) -> int | None:

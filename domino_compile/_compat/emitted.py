@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.config import inductor_config
+from domino_compile._compat.copies import copy_of
 from domino_compile._compat.wrap import wrap_once
 
 #: The attribute of a pass whose graphs may have to be lowered again.
@@ -82,8 +83,6 @@ def _looking(original: Any) -> Any:
 
 def _lowering_again(original: Any) -> Any:
     def codegen_and_compile(self: Any, gm: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
-        from domino_compile._compat import copy_of
-
         hook = inductor_config().post_grad_custom_post_pass
         if not getattr(hook, LOOKS, False) or not any(map(_is_launch, gm.graph.nodes)):
             return original(self, gm, *args, **kwargs)
@@ -116,8 +115,9 @@ def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
         if len(nodes) != 1:
             continue
         is_in_place = isinstance(operation.layout, ir.NoneLayout)
-        results = getattr(operation, "outputs", None) or [operation]
-        for tensor in operation.inputs if is_in_place else results:
+        results: Any = getattr(operation, "outputs", None) or [operation]
+        tensors: Any = operation.inputs if is_in_place else results
+        for tensor in tensors:
             name = tensor.get_name()
             found[name] = (*found.get(name, ()), nodes[0])
     return found

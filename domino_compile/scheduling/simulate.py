@@ -105,8 +105,8 @@ class Lifetimes:
                 self.user_sum[number] += unit
         #: For each unit the bytes that no other unit needs any more.
         self.frees = [0] * count
-        for number, users in enumerate(self.users):
-            if users == 1:
+        for number, remaining in enumerate(self.users):
+            if remaining == 1:
                 self.frees[self.user_sum[number]] += self.sizes[number]
 
 
