@@ -39,6 +39,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "device": [("H200", "H200"), ("cpu", "cpu")],
     "watch": [(1, 1), (100, 100)],
     "require": [("overlap", "overlap")],
+    "verify": [("off", "off"), ("strict", "strict")],
     "memory_cap": [(0, 0.0), (0.5, 0.5), (2, 2.0)],
     "disable_passes": [
         (["pin", "slice", "pin"], ("slice", "pin")),
@@ -65,6 +66,7 @@ BAD: dict[str, list[Any]] = {
     "device": ["cuda", "h200", "", 0],
     "watch": [-1, 1.5, True, None],
     "require": ["hidden", True, ""],
+    "verify": ["yes", True, None],
     "memory_cap": [-0.1, 10**400, -(10**400), math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],
     "inductor": [
