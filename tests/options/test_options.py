@@ -39,7 +39,6 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "device": [("H200", "H200"), ("cpu", "cpu")],
     "watch": [(1, 1), (100, 100)],
     "require": [("overlap", "overlap")],
-    "verify": [("off", "off"), ("strict", "strict")],
     "memory_cap": [(0, 0.0), (0.5, 0.5), (2, 2.0)],
     "disable_passes": [
         (["pin", "slice", "pin"], ("slice", "pin")),
@@ -50,6 +49,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "dump_dir": [("out", "out"), (Path("out") / "a", os.path.join("out", "a"))],
     "check_ranks": [(False, False)],
     "check_timeout_s": [(5, 5.0), (0.5, 0.5)],
+    "verify": [("off", "off"), ("strict", "strict")],
     "disable": [(True, True)],
 }
 GOOD["inductor"][1] = ({"max-autotune": True}, {"max_autotune": True})
@@ -66,7 +66,6 @@ BAD: dict[str, list[Any]] = {
     "device": ["cuda", "h200", "", 0],
     "watch": [-1, 1.5, True, None],
     "require": ["hidden", True, ""],
-    "verify": ["yes", True, None],
     "memory_cap": [-0.1, 10**400, -(10**400), math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],
     "inductor": [
@@ -81,6 +80,7 @@ BAD: dict[str, list[Any]] = {
     "dump_dir": ["", " ", 3, b"out"],
     "check_ranks": [1, 0, "yes", None],
     "check_timeout_s": [0, -1, math.nan, math.inf, True, "1", None],
+    "verify": ["yes", True, None],
     "disable": [1, "1", None],
 }
 
