@@ -373,7 +373,7 @@ def graph_pass(
         run: The pass.
         identity: A text that changes whenever the pass would do something else.
         before: The user's pass or passes in the hook, which run first.
-        looks_at_code: Whether it may have its graphs lowered again (``emitted``).
+        looks_at_code: Whether the pass may have its graphs lowered again (``emitted``).
     """
     from torch._inductor.custom_graph_pass import CustomGraphPass
 

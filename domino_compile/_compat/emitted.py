@@ -1,9 +1,9 @@
-"""Looks at the code that Inductor emitted for a graph, and can have the graph lowered once more.
+"""Shows the code that Inductor emitted for a graph, and lowers the graph again on request.
 
-A pass in Inductor's last hook says which graph's code is to be looked at (``look_at_code``). When
-Inductor has written that code, the function that was given sees it, before the program is kept in
-any cache and before it runs. If it raises ``LowerAgain``, the same graph goes through Inductor's
-passes and through the hook once more, from a copy that was made before them.
+A pass in Inductor's last hook names the graph and a function (``look_at_code``). When Inductor has
+written the code of that graph, the function sees it, before any cache keeps the program and before
+it runs. If the function raises ``LowerAgain``, a copy of the graph that was made before Inductor's
+passes goes through them, and through the hook, once more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from domino_compile._compat.wrap import wrap_once
 
 #: The attribute of a pass whose graphs may have to be lowered again.
 LOOKS = "domino_compile_looks_at_code"
-#: The namespace of collectives; what waits is not one.
+#: The namespace of collectives, and the operation in it that only waits for one.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
 
 
@@ -32,10 +32,10 @@ class Emitted:
     """The code of one graph, and what Inductor knows about the names in it.
 
     Attributes:
-        code: A Python module.
-        launches: The graph's nodes of the collectives that work on a buffer (or return one), by the
-            name of the buffer, in order.
-        bytes: The sizes of buffers.
+        code: The source of a Python module.
+        launches: The names of the graph's launches that work on a buffer, or return it, by the name
+            of the buffer, in order.
+        bytes: The sizes of buffers in bytes, by name.
     """
 
     code: str
@@ -44,7 +44,7 @@ class Emitted:
 
 
 class LowerAgain(Exception):
-    """The emitted code is not to be used; the hook will leave the graph as it is."""
+    """The emitted code must not be used; the hook will leave the graph unchanged next time."""
 
 
 _wanted: list[tuple[fx.Graph, Callable[[Emitted], None]]] = []
@@ -55,13 +55,13 @@ def look_at_code(graph: fx.Graph, look: Callable[[Emitted], None]) -> None:
 
     Args:
         graph: The graph, in Inductor's last hook.
-        look: Called with the code; may raise ``LowerAgain``.
+        look: A function that is called with the code, and that may raise ``LowerAgain``.
     """
     _wanted[:] = [(graph, look)]
 
 
 def install_code_hook() -> None:
-    """Wrap the functions of Inductor that write code and lower graphs, once a process."""
+    """Wrap the functions of Inductor that write code and lower graphs, once per process."""
     from torch._inductor.compile_fx import _InProcessFxCompile
     from torch._inductor.graph import GraphLowering
 
@@ -107,7 +107,7 @@ def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
     """Return the nodes of collectives by the name of the buffer that they work on or return."""
     from torch._inductor import ir
 
-    found: dict[str, tuple[str, ...]] = {}
+    by_buffer: dict[str, tuple[str, ...]] = {}
     for operation in lowering.operations:
         if not isinstance(operation, ir._CollectiveKernel) or isinstance(operation, ir._WaitKernel):
             continue
@@ -119,18 +119,18 @@ def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
         tensors: Any = operation.inputs if is_in_place else results
         for tensor in tensors:
             name = tensor.get_name()
-            found[name] = (*found.get(name, ()), nodes[0])
-    return found
+            by_buffer[name] = (*by_buffer.get(name, ()), nodes[0])
+    return by_buffer
 
 
 def _sizes(lowering: Any) -> dict[str, int]:
     """Return the sizes of buffers whose shapes are constant, in bytes."""
-    found = {}
+    sizes = {}
     for name, buffer in lowering.name_to_buffer.items():
         try:
             elements = math.prod(int(extent) for extent in buffer.get_size())
             dtype: torch.dtype = buffer.get_dtype()
         except (TypeError, AttributeError, NotImplementedError):  # a symbol, a list, or no tensor
             continue
-        found[name] = elements * dtype.itemsize
-    return found
+        sizes[name] = elements * dtype.itemsize
+    return sizes

@@ -64,13 +64,13 @@ def is_matmul(node: fx.Node) -> bool:
 
 @cache
 def is_attention_operation(target: Any) -> bool:
-    """Whether an operation is a fused attention, forward or backward."""
+    """Return whether an operation is a fused attention, forward or backward."""
     return any(name in str(target) for name in ATTENTION)
 
 
 @cache
 def is_product(target: Any) -> bool:
-    """Whether an operation is a matrix product."""
+    """Return whether an operation is a matrix product."""
     return target in MATMULS | SCALED | GROUPED or any(name in str(target) for name in PRODUCTS)
 
 

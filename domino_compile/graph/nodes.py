@@ -25,7 +25,7 @@ def is_free(node: fx.Node) -> bool:
 
 @cache
 def is_free_operation(target: Any) -> bool:
-    """Whether an operation costs nothing. It may be a wait, which is none but has such a schema."""
+    """Return whether an operation costs nothing, by its schema. A wait has such a schema too."""
     if not isinstance(target, OpOverload):
         return not isinstance(target, HigherOrderOperator)
     if target in (aten._unsafe_view.default, aten.reshape.default, aten.sym_size.int):
