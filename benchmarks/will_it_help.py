@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.lane import BASELINE, Row
 from benchmarks.page import ROOT, as_table, put, read
+from domino_compile.ratio import times_text
 
 NAME = "benchmarks.will_it_help"
 README = ROOT / "README.md"
@@ -151,7 +152,7 @@ def rows(jobs: Sequence[Job]) -> list[list[str]]:
 def _cells(members: Sequence[Job]) -> list[str]:
     emulated, kind, where = members[0].row
     top = best(members)
-    example = f"{top.before_ms:.1f} -> {top.after_ms:.1f} ms"
+    example = times_text(top.before_ms, top.after_ms)
     return [
         kind,
         f"{where}{'' if emulated else ' (**real**)'}",
