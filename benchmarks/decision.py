@@ -11,6 +11,7 @@ import re
 from benchmarks.jobs_table import FILE
 from benchmarks.lane import Row
 from benchmarks.page import ROOT, as_table, put, read
+from domino_compile.ratio import times_text
 
 NAME = "benchmarks.decision"
 PAGE = ROOT / "docs" / "decision.md"
@@ -38,7 +39,7 @@ def section(row: Row) -> str:
     sources = {
         "bound": f"1 / (1 - {share:.2f})",
         "expected": "predicted, as `domino explain` does it",
-        "measured": f"{step:.2f} ms -> {row['domino_ms']:.2f} ms",
+        "measured": times_text(step, row["domino_ms"]),
     }
     lines = [
         [f"**{name}**", f"{gain:.2f}x", sources[name], f"{hours(gain):.0f} of {HOURS}"]

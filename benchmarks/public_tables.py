@@ -157,7 +157,7 @@ def _off(row: Row, captures: Captures, rates: Rates) -> float:
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(member) for key, member in value.items()}
-    return float(f"{value:.6g}")
+    return float(f"{value:.6g}") if abs(value) > 1e-6 else 0.0  # differences of equal sums
 
 
 if __name__ == "__main__":

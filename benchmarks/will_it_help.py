@@ -14,12 +14,13 @@ from typing import Any
 
 from benchmarks.lane import BASELINE, Row
 from benchmarks.page import ROOT, as_table, put, read
+from domino_compile.ratio import times_text
 
 NAME = "benchmarks.will_it_help"
 README = ROOT / "README.md"
 TITLES = (
-    *("What you run", "Ranks that share a layer, link", "Step lost to communication"),
-    *("Speed-up", "Memory"),
+    *("What you run", "Ranks that share a layer, link", "Tokens of a step"),
+    *("Step lost to communication", "Speed-up", "Memory"),
 )
 #: A speed-up below this is not worth a change of anybody's program.
 NOT_WORTH = 1.05
@@ -42,6 +43,7 @@ class Job:
         ranks: the number of ranks that share a layer.
         link: the name of the link table, or NCCL.
         emulated: whether the link was emulated.
+        tokens: the tokens of a step.
         before_ms: the step with Inductor alone.
         after_ms: the step with domino.
         free_ms: the step of Inductor with communication that takes no time.
@@ -52,6 +54,7 @@ class Job:
     ranks: int
     link: str
     emulated: bool
+    tokens: int
     before_ms: float
     after_ms: float
     free_ms: float
@@ -92,6 +95,7 @@ def emulated_jobs() -> list[Job]:
             row["tp"],
             row["link"].partition("@")[0],
             True,
+            row["batch"] * row["seq"],
             row["inductor_ms"],
             row["domino_ms"],
             row["free_ms"],
@@ -126,6 +130,7 @@ def _job_of(row: Row) -> Job:
         row["tp"],
         row["link"].partition("@")[0],
         row["emulated"],
+        row["batch"] * row["seq"],
         alone["step_ms"],
         ours["step_ms"],
         free["step_ms"],
@@ -151,10 +156,11 @@ def rows(jobs: Sequence[Job]) -> list[list[str]]:
 def _cells(members: Sequence[Job]) -> list[str]:
     emulated, kind, where = members[0].row
     top = best(members)
-    example = f"{top.before_ms:.1f} -> {top.after_ms:.1f} ms"
+    example = times_text(top.before_ms, top.after_ms)
     return [
         kind,
         f"{where}{'' if emulated else ' (**real**)'}",
+        span(members, lambda job: job.tokens, "{:,}"),
         span(members, lambda job: job.share, "{:.0%}"),
         f"{span(members, lambda job: job.speedup, '{:.2f}x')} ({example})",
         span(members, lambda job: job.memory, "{:.2f}x"),

@@ -49,7 +49,7 @@ class Record:
 
     @property
     def blocked_ms(self) -> float | None:
-        """How long waits blocked their threads: exposed plus late time."""
+        """Return the exposed plus the late time, in which waits blocked their threads."""
         if self.exposed_ms is None or self.late_ms is None:
             return None
         return self.exposed_ms + self.late_ms
