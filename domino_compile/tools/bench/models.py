@@ -25,6 +25,8 @@ from domino_compile.tools.bench.styles import (
 
 #: Causal attention on ``(batch, heads, seq, head_dim)``.
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+#: Replaces layers of a block, in place.
+Convert = Callable[[nn.Module], None]
 
 
 def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -154,6 +156,7 @@ class Model(nn.Module):
         head: bool,
         checkpointing: Checkpointing,
         dtype: torch.dtype,
+        convert: Convert,
     ) -> None:
         super().__init__()
         self.shape, self.parallel, self.checkpointing = shape, parallel, checkpointing
@@ -161,15 +164,16 @@ class Model(nn.Module):
         block: type[Block] = GPTBlock if shape.kind == "gpt" else LlamaBlock
         self.embedding = nn.Embedding(shape.vocabulary, shape.hidden) if head else None
         self.divide = Boundary(parallel, None, DivideTokens)
-        self.blocks = nn.ModuleList(self._divided(block, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(self._divided(block, dropout, convert) for _ in range(layers))
         norm = nn.LayerNorm if shape.kind == "gpt" else nn.RMSNorm
         self.norm = norm(shape.hidden, 1e-5)
         self.collect = Boundary(parallel, None, CollectTokens)
         self.head = nn.Linear(shape.hidden, shape.vocabulary, bias=False) if head else None
 
-    def _divided(self, kind: type[Block], dropout: float) -> Block:
-        """Return a block, and keep only this rank's part of it in memory."""
+    def _divided(self, kind: type[Block], dropout: float, convert: Convert) -> Block:
+        """Return a converted block, and keep only this rank's part of it in memory."""
         block = kind(self.shape, self.parallel, dropout)
+        convert(block)
         if self.parallel.mesh is not None:
             divide_tokens = self.parallel.style.divides_tokens
             parallelize_block(block, self.parallel.mesh, block.layers, divide_tokens)
@@ -227,8 +231,11 @@ def make_model(
     device: str,
     dtype: torch.dtype,
     checkpointing: Checkpointing = Checkpointing.NONE,
+    convert: Convert = lambda block: None,
 ) -> Model:
     """Return a model with this rank's parameters, which depend on the seed.
+
+    ``convert`` may replace the layers of each block before they are divided.
 
     Raises:
         BenchError: The dimensions cannot be divided among the ranks.
@@ -238,7 +245,7 @@ def make_model(
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = Model(shape, layers, parallel, dropout, head, checkpointing, dtype)
+            model = Model(*(shape, layers, parallel, dropout, head, checkpointing, dtype, convert))
     finally:
         torch.set_default_dtype(before)
     if parallel.mesh is not None and parallel.style.divides_tokens:

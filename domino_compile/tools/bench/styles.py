@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard
@@ -242,13 +241,13 @@ class RowLinear(nn.Module):
     def __init__(self, inner: int, outer: int, bias: bool, parallel: Parallel) -> None:
         super().__init__()
         self.leave = exit_of(parallel)
-        self.weight = nn.Parameter(torch.empty(outer, inner // parallel.ways))
-        nn.init.normal_(self.weight, std=inner**-0.5)
+        self.product = nn.Linear(inner // parallel.ways, outer, bias=False)
+        nn.init.normal_(self.product.weight, std=inner**-0.5)
         self.bias = nn.Parameter(torch.zeros(outer)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(..., inner of this rank)`` to ``(..., outer)``, summed over the ranks."""
-        y: torch.Tensor = self.leave(F.linear(x, self.weight))
+        y: torch.Tensor = self.leave(self.product(x))
         return y if self.bias is None else y + self.bias
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -13,13 +14,20 @@ import torch
 import torch.distributed as dist
 
 from domino_compile.errors import did_you_mean
+from domino_compile.tools.bench import float8
 from domino_compile.tools.bench.checkpointing import Checkpointing
 from domino_compile.tools.bench.models import Model, make_model
 from domino_compile.tools.bench.shapes import BenchError, ModelShape, shape_of
 from domino_compile.tools.bench.styles import Parallel, Style
 
 _count = itertools.count()
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: Types of parameters and activations, by the names that ``--dtype`` accepts.
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    **dict.fromkeys(float8.RECIPES, torch.bfloat16),
+}
 #: A function that compiles another function to a program.
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -58,7 +66,7 @@ class Workload:
         training: Whether to run backward too; otherwise only forward, without gradients.
         head: Whether to include embedding, head and cross entropy; if not, inputs are activations.
         dropout: The dropout of the residual branches.
-        dtype: ``bf16``, ``fp16`` or ``fp32``.
+        dtype: A name of ``DTYPES``. Products of float8 are taken of bf16 values.
         ac: The activation checkpointing; see ``checkpointing.Checkpointing``.
         granularity: The unit of compilation; see ``Granularity``.
     """
@@ -147,6 +155,7 @@ class Step:
             device=device,
             dtype=DTYPES[workload.dtype],
             checkpointing=Checkpointing(workload.ac),
+            convert=partial(float8.convert, dtype="" if exact else workload.dtype),
         )
         if exact:
             self.model.double()

@@ -86,7 +86,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--forward-only", is_flag=True, help="Run without backward and gradients (prefill).")
 @click.option("--head", is_flag=True, help="Include embedding, head and cross entropy.")
 @click.option("--dropout", type=float, help="Dropout of residual branches.  [gpt: 0.1, llama: 0]")
-@click.option("--dtype", help="bf16, fp16 or fp32.  [GPU: bf16, CPU: fp32]")
+@click.option(
+    "--dtype",
+    help="bf16, fp16, fp32, or with torchao fp8-rowwise, fp8-rowwise-hp or "
+    "fp8-tensorwise.  [GPU: bf16, CPU: fp32]",
+)
 @click.option(
     "--variants",
     help="Comma-separated list of inductor (always included), inductor-overlap (with Inductor's "
