@@ -61,7 +61,6 @@ def engine_of(world: int) -> Any:
     layers = [
         {"patterns": column, "partition_type": "column"},
         {"patterns": row, "partition_type": "row"},
-        {"patterns": [".*"], "partition_type": "skip"},
     ]
     config = {
         "train_micro_batch_size_per_gpu": 4,
