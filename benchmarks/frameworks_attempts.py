@@ -44,6 +44,7 @@ def hf_lora_rows(rank: int, world: int) -> None:
 def hf_experts_exchanged(rank: int, world: int) -> None:
     """Exchange tokens with their experts by all-to-all, the default in training."""
     from _hf import SIZES, checkpoint
+    from _launch import compare
     from hf_experts import EXPERTS
     from hf_tensor_parallel import train as train_hf
     from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -51,9 +52,10 @@ def hf_experts_exchanged(rank: int, world: int) -> None:
 
     folder = checkpoint(Qwen3MoeForCausalLM, Qwen3MoeConfig(**SIZES, **EXPERTS))
     parallel = DistributedConfig(tp_size=world, ep_size=world)
+    uncut = train_hf(AutoModelForCausalLM.from_pretrained(folder, distributed_config=parallel))
     model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=parallel)
     model.compile(backend="domino", options=OPTIONS)
-    train_hf(model)
+    compare(uncut, train_hf(model))
 
 
 def ddp_dtensor(rank: int, world: int) -> None:

@@ -63,6 +63,7 @@ CASES = (
     Case("titan_spmd_types", "torchtitan", TITAN, "`spmd_types`", module=TITANS),
     Case("megatron_core", "Megatron-core", MEGATRON, "Megatron, sequence"),
     Case("megatron_all_reduce", "Megatron-core", MEGATRON, "Megatron", module=TRIED),
+    Case("deepspeed_autotp", "DeepSpeed AutoTP", ("deepspeed",), "Megatron"),
     Case("hf_tensor_parallel", "transformers, `tp_plan`", HF),
     Case("hf_checkpointing", "transformers, `tp_plan`", HF, checkpointing="full", module=TRIED),
     Case("hf_trainer", "Trainer, `torch_compile=True`", ACCELERATE),

@@ -15,6 +15,7 @@ from torchtitan_llama import LENGTH, VOCABULARY, Choice, llama, train_and_compar
 import domino_compile
 
 FSDP = Choice(shards=2)
+without_cuda()  # torchtitan looks for the device when it is imported
 
 
 def titan_all_reduce(rank: int, world: int) -> None:
@@ -50,7 +51,6 @@ def titan_fsdp_selective(rank: int, world: int) -> None:
 
 def titan_whole(rank: int, world: int) -> None:
     """The model and its loss in one ``torch.compile``, which FSDP2's hooks break into graphs."""
-    without_cuda()
     batches = tokens(3, (4, LENGTH), VOCABULARY)
     torch.manual_seed(0)
     uncut = train(llama(world, Choice()), batches)
@@ -61,20 +61,20 @@ def titan_whole(rank: int, world: int) -> None:
 
 def titan_spmd_types(rank: int, world: int) -> None:
     """Torchtitan's default description of tensor parallelism."""
-    without_cuda()
     from torchtitan.config import ParallelismConfig
     from torchtitan.distributed import ParallelDims
     from torchtitan.distributed.utils import get_spmd_context, set_spmd_backend
 
     set_spmd_backend("spmd_types")
     parallelism = ParallelismConfig(tensor_parallel_degree=world, data_parallel_shard_degree=1)
-    with get_spmd_context(parallel_dims=ParallelDims.from_config(parallelism, world))():
+    dims = ParallelDims.from_config(parallelism, world)
+    one = mock.patch.object(ParallelDims, "from_config", lambda *_: dims)  # it compares meshes
+    with one, get_spmd_context(parallel_dims=dims)():
         train_and_compare(world, Choice(spmd="spmd_types"))
 
 
 def titan_flex(rank: int, world: int) -> None:
     """FlexAttention as a CPU can train it: not compiled, and without torch's refusal."""
-    without_cuda()
     from torch.nn.attention import flex_attention as flex
     from torchtitan.models.common import attention
 

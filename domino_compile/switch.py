@@ -232,11 +232,12 @@ def _answer(asked: Asked) -> GraphCompiler | None:
         options = _position.options
         if options is None and _position.chosen:
             return None
-    if _tool is not None:
-        return _tool(asked if options is None else domino_options(asked, options))
-    if options is None:
+    if _tool is None and options is None:
         return None
     capture_async_collectives(launched)  # before Dynamo traces what is asked for
+    if _tool is not None:
+        return _tool(asked if options is None else domino_options(asked, options))
+    assert options is not None
     return _Switched(asked, options)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from domino_compile._compat.requests import answer_for
 from domino_compile._compat.wrap import wrap_once
 
 _MARK = "domino_compile_captures_async"
@@ -105,8 +106,9 @@ _WRAPPED = ("_torchdynamo_orig_backend", "compiler_fn", "__wrapped__", "func")
 
 
 def _is_wanted(backend: Any) -> bool:
-    """Return whether the backend, or one that it wraps, is marked."""
+    """Return whether the backend, one that it wraps, or what answers for it is marked."""
     while backend is not None:
+        backend = answer_for(backend) or backend
         if getattr(backend, _MARK, False):
             return True
         inside = (getattr(backend, name, None) for name in _WRAPPED)

@@ -70,6 +70,14 @@ def answer_requests(answer: Answer | None) -> None:
     _answer = answer
 
 
+def answer_for(backend: Any) -> GraphCompiler | None:
+    """Return what compiles in the place of a backend, as Dynamo holds it; None: the backend."""
+    if hasattr(backend, _WRAPS):
+        return _ask(Asked("inductor", {}))
+    answer: GraphCompiler | None = getattr(backend, _KEPT, None)
+    return answer
+
+
 def _ask(asked: Asked) -> GraphCompiler | None:
     return None if _answer is None else _answer(asked)
 

@@ -41,6 +41,7 @@ from domino_compile.rules import (
     find_pull,
     find_rule,
     traits_of,
+    without_rule,
 )
 from domino_compile.rules.registry import rule_of
 
@@ -233,7 +234,7 @@ def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
     elif (rule := find_rule(node.target)) is not None:
         outcome = rule(call) if _has_cut_operand(call) else Refusal("takes only per-slice values")
     else:
-        outcome = Refusal("no axis rule for this operation")
+        outcome = without_rule(node.target)
     if isinstance(outcome, Cut) and not _divisible(call, outcome):
         outcome = Refusal("an extent is not known to be a multiple of the batch's")
     dealt = [analysis.dealt.get(x) for x in nodes]

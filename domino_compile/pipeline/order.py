@@ -50,7 +50,9 @@ def _tells_products(at: Context) -> bool:
 
 def _normalise(graph: fx.Graph, at: Context) -> Replaced:
     from domino_compile.passes.normalise import normalise_graph
+    from domino_compile.passes.written import forward_writes
 
+    forward_writes(graph)
     return normalise_graph(graph)
 
 

@@ -14,7 +14,13 @@ from domino_compile.rules.call import (
     Subgraph,
     Summands,
 )
-from domino_compile.rules.registry import all_rules, find_pull, find_rule, traits_of
+from domino_compile.rules.registry import (
+    all_rules,
+    find_pull,
+    find_rule,
+    traits_of,
+    without_rule,
+)
 from domino_compile.rules.rule import Rule, Trait
 
 __all__ = [
@@ -33,4 +39,5 @@ __all__ = [
     "find_pull",
     "find_rule",
     "traits_of",
+    "without_rule",
 ]

@@ -28,6 +28,15 @@ from domino_compile.rules.rule import family
 
 aten = torch.ops.aten
 
+#: Why packed attention stays whole: ``cu_seq`` is data, and may begin a sequence anywhere.
+PACKED = (
+    "packed sequences: only at run time is it known whether they end where rows end; "
+    "FlexAttention with a document mask is cut"
+)
+#: Operations that stay whole, by name: they exist only once ``torch.nn.attention.varlen`` does.
+WHOLE_BY_NAME = {
+    f"torch_attn.{name}.default": PACKED for name in ("_varlen_attn", "_varlen_attn_backward")
+}
 #: Arguments that have no batch dimension and are passed on as they are.
 OPAQUE = ("cum_seq_q", "cum_seq_k", "philox_seed", "philox_offset", "rng_state", "unused")
 #: Arguments that are broadcast to the scores.
@@ -40,7 +49,7 @@ def attention(call: Call) -> Outcome:
     if named.get("dropout_p"):
         return Refusal("dropout inside fused attention: its mask cannot be drawn slice by slice")
     if any(isinstance(named.get(x), Operand) for x in ("cum_seq_q", "cum_seq_k")):
-        return Refusal("packed sequences of different lengths")
+        return Refusal(PACKED)
     batch = named["query"].shape[0]
     opaque = {named[name].index for name in OPAQUE if isinstance(named.get(name), Operand)}
     biases = {named[name].index for name in BIAS if isinstance(named.get(name), Operand)}

@@ -24,6 +24,7 @@ from domino_compile.rules import (
     scaled,
     shape,
 )
+from domino_compile.rules.call import Refusal
 from domino_compile.rules.rule import PullFn, Rule, RuleFn, Trait
 
 _FAMILIES = (
@@ -87,6 +88,12 @@ def find_rule(op: Any) -> RuleFn | None:
     """Return the ``forward`` function of an operation's rule, or ``None``."""
     rule = rule_of(op)
     return rule.forward if rule else None
+
+
+def without_rule(op: Any) -> Refusal:
+    """Return why an operation that has no rule stays whole."""
+    reason = attention.WHOLE_BY_NAME.get(str(op), "no axis rule for this operation")
+    return Refusal(reason)
 
 
 def find_pull(op: Any) -> PullFn | None:

@@ -4,6 +4,7 @@ The group is a fake one: what the numbers are is tested on ranks (``tests/ranks/
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import fx
 
+import domino_compile
 from domino_compile._compat.async_collectives import capture_async_collectives, captures_async
 from domino_compile.graph.collectives import user_line
 from domino_compile.runtime.async_work import CapturedWork, launched, unstacked
+from domino_compile.switch import compile_with_domino
+from domino_compile.tools.scripts import Compiles, compiles_redirected
 from tests.emitted.harness import fake_world
 
 pytestmark = pytest.mark.xdist_group("compat")
@@ -220,3 +224,28 @@ def test_unstacked_sides_differ_in_the_first_dimension_only(
     a, b = unstacked(memory, torch.zeros(read))
     assert a.dim() == b.dim() and a.shape[1:] == b.shape[1:]
     assert a.data_ptr() == memory.data_ptr()
+
+
+EAGER = {"lowering": "eager", "check_ranks": False}
+
+
+def redirected() -> AbstractContextManager[None]:
+    """What the commands run a script under."""
+    return compiles_redirected(
+        Compiles(), lambda asked, gm, inputs: compile_with_domino(asked, EAGER, gm, inputs)
+    )
+
+
+def by_dynamo(program: Program) -> Any:
+    """What a program compiles with that asks Dynamo, and not ``torch.compile``."""
+    return torch._dynamo.optimize("inductor")(program)
+
+
+@pytest.mark.parametrize("turned_on", [lambda: domino_compile.enable(**EAGER), redirected])
+@pytest.mark.parametrize("ask", [torch.compile, by_dynamo])
+def test_programs_that_ask_for_inductor_have_them_captured(turned_on: Any, ask: Any) -> None:
+    domino_compile.reset_reports()
+    with turned_on():
+        ask(waited)(torch.ones(4))
+    (report,) = domino_compile.reports()
+    assert [entry.kind for entry in report.collectives] == ["all_reduce"]

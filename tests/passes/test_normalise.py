@@ -8,6 +8,7 @@ from torch import fx
 
 from domino_compile.graph.collectives import find_sites
 from domino_compile.passes.normalise import normalise_graph
+from domino_compile.passes.written import forward_writes
 from tests.passes.graphs import Builder, aten, random_inputs, run, same
 
 Terms = Callable[[Builder, fx.Node, fx.Node], tuple[fx.Node, ...]]
@@ -115,3 +116,45 @@ def test_what_may_not_be_merged_is_left_alone(name: str) -> None:
     before = str(graph)
     assert not normalise_graph(graph)
     assert str(graph) == before
+
+
+def written_back(b: Builder, buffer: fx.Node, x: fx.Node, rows: int = 6) -> tuple[fx.Node, fx.Node]:
+    """Gather into a buffer as Megatron-core does; return the buffer's next version, and a read."""
+    seen = b.call(aten.view.default, b.call(aten.slice.Tensor, buffer, 0, 0, 4 * rows), [rows, 4])
+    flat = b.call(aten.view.default, b.call(aten.copy.default, seen, b.all_reduce(x)), [4 * rows])
+    after = b.call(aten.slice_scatter.default, buffer, flat, 0, 0, 4 * rows)
+    read = b.call(aten.slice.Tensor, after, 0, 0, 4 * rows)
+    return after, b.call(aten.view.default, read, [rows, 4])
+
+
+def test_what_a_shared_buffer_holds_is_read_without_it() -> None:
+    b = Builder()
+    x, buffer = b.input("x", 6, 4), b.input("buffer", 30)
+    buffer_1, y = written_back(b, buffer, x)
+    scores = b.call(aten.view.default, b.call(aten.slice.Tensor, buffer_1, 0, 0, 24), [1, 6, 4])
+    lifted = b.call(aten.view.default, y, [1, 6, 4])
+    square = b.call(aten.bmm.default, b.call(aten.permute.default, lifted, [0, 2, 1]), lifted)
+    product = b.call(aten.baddbmm.default, scores, lifted, square, beta=0.0, alpha=0.5)
+    buffer_2, z = written_back(b, buffer_1, b.call(aten.view.default, product, [6, 4]))
+    graph = b.output(buffer_2, b.call(aten.relu.default, z))
+    inputs = random_inputs(graph)
+    before = run(graph, inputs)
+
+    assert forward_writes(graph)
+    same(run(graph, inputs), before)
+    writes = graph.find_nodes(op="call_function", target=aten.slice_scatter.default)
+    assert [write.args[0].name for write in writes] == ["buffer"]  # the last one, for the caller
+    assert not graph.find_nodes(op="call_function", target=aten.slice.Tensor)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 20), (4, 24), (0, 30)])
+def test_another_part_of_a_buffer_is_read_from_the_buffer(start: int, end: int) -> None:
+    b = Builder()
+    buffer_1, _ = written_back(b, b.input("buffer", 30), b.input("x", 6, 4))
+    part = b.call(aten.slice_scatter.default, buffer_1, b.input("y", 12), 0, 8, 20)
+    graph = b.output(b.call(aten.slice.Tensor, part, 0, start, end), part)
+    inputs = random_inputs(graph)
+    before = run(graph, inputs)
+    forward_writes(graph)
+    same(run(graph, inputs), before)
+    assert len(graph.find_nodes(op="call_function", target=aten.slice_scatter.default)) == 2

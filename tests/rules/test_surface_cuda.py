@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,15 @@ def with_dropout(q: Any, k: Any, v: Any, grad: Any, bias: Any) -> Any:
     return out, aten._scaled_dot_product_flash_attention_backward(
         grad(out), q, k, v, out, lse, cq, ck, mq, mk, 0.5, True, seed, offset
     )
+
+
+def packed(q: Any, k: Any, v: Any, grad: Any, bias: Any) -> Any:
+    del bias
+    q, k, v = (solid(x.transpose(1, 2)).view(B * S, H, D).half() for x in (q, k, v))
+    ends = torch.arange(0, B * S + 1, S, dtype=torch.int32, device="cuda")
+    out, *_ = torch.ops.torch_attn._varlen_attn(q, k, v, ends, ends, S, S, True)
+    gradients = grad(out.double().view(B, S, H, D).transpose(1, 2))
+    return out, (gradients, gradients, gradients)
 
 
 def seed_returned(q: Any, k: Any, v: Any, grad: Any, bias: Any) -> Any:
@@ -159,6 +169,14 @@ def test_dropout_inside_stays_whole() -> None:
     assert any("dropout inside" in r.reason for r in plan.analysis.refusals.values())
     want, got = captured.run(captured.graph), captured.run(captured.sliced(plan))
     assert largest_error(want, got) < 1e-10
+
+
+def test_packed_sequences_stay_whole_and_say_what_to_use() -> None:
+    importlib.import_module("torch.nn.attention.varlen")  # its operations exist from now on
+    plan = trace(packed, None).plan()
+    assert isinstance(plan, CutPlan), plan
+    (refused,) = plan.analysis.refusals.values()
+    assert "packed sequences" in refused.reason and "FlexAttention" in refused.reason
 
 
 def test_seed_as_a_result_stays_whole() -> None:

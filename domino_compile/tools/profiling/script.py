@@ -198,7 +198,10 @@ def run(
             device = "cuda" if request.alone else "cpu"
             ranks = request.alone or int(os.environ.get("WORLD_SIZE", "1"))
             stack.enter_context(emulated(request.link, ranks, device))
-        stack.enter_context(compiles_redirected(outcome.compiles, compile_graph))
+        redirected = compiles_redirected(
+            outcome.compiles, compile_graph, lambda asked: _backend(request, asked) == "domino"
+        )
+        stack.enter_context(redirected)
         stack.enter_context(steps_observed(steps))
         if request.seed is not None:
             seed_everything(request.seed)
@@ -226,11 +229,15 @@ def _compiled(
     request: Request, asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
 ) -> Callable[..., Any]:
     """Compile a graph as the variant says, with those of the user's settings that apply."""
-    backend = asked.backend if request.variant == "own" else request.variant
-    if backend == "inductor":
+    if _backend(request, asked) == "inductor":
         settings = _compat.mode_options(asked.mode) if asked.mode else {}
         return _compat.compile_with_inductor(gm, inputs, settings | asked.inductor)
     return compile_with_domino(asked, request.options, gm, inputs)
+
+
+def _backend(request: Request, asked: Asked) -> str:
+    """Return what compiles for the script: the variant, or what it asked for."""
+    return asked.backend if request.variant == "own" else request.variant
 
 
 class _Precision:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from domino_compile._compat import Asked, GraphCompiler
+from domino_compile._compat.async_collectives import captures_async
 from domino_compile.switch import requests_answered
 
 __all__ = ["Asked", "Compile", "Compiles", "compiles_redirected"]
@@ -47,13 +48,25 @@ class _Redirected:
         return compiled
 
 
+@captures_async
+class _ToDomino(_Redirected):
+    """Redirected to domino, whose graphs include ``async_op=True`` collectives."""
+
+
+def _always(asked: Asked) -> bool:
+    return True
+
+
 @contextmanager
-def compiles_redirected(found: Compiles, compile_graph: Compile) -> Iterator[None]:
+def compiles_redirected(
+    found: Compiles, compile_graph: Compile, to_domino: Callable[[Asked], bool] = _always
+) -> Iterator[None]:
     """Redirect all requests for a compile, however a script makes them.
 
     Args:
         found: Records every request.
         compile_graph: Replaces the backends ``inductor`` and ``domino``.
+        to_domino: Whether it compiles the graphs of a request with domino.
     """
 
     def answer(asked: Asked) -> GraphCompiler | None:
@@ -61,7 +74,8 @@ def compiles_redirected(found: Compiles, compile_graph: Compile) -> Iterator[Non
             found.others.append(asked.backend)
             return None
         found.calls += 1
-        return _Redirected(asked, compile_graph, found)
+        redirected = _ToDomino if to_domino(asked) else _Redirected
+        return redirected(asked, compile_graph, found)
 
     with requests_answered(answer):
         yield
