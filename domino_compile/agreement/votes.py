@@ -148,7 +148,9 @@ def order_vote(
         if not orders[0]:
             continue
         content = _digest(sorted(orders[0]))
-        best, fallback = (_digest(order) for order in orders)
+        # Slices are alike but for their names. In the order of the program they need none.
+        names = [x.name for x in wanted if x.group == group]
+        best, fallback = _digest(orders[0], names), _digest(orders[1])
         question = _digest(phase, content)
         matters.append(Matter(group, content, question, best, fallback, {"order": orders[0]}))
     return Vote(phase, tuple(matters))
