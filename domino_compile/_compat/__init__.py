@@ -19,6 +19,7 @@ from domino_compile._compat.copies import copy_of as copy_of
 from domino_compile._compat.emitted import LOOKS, install_code_hook
 from domino_compile._compat.emitted import Emitted as Emitted
 from domino_compile._compat.emitted import LowerAgain as LowerAgain
+from domino_compile._compat.emitted import accept_loaded as accept_loaded
 from domino_compile._compat.emitted import look_at_code as look_at_code
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
 from domino_compile._compat.kernels import compile_kernels_by as compile_kernels_by

@@ -4,6 +4,9 @@ A pass in Inductor's last hook names the graph and a function (``look_at_code``)
 written the code of that graph, the function sees it, before any cache keeps the program and before
 it runs. If the function raises ``LowerAgain``, a copy of the graph that was made before Inductor's
 passes goes through them, and through the hook, once more.
+
+Only code that was accepted gets into Inductor's caches. When it comes from there it is looked at
+again (``accept_loaded``); what is not accepted then counts as missing from the cache.
 """
 
 from __future__ import annotations
@@ -60,10 +63,27 @@ def look_at_code(graph: fx.Graph, look: Callable[[Emitted], None]) -> None:
     _wanted[:] = [(graph, look)]
 
 
+_accepts: list[Callable[[str], bool]] = []
+
+
+def accept_loaded(accepts: Callable[[str], bool]) -> None:
+    """Let a function decide whether code from Inductor's caches may be used.
+
+    It is asked about the graphs of passes that look at code.
+
+    Args:
+        accepts: Called with the code.
+    """
+    _accepts[:] = [accepts]
+
+
 def install_code_hook() -> None:
     """Wrap the functions of Inductor that write code and lower graphs, once per process."""
     from torch._inductor.compile_fx import _InProcessFxCompile
     from torch._inductor.graph import GraphLowering
+    from torch._inductor.output_code import CompiledFxGraph
+
+    wrap_once(CompiledFxGraph, "after_deserialization", _loading)
 
     wrap_once(GraphLowering, "compile_to_module", _looking)
     wrap_once(_InProcessFxCompile, "codegen_and_compile", _lowering_again)
@@ -81,10 +101,23 @@ def _looking(original: Any) -> Any:
     return compile_to_module
 
 
+def _loading(original: Any) -> Any:
+    def after_deserialization(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _accepts and _looks() and not _accepts[0](self.source_code):
+            raise OSError("the order of this code is not established")  # as if it were not there
+        return original(self, *args, **kwargs)
+
+    return after_deserialization
+
+
+def _looks() -> bool:
+    """Whether the compile that is under way is one whose code is looked at."""
+    return bool(getattr(inductor_config().post_grad_custom_post_pass, LOOKS, False))
+
+
 def _lowering_again(original: Any) -> Any:
     def codegen_and_compile(self: Any, gm: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
-        hook = inductor_config().post_grad_custom_post_pass
-        if not getattr(hook, LOOKS, False) or not any(map(_is_launch, gm.graph.nodes)):
+        if not _looks() or not any(map(_is_launch, gm.graph.nodes)):
             return original(self, gm, *args, **kwargs)
         pristine = copy_of(gm)
         try:

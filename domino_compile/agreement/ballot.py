@@ -196,5 +196,6 @@ def decide(
         return Answer(None, explain(offers))
     if missing and len(common) > 1:
         return None
-    best = all(offer.accepts[0] == common[0] for offer in offers.values())
+    lacking = any(offer.says.get("lacks") for offer in offers.values())
+    best = not lacking and all(offer.accepts[0] == common[0] for offer in offers.values())
     return Answer(common[0], "" if best else explain(offers))

@@ -354,8 +354,8 @@ def _explained(table: Table) -> Callable[[Mapping[int, Offer]], str]:
     def explain(offers: Mapping[int, Offer]) -> str:
         mine = offers[table.own]
         for position, other in offers.items():
-            if exposed := other.says.get("exposed"):
-                return f"rank {table.ranks[position]}: {exposed}"
+            if lacks := other.says.get("lacks"):
+                return f"rank {table.ranks[position]}: {lacks}"
         for position, other in offers.items():
             if other.accepts[0] != mine.accepts[0]:
                 found = difference(mine.says, other.says) or "one of them leaves it to Inductor"

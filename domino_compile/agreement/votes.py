@@ -148,7 +148,9 @@ def order_vote(
         if not orders[0]:
             continue
         content = _digest(sorted(orders[0]))
-        best, fallback = (_digest(order) for order in orders)
+        # Slices are alike but for their names. In the order of the program they need none.
+        names = [x.name for x in wanted if x.group == group]
+        best, fallback = _digest(orders[0], names), _digest(orders[1])
         question = _digest(phase, content)
         matters.append(Matter(group, content, question, best, fallback, {"order": orders[0]}))
     return Vote(phase, tuple(matters))
@@ -165,7 +167,7 @@ def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -
     matters = []
     for group, launches in order.items():
         best, fallback = (ALONE, "") if missing else (_digest(list(launches)), ALONE)
-        says = {"order": list(launches), "exposed": missing}
+        says = {"order": list(launches), "lacks": missing}
         matters.append(Matter(group, "", f"emitted {phase}", best, fallback, says))
     return Vote(f"emitted {phase}", tuple(matters))
 
@@ -179,7 +181,7 @@ def overlap_vote(report: CompileReport, missing: str) -> Vote:
     """
     groups = dict.fromkeys(c.group for c in report.collectives if c.tensor_parallel)
     best, fallback = ("exposed", "") if missing else ("hidden", "exposed")
-    says = {"exposed": missing}
+    says = {"lacks": missing}
     return Vote("require", tuple(Matter(g, "", "require", best, fallback, says) for g in groups))
 
 

@@ -21,6 +21,7 @@ from domino_compile.graph.collectives import (
     is_launch,
     is_wait,
     site_of,
+    tensors_of,
 )
 from domino_compile.graph.nodes import is_free
 from domino_compile.rules.registry import rule_of
@@ -77,7 +78,7 @@ def find_collectives(graph: fx.Graph, parameters: Collection[fx.Node] = ()) -> F
 
 def _makes_activation(site: Site) -> bool:
     """Return whether the result is a tensor that forward returns, not a gradient or a metric."""
-    return not site.backward and site.launch.meta["val"].ndim > 0
+    return not site.backward and any(x.ndim for x in tensors_of(site.launch.meta["val"]))
 
 
 def leading_to_computation(graph: fx.Graph) -> set[fx.Node]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from domino_compile.errors import OptionError
 
@@ -65,13 +66,15 @@ class RatesFile:
 
 
 def save_rates(rates: RatesFile, path: Path) -> None:
-    """Write the file.
+    """Write the file, all at once: nobody reads half of it.
 
     Raises:
         RatesError: The file cannot be written.
     """
+    partial = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
-        path.write_text(json.dumps(rates.as_json(), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(rates.as_json(), indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
         raise RatesError(f"rates file {path}: {error.strerror or error}") from error
 

@@ -144,16 +144,24 @@ def has_own_sizes(launch: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """A collective as all its ranks see it: its kind, payload in bytes, and process group."""
+    """A collective as all its ranks see it.
+
+    Attributes:
+        kind: As in ``Site``.
+        bytes: Its payload.
+        group: The process group's name.
+        name: Its node, whose name says which collective and which slice it is.
+    """
 
     kind: str
     bytes: int
     group: str
+    name: str = ""
 
 
 def as_launch(node: fx.Node) -> Launch:
     """Return a launch as the ranks of its group see it."""
-    return Launch(kind_of(node), payload_of(node), group_of(node))
+    return Launch(kind_of(node), payload_of(node), group_of(node), node.name)
 
 
 #: The file in the trace of a collective with ``async_op=True``, between the user's and torch's.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from domino_compile import _compat
 from domino_compile.host.turns import Turn
@@ -20,7 +20,7 @@ def keep(name: str, text: str) -> None:
     path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
+        partial = path.with_suffix(f".{uuid4().hex}")  # other machines may share the folder
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError:

@@ -16,7 +16,7 @@ from domino_compile.ops.random_slice import random_slice
 from domino_compile.options import Options
 from domino_compile.passes.hold import hold_asynchronous
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.emission import examine
+from domino_compile.pipeline.emission import accepts, examine
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
 
@@ -85,6 +85,7 @@ def user_settings(options: Options) -> dict[str, Any]:
 def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     """Return Inductor's settings for a pipeline whose passes have a cache identity."""
     _register_operators()
+    _compat.accept_loaded(accepts)
     config = _compat.inductor_config()
     settings: dict[str, Any] = {k: v for k, v in OFF.items() if _compat.inductor_has_option(k)}
     options = pipeline.options

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def accepts(code: str) -> bool:
+    """Return whether code from a cache may run; its order was established when it was compiled."""
+    return check_emitted(code).established
+
+
 def examine(pipeline: Pipeline, graph: fx.Graph) -> None:
     """Have the code of a graph checked that has just been scheduled, before it is kept or run.
 

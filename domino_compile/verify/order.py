@@ -176,12 +176,15 @@ class OrderCertificate:
         }
 
 
-def check_emitted(code: str, promise: Promise, names: Names | None = None) -> OrderCertificate:
+def check_emitted(
+    code: str, promise: Promise | None = None, names: Names | None = None
+) -> OrderCertificate:
     """Return what can be established about the order of emitted code.
 
     Args:
         code: The module that Inductor emitted for one graph.
-        promise: What it must do.
+        promise: What it must do; ``None`` if that is not known any more, for code from a cache.
+            Then only what the code shows by itself is checked.
         names: What Inductor says about its names. Without it, two collectives of a group that are
             alike are not told apart.
     """
@@ -190,7 +193,9 @@ def check_emitted(code: str, promise: Promise, names: Names | None = None) -> Or
     except Unreadable as error:
         return OrderCertificate(findings=(Finding(Rule.READABLE, 0, str(error)),))
     names = names or Names()
-    walk = _Walk(program, promise)
+    is_known = promise is not None
+    promise = promise or Promise(())
+    walk = _Walk(program, promise if is_known else None)
     for event in program.events:
         walk.follow(event)
     order, differences = _compared(_launches(program, names), promise)
@@ -199,7 +204,7 @@ def check_emitted(code: str, promise: Promise, names: Names | None = None) -> Or
         order=order,
         waits=sum(isinstance(event, Wait) for event in program.events),
         peak_bytes=peak,
-        findings=(*walk.findings, *differences, *_too_high(peak, promise)),
+        findings=(*walk.findings, *(differences if is_known else ()), *_too_high(peak, promise)),
     )
 
 
@@ -220,9 +225,9 @@ class _Flight:
 class _Walk:
     """Goes through the events and notes what is in flight."""
 
-    def __init__(self, program: Program, promise: Promise) -> None:
-        self.program = program
-        self.unwaited = [c for c in promise.collectives if not c.waited]
+    def __init__(self, program: Program, promise: Promise | None) -> None:
+        self.program, self.is_known = program, promise is not None
+        self.unwaited = [c for c in promise.collectives if not c.waited] if promise else []
         self.flying: list[_Flight] = []
         self.received: set[int] = set()
         self.empty: set[int] = set()
@@ -282,8 +287,9 @@ class _Walk:
 
     def _return(self, event: Returned) -> None:
         for flight in self.flying:
-            if flight.awaited_here:
-                what = "is returned" if flight.received & event.buffers else "ends"
+            is_returned = bool(flight.received & event.buffers)
+            if flight.awaited_here and (self.is_known or not is_returned):
+                what = "is returned" if is_returned else "ends"
                 said = f"{flight.name} {what} without a wait"
                 self._violated(Rule.WAITED, flight.launch.line, said)
 

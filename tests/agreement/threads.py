@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest import mock
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from domino_compile.agreement import check
 from domino_compile.agreement.ballot import Table
 from domino_compile.agreement.check import RankCheck, RanksDiffer
-from domino_compile.agreement.votes import Terms, overlap_vote
+from domino_compile.agreement.votes import Terms, Vote, overlap_vote
 from domino_compile.errors import RankMismatchError
 from domino_compile.report import CollectiveReport, CompileReport
 
@@ -146,15 +146,25 @@ def agree_on_the_wire(ranks: Sequence[Rank]) -> bool:
 
 def agree_on_overlap(missing: Sequence[str]) -> list[str]:
     """What each rank is told after agreeing on a plan, given what is missing on each."""
-    groups = {"tp": tuple(range(len(missing)))}
-    told = [""] * len(missing)
+    return asked(lambda report, rank: overlap_vote(report, missing[rank]), len(missing))
+
+
+def asked(vote: Callable[[CompileReport, int], Vote], ranks: int = 2) -> list[str]:
+    """What each rank is told after agreeing on a plan and asking a question.
+
+    Args:
+        vote: the question of a rank.
+        ranks: how many there are; their group is named by them, as ``(0, 1)``.
+    """
+    groups = {"tp": tuple(range(ranks))}
+    told = [""] * ranks
 
     def work(rank: int) -> None:
         _own.rank = rank
         report = Program((("tp", 64),)).report(groups)
         made = RankCheck(Terms(), 20.0)
         made.plan(report, ("rows 2+2",))
-        told[rank] = made.agree(overlap_vote(report, missing[rank]))
+        told[rank] = made.agree(vote(report, rank))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in groups["tp"]]
     with one_store():

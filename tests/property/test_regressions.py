@@ -17,6 +17,16 @@ from tests.property.programs import parse, run
 from tests.property.test_eager_lowering import check, domino
 
 PROGRAMS = {
+    # A collective of several tensors has several results: an error while the graph was read.
+    "a coalesced collective": """
+    # 2 slices, training
+    # x0: grad[4, 3, 4]
+    # self.w1: parameter[4, 4]
+    # self.w2: parameter[4, 4]
+    def forward(self, x0):
+        h = all_reduce_both((x0 @ self.w1).contiguous(), (x0 @ self.w2).contiguous(), world)
+        return (h + all_reduce(torch.tanh(h @ self.w1), world),)
+    """,
     # The wait of an all-reduce that stays whole was pulled: each slice waited for its part.
     "the wait of a whole collective is whole": """
     # 2 slices, training

@@ -1,4 +1,4 @@
-"""A sequence-parallel layer, whose collectives have results of their own."""
+"""Programs whose emitted code is checked: sequence parallel, and with checkpointed blocks."""
 
 from functools import cache
 
@@ -7,9 +7,18 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import domino_compile
-from tests.emitted.harness import HIDDEN, SEQ, Checked, checks_seen, fake_world, kernels_unbuilt
+from tests.emitted.harness import (
+    HIDDEN,
+    SEQ,
+    Block,
+    Checked,
+    checks_seen,
+    fake_world,
+    kernels_unbuilt,
+)
 from tests.paths import FAST_LINK
 
 
@@ -30,13 +39,36 @@ class SequenceParallel(nn.Module):
         return x.square().sum()
 
 
+class Checkpointed(nn.Module):
+    """Blocks of attention and MLP that backward computes again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(0.0) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+        return x.square().sum()
+
+
 @cache
 def sequence_parallel() -> list[Checked]:
-    """The code of forward and backward, two slices."""
+    """The code of forward and backward, two slices; its collectives return new tensors."""
+    return _compiled(SequenceParallel(), batch={"x": 0})
+
+
+@cache
+def checkpointed() -> list[Checked]:
+    """The same of checkpointed blocks."""
+    return _compiled(Checkpointed())
+
+
+def _compiled(model: nn.Module, **options: object) -> list[Checked]:
     fake_world()
     torch._dynamo.reset()
-    options = {"slices": 2, "link": FAST_LINK, "batch": {"x": 0}}
-    program = torch.compile(SequenceParallel(), backend="domino", options=options)
+    chosen = {"slices": 2, "link": FAST_LINK, **options}
+    program = torch.compile(model, backend="domino", options=chosen)
     x = torch.randn(5, SEQ, HIDDEN)
     with kernels_unbuilt(), checks_seen() as checked:
         program(x).backward()
