@@ -26,6 +26,7 @@ import math
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
@@ -33,17 +34,34 @@ from domino_compile.scheduling.recompute import Stage, holds, late_order, stages
 from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
-#: Fractions of the allowed memory above which memory counts as short. An order may still need
-#: more, so they are tried in turn.
-PRESSURES = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
-#: Fractions of the usual window (``recompute.window_of``): with a smaller one less is recomputed
-#: ahead of its use, and less waits in memory.
-WINDOWS = (1.0, 0.5)
+
+@dataclass(frozen=True)
+class Thrift:
+    """How an order saves memory.
+
+    Attributes:
+        pressure: the fraction of the allowed memory above which memory counts as short. The order
+            may still need more.
+        window: the fraction of the usual window (``recompute.window_of``): with a smaller one less
+            is recomputed ahead of its use, and less waits in memory.
+        instead: how many units are considered in place of one that memory has no room for, before
+            the oldest.
+    """
+
+    pressure: float
+    window: float = 1.0
+    instead: int = 0
+
+
+#: What is tried in turn.
+THRIFTS = (
+    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)),
+    *(Thrift(pressure, 1.0, 16) for pressure in (0.95, 0.8)),
+    *(Thrift(pressure, 0.5, 16) for pressure in (1.0, 0.95, 0.9, 0.8)),
+)
 #: An order is good enough if it loses at most this fraction of the time of the first one tried,
 #: which uses the most memory.
 ENOUGH = 0.01
-#: How many units are considered in place of one that memory has no room for.
-INSTEAD = 16
 
 
 def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
@@ -75,16 +93,12 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
 
 
 def _orders(graph: UnitGraph, stages: Sequence[Stage], allowed: float) -> Iterator[Schedule]:
-    """Yield orders that use less and less memory, mostly."""
+    """Yield orders, those that spare memory least first."""
     known = Segments(graph.units), Lifetimes(graph)
-    window, tried = window_of(graph.units, stages), list[Mapping[int, int]]()
-    for part in WINDOWS:
-        held = holds(graph.units, stages, window * part)
-        if held in tried:
-            continue
-        tried.append(held)
-        for pressure in PRESSURES:
-            yield _Scheduler(graph, allowed * pressure, held, *known).run()
+    window = window_of(graph.units, stages)
+    for thrift in THRIFTS:
+        held = holds(graph.units, stages, window * thrift.window)
+        yield _Scheduler(graph, allowed * thrift.pressure, thrift.instead, held, *known).run()
 
 
 class Segments:
@@ -173,12 +187,13 @@ class _Scheduler:
         self,
         graph: UnitGraph,
         cap_bytes: float,
+        instead: int,
         held: Mapping[int, int],
         segments: Segments,
         lifetimes: Lifetimes,
     ) -> None:
         self.units = graph.units
-        self.cap = cap_bytes
+        self.cap, self.instead = cap_bytes, instead
         self.machine = Machine(graph, lifetimes)
         self.segments = segments
         self.progress = Progress(segments)
@@ -237,7 +252,7 @@ class _Scheduler:
             return best
         if (relief := self._relief()) is not None:
             return relief
-        instead = (unit for unit in islice(wishes, INSTEAD) if self._has_room(unit))
+        instead = (unit for unit in islice(wishes, self.instead) if self._has_room(unit))
         flowing = filter(self._flows, instead)
         return next(flowing, self.units[self.ready[0]])
 
