@@ -1,13 +1,16 @@
 """``pin``: make Inductor keep the order of a graph.
 
 Inductor reorders its kernels to save memory and fuses across waits. A few ordering dependencies
-keep the order of the *events*, which are launches, waits, matrix products and attention. For
-adjacent events ``a, b``, ``b`` is made to run after ``a``, with these exceptions:
+keep the order of the *events*, which are launches, waits, matrix products and attention. Every
+event is made to run after all events before it, with these exceptions:
 
 * A launch never gets a dependency. Wrapping it would hide it from Inductor's in-place pass, and
-  each collective would get a copy kernel. The event after it depends on it instead.
+  each collective would get a copy kernel. The event after it depends on it instead, and on the
+  event before it: a launch that needs nothing of what comes before it would else separate the two.
+* Neither does attention that the partitioner has wrapped already, to recompute it with the random
+  state of forward.
 * Nothing depends on the tensor that feeds a launch, because the collective reuses its buffer.
-* If ``b`` needs ``a`` anyway, nothing is added.
+* What follows from other dependencies is not added.
 
 Contract: The pass takes a scheduled graph. Afterwards some events are wrapped in ``control_deps``.
 """
@@ -19,11 +22,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.nodes import is_free
-from domino_compile.scheduling.kinds import event_kind
-
-#: How many preceding events are considered as an event's neighbour (those that feed a launch are
-#: skipped).
-LOOK_BACK = 4
+from domino_compile.scheduling.kinds import event_kind, is_wrapped_attention
 
 
 def is_event(node: fx.Node) -> bool:
@@ -41,17 +40,37 @@ def pin_order(graph: fx.Graph) -> int:
     return len(after)
 
 
-def ordering_dependencies(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Return the earlier event that each event with a dependency must follow."""
-    needs = _event_ancestors(graph, events)
-    after: dict[fx.Node, fx.Node] = {}
-    previous: fx.Node | None = None
-    for event in events:
-        if previous is not None and not is_launch(event) and previous not in needs[event]:
-            after[event] = previous
-        if not feeds_launch(event):
-            previous = event
+def ordering_dependencies(
+    graph: fx.Graph, events: list[fx.Node]
+) -> dict[fx.Node, tuple[fx.Node, ...]]:
+    """Return the earlier events that each event with dependencies must follow.
+
+    Sets of events are the bits of integers.
+    """
+    bit = {event: 1 << i for i, event in enumerate(events)}
+    behind: dict[fx.Node, int] = {}  # a node's own bit, and those of the events it follows
+    after: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    last: list[fx.Node] = []  # the events that the next one has to follow, and so all before them
+    for node in graph.nodes:
+        mask = 0
+        for x in node.all_input_nodes:
+            mask |= behind[x]
+        if node in bit:
+            missing = () if stays_as_it_is(node) else [e for e in last if not mask & bit[e]]
+            for event in missing:
+                mask |= behind[event]
+            if missing:
+                after[node] = tuple(missing)
+            if not feeds_launch(node):
+                last = [*(e for e in last if not mask & bit[e]), node]
+            mask |= bit[node]
+        behind[node] = mask
     return after
+
+
+def stays_as_it_is(event: fx.Node) -> bool:
+    """Whether an event cannot be wrapped, so that it has no dependencies but its inputs."""
+    return is_launch(event) or is_wrapped_attention(event)
 
 
 def feeds_launch(node: fx.Node) -> bool:
@@ -65,24 +84,3 @@ def feeds_launch(node: fx.Node) -> bool:
                 seen.add(user)
                 stack.append(user)
     return False
-
-
-def _event_ancestors(graph: fx.Graph, events: list[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
-    """Return the few preceding events that each event depends on.
-
-    The set of all events that a node depends on is stored as the bits of an integer.
-    """
-    position = {event: i for i, event in enumerate(events)}
-    result: dict[fx.Node, set[fx.Node]] = {}
-    ancestors: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        mask = 0
-        for x in node.all_input_nodes:
-            mask |= ancestors[x]
-        if node in position:
-            here = position[node]
-            near = events[max(0, here - LOOK_BACK) : here]
-            result[node] = {e for e in near if mask >> position[e] & 1}
-            mask |= 1 << here
-        ancestors[node] = mask
-    return result

@@ -7,7 +7,7 @@ holds the parts about kernels that Inductor generates for scheduled graphs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -260,8 +260,8 @@ def group_size(name: str) -> int:
         return 1
 
 
-def preserve_order(graph: fx.Graph, after: dict[fx.Node, fx.Node]) -> None:
-    """Make Inductor run each node after another one (``node -> earlier node``).
+def preserve_order(graph: fx.Graph, after: Mapping[fx.Node, Iterable[fx.Node]]) -> None:
+    """Make Inductor run each node after some others (``node -> earlier nodes``).
 
     Each node is wrapped in the ``control_deps`` higher-order operation, which disappears when
     Inductor lowers the graph and leaves an ordering dependency in its scheduler. The dictionary is
@@ -270,7 +270,7 @@ def preserve_order(graph: fx.Graph, after: dict[fx.Node, fx.Node]) -> None:
     from torch._inductor.fx_passes.control_dependencies import preserve_node_ordering
     from torch.utils._ordered_set import OrderedSet
 
-    preserve_node_ordering(graph, {node: OrderedSet([first]) for node, first in after.items()})
+    preserve_node_ordering(graph, {node: OrderedSet(first) for node, first in after.items()})
 
 
 def mode_options(mode: str) -> dict[str, Any]:

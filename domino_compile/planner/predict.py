@@ -392,8 +392,9 @@ def _phases(
         saved: dict[int, set[int]] = defaultdict(set)
         parts = []
         for unit in members:
-            for i in unit.after - new.keys():
-                saved[i].add(new[unit.index])
+            for i in unit.after:
+                if i not in new:
+                    saved[i].add(new[unit.index])
             after = {new[i] for i in unit.after if i in new}
             wires = {new[i] for i in unit.after_wire if i in new}
             parts.append(_moved(unit, new[unit.index], after, wires))

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile._compat.operators import OpOverload, prims
+from domino_compile._compat.operators import HigherOrderOperator, OpOverload, prims
 from domino_compile.cost.model import (
     is_attention,
     is_attention_operation,
@@ -94,9 +94,17 @@ def event_kind(node: fx.Node) -> str | None:
         return "launch"
     if is_wait(node):
         return "wait"
-    if is_attention(node):
+    if is_attention(node) or is_wrapped_attention(node):
         return "attention"
     return "matmul" if is_matmul(node) else None
+
+
+def is_wrapped_attention(node: fx.Node) -> bool:
+    """Return whether the node is attention inside the partitioner's wrapper (a recomputed one)."""
+    if node.op != "call_function" or not isinstance(node.target, HigherOrderOperator):
+        return False
+    operation, _, _ = _compat.operation_of(node)
+    return operation is not node.target and is_attention_operation(operation)
 
 
 def is_work(node: fx.Node) -> bool:

@@ -11,7 +11,8 @@ collective is launched as soon as its input exists; a wait is placed at the firs
     until everything is placed:
         launch every collective whose input exists and is not itself still in flight
         among the units that are ready and need no collective that is still in flight:
-            memory short -> the filler that frees most, otherwise the oldest unit
+            memory short -> the filler that frees most, otherwise the first of the units below that
+                            memory has room for, otherwise the oldest unit
             otherwise    -> a unit of the segment with the least work left (one that needs no
                             collective in flight, if there is one), or the oldest filler
         if there is none -> wait for the collective that ends first
@@ -25,22 +26,49 @@ import math
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
-from domino_compile.scheduling.recompute import holds, late_order, stages_of, window_of
+from domino_compile.scheduling.recompute import Stage, holds, late_order, stages_of, window_of
 from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
-#: Fractions of the allowed memory above which filler goes first. They are tried in turn until the
-#: peak stays within the allowed memory.
-PRESSURES = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
+
+@dataclass(frozen=True)
+class Thrift:
+    """How an order saves memory.
+
+    Attributes:
+        pressure: the fraction of the allowed memory above which memory counts as short. The order
+            may still need more.
+        window: the fraction of the usual window (``recompute.window_of``): with a smaller one less
+            is recomputed ahead of its use, and less waits in memory.
+        instead: how many units are considered in place of one that memory has no room for, before
+            the oldest.
+    """
+
+    pressure: float
+    window: float = 1.0
+    instead: int = 0
+
+
+#: What is tried in turn.
+THRIFTS = (
+    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)),
+    *(Thrift(pressure, 1.0, 16) for pressure in (0.95, 0.8)),
+    *(Thrift(pressure, 0.5, 16) for pressure in (1.0, 0.95, 0.9, 0.8)),
+)
+#: An order is good enough if it loses at most this fraction of the time of the first one tried,
+#: which uses the most memory.
+ENOUGH = 0.01
 
 
 def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     """Order the units so that collectives run while the device computes.
 
-    List scheduling is greedy, so its result is checked: it is used only if it needs no more memory
-    than allowed and is predicted to be no slower than the graph's own order.
+    List scheduling is greedy, so its results are checked: the fastest order is used that needs no
+    more memory than allowed, if it is predicted to be no slower than the graph's own order.
 
     Args:
         graph: the units.
@@ -53,13 +81,24 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     stages = stages_of(graph.units)
     own = run_order(graph, late_order(graph, stages))
     allowed = max(cap_bytes, own.peak_bytes)
-    held = holds(graph.units, stages, window_of(graph.units, stages))
+    best, enough_us = own, 0.0
+    for found in _orders(graph, stages, allowed):
+        enough_us = enough_us or found.total_us * (1 + ENOUGH)
+        fits = found.peak_bytes <= allowed
+        if fits and (best is own or found.total_us < best.total_us):
+            best = found
+        if best is not own and best.total_us <= enough_us:
+            break
+    return best if best.total_us <= own.total_us else own
+
+
+def _orders(graph: UnitGraph, stages: Sequence[Stage], allowed: float) -> Iterator[Schedule]:
+    """Yield orders, those that spare memory least first."""
     known = Segments(graph.units), Lifetimes(graph)
-    for pressure in PRESSURES:
-        found = _Scheduler(graph, allowed * pressure, held, *known).run()
-        if found.peak_bytes <= allowed:
-            return found if found.total_us <= own.total_us else own
-    return own
+    window = window_of(graph.units, stages)
+    for thrift in THRIFTS:
+        held = holds(graph.units, stages, window * thrift.window)
+        yield _Scheduler(graph, allowed * thrift.pressure, thrift.instead, held, *known).run()
 
 
 class Segments:
@@ -148,12 +187,13 @@ class _Scheduler:
         self,
         graph: UnitGraph,
         cap_bytes: float,
+        instead: int,
         held: Mapping[int, int],
         segments: Segments,
         lifetimes: Lifetimes,
     ) -> None:
         self.units = graph.units
-        self.cap = cap_bytes
+        self.cap, self.instead = cap_bytes, instead
         self.machine = Machine(graph, lifetimes)
         self.segments = segments
         self.progress = Progress(segments)
@@ -206,10 +246,18 @@ class _Scheduler:
                 self._made_ready(user)
 
     def _choose(self) -> Unit:
-        best = next(self._wishes())
-        if self.machine.live + best.out_bytes > self.cap:
-            return self._relief() or self.units[self.ready[0]]
-        return best
+        wishes = self._wishes()
+        best = next(wishes)
+        if self._has_room(best):
+            return best
+        if (relief := self._relief()) is not None:
+            return relief
+        instead = (unit for unit in islice(wishes, self.instead) if self._has_room(unit))
+        flowing = filter(self._flows, instead)
+        return next(flowing, self.units[self.ready[0]])
+
+    def _has_room(self, unit: Unit) -> bool:
+        return self.machine.live + unit.out_bytes <= self.cap
 
     def _wishes(self) -> Iterator[Unit]:
         """Yield the units that keep the wire busy, best first, regardless of memory."""

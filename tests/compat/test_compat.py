@@ -217,7 +217,7 @@ def test_preserve_order(mode: FakeTensorMode) -> None:
         other = graph.call_function(aten.neg.default, (relu.args[0],))
     other.meta["val"] = relu.meta["val"]
     module = fx.GraphModule({}, graph)
-    _compat.preserve_order(module.graph, {other: relu})
+    _compat.preserve_order(module.graph, {other: [relu]})
     wrapped = next(n for n in module.graph.nodes if n.name == other.name)
     assert relu in wrapped.all_input_nodes
 

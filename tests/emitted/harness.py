@@ -217,7 +217,10 @@ def compile_step(
 
 LAUNCH = re.compile(r"torch\.ops\._c10d_functional\.(\w+?)_?\.default\((.*)")
 MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm|baddbmm|domino_mm|domino_addmm)\(")
-ATTENTION = re.compile(r"= torch\.ops\.aten\._scaled_dot_product\w+\.default\(")
+ATTENTION = re.compile(
+    r"= torch\.ops\.(?:aten\._scaled_dot_product\w+\.default\("
+    r"|higher_order\.run_\w+_rng_state\(.*torch\.ops\.aten\._scaled_dot_product)"
+)
 SHAPE = re.compile(r"reinterpret_tensor\(\w+, (\(\d[\d, ]*\))")
 
 

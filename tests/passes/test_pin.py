@@ -5,7 +5,7 @@ import operator
 from hypothesis import given
 from torch import fx
 
-from domino_compile.graph.collectives import is_launch
+from domino_compile.graph.collectives import WAIT, c10d, is_launch
 from domino_compile.passes.pin import feeds_launch, is_event, ordering_dependencies, pin_order
 from domino_compile.passes.schedule import schedule_graph
 from tests.passes.costs import COSTS
@@ -14,10 +14,12 @@ from tests.passes.random_graphs import graphs
 from tests.profiles import examples
 
 
-def ancestors(graph: fx.Graph, extra: dict[fx.Node, fx.Node]) -> dict[fx.Node, set[fx.Node]]:
+def ancestors(
+    graph: fx.Graph, extra: dict[fx.Node, tuple[fx.Node, ...]]
+) -> dict[fx.Node, set[fx.Node]]:
     found: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.nodes:  # raises KeyError if anything depends on what comes later
-        direct = set(node.all_input_nodes) | ({extra[node]} if node in extra else set())
+        direct = {*node.all_input_nodes, *extra.get(node, ())}
         found[node] = direct.union(*(found[x] for x in direct))
     return found
 
@@ -30,13 +32,25 @@ def test_events_follow_each_other(graph: fx.Graph) -> None:
     after = ordering_dependencies(graph, events)
     reached = ancestors(graph, after)
     assert not any(is_launch(node) for node in after)
-    assert not any(feeds_launch(earlier) for earlier in after.values())
-    previous = None
+    assert not any(feeds_launch(earlier) for found in after.values() for earlier in found)
+    before: set[fx.Node] = set()
     for event in events:
-        if previous is not None and not is_launch(event):
-            assert previous in reached[event]
+        if not is_launch(event):
+            assert before <= reached[event]
         if not feeds_launch(event):
-            previous = event
+            before.add(event)
+
+
+def test_a_launch_that_needs_nothing_does_not_separate_events() -> None:
+    """As the all-gather of a value that forward saved, for recomputation."""
+    b = Builder()
+    x, saved = b.input("x", 4, 4), b.input("saved", 4, 4)
+    before = b.call(aten.mm.default, x, x)
+    launch = b.call(c10d.all_reduce.default, b.call(aten.relu.default, saved), "sum", "tp")
+    behind = b.call(aten.mm.default, x, b.t(x))
+    graph = b.output(before, b.call(WAIT, launch), behind)
+    after = ordering_dependencies(graph, [n for n in graph.nodes if is_event(n)])
+    assert after[behind] == (before, launch)
 
 
 @examples(25)
