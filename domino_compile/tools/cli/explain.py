@@ -111,7 +111,7 @@ def _check(script: Path, options: Mapping[str, Any]) -> None:
 
 
 def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
-    from domino_compile.tools.html import ReportData, candidate_tables, read_dump
+    from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
     from domino_compile.tools.timelines import predicted
 
     dump = read_dump(folder)
@@ -122,4 +122,6 @@ def _report(script: Path, found: Observation, folder: Path, link: str | None) ->
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
         tables=candidate_tables(dump.reports),
+        verdict=tuple(found.explanation.verdict()),
+        tiles=explained_tiles(found.explanation, dump.reports),
     )
