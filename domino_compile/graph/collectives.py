@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -186,7 +190,19 @@ def user_line(node: fx.Node) -> str:
     if not users:
         return "unknown"
     head, code = users[-1]
-    return f"{head.removeprefix('File ').replace(', line ', ':').replace(chr(34), '')}: {code}"
+    path, _, where = head.removeprefix("File ").replace('"', "").partition(", line ")
+    return f"{_portable(path)}:{where}: {code}"
+
+
+@cache
+def _portable(path: str) -> str:
+    """Return a file's path in the folder that Python imports it from.
+
+    It is the same wherever a program is installed, so that dumps can be compared.
+    """
+    folders = {str(Path(entry or ".").resolve()) for entry in sys.path}
+    inside = [f for f in folders if Path(path).is_absolute() and path.startswith(f"{f}{os.sep}")]
+    return path[len(max(inside, key=len)) + 1 :] if inside else path
 
 
 def backward_nodes(graph: fx.Graph) -> set[fx.Node]:

@@ -6,13 +6,14 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options, show_explanation
-from domino_compile.tools.cli.scripts import CONTEXT
+from domino_compile.tools.cli.scripts import CONTEXT, behind_script
 from domino_compile.tools.cli.show import examples, fail, print_json, require_enabled
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino explain train.py --epochs 1",
-        "domino explain train.py --html report.html -- --device cuda   (after --: for the script)",
+        "domino explain train.py --epochs 1                (what is behind the script is its own)",
+        "domino explain --html report.html train.py --device cuda",
         "torchrun --nproc-per-node 8 -m domino_compile explain train.py",
         "domino explain --ranks 8 --device H200 --link h200-nvlink-8 train.py   (needs no cluster)",
     ),
@@ -59,8 +60,7 @@ def explain(
 
     domino plans the graphs that the script compiles and runs them one operation at a time. Each
     collective gets a row: where it is in the model, which work hides it, or why none does and how
-    to change that. Times are predicted, not measured. Options that are not listed here are passed
-    to the script, and so is everything after --.
+    to change that. Times are predicted, not measured. Everything behind SCRIPT is passed to it.
     """
     from domino_compile.report.explanation import OverlapError
     from domino_compile.tools.scripts.observe import ScriptError, observe
@@ -68,11 +68,13 @@ def explain(
     require_enabled()
     outputs = Outputs(html, png, trace)
     options = {name: value for name, value in chosen.items() if value is not None}
+    _check(script, options)
+    arguments = behind_script(script, arguments, "explain")
     first = not int(os.environ.get("RANK", "0"))
     if first:
         outputs.check()
     with contextlib.ExitStack() as stack:
-        if outputs:
+        if outputs and not os.environ.get("DOMINO_COMPILE_DUMP_DIR"):
             folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
             options["dump_dir"] = stack.enter_context(folder)
         with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -90,7 +92,8 @@ def explain(
         else:
             show_explanation(found.explanation)
         if outputs:
-            outputs.write(_report(script, found, Path(options["dump_dir"]), chosen["link"]))
+            dumped = options.get("dump_dir") or os.environ["DOMINO_COMPILE_DUMP_DIR"]
+            outputs.write(_report(script, found, Path(dumped), chosen["link"]))
     if require:
         try:
             found.explanation.check()
@@ -98,8 +101,17 @@ def explain(
             fail(str(error), code=1)
 
 
+def _check(script: Path, options: Mapping[str, Any]) -> None:
+    """End the command before the script runs, if something would fail only afterwards."""
+    from domino_compile.options import Options
+    from domino_compile.tools.scripts.run import require_file
+
+    require_file(script)
+    Options.parse(options)
+
+
 def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
-    from domino_compile.tools.html import ReportData, candidate_tables, read_dump
+    from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
     from domino_compile.tools.timelines import predicted
 
     dump = read_dump(folder)
@@ -110,4 +122,6 @@ def _report(script: Path, found: Observation, folder: Path, link: str | None) ->
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
         tables=candidate_tables(dump.reports),
+        verdict=tuple(found.explanation.verdict()),
+        tiles=explained_tiles(found.explanation, dump.reports),
     )

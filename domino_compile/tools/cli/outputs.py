@@ -103,10 +103,11 @@ def show_explanation(explanation: Explanation) -> None:
     if not explanation.rows:
         return
     show_table(
-        ["where", "phase", "status", "exposed", "uncut", "wire", "collective", "bytes",
+        ["where", "phase", "status", "exposed", "before", "wire", "collective", "bytes",
          "hidden under"],
         [_cells(row) for row in explanation.rows],
-        title="Collectives (times predicted, not measured)",
+        title="Collectives (predicted, not measured; before: exposed with Inductor alone)",
+        always=4,
     )  # fmt: skip
     said: dict[tuple[str, str], int] = {}
     for row in explanation.rows:

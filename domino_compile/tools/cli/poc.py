@@ -12,6 +12,7 @@ from domino_compile.ratio import factor_text
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options
 from domino_compile.tools.cli.scripts import (
     CONTEXT,
+    behind_script,
     ms_text,
     out_option,
     prepare,
@@ -49,8 +50,8 @@ SHOWN_STEPS = 6
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino poc train.py --steps 20 --html report.html",
-        "domino poc --rounds 3 train.py -- --steps 1000      (after --: the script's own options)",
+        "domino poc --steps 20 --html report.html train.py",
+        "domino poc --rounds 3 train.py --steps 1000         (behind the script: its own options)",
         "domino poc --ranks 2 --link demo-2 train.py         (CPU ranks, emulated link)",
         "domino poc --ranks 8 --link h200-nvlink-8 train.py  (one GPU, emulated link)",
         "domino poc --slices 4 --option memory_cap=0.2 train.py",
@@ -93,7 +94,7 @@ def poc(
     seeds, in fresh processes. The comparison covers step time, utilisation, exposed communication
     and peak memory. It also checks that training is equal: losses and gradient norms may differ by
     no more than the baseline's own runs do. The command ends with a verdict and an exit code.
-    Options that are not listed here go to the script.
+    Everything behind SCRIPT goes to the script.
     """
     if under_torchrun():
         fail("domino poc starts its own ranks, several times: run it without torchrun "
@@ -109,6 +110,7 @@ def poc(
     if options.get("disable"):
         fail("--option disable switches domino off, so there is nothing to compare: leave it out")
     prepare(script, out)
+    arguments = behind_script(script, arguments, "poc")
     count, alone = processes(ranks, link)
     plan = Plan(script, arguments, count, alone, link or "", Phases(warmup, steps), rounds,
                 options, seed, out)  # fmt: skip

@@ -15,6 +15,7 @@ import click
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options
 from domino_compile.tools.cli.scripts import (
     CONTEXT,
+    behind_script,
     group_rows,
     ms_text,
     out_option,
@@ -52,7 +53,7 @@ Exit codes:
 @click.command(
     context_settings=CONTEXT,
     epilog=examples(
-        "domino profile train.py --html report.html -- --epochs 1",
+        "domino profile --html report.html train.py --epochs 1",
         "domino profile --ranks 2 --link demo-2 train.py     (CPU ranks, emulated link)",
         "torchrun --nproc-per-node 8 -m domino_compile profile train.py",
     )
@@ -85,7 +86,7 @@ def profile(
     without either, at each call of a compiled graph. The result shows how long a step takes, how
     much of it is compute, how much communication is exposed, and how much of that overlap could
     gain. The script is ended once enough has been measured. Under torchrun it uses torchrun's
-    ranks. Options that are not listed here go to the script, as does everything after --.
+    ranks. Everything behind SCRIPT goes to the script.
     """
     os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE", "1")  # before torch is loaded
     from domino_compile.tools.profiling.earlier import TIMELINES, remove_files, remove_result
@@ -95,6 +96,7 @@ def profile(
     outputs = Outputs(html, png, trace)
     outputs.check()
     prepare(script, out)
+    arguments = behind_script(script, arguments, "profile")
     request = Request(script, arguments, phases=Phases(warmup, steps, traced), folder=out / "ranks")
     if under_torchrun() and (ranks is not None or link is not None):
         fail("--ranks and --link start their own ranks: leave them out under torchrun")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, NoReturn
 
 import click
 
-from domino_compile.tools.cli.show import digits, fail
+from domino_compile.tools.cli.show import digits, fail, warn
 
-#: Options that a command does not know are passed to the script, and everything after ``--``.
-CONTEXT: dict[str, Any] = {"ignore_unknown_options": True}
+#: Everything behind the script goes to the script, as with torchrun.
+CONTEXT: dict[str, Any] = {"allow_interspersed_args": False}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 DEFAULT_RANKS = 2
 
@@ -53,6 +54,29 @@ def script_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = decorate(command)
     return command
+
+
+def behind_script(script: Path, arguments: tuple[str, ...], command: str) -> tuple[str, ...]:
+    """Return a script's own arguments, and say on stderr which they are.
+
+    Args:
+        script: The script.
+        arguments: Everything behind it; a ``--`` in front is dropped.
+        command: The command's name, to warn of its options among them.
+    """
+    own = arguments[1:] if arguments[:1] == ("--",) else arguments
+    if not own or int(os.environ.get("RANK", "0")):
+        return own
+    click.echo(f"{script} gets: {shlex.join(own)}", err=True)
+    context = click.get_current_context()
+    known = {name for parameter in context.command.params for name in parameter.opts}
+    ours = [text for text in own if text.partition("=")[0] in known and text.startswith("--")]
+    if ours and arguments[:1] != ("--",):
+        warn(
+            f"{', '.join(ours)} went to the script; domino {command}'s own options stand in front "
+            f"of {script}"
+        )
+    return own
 
 
 def out_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

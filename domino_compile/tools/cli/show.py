@@ -11,6 +11,8 @@ import json
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -26,6 +28,16 @@ from rich.text import Text
 Progress = Callable[[str, float], None]
 #: Spaces between two columns.
 _GAP = 2
+#: The width of a pipe: nothing is wrapped or left out.
+PIPED_WIDTH = 10_000
+#: The least width that the first column is wrapped to.
+_FIRST = 16
+#: A line of progress is written after this many seconds at the earliest, if stderr is no terminal.
+PROGRESS_S = 5.0
+#: The longest time without a line while the work stays the same.
+MOST_SILENT_S = 40.0
+#: Below this width every column may be wrapped.
+NARROW = 60
 _NUMBER = re.compile(r"[\d\s.,%+x-]*(e[+-]\d+)?( [KMG]?i?B)?|\(empty\)|-")
 
 json_option = click.option(
@@ -66,8 +78,13 @@ def examples(*lines: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text literally, with colour only on a terminal."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    """Return a console that prints text literally, with colour only on a terminal.
+
+    What goes to a file or a pipe is as wide as it needs to be, unless ``COLUMNS`` says otherwise.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPED_WIDTH
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:
@@ -86,19 +103,25 @@ def warn(message: str) -> None:
 
 
 def show_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrap: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    wrap: bool = False,
+    always: int = 1,
 ) -> None:
     """Print a table that fits the terminal.
 
     Args:
         columns: The headings, most important first. Columns that do not fit are left out and named
-            below the table; the first column always stays.
+            below the table; the first column is wrapped before that happens.
         rows: The cells as text; a column of numbers is right-aligned.
         title: The text above the table.
         wrap: Whether to keep all columns and wrap the last one, which holds prose.
+        always: The number of columns that always stay.
     """
     out = console()
-    kept = len(columns) if wrap else _fitting(columns, rows, out.width)
+    kept = len(columns) if wrap else max(always, _fitting(columns, rows, out.width))
     made = Table(
         title=Text(title, style="bold") if title else None,
         title_justify="left",
@@ -110,7 +133,10 @@ def show_table(
     for position in range(kept):
         numbers = all(_NUMBER.fullmatch(row[position]) for row in rows) and position > 0
         made.add_column(
-            Text(columns[position]), justify="right" if numbers else "left", overflow="fold"
+            Text(columns[position]),
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=False if wrap or out.width < NARROW else position > 0,
         )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row[:kept]))
@@ -123,10 +149,11 @@ def show_table(
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
-    """Return how many columns fit into a width without wrapping, at least one."""
+    """Return how many columns fit into a width if only the first is wrapped, at least one."""
     used = -_GAP
     for position, heading in enumerate(columns):
-        used += _GAP + max(len(cell) for cell in (heading, *(row[position] for row in rows)))
+        longest = max(len(cell) for cell in (heading, *(row[position] for row in rows)))
+        used += _GAP + (min(longest, _FIRST) if position == 0 else longest)
         if used > width and position > 0:
             return position
     return len(columns)
@@ -147,15 +174,50 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes} B"
 
 
+class _ProgressLines:
+    """Writes a line of progress to stderr every few seconds, also while nothing is reported."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._now = ("starting", 0.0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+
+    def __enter__(self) -> _ProgressLines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def show(self, text: str, share: float) -> None:
+        """Report the current work; it is written with the next line."""
+        self._now = (text, share)
+
+    def _write(self) -> None:
+        wait, last = PROGRESS_S, ""
+        while not self._ended.wait(wait):
+            text, share = self._now
+            seconds = time.monotonic() - self._began
+            click.echo(f"[{seconds:4.0f} s] {share:4.0%} {text}", err=True)
+            wait = min(2 * wait, MOST_SILENT_S) if text == last else PROGRESS_S
+            last = text
+
+
 @contextlib.contextmanager
 def progress_bar(*, enabled: bool = True) -> Iterator[Progress]:
-    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
+    """Show a progress bar on stderr while the block runs, or lines if stderr is no terminal.
 
     Args:
         enabled: Whether to show it; false on ranks other than the first.
     """
-    if not (enabled and sys.stderr.isatty()):
+    if not enabled:
         yield lambda text, share: None
+        return
+    if not sys.stderr.isatty():
+        with _ProgressLines() as lines:
+            yield lines.show
         return
     columns = [
         BarColumn(bar_width=20),

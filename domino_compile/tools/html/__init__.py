@@ -6,9 +6,10 @@ in the browser.
 """
 
 from domino_compile.tools.html.candidates import candidate_tables
-from domino_compile.tools.html.data import Curve, GraphView, ReportData, Table
+from domino_compile.tools.html.data import Curve, GraphView, ReportData, Table, Tile
 from domino_compile.tools.html.dumps import Dump, DumpError, read_dump
 from domino_compile.tools.html.page import page
+from domino_compile.tools.html.tiles import explained_tiles
 
 __all__ = [
     "Curve",
@@ -17,7 +18,9 @@ __all__ = [
     "GraphView",
     "ReportData",
     "Table",
+    "Tile",
     "candidate_tables",
+    "explained_tiles",
     "page",
     "read_dump",
 ]

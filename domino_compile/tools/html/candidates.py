@@ -15,7 +15,7 @@ def candidate_tables(compiled: Iterable[CompileReport]) -> tuple[Table, ...]:
     """A table for every graph that had a choice; its times are predicted."""
     return tuple(
         Table(
-            f"What was compared for graph {report.graph} (predicted)",
+            f"Candidates for graph {report.graph} (estimates, made before scheduling)",
             COLUMNS,
             tuple(_row(candidate) for candidate in report.candidates),
         )

@@ -51,6 +51,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A large number at the top of the page.
+
+    Attributes:
+        value: the number, such as ``1.24x faster``.
+        label: what it is.
+        note: a detail below it.
+        tone: ``good``, ``bad``, ``fair`` or empty.
+    """
+
+    value: str
+    label: str
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """The content of a report. Empty fields have no section.
 
@@ -63,6 +80,8 @@ class ReportData:
         graphs: the compiled graphs.
         curves: training runs.
         tables: other numbers.
+        tiles: the large numbers at the top.
+        origin: whether the times are predicted, or measured on a real or an emulated link.
     """
 
     title: str
@@ -73,3 +92,5 @@ class ReportData:
     graphs: tuple[GraphView, ...] = ()
     curves: tuple[Curve, ...] = ()
     tables: tuple[Table, ...] = field(default=())
+    tiles: tuple[Tile, ...] = ()
+    origin: str = "predicted, not measured"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from domino_compile.report.explanation import Explanation, explanation_of
+from domino_compile.report.explanation import explanation_of
 from domino_compile.tools.html.candidates import candidate_tables
 from domino_compile.tools.html.data import Curve, GraphView, ReportData, Table
 from domino_compile.tools.html.dumps import DumpError, read_dump
+from domino_compile.tools.html.tiles import origin_text, poc_tiles, profile_tiles
 from domino_compile.tools.poc.result import BASELINE, DOMINO, PocResult
 from domino_compile.tools.profiling.result import ProfileResult
 
@@ -21,10 +22,12 @@ def profile_report(found: ProfileResult, facts: Facts, tables: Sequence[Table]) 
     return ReportData(
         title=f"domino profile: {found.script}",
         facts=facts,
-        explanation=Explanation((), ()),
+        explanation=explanation_of(found.plans),
         verdict=(found.recommendation.text, *found.notes),
         timelines=found.timelines,
-        tables=tuple(tables),
+        tables=(*tables, *candidate_tables(found.plans)),
+        tiles=profile_tiles(found),
+        origin=origin_text(found.link),
     )
 
 
@@ -54,6 +57,8 @@ def poc_report(
         graphs=graphs,
         curves=tuple(_curves(found)),
         tables=(*tables, *candidate_tables(found.reports)),
+        tiles=poc_tiles(found),
+        origin=origin_text(found.first.link),
     )
 
 

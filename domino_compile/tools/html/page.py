@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from domino_compile.report.explanation import Explanation
 from domino_compile.report.graph_rows import COLUMNS
 from domino_compile.report.origin import bytes_text, short_line, time_text
 from domino_compile.tools.html.data import GraphView, ReportData
 from domino_compile.tools.timelines import colours
+from domino_compile.tools.timelines.spans import STILL
 
 #: Cells that are aligned to the right.
 _NUMBER = re.compile(r"[\d.,%+x -]*")
@@ -51,15 +54,32 @@ def page(data: ReportData) -> str:
     return environment.get_template("report.html.j2").render(
         data=data,
         ranks=sorted({timeline.rank for timeline in data.timelines}),
+        still=[kind for kind in STILL if kind in _seen(data, "kind")],
+        reasons=shared_reasons(data.explanation),
+        longest=max((row.wire_us for row in data.explanation.rows), default=0.0) or 1.0,
+        worst=worst_key(data.explanation),
         kinds=_seen(data, "kind"),
         phases=_seen(data, "phase"),
         slices=sorted({s.slice for t in data.timelines for s in t.spans if s.slice is not None}),
         colours={"slices": colours.SLICES, "whole": colours.WHOLE},
+        hatches={"wait": colours.WAIT, "late": colours.LATE},
         graphs={"columns": COLUMNS, "graphs": [_plain(graph) for graph in data.graphs]},
         library=library,
         script=script,
         divs=divs,
     )
+
+
+def shared_reasons(explanation: Explanation) -> dict[tuple[str, str], int]:
+    """Return the reasons, with advice, that hold for several collectives, and for how many."""
+    told = ((row.reason, row.advice) for row in explanation.rows if row.reason)
+    return {reason: count for reason, count in Counter(told).items() if count > 1}
+
+
+def worst_key(explanation: Explanation) -> str:
+    """Return the key of the collective with the longest exposed time; empty if all are hidden."""
+    worst = max(explanation.rows, key=lambda row: row.exposed_us, default=None)
+    return worst.key if worst is not None and worst.exposed_us > 0 else ""
 
 
 def _seen(data: ReportData, field: str) -> list[str]:

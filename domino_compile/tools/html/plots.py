@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bokeh.layouts import column
 from bokeh.models import (
     BoxZoomTool,
     ColumnDataSource,
     CustomJS,
+    CustomJSTickFormatter,
     FixedTicker,
     HoverTool,
     PanTool,
@@ -20,10 +22,12 @@ from bokeh.models import (
     ResetTool,
     SaveTool,
     TapTool,
+    Title,
     WheelZoomTool,
     ZoomInTool,
     ZoomOutTool,
 )
+from bokeh.models import Span as Line
 from bokeh.models.annotations import Label
 from bokeh.plotting import figure
 
@@ -32,81 +36,101 @@ from domino_compile.tools.timelines import Span, Timeline
 from domino_compile.tools.timelines.colours import SLICES, colour_of, strength_of
 from domino_compile.tools.timelines.spans import COMPUTE, STILL, WIRE
 
-_LANE, _GAP = 1.0, 0.9
+_LANE, _GAP, _STRIP = 1.0, 1.0, 0.22
+#: The room between the first timeline and the second, for the slider.
+_SLIDER = 1.25
 _ROW_PX = 30
-
-_TIP = """
-<div class="tip"><b>@name</b><br>@what<br>@begin{0,0.0} us, for @length{0,0.0} us<br>
-@source</div>
-"""
+_US = 1e-3  # the axis is in milliseconds
 
 
 def timeline_figure(timelines: Sequence[Timeline]) -> Any:
-    """One figure: each timeline has a lane of compute and one for every group's wire.
+    """Draw each timeline with a lane of compute and one for every group's wire, on one axis.
 
     The timelines of each rank share the lanes; the page shows one rank at a time.
     """
-    columns = _Columns()
+    columns, strips = _Columns(), _Strips()
     ticks: dict[float, str] = {}
     labels: list[Label] = []
     ranks: dict[int, list[Timeline]] = {}
     for timeline in timelines:
         ranks.setdefault(timeline.rank, []).append(timeline)
-    depth = 0.0
+    depth, slider = 0.0, 0.0
     for rank, own in ranks.items():
         y = 0.0
         for number, timeline in enumerate(own):
             y -= _GAP
             labels.append(_label(y, timeline.summary(), rank, shown=rank == timelines[0].rank))
-            groups = list(dict.fromkeys(s.group for s in timeline.spans if s.lane == WIRE))
-            lanes = [(COMPUTE, ""), *((WIRE, group) for group in groups)]
-            for lane, group in lanes:
+            y -= _STRIP
+            strips.add(timeline, rank, y)
+            for lane, group, name in _lanes(timeline):
                 y -= _LANE
-                many = lane == WIRE and len(groups) > 1
-                ticks.setdefault(y + _LANE / 2, f"wire, group {group}" if many else lane)
+                ticks.setdefault(y + _LANE / 2, name)
                 chosen = (s for s in timeline.spans if (s.lane, s.group) == (lane, group))
                 columns.add(chosen, number, rank, y)
+            if number == 0 and len(own) > 1:
+                slider = y - _SLIDER / 2
+                y -= _SLIDER - 0.3
         depth = min(depth, y)
-    longest = max((t.step_us for t in timelines), default=1.0)
+    longest = max((t.step_us for t in timelines), default=1.0) * _US
     plot = _timeline_axes(longest, depth - 0.2)
-    _paint(plot, columns.data)
+    titles = [timeline.title for timeline in ranks.get(timelines[0].rank, [])]
+    plot.tags = [slider, *titles]
+    _paint(plot, columns.data, strips.data)
     for label in labels:
         plot.add_layout(label)
+    plot.add_layout(Line(location=0, dimension="height", name="playhead", line_width=1.5))
     plot.yaxis.ticker = FixedTicker(ticks=list(ticks))
     plot.yaxis.major_label_overrides = ticks
     return plot
 
 
+def _lanes(timeline: Timeline) -> list[tuple[str, str, str]]:
+    """Return the lanes of a timeline: lane, group and name."""
+    groups = list(dict.fromkeys(s.group for s in timeline.spans if s.lane == WIRE))
+    many = len(groups) > 1
+    wires = [(WIRE, group, f"wire, group {group}" if many else WIRE) for group in groups]
+    return [(COMPUTE, "", COMPUTE), *wires]
+
+
 class _Columns:
-    """What the figure knows of each span, column by column."""
+    """What the figure knows of each span, column by column; times in milliseconds."""
 
     NAMES = (
-        *("left", "right", "bottom", "top", "colour", "alpha", "line"),
-        *("name", "what", "source", "begin", "length"),
-        *("kind", "lane", "phase", "slice", "collective", "rank", "timeline"),
+        *("left", "right", "bottom", "top", "colour", "alpha", "line", "hatch"),
+        *(
+            "name",
+            "source",
+            "what",
+            "kind",
+            "lane",
+            "phase",
+            "slice",
+            "collective",
+            "rank",
+            "timeline",
+        ),
     )
 
     def __init__(self) -> None:
         self.data: dict[str, list[Any]] = {name: [] for name in self.NAMES}
 
     def add(self, spans: Iterable[Span], timeline: int, rank: int, y: float) -> None:
-        """Spans of one lane, whose lower edge is at ``y``."""
+        """Add the spans of one lane, whose lower edge is at ``y``."""
         for span in spans:
             colour, still = colour_of(span), span.kind in STILL
             values: dict[str, Any] = {
-                "left": span.begin_us,
-                "right": span.end_us,
+                "left": round(span.begin_us * _US, 6),
+                "right": round(span.end_us * _US, 6),
                 "bottom": y + 0.08,
                 "top": y + _LANE - 0.08,
                 "colour": colour,
                 "alpha": strength_of(span),
                 "line": colour if still else "#ffffff00" if span.lane == COMPUTE else "#00000055",
+                "hatch": "right_diagonal_line" if still else " ",
                 "name": span.name,
-                "what": _what(span),
                 "source": span.source,
-                "begin": span.begin_us,
-                "length": span.end_us - span.begin_us,
                 "kind": span.kind if span.lane == COMPUTE else "wire",
+                "what": span.kind,
                 "lane": span.lane,
                 "phase": span.phase,
                 "slice": -1 if span.slice is None else span.slice,
@@ -118,22 +142,34 @@ class _Columns:
                 self.data[name].append(value)
 
 
-def _what(span: Span) -> str:
-    """The kind, phase, slice and collective of a span, for its tooltip."""
-    kind = f"stands still for {span.collective}" if span.kind in STILL else span.kind
-    cut = "" if span.slice is None else f"slice {span.slice}"
-    of = span.collective if span.lane == WIRE else ""
-    return ", ".join(part for part in (kind, span.phase, cut, of) if part)
+class _Strips:
+    """Where each phase lies in a timeline, as a thin strip above it."""
+
+    NAMES = ("left", "right", "bottom", "top", "phase", "rank", "alpha")
+
+    def __init__(self) -> None:
+        self.data: dict[str, list[Any]] = {name: [] for name in self.NAMES}
+
+    def add(self, timeline: Timeline, rank: int, y: float) -> None:
+        """Add the strips of a timeline, whose lower edge is at ``y``."""
+        for phase, alpha in (("forward", 0.35), ("inference", 0.35), ("backward", 0.75)):
+            own = [s for s in timeline.spans if s.phase == phase and s.lane == COMPUTE]
+            if not own:
+                continue
+            begin, end = min(s.begin_us for s in own), max(s.end_us for s in own)
+            values = (begin * _US, end * _US, y + 0.04, y + _STRIP - 0.04, phase, rank, alpha)
+            for name, value in zip(self.NAMES, values, strict=True):
+                self.data[name].append(value)
 
 
 def _timeline_axes(longest: float, depth: float) -> Any:
     plot = figure(
         name="timeline",
         x_range=Range1d(start=0, end=longest * 1.01, bounds=(-longest * 0.02, longest * 1.05)),
-        y_range=Range1d(start=depth, end=0.2),
-        height=int(90 - depth * _ROW_PX),
+        y_range=Range1d(start=depth, end=0.0),
+        height=int(72 - depth * _ROW_PX),
         sizing_mode="stretch_width",
-        x_axis_label="microseconds from the start of the step",
+        x_axis_label="ms from the start of the step",
         tools="",
         toolbar_location="above",
         background_fill_alpha=0,
@@ -144,6 +180,8 @@ def _timeline_axes(longest: float, depth: float) -> Any:
     plot.ygrid.visible = False
     plot.yaxis.axis_line_alpha = 0
     plot.yaxis.major_tick_line_alpha = 0
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.major_label_text_font_size = "12px"
     wheel = WheelZoomTool(dimensions="width", modifiers={"ctrl": True})
     pan = PanTool(dimensions="width")
     plot.add_tools(
@@ -161,43 +199,57 @@ def _timeline_axes(longest: float, depth: float) -> Any:
     return plot
 
 
-def _paint(plot: Any, data: dict[str, list[Any]]) -> None:
+def _paint(plot: Any, data: dict[str, list[Any]], strips: dict[str, list[Any]]) -> None:
+    plot.quad(
+        *("left", "right", "top", "bottom"),
+        fill_color="#8a8f98",
+        fill_alpha="alpha",
+        line_alpha=0,
+        source=ColumnDataSource(strips, name="strips"),
+    )
     source = ColumnDataSource(data, name="spans")
     drawn = plot.quad(
-        left="left",
-        right="right",
-        bottom="bottom",
-        top="top",
+        *("left", "right", "top", "bottom"),
         fill_color="colour",
         fill_alpha="alpha",
         line_color="line",
         line_width=0.6,
+        hatch_pattern="hatch",
+        hatch_color="colour",
+        hatch_alpha=0.9,
+        hatch_scale=8,
+        hatch_weight=1.3,
         nonselection_fill_alpha="alpha",
         source=source,
     )
-    chosen = ColumnDataSource({k: [] for k in ("left", "right", "bottom", "top")}, name="chosen")
-    plot.quad(
-        left="left",
-        right="right",
-        bottom="bottom",
-        top="top",
-        fill_alpha=0,
-        line_color="#ff00aa",
-        line_width=3,
-        source=chosen,
-    )
-    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_TIP))
+    _outline(plot, "lit", "#1b1f24", 2)
+    _outline(plot, "chosen", "#ff00aa", 3)
+    hover = CustomJS(args={"source": source}, code="domino.hovered(source)")
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=None, callback=hover))
     tell = CustomJS(args={"source": source}, code="domino.tapped(source)")
     plot.add_tools(TapTool(renderers=[drawn], behavior="inspect", callback=tell))
 
 
+def _outline(plot: Any, name: str, colour: str, width: float) -> None:
+    """Add an empty source of outlines, which the page fills."""
+    empty = ColumnDataSource({k: [] for k in ("left", "right", "bottom", "top")}, name=name)
+    plot.quad(
+        *("left", "right", "top", "bottom"),
+        fill_alpha=0,
+        line_color=colour,
+        line_width=width,
+        source=empty,
+        name=name,
+    )
+
+
 def _label(y: float, text: str, rank: int, shown: bool) -> Label:
-    """A timeline's title; the page shows those whose tag is the rank that is looked at."""
+    """Return a timeline's title; the page shows those whose tag is the current rank."""
     return Label(
         x=0,
         x_units="screen",
         y=y,
-        y_offset=3,
+        y_offset=4,
         text=text,
         text_font_style="bold",
         text_font_size="13px",
@@ -207,39 +259,71 @@ def _label(y: float, text: str, rank: int, shown: bool) -> Label:
 
 
 def curve_figure(curves: Sequence[Curve], what: str, label: str) -> Any:
-    """Lines over steps.
+    """Draw lines over steps, and below them how far each is from the first.
 
     Args:
-        curves: the runs.
-        what: the attribute of a curve to draw, ``losses`` or ``gradient_norms``.
-        label: the label of the y axis.
+        curves: The runs.
+        what: The attribute of a curve to draw, ``losses`` or ``gradient_norms``.
+        label: The label of the y axis.
     """
-    plot = figure(
-        name=f"curve_{what}",
-        height=300,
-        sizing_mode="stretch_width",
-        x_axis_label="step",
-        y_axis_label=label,
-        tools="pan,box_zoom,reset,save,hover",
-        tooltips=[("run", "$name"), ("step", "@x"), (label, "@y{0.000000}")],
-        background_fill_alpha=0,
-        border_fill_alpha=0,
-        outline_line_alpha=0,
-    )
-    plot.toolbar.logo = None
+    runs = [(curve.name, list(getattr(curve, what))) for curve in curves if getattr(curve, what)]
+    plot = _curve_axes(f"curve_{what}", label, 260, "{0.000000}")
     dashes = ("solid", "dashed", "dotted", "dotdash")
-    for number, curve in enumerate(curves):
-        values = list(getattr(curve, what))
+    for number, (name, values) in enumerate(runs):
         plot.line(
             list(range(1, len(values) + 1)),
             values,
-            name=curve.name,
-            legend_label=curve.name,
+            name=name,
+            legend_label=name,
             color=SLICES[number % len(SLICES)],
             line_dash=dashes[number % len(dashes)],
-            line_width=2,
+            # Curves that coincide are seen as one inside the other.
+            line_width=6 if number == 0 else 2,
+            line_alpha=0.45 if number == 0 else 1,
         )
     plot.legend.background_fill_alpha = 0
     plot.legend.border_line_alpha = 0
     plot.legend.click_policy = "hide"
+    if len(runs) < 2:
+        return plot
+    return column(plot, _difference_figure(runs, what, plot), sizing_mode="stretch_width")
+
+
+def _difference_figure(runs: Sequence[tuple[str, list[float]]], what: str, above: Any) -> Any:
+    """Draw the relative difference of each run from the first."""
+    plot = _curve_axes(f"difference_{what}", "relative difference", 150, "{0.0e+0}")
+    plot.x_range = above.x_range
+    (_, first), *others = runs
+    largest = 0.0
+    for number, (name, values) in enumerate(others, start=1):
+        pairs = zip(first, values, strict=False)
+        apart = [abs(b - a) / abs(a) if a else abs(b) for a, b in pairs]
+        largest = max([largest, *apart])
+        steps = list(range(1, len(apart) + 1))
+        colour = SLICES[number % len(SLICES)]
+        plot.vbar(steps, 0.6, apart, color=colour, alpha=0.8, name=name)
+    said = "identical, bit for bit" if largest == 0 else f"largest difference {largest:.1e}"
+    plot.title = Title(text=said, text_font_style="normal", text_font_size="13px")
+    plot.y_range.start = 0
+    plot.yaxis.formatter = CustomJSTickFormatter(code="return tick ? tick.toExponential(0) : '0'")
+    return plot
+
+
+def _curve_axes(name: str, label: str, height: int, digits: str) -> Any:
+    value = "@y" if name.startswith("curve") else "@top"
+    plot = figure(
+        name=name,
+        height=height,
+        sizing_mode="stretch_width",
+        x_axis_label="step",
+        y_axis_label=label,
+        tools="pan,box_zoom,reset,save,hover",
+        tooltips=[("run", "$name"), ("step", "@x"), (label, value + digits)],
+        min_border_left=80,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_alpha=0,
+    )
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.toolbar.logo = None
     return plot

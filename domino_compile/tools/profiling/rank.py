@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from domino_compile.host.launch import end_at_once, progress_line
-from domino_compile.tools.profiling.script import Request, run
+from domino_compile.tools.profiling.script import Outcome, Request, run
+from domino_compile.tools.scripts import ScriptError
 
 
 def main(path: Path) -> int:
@@ -30,7 +32,10 @@ def main(path: Path) -> int:
         if rank == "0":
             said.write(progress_line(text, share) + "\n")
 
-    outcome = run(request, progress)
+    try:
+        outcome = run(request, progress)
+    except ScriptError as error:
+        outcome = Outcome(code=1, ended_s=time.time(), error=str(error))
     written = json.dumps(outcome.as_dict())
     (request.folder / f"rank_{rank}.json").write_text(written, encoding="utf-8")
     return outcome.code

@@ -74,7 +74,7 @@ def _outcomes(request: Request, count: int) -> list[Outcome]:
     return found
 
 
-def _failure(request: Request, count: int) -> ScriptFailed | None:
+def _failure(request: Request, count: int) -> ScriptError | None:
     """The failure that came first: the others are its consequences."""
     found = []
     for rank in range(count):
@@ -82,10 +82,12 @@ def _failure(request: Request, count: int) -> ScriptFailed | None:
         if path.is_file():
             outcome = Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")))
             if outcome.code:
-                found.append((outcome.ended_s, rank, outcome.code))
+                found.append((outcome.ended_s, rank, outcome.code, outcome.error))
     if not found:
         return None
-    _, rank, code = min(found)
+    _, rank, code, advice = min(found)
+    if advice:
+        return ScriptError(advice)
     said = (request.folder / f"rank_{rank}.log").read_text(encoding="utf-8", errors="replace")
     return ScriptFailed(
         f"{request.script} ended with exit code {code} on rank {rank}", code, _last_words(said)

@@ -22,13 +22,14 @@ from domino_compile.tools.profiling.session import Phases, Progress, Session
 from domino_compile.tools.scripts import (
     Asked,
     Compiles,
-    Enough,
     ScriptError,
     compiles_redirected,
+    enough,
     require_something,
     run_script,
 )
 from domino_compile.tools.scripts.groups import emulated
+from domino_compile.tools.scripts.spawned import spawning_refused
 from domino_compile.tools.scripts.steps import Steps, steps_observed
 
 #: How a script's compiles are answered, with the title of its timeline.
@@ -93,6 +94,7 @@ class Outcome:
         collectives: the number in one step; None if unknown.
         compiles: the number of calls of ``torch.compile``.
         measured: None if it failed or did too few steps.
+        error: what to do, if the script failed for a known reason; otherwise empty.
     """
 
     code: int = 0
@@ -101,6 +103,7 @@ class Outcome:
     collectives: float | None = None
     compiles: Compiles = field(default_factory=Compiles)
     measured: RankMeasured | None = None
+    error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -176,7 +179,7 @@ def run(
     def end() -> None:
         outcome.measured = found()
         finished(outcome.measured)
-        raise Enough
+        raise enough()
 
     session = Session(request.phases, end, progress)
     steps = Steps(session.ended, session.restarted)
@@ -203,6 +206,7 @@ def run(
         )
         stack.enter_context(redirected)
         stack.enter_context(steps_observed(steps))
+        stack.enter_context(spawning_refused(request.script))
         if request.seed is not None:
             seed_everything(request.seed)
         outcome.code = run_script(request.script, request.arguments)

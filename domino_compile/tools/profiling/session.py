@@ -82,6 +82,7 @@ class Session:
         """Told when a graph is about to be compiled."""
         if self._compile_began is None:
             self._compile_began = time.perf_counter()
+        self._progress("compiling", self._share)
 
     def restarted(self) -> None:
         """The steps so far were none."""

@@ -17,13 +17,14 @@ from domino_compile.switch import compile_with_domino
 from domino_compile.tools.scripts import (
     Asked,
     Compiles,
-    Enough,
     ScriptError,
     compiles_redirected,
+    enough,
     require_something,
     run_script,
 )
 from domino_compile.tools.scripts.groups import faked
+from domino_compile.tools.scripts.spawned import first_rank_only, spawning_refused
 
 __all__ = ["Observation", "ScriptError", "observe"]
 
@@ -92,6 +93,9 @@ def observe(
         stack.enter_context(_compat.backward_at_once())
         if ranks is not None:
             stack.enter_context(faked(ranks))
+            stack.enter_context(first_rank_only())
+        else:
+            stack.enter_context(spawning_refused(script))
         found.code = run_script(script, arguments)
     found.explanation = explanation_of(reports()[known:])
     return found
@@ -105,7 +109,7 @@ def _ending(program: Callable[..., Any], calls: int) -> Callable[..., Any]:
         nonlocal ran
         ran += 1
         if ran > calls:
-            raise Enough
+            raise enough()
         return program(*values)
 
     return run

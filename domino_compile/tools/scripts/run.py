@@ -6,7 +6,7 @@ import importlib.util
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,31 @@ import torch.distributed as dist
 
 from domino_compile.errors import DominoError
 from domino_compile.host.replaced import replaced
+from domino_compile.tools.scripts.known import next_step
 
 #: The file that the frames of ``runpy`` name.
 _RUNPY = runpy.run_path.__code__.co_filename
+_ENOUGH = "domino_compile_enough"
 
 
-class Enough(BaseException):
-    """Stops a script that has run long enough; ``except Exception`` does not catch it."""
+def enough() -> SystemExit:
+    """Return what stops a script that has run long enough: an ordinary, silent exit.
+
+    ``except Exception`` does not catch it, a thread ends without a word, and a program that shows
+    whatever ends it shows ``SystemExit``.
+    """
+    end = SystemExit(0)
+    vars(end)[_ENOUGH] = True
+    return end
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    """Whether ``enough`` is the error, or what a program was handling when it raised it."""
+    while error is not None:
+        if vars(error).get(_ENOUGH):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class ScriptError(DominoError, RuntimeError):
@@ -29,7 +47,7 @@ class ScriptError(DominoError, RuntimeError):
 
 
 def run_script(script: Path, arguments: Sequence[str]) -> int:
-    """Run a script until it ends or something in it raises ``Enough``.
+    """Run a script until it ends or something in it raises ``enough()``.
 
     If the script fails, its traceback is printed without the frames that run it. Its process group
     is destroyed.
@@ -42,10 +60,10 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
         The script's exit code; 0 if it was stopped because it had run long enough.
 
     Raises:
-        ScriptError: There is no such file.
+        ScriptError: There is no such file, or the script failed for a known reason.
     """
     try:
-        return run_program(Program(str(script)), arguments)
+        return run_program(Program(str(script)), arguments, next_step)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -87,11 +105,21 @@ class Program:
             runpy.run_path(self.name, run_name="__main__")
 
 
-def run_program(program: Program, arguments: Sequence[str]) -> int:
+def run_program(
+    program: Program,
+    arguments: Sequence[str],
+    explained: Callable[[str, str], str] = lambda name, error: "",
+) -> int:
     """Run a program to its end, as Python would, and return its exit code.
 
+    Args:
+        program: A script or a module.
+        arguments: Its command line.
+        explained: Returns what to do about an error, given the program's name and the error's last
+            line; empty if that is not known. The traceback is then shown.
+
     Raises:
-        ScriptError: The program does not exist.
+        ScriptError: The program does not exist, or it failed with an error that is explained.
     """
     place = str(Path.cwd() if program.is_module else Path(program.name).parent)
     with (
@@ -100,7 +128,7 @@ def run_program(program: Program, arguments: Sequence[str]) -> int:
         chdir("."),  # return to this folder afterwards, since files are named relative to it
     ):
         program.require()
-        return _run(program)
+        return _run(program, explained)
 
 
 def require_file(script: Path) -> None:
@@ -113,17 +141,24 @@ def require_file(script: Path) -> None:
         raise ScriptError(f"{script}: no such file")
 
 
-def _run(program: Program) -> int:
+def _run(program: Program, explained: Callable[[str, str], str]) -> int:
     try:
         program.run()
-    except Enough:
-        return 0
     except SystemExit as end:
+        if _was_stopped(end):
+            return 0
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
+    except ScriptError:
+        raise
     except Exception as error:
+        if _was_stopped(error):
+            return 0
+        last = traceback.format_exception_only(error)[-1].strip()
+        if advice := explained(program.name, last):
+            raise ScriptError(advice) from None
         own = error.__traceback__
         while own is not None and own.tb_frame.f_code.co_filename in (__file__, _RUNPY):
             own = own.tb_next

@@ -9,8 +9,8 @@ from domino_compile.tools.timelines.spans import STILL, WIRE, Span
 SLICES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
 #: What is not cut.
 WHOLE = "#8a8f98"
-#: Standing still for a collective, and for another rank.
-WAIT, LATE = "#d1372b", "#6e4b9e"
+#: Standing still for a collective, and for another rank: visible on white and on black.
+WAIT, LATE = "#e0483e", "#9470d6"
 
 
 def colour_of(span: Span) -> str:
@@ -23,5 +23,5 @@ def colour_of(span: Span) -> str:
 def strength_of(span: Span) -> float:
     """How strongly a span is painted: collectives, products and attention most."""
     if span.kind in STILL:
-        return 0.25
+        return 0.12
     return 1.0 if span.lane == WIRE or span.kind in ("gemm", "attention") else 0.55

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from domino_compile.tools.timelines.colours import (
     LATE,
@@ -14,7 +14,7 @@ from domino_compile.tools.timelines.colours import (
     colour_of,
     strength_of,
 )
-from domino_compile.tools.timelines.spans import WIRE, Span, Timeline
+from domino_compile.tools.timelines.spans import STILL, WIRE, Span, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,9 +46,10 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
     rows = sorted({s.slice for s in spans if s.slice is not None})
     looks = [(WHOLE, "not cut"), *((SLICES[r % len(SLICES)], f"slice {r}") for r in rows)]
     handles = [Patch(facecolor=colour, label=label) for colour, label in looks]
-    for kind, colour, label in (("wait", WAIT, "waiting"), ("late", LATE, "for another rank")):
+    still = (("wait", WAIT, "waiting for the wire"), ("late", LATE, "waiting for another rank"))
+    for kind, colour, label in still:
         if any(span.kind == kind for span in spans):
-            handles.append(Patch(facecolor=colour, alpha=0.25, label=label))
+            handles.append(Patch(facecolor="none", edgecolor=colour, hatch="////", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -61,7 +62,10 @@ def _draw(axis: Axes, timeline: Timeline) -> None:
     for (lane, colour, strength), spans in looks.items():
         bars = [(s.begin_us / 1e3, (s.end_us - s.begin_us) / 1e3) for s in spans]
         below = 0.1 if lane == WIRE else 1.1
-        axis.broken_barh(bars, (below, 0.8), facecolor=colour, alpha=strength, linewidth=0)
+        look: dict[str, Any] = {"facecolor": colour, "alpha": strength, "linewidth": 0}
+        if any(span.kind in STILL for span in spans):
+            look = {"facecolor": "none", "edgecolor": colour, "hatch": "////", "linewidth": 1}
+        axis.broken_barh(bars, (below, 0.8), **look)
     axis.set_title(timeline.summary(), loc="left", fontsize=10)
     axis.set_yticks([0.5, 1.5], ["wire", "compute"])
     axis.set_ylim(0, 2)

@@ -92,7 +92,7 @@ class Timeline:
 
     def summary(self) -> str:
         """The title with the totals and their origin."""
-        how = "measured" if self.measured else "predicted"
+        how = "measured, one traced step" if self.measured else "predicted"
         if self.emulated:
             how += ", emulated link"
         return (

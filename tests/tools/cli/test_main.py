@@ -38,6 +38,12 @@ def test_help_lists_commands_and_exit_codes(domino: Domino) -> None:
     assert domino() == said
 
 
+def test_help_has_each_commands_summary_in_full(domino: Domino) -> None:
+    said = " ".join(domino("--help").out.split())
+    assert "..." not in said.partition("Commands:")[2].partition("Examples:")[0]
+    assert "Run some steps of SCRIPT, unmodified, and show where their time goes." in said
+
+
 def test_version_names_what_a_bug_report_needs(domino: Domino) -> None:
     said = domino("--version")
     assert said.code == 0 and said.err == ""

@@ -64,15 +64,42 @@ def test_a_dump_is_shown_as_explain_shows_it(
     assert "blocks.0" in shown.out and ": sliced into rows 2+2" in shown.out
 
 
-def test_explain_takes_its_options_on_both_sides_of_the_script(
+def test_options_behind_the_script_are_the_scripts(
     domino: Domino, script: Path, tmp_path: Path
 ) -> None:
     script.write_text(SCRIPT + "import sys\nprint(sys.argv[1:], dist.get_world_size())\n")
-    behind = ["--ranks", "4", "--epochs", "1", "--json", "x", "--", "--ranks", "9"]
-    said = domino("explain", str(script), *behind)
+    said = domino("explain", "--ranks", "4", "--json", str(script), "--epochs", "1", "--ranks", "9")
     assert said.code == 0, said.err
-    assert "['--epochs', '1', 'x', '--ranks', '9'] 4\n" in said.err
+    assert "['--epochs', '1', '--ranks', '9'] 4\n" in said.err
+    assert f"{script} gets: --epochs 1 --ranks 9\nwarning: --ranks went to the script" in said.err
     assert len(said.data()["collectives"]) == 4
+
+
+def test_bad_options_are_refused_before_the_script_runs(domino: Domino, script: Path) -> None:
+    script.write_text("raise RuntimeError('it ran')")
+    for option in (["--device", "H300"], ["--link", "h200-nvlnk-8"]):
+        said = domino("explain", *option, str(script))
+        assert (
+            said.code == 2
+            and said.err.count("\n") == 1
+            and "did you mean 'H200" in (said.err.replace("h200", "H200"))
+        )
+
+
+def test_dumps_are_identical_wherever_they_and_the_script_are(
+    domino: Domino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    for name in ("here", "somewhere/else"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "train.py").write_text(SCRIPT)
+        monkeypatch.setenv("DOMINO_COMPILE_DUMP_DIR", str(folder / "dump"))
+        assert domino("explain", "--ranks", "4", str(folder / "train.py")).code == 0
+        files = [path for path in (folder / "dump").rglob("*") if path.is_file()]
+        written.append({str(p.relative_to(folder)): p.read_bytes() for p in files})
+    assert written[0] == written[1] and len(written[0]) > 5
+    assert not any(str(tmp_path).encode() in content for content in written[0].values())
 
 
 def test_nothing_is_explained_where_domino_is_switched_off(

@@ -131,6 +131,7 @@ def test_poc_compares_both(compared: tuple[Path, int, dict[str, Any], str]) -> N
     assert before["collectives"] == 4 and after["collectives"] == 12
     assert before["losses"] == pytest.approx(after["losses"], rel=1e-4)
     assert "sliced into rows 3+3+2" in data["graphs"][0]
+    assert "compiling" in compared[3]  # progress is written as lines if nobody watches
     assert all(v["peak_mib"] > 10 and v["compile_s"] > 0 for v in (before, after))
 
 
@@ -212,7 +213,8 @@ def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:
     assert log.exists() and len(_started_with(str(tmp_path))) >= 3
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=100)
-    assert process.returncode == 130 and err.strip() == "error: interrupted"
+    assert process.returncode == 130 and err.splitlines()[-1] == "error: interrupted"
+    assert all(line.startswith("[") for line in err.splitlines()[:-1])
     until = time.monotonic() + 20
     while _started_with(str(tmp_path)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -286,7 +288,7 @@ def test_an_inference_script_and_the_code_of_one_that_fails(tmp_path: Path) -> N
         (["poc", "--option", "slice=2", TRAIN], "did you mean 'slices'"),
         (["poc", "--option", "disable=True", TRAIN], "--option disable switches domino off"),
         (["poc", "--slices", "0", TRAIN], "--slices"),
-        (["poc", TRAIN, "--steps", "0"], "--steps"),
+        (["poc", "--steps", "0", TRAIN], "--steps"),
         (["poc", "--ranks", "1", TRAIN], "a single rank does not communicate"),
         (["profile", "--ranks", "1", TRAIN], "a single rank does not communicate"),
         (["poc", "--out", "/proc/nowhere", TRAIN], "--out /proc/nowhere"),
@@ -305,7 +307,7 @@ def test_bad_input_is_refused_at_once(
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
 
 
-def test_what_a_command_does_not_know_is_the_scripts(
+def test_what_stands_behind_the_script_is_the_scripts(
     domino: Domino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = []
@@ -316,11 +318,15 @@ def test_what_a_command_does_not_know_is_the_scripts(
 
     monkeypatch.setattr("domino_compile.tools.poc.run.run", run)
     out = ["--out", str(tmp_path)]
-    said = domino("poc", *out, TRAIN, "--epochs", "1", "--steps", "3", "x", "--", "--steps", "9")
+    said = domino("poc", *out, "--steps", "3", TRAIN, "--epochs", "1", "--steps", "9")
     assert said.code == 130
     (plan,) = plans
-    assert plan.arguments == ("--epochs", "1", "x", "--steps", "9")
+    assert plan.arguments == ("--epochs", "1", "--steps", "9")
     assert plan.phases.steps == 3 and plan.processes == 2
+    assert f"{TRAIN} gets: --epochs 1 --steps 9\n" in said.err
+    assert "warning: --steps went to the script" in said.err
+    domino("poc", *out, TRAIN, "--", "--steps", "9")
+    assert plans[1].arguments == ("--steps", "9")
 
 
 @pytest.mark.parametrize("command", ["poc", "profile"])

@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domino_compile.tools.cli.show import digits, show_table, size_text
+from domino_compile.tools.cli.show import digits, progress_bar, say, show_table, size_text
 from tests.profiles import examples
 
 words = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=12)
@@ -33,6 +34,44 @@ def test_no_line_is_wider_and_no_column_is_lost_silently(
     joined = "".join(out.split())
     assert "[red]" in joined  # text is text, not markup
     assert all(heading in joined for heading in headings)
+
+
+def test_status_and_exposed_stay_however_wide_the_names_are() -> None:
+    columns = ["where", "phase", "status", "exposed", "wire"]
+    name = "a.very.long.module.path.that.nobody.would.give." * 3
+    rows = [[name, "backward", "partly hidden", "30.749 ms", "37.750 ms"]] * 2
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("COLUMNS", "64")
+        show_table(columns, rows, always=4)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 64
+    assert any("partly hidden" in line and "30.749 ms" in line for line in lines)
+    assert "".join(line.split()[0] for line in lines[2:] if line.split()).count("nobody") >= 2
+
+
+def test_a_pipe_gets_everything() -> None:
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.delenv("COLUMNS", raising=False)
+        show_table(["name", "value"], [["x" * 300, "y" * 300]])
+        say("word " * 100)
+    assert "x" * 300 in out.getvalue() and "y" * 300 in out.getvalue()
+    assert out.getvalue().splitlines()[-1].count("word") == 100
+
+
+def test_progress_is_written_while_nobody_reports_any(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("domino_compile.tools.cli.show.PROGRESS_S", 0.01)
+    with progress_bar() as progress:
+        progress("compiling", 0.25)
+        time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 6 and lines[-1].endswith("25% compiling")
+    with progress_bar(enabled=False):
+        time.sleep(0.03)
+    assert capsys.readouterr().err == ""
 
 
 def test_prose_is_folded() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,89 @@ def test_a_script_that_says_nothing_is_told_the_next_step(tmp_path: Path, messag
     with pytest.raises(ScriptError) as caught:
         found.check(tmp_path / "script.py")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+FIRST_CONTACT = {
+    "add --ranks N": "import torch.distributed as dist\ndist.init_process_group('gloo')",
+    "expects the ranks of torchrun": "import os\nos.environ['LOCAL_RANK']",
+    "--link NAME": "raise ValueError('ProcessGroupNCCL is only supported with GPUs, no GPUs')",
+    "explain --device H200": "raise AssertionError('Torch not compiled with CUDA enabled')",
+    "explain --ranks 3 runs its first rank": (
+        "import torch.multiprocessing as mp\nmp.spawn(print, nprocs=3)"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", FIRST_CONTACT)
+def test_known_errors_are_one_line_with_the_next_step(
+    tmp_path: Path,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "script.py"
+    script.write_text(FIRST_CONTACT[message])
+    with pytest.raises(ScriptError) as caught:
+        observe(script, [], {})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert str(script) in str(caught.value) and "Traceback" not in capsys.readouterr().err
+
+
+SPAWNING = """
+import torch, torch.distributed as dist, torch.multiprocessing as mp
+
+def rank(number, ranks):
+    dist.init_process_group("nccl", rank=number, world_size=ranks)
+    print("rank", number, "of", dist.get_world_size())
+
+mp.spawn(rank, (2,), 2)
+mp.start_processes(rank, args=(2,), nprocs=2, start_method="fork")
+"""
+
+
+def test_the_first_of_the_ranks_that_a_script_spawns_runs_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, SPAWNING).code == 0
+    assert capsys.readouterr().out == "rank 0 of 4\n" * 2
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "except BaseException:\n        traceback.print_exc()\n        raise SystemExit(3)",
+        "except BaseException as error:\n        print(repr(error))\n        raise",
+        "finally:\n        {}['missing']",
+    ],
+)
+def test_a_script_that_is_ended_sees_no_exception_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    text = (
+        "import torch, traceback\nf = torch.compile(lambda x: x + 1)\n"
+        "for _ in range(3):\n    try:\n        f(torch.ones(3))\n    " + ending + "\n"
+    )
+    if "finally" in ending:
+        text = text.replace("{}['missing']", "_ and {}['missing']")
+    found = run(tmp_path, text)
+    said = "".join(capsys.readouterr())
+    assert found.code == 0 and found.compiles == 1
+    assert "Enough" not in said and "KeyError" not in said
+
+
+def test_a_training_in_a_thread_ends_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "import torch, threading\nf = torch.compile(lambda x: x + 1)\n"
+        "def train():\n    for _ in range(9): f(torch.ones(3))\n"
+        "t = threading.Thread(target=train)\nt.start()\nt.join()\n"
+    )
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's
+    assert run(tmp_path, text).code == 0
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_no_such_script(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_chrome_trace_holds_every_span_in_its_lane() -> None:
 
 def test_totals() -> None:
     assert (ONE.step_us, ONE.wire_us, ONE.compute_us, ONE.exposed_us) == (50, 30, 45, 5)
-    assert "0.005 ms of it exposed (measured, emulated link)" in ONE.summary()
+    assert "0.005 ms of it exposed (measured, one traced step, emulated link)" in ONE.summary()
 
 
 def test_a_picture_has_the_colours_of_the_slices(tmp_path: Path) -> None:

@@ -21,25 +21,87 @@ const domino = (() => {
   };
 
   // ---- the timeline ------------------------------------------------------------------------
-  let plot = null, source = null, chosen = null, all = null, whole = null, at = -1;
+  let plot = null, source = null, chosen = null, lit = null, strips = null, line = null;
+  let all = null, bands = null, whole = null, at = -1;
 
   const start = () => {
     const documents = window.Bokeh ? Bokeh.documents : [];
     for (const doc of documents) {
       plot = doc.get_model_by_name("timeline") || plot;
       source = doc.get_model_by_name("spans") || source;
-      chosen = doc.get_model_by_name("chosen") || chosen;
+      strips = doc.get_model_by_name("strips") || strips;
+      line = doc.get_model_by_name("playhead") || line;
+      for (const root of doc.roots()) for (const model of root.references()) {
+        if (model.type !== "ColumnDataSource") continue;
+        if (model.name === "chosen") chosen = model;
+        if (model.name === "lit") lit = model;
+      }
     }
     paintPlots();
     if (!plot) return;
-    all = {};
-    for (const [name, values] of Object.entries(source.data)) all[name] = Array.from(values);
+    all = copied(source.data);
+    bands = copied(strips.data);
     whole = [plot.x_range.start, plot.x_range.end];
     document.querySelectorAll("[data-filter]").forEach((box) => box.addEventListener("change", filter));
     if (byId("rank")) byId("rank").addEventListener("change", filter);
     byId("plot").addEventListener("keydown", keys);
+    byId("playhead").addEventListener("input", () => reach(fromSlider()));
+    for (const end of ["start", "end"]) plot.x_range.properties[end].change.connect(() => placeSlider());
+    addEventListener("resize", () => setTimeout(placeSlider, 100));
     filter();
+    reach(Math.min(...lengths().filter((length) => length > 0)));
+    const worst = byId("collective-table")?.dataset.worst;
+    if (worst) show(worst);
     document.body.dataset.ready = "1";
+  };
+
+  const copied = (data) => Object.fromEntries(Object.entries(data).map(([name, values]) => [name, Array.from(values)]));
+  const rankNow = () => (byId("rank") ? Number(byId("rank").value) : all.rank[0]);
+  const milliseconds = (value) => `${value >= 100 ? value.toFixed(1) : value.toPrecision(3)} ms`;
+
+  // ---- the slider between the two timelines ------------------------------------------------
+  const lengths = () => {
+    const ends = [];
+    all.right.forEach((right, i) => { if (all.rank[i] === rankNow()) ends[all.timeline[i]] = Math.max(ends[all.timeline[i]] ?? 0, right); });
+    return ends;
+  };
+
+  const workDone = (timeline, time) => {
+    let done = 0, total = 0;
+    for (let i = 0; i < all.left.length; i++) {
+      if (all.rank[i] !== rankNow() || all.timeline[i] !== timeline || all.lane[i] !== "compute" || still(all, i)) continue;
+      total += all.right[i] - all.left[i];
+      done += Math.max(0, Math.min(all.right[i], time) - all.left[i]);
+    }
+    return total ? done / total : 1;
+  };
+
+  const still = (d, i) => d.kind[i] === "wait" || d.kind[i] === "late";
+  const fromSlider = () => {
+    const { start, end } = plot.x_range;
+    return start + (end - start) * Number(byId("playhead").value) / 1000;
+  };
+
+  const reach = (time) => {
+    line.location = time;
+    placeSlider();
+    const ends = lengths();
+    if (ends.length < 2) return;
+    const part = (n) => (time >= ends[n] - 1e-9 ? "has finished the step" : `has done ${Math.round(100 * workDone(n, time))}% of its work`);
+    byId("reached").textContent = `at ${milliseconds(Math.max(0, time))}: ${plot.tags[1]} ${part(0)}, ${plot.tags[2]} ${part(1)}`;
+  };
+
+  const placeSlider = () => {
+    const view = Bokeh.index.get_by_id(plot.id), box = byId("slider");
+    box.hidden = lengths().length < 2 || !view || !plot.tags[0];
+    if (box.hidden) return;
+    const frame = view.frame, inner = frame.bbox, outer = byId("plot").getBoundingClientRect();
+    const canvas = view.canvas_view.el.getBoundingClientRect(), thumb = 16;
+    box.style.left = `${canvas.left - outer.left + inner.left - thumb / 2}px`;
+    box.style.width = `${inner.width + thumb}px`;
+    box.style.top = `${canvas.top - outer.top + frame.y_scale.compute(plot.tags[0]) - 18}px`;
+    const { start, end } = plot.x_range;
+    byId("playhead").value = 1000 * (line.location - start) / (end - start);
   };
 
   const filter = () => {
@@ -47,7 +109,7 @@ const domino = (() => {
     document.querySelectorAll("[data-filter]").forEach((box) => {
       if (!box.checked) (off[box.dataset.filter] ||= new Set()).add(box.value);
     });
-    const rank = byId("rank") ? Number(byId("rank").value) : all.rank[0];
+    const rank = rankNow();
     const kept = [];
     for (let i = 0; i < all.left.length; i++) {
       const hidden = Object.entries(off).some(([field, values]) => values.has(String(all[field][i])));
@@ -56,8 +118,12 @@ const domino = (() => {
     const data = {};
     for (const name of Object.keys(all)) data[name] = kept.map((i) => all[name][i]);
     source.data = data;
+    const shown = bands.rank.map((value, i) => [value === rank && !off.phase?.has(bands.phase[i]), i]).filter(([yes]) => yes).map(([, i]) => i);
+    strips.data = Object.fromEntries(Object.entries(bands).map(([name, values]) => [name, shown.map((i) => values[i])]));
     for (const model of plot.references()) if (model.type === "Label") model.visible = model.tags[0] === rank;
     select([]);
+    light([]);
+    placeSlider();
   };
 
   const view = (from, to) => {
@@ -66,20 +132,70 @@ const domino = (() => {
     plot.x_range.setv({ start: begin, end: begin + span });
   };
 
-  const select = (indices) => {
+  const boxes = (indices) => {
     const data = { left: [], right: [], bottom: [], top: [] };
     for (const i of indices) for (const name of Object.keys(data)) data[name].push(source.data[name][i]);
-    chosen.data = data;
+    return data;
+  };
+  const select = (indices) => { chosen.data = boxes(indices); };
+  const light = (indices) => { lit.data = boxes(indices); };
+
+  /* What belongs to a piece: of a collective the work that hides it, of a wait its collective. */
+  const related = (i) => {
+    const d = source.data, found = [];
+    for (let k = 0; k < d.left.length; k++) {
+      if (d.timeline[k] !== d.timeline[i] || k === i) continue;
+      if (d.lane[i] === "wire") {
+        const works = d.lane[k] === "compute" && !still(d, k);
+        if (works && d.left[k] < d.right[i] && d.left[i] < d.right[k]) found.push(k);
+      } else if (still(d, i) && d.lane[k] === "wire" && sameFlight(d, i, k)) found.push(k);
+    }
+    return found;
+  };
+
+  const sameFlight = (d, wait, wire) =>
+    d.collective[wait] ? d.collective[wire] === d.collective[wait] && d.slice[wire] === d.slice[wait] && d.phase[wire] === d.phase[wait]
+      : d.name[wire] === d.name[wait];
+
+  const hovered = (from) => {
+    const found = from.inspected.indices;
+    light(found.length ? related(found[0]) : []);
+    if (found.length) describe(found[0]);
+    else if (at >= 0 && at < source.data.left.length) describe(at);
+  };
+
+  const kindOf = (d, i) => {
+    if (d.kind[i] === "wait") return "waits for the wire";
+    if (d.kind[i] === "late") return "waits for another rank";
+    return d.what[i];
   };
 
   const describe = (i) => {
     const d = source.data, key = d.collective[i];
     const title = element("b", {}, d.name[i]);
-    const text = ` ${d.what[i]}; ${d.begin[i].toFixed(1)} us, for ${d.length[i].toFixed(1)} us; ${d.source[i]} `;
+    const cut = d.slice[i] < 0 ? "" : `slice ${d.slice[i]}`;
+    const time = `from ${milliseconds(d.left[i])}, for ${milliseconds(d.right[i] - d.left[i])}`;
+    const hides = d.lane[i] === "wire" ? hiddenText(i) : "";
+    const text = ` ${[kindOf(d, i), d.phase[i], cut, time, hides, d.source[i]].filter(Boolean).join("; ")} `;
     const links = [];
+    if (still(d, i)) for (const k of related(i).slice(0, 1)) links.push(element("button", { type: "button", onclick: () => choose(k) }, "its collective"), " ");
     if (key && rowOf(key)) links.push(element("button", { type: "button", onclick: () => toRow(key) }, "in the table"), " ");
     if (key && views.length) links.push(element("button", { type: "button", onclick: () => toGraph(key) }, "in the graph"));
     byId("detail").replaceChildren(title, text, ...links);
+  };
+
+  const hiddenText = (i) => {
+    const d = source.data, spans = related(i).map((k) => [Math.max(d.left[k], d.left[i]), Math.min(d.right[k], d.right[i])]).sort((a, b) => a[0] - b[0]);
+    let covered = 0, reached = -Infinity;
+    for (const [from, to] of spans) { covered += Math.max(0, to - Math.max(from, reached)); reached = Math.max(reached, to); }
+    return `${Math.round(100 * covered / (d.right[i] - d.left[i]))}% hidden`;
+  };
+
+  const choose = (i) => {
+    at = i;
+    select([i]);
+    light(related(i));
+    describe(i);
   };
 
   const tapped = (from) => {
@@ -88,6 +204,21 @@ const domino = (() => {
     at = found[0];
     const key = source.data.collective[at];
     select(key ? indicesOf(key) : [at]);
+    light(related(at));
+    describe(at);
+    if (key && rowOf(key)) markRow(rowOf(key));
+  };
+
+  /* Selects a collective without moving the page. */
+  const show = (key) => {
+    const found = indicesOf(key), d = source.data;
+    if (rowOf(key)) markRow(rowOf(key));
+    if (!found.length) return;
+    const last = Math.max(...found.map((i) => d.timeline[i]));
+    const flights = found.filter((i) => d.timeline[i] === last && d.lane[i] === "wire");
+    const exposed = (i) => related(i).length ? -related(i).length : 0;
+    at = flights.sort((a, b) => exposed(b) - exposed(a))[0] ?? found[0];
+    select(found);
     describe(at);
   };
 
@@ -128,8 +259,7 @@ const domino = (() => {
     wires.sort((a, b) => d.timeline[a] - d.timeline[b] || d.left[a] - d.left[b]);
     const place = wires.indexOf(at);
     at = wires[(place < 0 ? (direction > 0 ? 0 : -1) : place + direction + wires.length) % wires.length] ?? wires.at(-1);
-    select([at]);
-    describe(at);
+    choose(at);
     const middle = (d.left[at] + d.right[at]) / 2, half = (plot.x_range.end - plot.x_range.start) / 2;
     if (d.left[at] < plot.x_range.start || d.right[at] > plot.x_range.end) view(middle - half, middle + half);
   };
@@ -146,6 +276,7 @@ const domino = (() => {
       n: () => step(1),
       p: () => step(-1),
     }[event.key];
+    if (event.target.id === "playhead" && event.key.startsWith("Arrow")) return;
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     act();
@@ -162,9 +293,21 @@ const domino = (() => {
     byId("find-collective").value = "";
     byId("status").value = "";
     filterRows();
-    rows().forEach((other) => other.classList.toggle("chosen", other === row));
+    markRow(row);
     row.scrollIntoView({ block: "center" });
     row.focus({ preventScroll: true });
+  };
+
+  const markRow = (row) => rows().forEach((other) => other.classList.toggle("chosen", other === row));
+
+  const sortRows = (button) => {
+    const head = button.closest("th"), field = button.dataset.sort;
+    const numbers = ["exposed", "before", "wire"].includes(field);
+    const down = head.getAttribute("aria-sort") === "none" ? numbers : head.getAttribute("aria-sort") === "ascending";
+    document.querySelectorAll("#collective-table th[aria-sort]").forEach((other) => other.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const order = (a, b) => (numbers ? a.dataset[field] - b.dataset[field] : a.dataset[field].localeCompare(b.dataset[field], undefined, { numeric: true }));
+    byId("collective-table").tBodies[0].append(...rows().sort((a, b) => (down ? order(b, a) : order(a, b))));
   };
 
   const filterRows = () => {
@@ -304,7 +447,9 @@ const domino = (() => {
       for (const root of doc.roots()) for (const model of root.references()) {
         if (model.type === "LinearAxis") model.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: line });
         if (model.type === "Grid") model.setv({ grid_line_color: line });
-        if (model.type === "Label") model.setv({ text_color: ink });
+        if (model.type === "Label" || model.type === "Title") model.setv({ text_color: ink });
+        if (model.type === "Span") model.setv({ line_color: ink });
+        if (model.type === "GlyphRenderer" && model.name === "lit") model.glyph.setv({ line_color: ink });
         if (model.type === "Legend") model.setv({ label_text_color: ink });
       }
     }
@@ -324,6 +469,7 @@ const domino = (() => {
     byId("find-collective").addEventListener("input", filterRows);
     byId("status").addEventListener("change", filterRows);
     byId("collective-table").addEventListener("click", (event) => {
+      if (event.target.dataset.sort) sortRows(event.target);
       const go = event.target.dataset.go, row = event.target.closest("tr");
       if (go === "timeline") toTimeline(row.dataset.key);
       if (go === "graph") toGraph(row.dataset.key);
@@ -349,5 +495,5 @@ const domino = (() => {
     wait();
   });
 
-  return { tapped, toTimeline, toGraph, toRow, get plot() { return plot; }, get source() { return source; }, get chosen() { return chosen; } };
+  return { tapped, hovered, toTimeline, toGraph, toRow, get plot() { return plot; }, get source() { return source; }, get chosen() { return chosen; }, get lit() { return lit; }, get line() { return line; } };
 })();
