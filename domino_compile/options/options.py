@@ -21,6 +21,7 @@ from domino_compile.options.pass_names import PASS_NAMES
 
 Guard = Literal["predict", "measure", "off"]
 Lowering = Literal["inductor", "eager"]
+Verify = Literal["off", "on", "strict"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
@@ -166,6 +167,13 @@ class Options:
         "How many seconds to wait for the other ranks in that comparison.",
         checks.number(minimum=0, exclusive=True),
         in_digest=False,
+    )
+    verify: Verify = _option(
+        "off",
+        "Checks that each pass leaves every value of the graph as it was: 'on' leaves a graph to"
+        " Inductor alone if that is not established; 'strict' raises an error; 'off' checks"
+        " nothing.",
+        checks.one_of("off", "on", "strict"),
     )
     disable: bool = _option(
         False, "Compile with Inductor alone, with `mode` and `inductor` as given.", checks.flag()

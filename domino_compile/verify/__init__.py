@@ -1,0 +1,1 @@
+"""Proof that the passes leave a program as it was (``check``), and that the order holds."""
