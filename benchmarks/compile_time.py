@@ -37,6 +37,7 @@ from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.runner import seconds_in_passes
 from domino_compile.planner import Planner
 from domino_compile.report import new_report
+from domino_compile.verify.verifier import Verifier
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
 #: The timed stages, with the module and name of the function that each one calls.
@@ -53,14 +54,17 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("report", pipeline, "schedule"),
     ("report", Pipeline, "_write"),
     ("lint", fx.Graph, "lint"),
+    ("verify", Verifier, "read"),
+    ("verify", Verifier, "check"),
 )
 
 
-def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
+def measure(layers: int, device: str, lowering: str, verify: str) -> dict[str, float]:
     """Compile one training step; return the seconds in total and in our passes."""
     model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
     options: dict[str, Any] = {"lowering": lowering, "guard": "off", "memory_cap": 10}
+    options["verify"] = verify
     program = torch.compile(model, backend="domino", options=options)
     program(tokens, tokens).backward()
     total = time.perf_counter() - began
@@ -94,7 +98,7 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
 
 def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
     """Capture and plan, adding the time of each stage to ``spent``."""
-    options = Options(guard="off", memory_cap=10)
+    options = Options(guard="off", memory_cap=10, verify="on")
 
     def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         with _timed_stages(spent), _timed(spent, "all"):

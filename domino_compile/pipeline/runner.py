@@ -84,6 +84,8 @@ class Runner:
             RankMismatchError: they cannot go on.
         """
         backup = Backup(graph)
+        if self.verifier is not None:
+            self.verifier.begin()
         with _timed(), _garbage_kept():
             try:
                 if not work():

@@ -40,6 +40,12 @@ from domino_compile.verify.plain import (
 
 #: The most operations in one part: more than any rewriting needs between two claims.
 MOST = 400
+#: Collectives whose result is the same on all ranks.
+EQUAL_ON_RANKS = (
+    "_c10d_functional.all_reduce.default",
+    "_c10d_functional.broadcast.default",
+    "_c10d_functional.all_gather_into_tensor.default",
+)
 SAME, STRUCTURE, NUMBERS = "same", "structure", "numbers"
 
 
@@ -114,6 +120,8 @@ class _Checker:
         self.known: dict[str, Given] = {}
         #: The values before that some established value stands for.
         self.stood_for: set[str] = set()
+        #: The values before that are taken to be equal on all ranks.
+        self.equal: set[str] = set()
         #: The parts that were proved and have collectives.
         self.parts: list[Part] = []
         self.done = Established()
@@ -161,12 +169,26 @@ class _Checker:
             how = self.memory.prove(part)
             if part.launches:
                 self.parts.append(part)
+            for name in part.equal_on_ranks:
+                self._assume_equal(name)
         self._note(source, op, claim, how)
 
     def _note(self, source: Operation, op: Operation, claim: Claim, how: str) -> None:
         self.known[op.name] = Given(source.name, claim)
         self.stood_for.add(source.name)
         self.done.how[op.name] = how
+
+    def _assume_equal(self, name: str) -> None:
+        """Note that a value must be equal on all ranks: so must the inputs that it is made of."""
+        if name in self.equal:
+            return
+        self.equal.add(name)
+        op = self.before.operations[name]
+        if op.target == INPUT:
+            self.done.assumed.append(f"{name} is the same on all ranks")
+        elif op.target not in EQUAL_ON_RANKS:
+            for operand in op.operands:
+                self._assume_equal(operand)
 
     def _types(self, value: Tensor, op: Operation, claim: Claim) -> None:
         shape = list(value.shape)
@@ -175,7 +197,7 @@ class _Checker:
                 raise NotEstablished(op.name, f"there are no {claim} of {list(shape)}")
             extent = claim.outer * claim.length
             shape[claim.dim] = claim.length // claim.ranks if claim.dealt_over else extent
-        if (tuple(shape), value.dtype) != op.tensor[:2]:
+        if (tuple(shape), value.dtype) != op.tensor:
             found = f"{op.tensor.dtype}{list(op.tensor.shape)}"
             raise NotEstablished(op.name, f"it is {found}, not {value.dtype}{shape}")
 
@@ -194,7 +216,9 @@ class _Checker:
         if not isinstance(claim, Whole) or claim.summed_over or source.target != op.target:
             return False
         if source.target in (INPUT, CONSTANT):
-            return source.name == op.name and source.value == op.value and source.args == op.args
+            inside = [graph.inner.get(source.name) for graph in (self.before, self.after)]
+            named = source.name == op.name and source.args == op.args
+            return named and source.value == op.value and inside[0] == inside[1]
 
         def stands_for(ref: Ref) -> Any:
             given = self.known.get(ref.name)
@@ -328,6 +352,37 @@ class _Checker:
         if needed != found:
             missing = [n for n in needed if n not in found] or needed
             raise NotEstablished(missing[0], "an operation with an effect is gone or moved")
+        for op in self._with_effects(self.after):
+            self._reads_in_order(op)
+
+    def _reads_in_order(self, op: Operation) -> None:
+        """What was read before it is written is read before that, and what was read later later."""
+        if not op.operands:
+            return
+        earlier, later = self._readers(self.after, op.name)
+        source = self.known[op.name].before
+        first, last = self._readers(self.before, source)
+        moved = [{self._origin(name) for name in names} for names in (earlier, later)]
+        wrong = (moved[0] & last - first) | (moved[1] & first - last)
+        if wrong:
+            raise NotEstablished(wrong.pop(), f"it is read on the other side of {source}'s write")
+
+    def _origin(self, name: str) -> str:
+        given = self.known.get(name)
+        return name if given is None else given.before
+
+    def _readers(self, graph: Graph, writer: str) -> tuple[set[str], set[str]]:
+        """Return what reads what an operation writes, itself or views: before that, and after."""
+        seen = {graph.operations[writer].operands[0]}
+        found: tuple[set[str], set[str]] = (set(), set())
+        written = False
+        for op in graph.operations.values():
+            written = written or op.name == writer
+            if op.name != writer and any(x in seen for x in op.operands):
+                found[written].add(op.name)
+                if op.target in elements.MOVES:
+                    seen.add(op.name)
+        return found
 
     def _with_effects(self, graph: Graph) -> Iterator[Operation]:
         for op in graph.operations.values():

@@ -26,7 +26,7 @@ from domino_compile._compat.operators import OpOverload
 from domino_compile.verify.claims import Piece, Whole
 from domino_compile.verify.interpret import resolve
 from domino_compile.verify.part import Part
-from domino_compile.verify.plain import Operation, Ref, Tensor
+from domino_compile.verify.plain import GETITEM, Operation, Ref, Tensor
 
 Points: TypeAlias = Any  # an integer array (1 + dimensions, elements)
 #: An element as far as it was followed: an operation, and where in its result.
@@ -44,6 +44,8 @@ def proved(part: Part) -> bool:
     about = (part.before or part.inputs)[part.about]
     if not isinstance(goal.value, Tensor) or not isinstance(about.value, Tensor):
         return False
+    if len(part.groups) > 1:
+        return False  # ranks of two groups are two coordinates
     follow = _Follow(part, np.random.default_rng(0))
     points = follow.points(goal.value.shape)
     return follow.equal(goal, points, about, located(part.goal, about.value.shape, points))
@@ -112,6 +114,8 @@ class _Follow:
             if isinstance(claim, Whole) and claim.summed_over:
                 return False
             at = located(claim, before.tensor.shape, at)
+            if isinstance(claim, Whole) and self.part.dealt:
+                at, where = at[1:], where[1:]  # equal on all ranks
             return np.array_equal(at, where)
         if before.name in self.part.inputs:
             return False
@@ -138,7 +142,7 @@ class _Follow:
         """Whether two operations are the same and read equal elements."""
         if after.target != before.target or _others(after) != _others(before):
             return False
-        if dict_of(after.value) != dict_of(before.value):
+        if type_of(after.value) != type_of(before.value):
             return False
         mine, theirs = _reads(after), _reads(before)
         if mine is None or theirs is None or len(mine) != len(theirs):
@@ -174,12 +178,17 @@ class _Follow:
             if move is _join:
                 yield from self._joined(op, at, inside, chosen)
                 return
-            moved = move(op, at, self._shape_of(op, inside))
+            source = self._find(op.operands[0], inside)
+            if op.target == GETITEM:
+                if source.name not in inside or (taken := _member(op, source, at)) is None:
+                    break
+                op, at = self._find(source.operands[0], inside), taken
+                continue
+            shape = source.value.shape if isinstance(source.value, Tensor) else ()
+            moved = move(op, at, shape)
             if moved is None:
                 break
-            op, at = self._find(op.operands[0], inside), moved
-            if op.target == "getitem":
-                break
+            op, at = source, moved
         yield (op, at), chosen
 
     def _joined(self, op: Operation, at: Points, inside: dict[str, Operation], chosen: Any) -> Any:
@@ -200,17 +209,12 @@ class _Follow:
     def _find(self, name: str, inside: dict[str, Operation]) -> Operation:
         return self._after(name) if inside is self.part.after else self._before(name)
 
-    def _shape_of(self, op: Operation, inside: dict[str, Operation]) -> tuple[int, ...]:
-        """Return the shape of the first operand."""
-        value = self._find(op.operands[0], inside).value
-        return value.shape if isinstance(value, Tensor) else ()
 
-
-def dict_of(value: Any) -> Any:
+def type_of(value: Any) -> Any:
     """Return the type of a result."""
     if isinstance(value, Tensor):
         return value.dtype
-    return tuple(map(dict_of, value)) if isinstance(value, tuple) else None
+    return tuple(map(type_of, value)) if isinstance(value, tuple) else None
 
 
 # -- movements: where an element of the result comes from ----------------------------------
@@ -277,6 +281,38 @@ def _stay(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
     return at
 
 
+def _member(op: Operation, base: Operation, at: Points) -> Points | None:
+    """Return where an element of one result of a split is in what was split."""
+    index = op.args[1]
+    if base.target not in SPLITS or not isinstance(base.value, tuple) or base.kwargs:
+        return None
+    dim = base.args[2] if len(base.args) > 2 else 0
+    moved = at.copy()
+    moved[dim % (at.shape[0] - 1) + 1] += sum(x.shape[dim] for x in base.value[:index])
+    return moved
+
+
+def _gather(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
+    moved = at.copy()
+    moved[0], moved[1] = at[1] // shape[0], at[1] % shape[0]
+    return moved
+
+
+def _exchange(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | None:
+    if len({*op.args[1], *op.args[2]}) != 1:
+        return None
+    size = op.args[1][0]
+    moved = at.copy()
+    moved[0], moved[1] = at[1] // size, at[0] * size + at[1] % size
+    return moved
+
+
+def _from_source(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
+    moved = at.copy()
+    moved[0] = op.args[1]
+    return moved
+
+
 def _join(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | None:
     raise NotImplementedError("a join has several operands")
 
@@ -297,6 +333,10 @@ MOVES: dict[str, Callable[[Operation, Points, tuple[int, ...]], Points | None]] 
     "aten.slice.Tensor": _slice,
     "aten.select.int": _select,
     "aten.cat.default": _join,
+    GETITEM: _stay,
+    "_c10d_functional.all_gather_into_tensor.default": _gather,
+    "_c10d_functional.all_to_all_single.default": _exchange,
+    "_c10d_functional.broadcast.default": _from_source,
     **dict.fromkeys(
         (
             "aten.clone.default", "aten.alias.default", "aten.detach.default",
@@ -305,6 +345,9 @@ MOVES: dict[str, Callable[[Operation, Points, tuple[int, ...]], Points | None]] 
         _stay,
     ),
 }  # fmt: skip
+
+
+SPLITS = ("aten.split.Tensor", "aten.split_with_sizes.default")
 
 
 def _constant(op: Operation) -> Any:
@@ -346,14 +389,13 @@ class Read:
     Attributes:
         name: the operand.
         dims: for each of its dimensions, the dimension of the result that has the same index;
-            ``None``: all of its elements are read.
-        fixed: the dimensions of the result in which an element's own place matters.
+            ``None``: all of its elements are read. Empty: the operand is broadcast to the result.
+        ranks: ``own``; ``all``, which are reduced; or ``scattered``: all, the rank's own part.
     """
 
     name: str
     dims: tuple[int | None, ...]
-    fixed: frozenset[int] = frozenset()
-    rank: str = "own"
+    ranks: str = "own"
 
 
 def _reads(op: Operation) -> list[Read] | None:
@@ -409,10 +451,10 @@ def _without_refs(argument: Any) -> Any:
 
 
 def _collective(op: Operation) -> list[Read] | None:
-    kind = op.target.split(".")[1]
-    if len(op.operands) != 1 or kind not in ("all_reduce", "broadcast"):
+    how = {"all_reduce": "all", "reduce_scatter_tensor": "scattered"}.get(op.target.split(".")[1])
+    if how is None or not isinstance(op.value, Tensor):
         return None
-    return [Read(op.operands[0], tuple(range(len(op.tensor.shape))), rank="all")]
+    return [Read(op.operands[0], tuple(range(len(op.value.shape))), how)]
 
 
 def _product(op: Operation) -> list[Read]:
@@ -438,10 +480,14 @@ def _aligned(
     """Return the elements of both operands that are read for elements of both results."""
     if not one.dims:
         return _expand_to(at, operand.shape), _expand_to(where, source.shape)
-    count = CORE if None in one.dims or one.rank == "all" else 1
+    count = CORE if None in one.dims or one.ranks != "own" else 1
     at, where = np.repeat(at, count, axis=1), np.repeat(where, count, axis=1)
     mine, theirs = [at[0]], [where[0]]
-    if one.rank == "all":
+    if one.ranks == "scattered":
+        at, where = at.copy(), where.copy()
+        at[1] += at[0] * (operand.shape[0] // follow.ranks)
+        where[1] += where[0] * (source.shape[0] // follow.ranks)
+    if one.ranks != "own":
         mine[0] = theirs[0] = follow.random.integers(0, follow.ranks, at.shape[1])
     for dim, aligned in enumerate(one.dims):
         if aligned is not None:

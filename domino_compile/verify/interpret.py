@@ -14,8 +14,17 @@ from typing import Any, TypeAlias
 
 import torch
 
+from domino_compile._compat.operators import OpOverload
 from domino_compile.verify import kernels
-from domino_compile.verify.plain import CONSTANT, GETITEM, Graph, Operation, Ref, replaced
+from domino_compile.verify.plain import (
+    CONSTANT,
+    GETITEM,
+    INPUT,
+    Graph,
+    Operation,
+    Ref,
+    replaced,
+)
 
 Ranks: TypeAlias = list[Any]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -52,7 +61,9 @@ def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> R
     if op.target.startswith("_c10d_functional."):
         return _collective(op, env, ranks)
     if op.target == CONSTANT:
-        return [graph.inner[op.name] if op.name in graph.inner else _unknown(op)] * ranks
+        if op.name not in graph.inner:
+            raise Unknown(f"the constant {op.name} is not at hand")
+        return [_callable(graph.inner[op.name])] * ranks
     results = []
     for rank in range(ranks):
 
@@ -71,7 +82,9 @@ def _call(op: Operation, args: Any, kwargs: dict[str, Any]) -> Any:
     target: Any = kernels.KERNELS.get(op.target) or resolve(op.target)
     if target is None:
         raise Unknown(f"{op.target} is not known here")
-    args, kwargs = _in_double(_as_lists(args)), _in_double(kwargs)
+    if isinstance(target, OpOverload):
+        args = _as_lists(args)
+    args, kwargs = _in_double(args), _in_double(kwargs)
     try:
         return target(*args, **kwargs)
     except Exception as error:
@@ -94,8 +107,17 @@ def _in_double(argument: Any) -> Any:
     return torch.device("cpu") if isinstance(argument, torch.device) else argument
 
 
-def _unknown(op: Operation) -> Any:
-    raise Unknown(f"the constant {op.name} is not at hand")
+def _callable(graph: Graph) -> Any:
+    """Return a graph as a function."""
+
+    def call(*args: Any) -> tuple[Any, ...]:
+        named = zip(graph.inputs, args, strict=True)
+        env: dict[str, Ranks] = {name: [x] for name, x in named if name is not None}
+        calls = [op for op in graph.operations.values() if op.target != INPUT]
+        run(calls, env, graph, 1)
+        return tuple(env[x][0] if isinstance(x, str) else x for x in graph.outputs)
+
+    return call
 
 
 # -- collectives -----------------------------------------------------------------------------

@@ -26,6 +26,8 @@ TOLERANCE = 1e-9
 
 def refuted(part: Part) -> str | None:
     """Return why the goal is not established; ``None`` if both forms agree."""
+    if len(part.groups) > 1:
+        return "collectives of several groups lie between values that are established"
     try:
         part = reduced(part)
         with _compat.on_real_tensors(), torch.no_grad():
@@ -36,25 +38,40 @@ def refuted(part: Part) -> str | None:
                 torch.random.set_rng_state(state)
     except Unknown as unknown:
         return str(unknown)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"both forms cannot be compared: {str(error).splitlines()[0]}"
 
 
 def _compare(part: Part) -> str | None:
+    chooses = any(op.target == "higher_order.cond" for op in part.before.values())
+    for condition in (True, False) if chooses else (None,):
+        if (reason := _compare_if(part, condition)) is not None:
+            return reason
+    return None
+
+
+def _compare_if(part: Part, condition: bool | None) -> str | None:
+    """Compare both forms, where conditions are as given."""
     for attempt in (_any, _positive):
         torch.manual_seed(0)
-        before, after = _both(part, attempt)
+        before, after = _both(part, attempt, condition)
         if not all(x.isfinite().any() for x in after if x.numel()):
             continue  # a logarithm of negative numbers, say
         return _difference(before, after)
     return "no random numbers were found for which it is finite"
 
 
-def _both(part: Part, make: Any) -> tuple[Ranks, Ranks]:
+def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     ranks = part.ranks
     least = _least(part)
     env = {name: [make(op, least) for _ in range(ranks)] for name, op in part.inputs.items()}
-    for name in _equal_on_ranks(part):
+    if condition is not None:
+        for name, values in env.items():
+            if values[0].dtype is torch.bool and values[0].numel() == 1:
+                env[name] = [torch.full_like(values[0], condition)] * ranks
+    for name in part.equal_on_ranks:
         env[name] = [env[name][0]] * ranks
-    other = {name: _stands(given.claim, env[given.before]) for name, given in part.given.items()}
+    other = {name: _given(x.claim, env[x.before]) for name, x in part.given.items()}
     run(part.before.values(), env, part.graphs[0], ranks)
     run(part.after.values(), other, part.graphs[1], ranks)
     expected = _stands(part.goal, env[part.about])
@@ -64,12 +81,12 @@ def _both(part: Part, make: Any) -> tuple[Ranks, Ranks]:
     return expected, found
 
 
-def _equal_on_ranks(part: Part) -> list[str]:
-    """Return the operands that must be the same on all ranks: those beside dealt values."""
-    claims = [part.goal, *(given.claim for given in part.given.values())]
-    if not any(isinstance(claim, Piece) and claim.dealt_over for claim in claims):
-        return []
-    return [given.before for given in part.given.values() if isinstance(given.claim, Whole)]
+def _given(claim: Claim, values: Ranks) -> Ranks:
+    """Return an operand after: what a claim says, or any values that have the same sum."""
+    if isinstance(claim, Whole) and claim.summed_over:
+        noise = [torch.randn_like(value) for value in values]
+        return [x + a - b for x, a, b in zip(values, noise, noise[1:] + noise[:1], strict=True)]
+    return _stands(claim, values)
 
 
 def _stands(claim: Claim, values: Ranks) -> Ranks:
@@ -119,10 +136,12 @@ def _difference(before: Ranks, after: Ranks) -> str | None:
     for expected, found in zip(before, after, strict=True):
         if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
             return f"its shape is {list(getattr(found, 'shape', []))}, not {list(expected.shape)}"
+        if found.dtype != expected.dtype:
+            return f"it is made of {found.dtype}, not of {expected.dtype}"
         if not expected.numel():
             continue
         if not expected.is_floating_point() and not expected.is_complex():
-            if not torch.equal(expected, found.to(expected.dtype)):
+            if not torch.equal(expected, found):
                 return "its numbers differ"
             continue
         finite = expected[expected.isfinite()]

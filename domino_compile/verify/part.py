@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from domino_compile.verify.claims import Claim
+from domino_compile.verify.claims import Claim, Piece, Whole
 from domino_compile.verify.plain import Graph, Operation, Ref, Tensor, is_launch, replaced
 
 
@@ -67,10 +67,11 @@ class Part:
         """What tells this part from others, but for names."""
         numbers = {name: i for i, name in enumerate((*self.inputs, *self.before))}
         inputs = tuple(_signature(op.value) for op in self.inputs.values())
-        before = tuple(_operation(op, numbers) for op in self.before.values())
+        old, new = self.graphs
+        before = tuple(_operation(op, numbers, old) for op in self.before.values())
         places = {name: -1 - i for i, name in enumerate((*self.given, *self.after))}
         given = tuple((numbers[x.before], _anonymous(x.claim)) for x in self.given.values())
-        after = tuple(_operation(op, places) for op in self.after.values())
+        after = tuple(_operation(op, places, new) for op in self.after.values())
         goal = (numbers[self.about], _anonymous(self.goal))
         return (inputs, before, given, after, goal)
 
@@ -82,11 +83,33 @@ class Part:
         )
         return (before, after) if before or after else None
 
+    @cached_property
+    def dealt(self) -> bool:
+        """Return whether elements move between ranks: a rank after has others than before."""
+        return any(isinstance(claim, Piece) and claim.dealt_over for claim in self._claims())
+
     @property
+    def equal_on_ranks(self) -> list[str]:
+        """Return the operands before that must be equal on all ranks: those beside dealt values."""
+        whole = [x.before for x in self.given.values() if isinstance(x.claim, Whole)]
+        return whole if self.dealt else []
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """Return the process groups of its collectives."""
+        launches = self.launches or ([], [])
+        return frozenset(_group(op) for side in launches for op in side)
+
+    @cached_property
     def ranks(self) -> int:
-        """How many ranks the collectives in it have; 1 if there are none."""
-        sizes = [getattr(claim, "ranks", 1) for claim in self._claims()]
-        return max([1, *sizes, *(_group_size(op) for op in self._operations())])
+        """How many ranks the collectives in it have; 1 if there are none.
+
+        The result of an all-reduce is the same function of its payloads for any number of ranks.
+        """
+        sizes = {getattr(claim, "ranks", 1) for claim in self._claims()}
+        sizes |= {_group_size(op) for op in self._operations()}
+        known = sizes - {1}
+        return max(known) if known else RANKS if self.groups else 1
 
     def _claims(self) -> list[Claim]:
         return [self.goal, *(given.claim for given in self.given.values())]
@@ -99,25 +122,31 @@ class Part:
 RANKS = 3
 
 
+def _group(launch: Operation) -> str:
+    """Return the group of a collective: the last of its arguments that is a name."""
+    return next((x for x in reversed(launch.args) if isinstance(x, str)), "")
+
+
 def _group_size(op: Operation) -> int:
-    """How many ranks a collective has; 1 for other operations."""
+    """How many ranks a collective has, if its arguments say so; otherwise 1."""
     kind = op.target.removeprefix("_c10d_functional.").split(".")[0]
-    if kind == op.target.split(".")[0]:
-        return 1
     if kind.startswith("all_gather_into_tensor"):
         return int(op.args[1])
     if kind.startswith("reduce_scatter_tensor"):
         return int(op.args[2])
-    if kind == "all_to_all_single":
-        return len(op.args[2])
-    return 1 if kind.startswith("wait") else RANKS
+    return len(op.args[2]) if kind == "all_to_all_single" else 1
 
 
 def _anonymous(claim: Claim) -> tuple[Any, ...]:
     return tuple(value for key, value in vars(claim).items() if key != "node")
 
 
-def _operation(op: Operation, numbers: dict[str, int]) -> tuple[Any, ...]:
+def _operation(op: Operation, numbers: dict[str, int], graph: Graph) -> tuple[Any, ...]:
+    if (inner := graph.inner.get(op.name)) is not None:
+        names = {name: i for i, name in enumerate(inner.operations)}
+        called = tuple(_operation(x, names, inner) for x in inner.operations.values())
+        return (called, tuple(names.get(str(name), name) for name in inner.outputs))
+
     def by(ref: Ref) -> Any:
         return ("#", numbers.get(ref.name, ref.name))
 
@@ -133,5 +162,5 @@ def _typed(argument: Any) -> Any:
 
 def _signature(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value[:2]
+        return value
     return tuple(map(_signature, value)) if isinstance(value, tuple) else value

@@ -20,18 +20,17 @@ class Ref(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """The shape, type and strides of a value."""
+    """The shape and type of a value."""
 
     shape: tuple[int, ...]
     dtype: str
-    stride: tuple[int, ...]
 
 
 #: A tensor, several results (``None`` for one that is not a tensor), or something else.
 Value: TypeAlias = Tensor | tuple[Any, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of a graph.
 
@@ -90,11 +89,13 @@ class Graph:
         operations: by name, in order.
         outputs: the names of its results; ``None`` or a number for what is no value.
         inner: the graphs that it calls, by name.
+        inputs: the names of its arguments, in order; ``None`` for one that is a number.
     """
 
     operations: dict[str, Operation] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
     inner: dict[str, Graph] = field(default_factory=dict)
+    inputs: tuple[str | None, ...] = ()
 
 
 def refs(argument: Any) -> Iterator[Ref]:
@@ -133,6 +134,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         for op in graph.operations.values()
     ]
     data: dict[str, Any] = {"operations": rows, "outputs": _encode(graph.outputs)}
+    data["inputs"] = list(graph.inputs)
     if graph.inner:
         data["inner"] = {name: to_json(inner) for name, inner in graph.inner.items()}
     return data
@@ -146,7 +148,7 @@ def from_json(data: Mapping[str, Any]) -> Graph:
             name, target, _decode(args), _decode(kwargs), _decode_value(value), pure
         )
     inner = {name: from_json(graph) for name, graph in data.get("inner", {}).items()}
-    return Graph(operations, _decode(data["outputs"]), inner)
+    return Graph(operations, _decode(data["outputs"]), inner, tuple(data["inputs"]))
 
 
 def _encode(argument: Any) -> Any:
@@ -182,11 +184,11 @@ def _decode(data: Any) -> Any:
 
 def _encode_value(value: Value) -> Any:
     if isinstance(value, Tensor):
-        return [list(value.shape), value.dtype, list(value.stride)]
+        return [list(value.shape), value.dtype]
     return None if value is None else {"members": [_encode_value(member) for member in value]}
 
 
 def _decode_value(data: Any) -> Value:
     if isinstance(data, list):
-        return Tensor(tuple(data[0]), data[1], tuple(data[2]))
+        return Tensor(tuple(data[0]), data[1])
     return None if data is None else tuple(_decode_value(member) for member in data["members"])

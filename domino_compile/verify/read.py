@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ def read_graph(graph: fx.Graph) -> Graph:
     reader = _Reader(graph)
     for node in graph.nodes:
         reader.read(node)
+    inputs = graph.find_nodes(op="placeholder")
+    reader.made.inputs = tuple(None if n in reader.numbers else n.name for n in inputs)
     return reader.made
 
 
@@ -134,10 +137,16 @@ class _Reader:
             pure = node.op != "call_function" or _is_pure(node.target)
         value, trace = _value(node.meta.get("val")), str(node.meta.get("stack_trace") or "")
         self.made.operations[node.name] = Operation(
-            *(node.name, target, args, kwargs, value, pure, trace)
+            node.name, target, args, kwargs, value, pure, trace
         )
 
 
+@cache
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@cache
 def _is_pure(target: Any) -> bool:
     """Whether an operation only computes its results, from its operands alone.
 
@@ -151,6 +160,7 @@ def _is_pure(target: Any) -> bool:
     return not (drawn or schema.is_mutable or not schema.returns)
 
 
+@cache
 def _name(target: Any) -> str:
     if isinstance(target, OpOverload):
         return str(target)
@@ -162,9 +172,7 @@ def _name(target: Any) -> str:
 
 def _value(value: Any) -> Value:
     if isinstance(value, torch.Tensor):
-        shape = tuple(map(_hint, value.shape))
-        stride = tuple(map(_hint, value.stride())) if value.layout is torch.strided else ()
-        return Tensor(shape, str(value.dtype).removeprefix("torch."), stride)
+        return Tensor(tuple(map(_hint, value.shape)), _dtype(value.dtype))
     if isinstance(value, (tuple, list)):
         return tuple(map(_value, value))
     return None
