@@ -1,6 +1,7 @@
 """Measure how long our passes take by number of layers, beside the whole compile or by stage.
 
 Usage: ``python -m benchmarks.compile_time [--layers 8 16 32 64] [--device cpu] [--json FILE]``.
+With ``--verify on`` the passes are checked as well.
 
 The model is a GPT of Megatron-style blocks on the only running rank of a two-rank group; forward
 and backward are compiled with Inductor, caches off. Prints one line per depth.
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lowering", default="inductor", choices=("inductor", "eager"))
+    parser.add_argument("--verify", default="off", choices=("off", "on"), help="check the passes")
     parser.add_argument("--passes-only", action="store_true", help="processor time by stage")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -203,9 +205,9 @@ def main() -> None:
         rows = [measure_passes(layers, args.device) for layers in args.layers]
         _print_stages(rows)
     else:
-        measure(1, args.device, args.lowering)
+        measure(1, args.device, args.lowering, args.verify)
         for layers in args.layers:
-            rows.append(measure(layers, args.device, args.lowering))
+            rows.append(measure(layers, args.device, args.lowering, args.verify))
             _print_compile(rows[-1])
     if args.json:
         args.json.write_text(

@@ -420,7 +420,7 @@ def coupled(edit: Edit) -> bool:
     """What needs all rows is done with those of each slice."""
     found = []
     for op in edit.ops.values():
-        if op.target in ("aten.cumsum.default", "aten.flip.default") and op.name in edit.old:
+        if op.target in ("aten.cumsum.default", "prims.rev.default") and op.name in edit.old:
             source = edit.ops[op.operands[0]]
             if source.target == CAT and op.value == source.value:
                 found.append((op, source))

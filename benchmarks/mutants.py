@@ -79,7 +79,7 @@ class Coupled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a loss."""
         x = x + reduce_from(self.down(self.up(copy_to(x)).relu()))
-        x = x.cumsum(0) + x.flip(0)
+        x = x.cumsum(0) + x.flip(1)
         x = x - reduce_from(self.down(self.up(copy_to(x)).relu()))
         return (x.square() / 3.0).mean()
 
@@ -105,10 +105,10 @@ def _experts() -> tuple[Any, ...]:
 
 
 PROGRAMS: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "gpt": lambda: (GPT(Style(dropout=0.1)), _tokens(), _tokens(1)),
-    "llama": lambda: (Llama(LlamaStyle()), _tokens(), _tokens(1)),
+    "gpt": lambda: (GPT(Style(dropout=0.1, layers=1)), _tokens(), _tokens(1)),
+    "llama": lambda: (Llama(LlamaStyle(layers=1)), _tokens(), _tokens(1)),
     "checkpointed": lambda: (
-        GPT(Style(layers=2, checkpointed=True, manual_attention=True)), _tokens(), _tokens(1)
+        GPT(Style(layers=1, checkpointed=True, manual_attention=True)), _tokens(), _tokens(1)
     ),
     "sequence parallel": lambda: _sequence_parallel(0),
     "causal tokens": lambda: _sequence_parallel(1),
@@ -132,6 +132,8 @@ def _case(name: str) -> Case:
     torch.manual_seed(0)
     graph = capture(*PROGRAMS[name]()).graph
     plan = infer_cut(graph, 2)
+    if not isinstance(plan, CutPlan):  # it would not pay
+        plan = infer_cut(graph, 2, {graph.find_nodes(op="placeholder")[0]: 0})
     assert isinstance(plan, CutPlan), plan
     before = read_graph(graph)
     witness = slice_graph(graph, plan).witness

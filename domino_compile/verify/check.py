@@ -40,6 +40,8 @@ from domino_compile.verify.plain import (
 
 #: The most operations in one part: more than any rewriting needs between two claims.
 MOST = 400
+#: How often both sides are followed further back, to end at the same values.
+ROUNDS = 4
 #: Collectives whose result is the same on all ranks.
 EQUAL_ON_RANKS = (
     "_c10d_functional.all_reduce.default",
@@ -237,14 +239,34 @@ class _Checker:
             before: dict[str, Operation] = {}  # a join, a cut or a copy of it
             inputs = {source.name: source}
         else:
-            before, inputs = self._back_before(source)
-            inner = {name for name in before if name != source.name}
-            if any(x.before in before for x in given.values()):
-                after, given = self._back(op, inner | {source.name})
+            before, inputs, after, given = self._both(source, op)
         for x in given.values():
             if x.before not in before:
                 inputs.setdefault(x.before, self.before.operations[x.before])
         return Part(claim, source.name, before, after, inputs, given, (self.before, self.after))
+
+    def _both(
+        self, source: Operation, op: Operation
+    ) -> tuple[dict[str, Operation], dict[str, Operation], dict[str, Operation], dict[str, Given]]:
+        """Collect operations before and after that end at the same values.
+
+        What is computed anew on one side, from what it is computed from, is so on the other.
+        """
+        opened: set[str] = set()
+        for _ in range(ROUNDS):
+            before, inputs = self._back_before(source, opened)
+            after, given = self._back(op, set(before))
+            read = {x.before for x in given.values()}
+            more = {
+                name
+                for name, x in inputs.items()
+                if name not in read and x.target not in (INPUT, CONSTANT)
+            }
+            if not more:
+                return before, inputs, after, given
+            opened |= more
+        before, inputs = self._back_before(source, set())
+        return before, inputs, *self._back(op, set(before))
 
     def _back(
         self, op: Operation, opened: set[str]
@@ -267,8 +289,10 @@ class _Checker:
             self._limit(op, found)
         return self._in_order(self.after, found), given
 
-    def _back_before(self, source: Operation) -> tuple[dict[str, Operation], dict[str, Operation]]:
-        """Collect operations before, back to values that something after stands for.
+    def _back_before(
+        self, source: Operation, opened: set[str]
+    ) -> tuple[dict[str, Operation], dict[str, Operation]]:
+        """Collect operations before, back to values, but the opened, that something stands for.
 
         If one result of an operation must be computed anew, all that are needed are.
         """
@@ -284,7 +308,7 @@ class _Checker:
             for name in top.operands:
                 operand = self.before.operations[name]
                 several = operand.target == "getitem" and operand.operands[0] in found
-                if name in self.stood_for and not several:
+                if name in self.stood_for and name not in opened and not several:
                     inputs[name] = operand
                 elif name not in found:
                     stack.append(self._inside(self.before, name, source))

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from domino_compile._compat.operators import OpOverload
@@ -18,6 +21,7 @@ from domino_compile.verify.interpret import Unknown, resolve
 from domino_compile.verify.part import Given, Part
 from domino_compile.verify.plain import Operation, Tensor
 
+VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
 #: A part is run as it is if its values have no more elements than this, all together.
 SMALL = 60_000
 #: Sizes up to this are left alone.
@@ -58,6 +62,42 @@ def _shapes(part: Part) -> list[tuple[int, ...]]:
     return found
 
 
+@cache
+def _sizes_of(target: str) -> tuple[list[str], frozenset[str], frozenset[str]] | None:
+    """Return an operation's arguments by name, and which of them are sizes, or numbers."""
+    found = resolve(target)
+    if not isinstance(found, OpOverload):
+        return None
+    declared = found._schema.arguments
+    numbers = frozenset(a.name for a in declared if str(a.type) in ("Tensor", "number"))
+    sizes = frozenset(re.findall(r"SymInt\S*\s+(\w+)", str(found._schema)))
+    return [argument.name for argument in declared], sizes, numbers
+
+
+def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield each size that a view makes of several, or makes several of, and these."""
+    known = {**part.graphs[0].operations, **part.inputs, **part.before}
+    for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
+        for op in side.values():
+            if op.target in VIEWS and isinstance(source := values[op.operands[0]].value, Tensor):
+                yield from _grouped(source.shape, op.tensor.shape)
+                yield from _grouped(op.tensor.shape, source.shape)
+
+
+def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
+    """Yield each extent of ``coarse`` that is the product of extents of ``fine``, and these."""
+    place = 0
+    for extent in coarse:
+        first, product = place, 1
+        while product < extent and place < len(fine):
+            product *= fine[place]
+            place += 1
+        if product != extent:
+            return
+        if place - first > 1:
+            yield extent, fine[first:place]
+
+
 class _Sizes:
     """Small numbers for the sizes of a part."""
 
@@ -65,10 +105,18 @@ class _Sizes:
         self.part = part
         self.small: dict[int, int] = {n: n for n in range(-1, LITTLE + 1)}
         self.taken: set[int] = set(self.small)
+        self.products = dict(_products(part))
         self._cut_sizes()
         for n in sorted({n for shape in _shapes(part) for n in shape}):
-            if n not in self.small:
-                self._put(n, self._free())
+            self._small(n)
+
+    def _small(self, size: int) -> int:
+        """Return the small number for a size; one is chosen if there is none yet."""
+        if size not in self.small:
+            factors = self.products.get(size)
+            made = math.prod(map(self._small, factors)) if factors else self._free()
+            self._put(size, made)
+        return self.small[size]
 
     def _put(self, size: int, small: int) -> None:
         if self.small.setdefault(size, small) != small:
@@ -97,7 +145,9 @@ class _Sizes:
         )
         lengths = [b - a for a, b in itertools.pairwise(ends)]
         for length in sorted(set(lengths)):
-            if length not in self.small:
+            if length in self.products:
+                self._small(length)
+            elif length not in self.small:
                 self._put(length, self._length(length, claim))
         total = 0
         for length, end in zip(lengths, ends[1:], strict=True):
@@ -150,32 +200,28 @@ class _Sizes:
         return tuple(map(self._value, value)) if isinstance(value, tuple) else value
 
     def _operation(self, op: Operation) -> Operation:
-        target = resolve(op.target)
-        value = self._value(op.value)
-        if not isinstance(target, OpOverload):
+        value, sizes = self._value(op.value), _sizes_of(op.target)
+        if sizes is None:
             return replace(op, value=value)
-        schema = target._schema.arguments
-        args = tuple(
-            self._argument(str(declared.type), declared, arg)
-            for declared, arg in zip(schema, op.args, strict=False)
-        )
-        types = {declared.name: declared for declared in schema}
-        kwargs = tuple((k, self._argument(str(types[k].type), types[k], v)) for k, v in op.kwargs)
+        names, symbolic, numbers = sizes
+
+        def small(name: str, arg: Any) -> Any:
+            if name in numbers and type(arg) is int:
+                return self._count(arg)
+            return self._argument(arg) if name in symbolic else arg
+
+        args = tuple(small(name, arg) for name, arg in zip(names, op.args, strict=False))
+        kwargs = tuple((name, small(name, arg)) for name, arg in op.kwargs)
         return replace(op, args=args, kwargs=kwargs, value=value)
 
-    def _argument(self, kind: str, declared: Any, arg: Any) -> Any:
-        symbolic = "SymInt" in str(getattr(declared, "real_type", kind))
-        if symbolic and type(arg) is int:
-            return self.of(arg)
-        if symbolic and type(arg) is tuple:
-            return tuple(self.of(n) if type(n) is int else n for n in arg)
-        if type(arg) is int and arg > LITTLE and kind in ("Tensor", "number"):
-            return self._count(arg)
-        return arg
+    def _argument(self, arg: Any) -> Any:
+        if type(arg) is tuple:
+            return tuple(map(self._argument, arg))
+        return self.of(arg) if type(arg) is int else arg
 
     def _count(self, number: int) -> int:
         """Return a small number for a product of sizes, such as what a mean divides by."""
-        for shape in _shapes(self.part):
+        for shape in _shapes(self.part) if number > LITTLE else ():
             for several in range(1, len(shape) + 1):
                 for chosen in itertools.combinations(shape, several):
                     if math.prod(chosen) == number:
