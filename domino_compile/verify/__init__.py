@@ -1,1 +1,1 @@
-"""Checks of rewritten programs that trust nothing of what made them."""
+"""Proof that the passes leave a program as it was (``check``), and that its order holds (``order``)."""
