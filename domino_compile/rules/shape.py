@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from domino_compile.axes import WHOLE, Shape, Size, Sliced, States, quotient
-from domino_compile.axes.sizes import product
+from domino_compile.axes.sizes import product, same
 from domino_compile.rules.call import Build, Call, Cut, Outcome, Refusal, Scaled
 from domino_compile.rules.rule import Trait, family
 
@@ -162,6 +162,20 @@ def repeat(call: Call) -> Outcome:
     return Cut((x.sliced,), Sliced(dim, product((repeats[dim], x.sliced.outer))))
 
 
+def reinterpret(call: Call) -> Outcome:
+    """Cut ``view.dtype``, which reads the same bytes as another type.
+
+    Types of other sizes change the last dimension's extent, by a factor that need not divide that
+    of a slice.
+    """
+    x = call.operands[0]
+    assert x.sliced is not None
+    is_resized = not same(call.out_shape[-1], x.shape[-1]) if x.rank else False
+    if x.sliced.dim == x.rank - 1 and is_resized:
+        return Refusal("reads elements of the cut dimension as elements of another size")
+    return Cut((x.sliced,), x.sliced)
+
+
 RULES = {
     **family(
         "view",
@@ -170,6 +184,7 @@ RULES = {
         pull_view,
         traits=Trait.RESHAPES,
     ),
+    **family("reinterpret", reinterpret, (aten.view.dtype,)),
     **family(
         "permute",
         permute,

@@ -1,1 +1,1 @@
-"""Proof that the passes leave a program as it was (``check``), and that its order holds (``order``)."""
+"""Proof that passes leave a program as it was (``check``) and that its order holds (``order``)."""

@@ -44,4 +44,5 @@ def test_gathers_in_float8_are_cut() -> None:
         report = only(domino_compile.reports())
     gathers = [c for c in report.collectives if "gather" in c.kind]
     assert report.status == "sliced" and gathers
-    assert {c.action for c in report.collectives if c.bytes > 64} == {"sliced"}
+    large = [c for c in report.collectives if c.bytes > 64]  # the others carry scales' maxima
+    assert {c.action for c in large} == {"sliced"}

@@ -44,6 +44,13 @@ SHAPE = [
         refused={(0, 0): MIX},
         blocks_refused={(0, 0): MIX},
     ),
+    Sample(aten.view.dtype, (real(4, 6), torch.int64)),
+    Sample(
+        aten.view.dtype,
+        (real(4, 6), torch.int32),
+        refused={(0, 1): "of another size"},
+        blocks_refused={(0, 1): "of another size"},
+    ),
     Sample(aten._unsafe_view.default, (real(6, 4), [6, 2, 2]), refused={(0, 1): MIX}),
     Sample(aten.reshape.default, (real(6, 4).t(), [24]), pull_refused={0: ""}),
     Sample(aten.permute.default, (real(4, 6, 2), [2, -3, 1])),
