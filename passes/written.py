@@ -8,7 +8,8 @@ separate them again; none changes a value:
 * A slice that is read exactly where it was written is what was written.
 * A write of what a later write covers is left out.
 * An operand that is ignored (what ``copy`` overwrites, the first of ``baddbmm`` with ``beta=0``) is
-  an empty tensor, and not a version of the buffer.
+  an empty tensor, and not a version of the buffer. ``new_empty_strided``, which needs a value's
+  type and device alone, no longer reads the value.
 
 Contract: the pass takes a functional joint or inference graph.
 """
@@ -46,6 +47,9 @@ def forward_writes(graph: fx.Graph) -> int:
         elif _ignores_first(node) and _is_read(node.args[0]):
             old = [node.args[0]]
             node.update_arg(0, _empty_like(graph, node, node.args[0]))
+        elif node.target is aten.new_empty_strided.default:
+            old = [node.args[0]]
+            _name_type(node)
         else:
             continue
         changed += 1
@@ -112,6 +116,13 @@ def _is_read(value: Any) -> bool:
     while isinstance(value, fx.Node) and value.target in VIEWS:
         value = value.args[0]
     return known and isinstance(value, fx.Node) and value.target is READ
+
+
+def _name_type(node: fx.Node) -> None:
+    """Make an empty tensor from its type and device instead of from a value that has them."""
+    value = node.meta["val"]
+    node.target, node.args = aten.empty_strided.default, node.args[1:]
+    node.kwargs = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
 
 
 def _empty_like(graph: fx.Graph, node: fx.Node, old: Any) -> fx.Node:

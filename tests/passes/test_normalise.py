@@ -118,6 +118,11 @@ def test_what_may_not_be_merged_is_left_alone(name: str) -> None:
     assert str(graph) == before
 
 
+def double(b: Builder, name: str, *shape: int) -> fx.Node:
+    """An input of the type that it is run with: what is made empty has this type, too."""
+    return b.input(name, *shape, dtype=torch.float64)
+
+
 def written_back(b: Builder, buffer: fx.Node, x: fx.Node, rows: int = 6) -> tuple[fx.Node, fx.Node]:
     """Gather into a buffer as Megatron-core does; return the buffer's next version, and a read."""
     seen = b.call(aten.view.default, b.call(aten.slice.Tensor, buffer, 0, 0, 4 * rows), [rows, 4])
@@ -129,7 +134,7 @@ def written_back(b: Builder, buffer: fx.Node, x: fx.Node, rows: int = 6) -> tupl
 
 def test_what_a_shared_buffer_holds_is_read_without_it() -> None:
     b = Builder()
-    x, buffer = b.input("x", 6, 4), b.input("buffer", 30)
+    x, buffer = double(b, "x", 6, 4), double(b, "buffer", 30)
     buffer_1, y = written_back(b, buffer, x)
     scores = b.call(aten.view.default, b.call(aten.slice.Tensor, buffer_1, 0, 0, 24), [1, 6, 4])
     lifted = b.call(aten.view.default, y, [1, 6, 4])
@@ -141,7 +146,7 @@ def test_what_a_shared_buffer_holds_is_read_without_it() -> None:
     before = run(graph, inputs)
 
     assert forward_writes(graph)
-    same(run(graph, inputs), before)
+    assert same(run(graph, inputs), before)
     writes = graph.find_nodes(op="call_function", target=aten.slice_scatter.default)
     assert [write.args[0].name for write in writes] == ["buffer"]  # the last one, for the caller
     assert not graph.find_nodes(op="call_function", target=aten.slice.Tensor)
@@ -150,11 +155,27 @@ def test_what_a_shared_buffer_holds_is_read_without_it() -> None:
 @pytest.mark.parametrize(("start", "end"), [(0, 20), (4, 24), (0, 30)])
 def test_another_part_of_a_buffer_is_read_from_the_buffer(start: int, end: int) -> None:
     b = Builder()
-    buffer_1, _ = written_back(b, b.input("buffer", 30), b.input("x", 6, 4))
-    part = b.call(aten.slice_scatter.default, buffer_1, b.input("y", 12), 0, 8, 20)
+    buffer_1, _ = written_back(b, double(b, "buffer", 30), double(b, "x", 6, 4))
+    part = b.call(aten.slice_scatter.default, buffer_1, double(b, "y", 12), 0, 8, 20)
     graph = b.output(b.call(aten.slice.Tensor, part, 0, start, end), part)
     inputs = random_inputs(graph)
     before = run(graph, inputs)
     forward_writes(graph)
-    same(run(graph, inputs), before)
+    assert same(run(graph, inputs), before)
     assert len(graph.find_nodes(op="call_function", target=aten.slice_scatter.default)) == 2
+
+
+def test_an_empty_tensor_reads_no_value_for_its_type() -> None:
+    b = Builder()
+    x, y = double(b, "x", 6, 4), double(b, "y", 4, 6)
+    empty = b.call(aten.new_empty_strided.default, b.all_reduce(x), [4, 6], [1, 4])
+    graph = b.output(b.call(aten.copy.default, empty, y))
+    inputs = random_inputs(graph)
+    before = run(graph, inputs)
+    assert forward_writes(graph)
+    found = run(graph, inputs)
+    assert same(found, before)
+    after = found[0]
+    assert after.dtype == torch.float64 and after.stride() == (1, 4)
+    (made,) = graph.find_nodes(op="call_function", target=aten.empty_strided.default)
+    assert not made.all_input_nodes
