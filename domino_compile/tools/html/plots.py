@@ -22,13 +22,12 @@ from bokeh.models import (
     ResetTool,
     SaveTool,
     TapTool,
-    Title,
     WheelZoomTool,
     ZoomInTool,
     ZoomOutTool,
 )
-from bokeh.models import Span as Line
-from bokeh.models.annotations import Label
+from bokeh.models.annotations import Label, Title
+from bokeh.models.annotations import Span as Line
 from bokeh.plotting import figure
 
 from domino_compile.tools.html.data import Curve
