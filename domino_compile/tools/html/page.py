@@ -77,9 +77,10 @@ def shared_reasons(explanation: Explanation) -> dict[tuple[str, str], int]:
 
 
 def worst_key(explanation: Explanation) -> str:
-    """Return the key of the collective with the longest exposed time; empty if all are hidden."""
-    worst = max(explanation.rows, key=lambda row: row.exposed_us, default=None)
-    return worst.key if worst is not None and worst.exposed_us > 0 else ""
+    """Return the key of the most exposed collective, or of the longest; empty without any."""
+    rows = explanation.rows
+    worst = max(rows, key=lambda row: (row.exposed_us, row.wire_us), default=None)
+    return worst.key if worst is not None else ""
 
 
 def _seen(data: ReportData, field: str) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 from domino_compile.report import CompileReport, ScheduleReport, WireReport
 from domino_compile.report.origin import slice_or_part
@@ -21,6 +21,8 @@ from domino_compile.tools.timelines import Span, Timeline
 from domino_compile.tools.timelines.spans import COMPUTE, STILL, WIRE
 
 _FORWARD = ("forward", "inference")
+#: Work other than products and attention.
+KERNELS = "kernels"
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,15 @@ def named_by_plan(
     """
     schedules = list(_uncut(compiled) if uncut else _planned(compiled))
     flights = [p for report, s in schedules for p in _flights(report, s, uncut)]
-    products = [p for _, s in schedules for p in _products(s, uncut)]
+    work = [p for _, s in schedules for p in _work(s, uncut)]
     spans = list(timeline.spans)
     _name(spans, _flown(spans, flights))
-    _name(spans, _paired([i for i, s in enumerate(spans) if _is_product(s)], products))
+    for kind in ("gemm", "attention"):
+        places = [i for i, s in enumerate(spans) if s.lane == COMPUTE and s.kind == kind]
+        _name(spans, _paired(places, [plan for plan in work if plan.kind == kind]))
+    _name_between(spans, work)
     _name_waits(spans)
     return replace(timeline, spans=tuple(spans))
-
-
-def _is_product(span: Span) -> bool:
-    return span.lane == COMPUTE and span.kind == "gemm"
 
 
 def _planned(
@@ -95,11 +96,49 @@ def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> It
         )
 
 
-def _products(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+def _work(schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
+    """Yield the work of a schedule in order; ``kernels`` are all but products and attention."""
+    kinds = {"matmul": "gemm", "attention": "attention", "fused": KERNELS, "kernel": KERNELS}
     for step in schedule.steps:
-        if step.kind == "matmul":
+        if step.kind in kinds:
             piece = slice_or_part(step.slice, step.part)
-            yield _Planned("gemm", "" if uncut else schedule.phase, step.source, piece)
+            phase = step.phase if uncut else schedule.phase
+            yield _Planned(kinds[step.kind], phase, step.source, piece)
+
+
+def _name_between(spans: list[Span], work: Sequence[_Planned]) -> None:
+    """Name the kernels between two named products, if the plan has one slice only between them."""
+    anchors = [plan for plan in work if plan.kind != KERNELS]
+    named = [
+        place
+        for place, span in enumerate(spans)
+        if span.lane == COMPUTE and span.kind in ("gemm", "attention")
+    ]
+    found = [_Planned(spans[p].kind, spans[p].phase, "", spans[p].slice) for p in named]
+    if not anchors or len(named) % len(anchors):
+        return
+    if any(
+        (a.kind, a.slice) != (f.kind, f.slice) for a, f in zip(cycle(anchors), found, strict=False)
+    ):
+        return  # products and attention are not in the planned order
+    between = list(_between(work))
+    for n, (first, last) in enumerate(pairwise(named)):
+        plans = between[n % len(anchors)]
+        if len({(plan.slice, plan.phase) for plan in plans}) != 1:
+            continue
+        for place in range(first + 1, last):
+            span = spans[place]
+            if span.lane == COMPUTE and span.kind not in STILL and span.slice is None:
+                spans[place] = replace(span, slice=plans[0].slice, phase=plans[0].phase)
+
+
+def _between(work: Sequence[_Planned]) -> Iterator[list[_Planned]]:
+    """Yield the work around each gap behind a product or attention: both ends, and the kernels."""
+    anchors = [place for place, plan in enumerate(work) if plan.kind != KERNELS]
+    for first, last in pairwise(anchors):
+        kernels = list(work[first + 1 : last])
+        yield kernels or [work[first], work[last]]
+    yield []  # behind the last one
 
 
 def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:

@@ -41,7 +41,8 @@ def test_explain_writes_page_picture_and_trace(
     assert "domino explain: train.py" in text and all(
         f'data-key="0:{row["name"]}"' in text for row in said.data()["collectives"]
     )
-    assert "What was compared for graph" in text and "chosen" in text
+    assert "Candidates for graph" in text and "chosen" in text
+    assert "predicted, not measured" in text and 'class="tile ' in text
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     events = json.loads(files["trace"].read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} == {

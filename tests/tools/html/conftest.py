@@ -11,7 +11,15 @@ import torch
 
 import domino_compile
 from domino_compile import Explanation, explain, fake_ranks
-from domino_compile.tools.html import Curve, Dump, ReportData, Table, page, read_dump
+from domino_compile.tools.html import (
+    Curve,
+    Dump,
+    ReportData,
+    Table,
+    explained_tiles,
+    page,
+    read_dump,
+)
 from domino_compile.tools.timelines import predicted
 from tests.emitted.harness import VOCAB, Model
 from tests.paths import FAST_LINK
@@ -42,13 +50,16 @@ def compiled(dump_folder: Path) -> Iterator[tuple[Explanation, Dump]]:
 def data(compiled: tuple[Explanation, Dump]) -> ReportData:
     """A report with everything in it; rank 1 is rank 0 again, as if measured, twice as long."""
     explanation, dump = compiled
+    told = {"status": "exposed", "reason": "nothing is left to compute", "advice": "more rows"}
+    exposed = [replace(r, exposed_us=r.wire_us, **told) for r in explanation.rows[-2:]]  # type: ignore[arg-type]
+    explanation = replace(explanation, rows=(*explanation.rows[:-2], *exposed))
     before, after = predicted(dump.reports)
     spans = tuple(
         replace(s, begin_us=2 * s.begin_us, end_us=2 * s.end_us, name=f"slow {s.name}")
         for s in after.spans
     )
     other = replace(after, rank=1, measured=True, emulated=True, spans=spans)
-    losses = (3.0, 2.0, 1.5)
+    losses, close = (3.0, 2.0, 1.5), (3.0, 2.0 + 4e-7, 1.5)
     return ReportData(
         title="a <report> & more",
         facts=(("command", "domino explain </script><b>train.py</b>"),),
@@ -56,7 +67,8 @@ def data(compiled: tuple[Explanation, Dump]) -> ReportData:
         verdict=("Worth it.",),
         timelines=(before, after, other),
         graphs=dump.graphs,
-        curves=(Curve("uncut", losses, losses), Curve("with domino", losses, losses)),
+        curves=(Curve("Inductor alone", losses, losses), Curve("with domino", close, losses)),
+        tiles=explained_tiles(explanation, dump.reports),
         tables=(Table("Numbers", ("variant", "step ms"), (("uncut", "1.0"),)),),
     )
 

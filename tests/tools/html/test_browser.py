@@ -112,11 +112,12 @@ def test_it_draws_both_timelines(view: Page, data: ReportData) -> None:
 def test_what_is_unchecked_is_gone(view: Page) -> None:
     everything = spans(view)
     view.uncheck("input[data-filter=slice][value='1']")
+    view.click(".more summary")
     view.uncheck("input[data-filter=kind][value=pointwise]")
     left = spans(view)
     assert left == [s for s in everything if s["slice"] != 1 and s["kind"] != "pointwise"]
     view.uncheck("input[data-filter=phase][value=forward]")
-    assert {s["phase"] for s in spans(view)} == {"", "backward"}
+    assert {s["phase"] for s in spans(view)} == {"backward"}
     view.check("input[data-filter=slice][value='1']")
     assert any(s["slice"] == 1 for s in spans(view))
 
@@ -161,29 +162,168 @@ def test_from_the_timeline_to_table_and_graph(view: Page) -> None:
     assert view.locator(f"#after .op.found[data-key='{key}']").count() >= 1
 
 
-def test_a_click_and_a_pointer_say_what_is_under_them(view: Page, data: ReportData) -> None:
-    # the middle of the first collective with domino, in pixels of the window
-    wire = next(s for s in spans(view) if s["timeline"] == 1 and s["lane"] == "wire")
-    view.evaluate("() => document.querySelector('#timeline').scrollIntoView()")
+def pixel_of(view: Page, span: dict[str, Any]) -> tuple[float, float]:
+    """The middle of a span, in pixels of the window."""
     x, y = view.evaluate(
         """([x, y]) => {
         const frame = Bokeh.index.get_by_id(domino.plot.id);
-        const box = frame.el.getBoundingClientRect();
-        const inner = frame.frame.bbox;
         const sx = frame.frame.x_scale.compute(x), sy = frame.frame.y_scale.compute(y);
         const canvas = frame.canvas_view.el.getBoundingClientRect();
         return [canvas.left + sx, canvas.top + sy];
         }""",
-        [(wire["left"] + wire["right"]) / 2, (wire["bottom"] + wire["top"]) / 2],
+        [(span["left"] + span["right"]) / 2, (span["bottom"] + span["top"]) / 2],
     )
+    return x, y
+
+
+def lit(view: Page) -> list[tuple[float, float]]:
+    """Begin and end of the pieces that are outlined for the one under the pointer."""
+    data = view.evaluate("() => [domino.lit.data.left, domino.lit.data.right]")
+    return list(zip(*map(list, data), strict=True))
+
+
+def point_at(view: Page, span: dict[str, Any]) -> None:
+    x, y = pixel_of(view, span)
+    view.mouse.move(x + 1, y)
     view.mouse.move(x, y)
-    tip = view.locator(".tip")
-    tip.wait_for()
-    text = tip.inner_text()
-    assert wire["name"] in text and "slice 0" in text and wire["collective"] in text
-    assert wire["source"] in text
+    name = span["name"]
+    view.wait_for_function(f"() => document.querySelector('#detail b')?.textContent === '{name}'")
+
+
+def test_pointing_at_a_collective_lights_up_what_hides_it(view: Page) -> None:
+    after = [s for s in spans(view) if s["timeline"] == 1]
+    work = [s for s in after if s["lane"] == "compute" and s["kind"] not in ("wait", "late")]
+    wire = max(
+        (s for s in after if s["lane"] == "wire"),
+        key=lambda w: sum(s["left"] < w["right"] and w["left"] < s["right"] for s in work),
+    )
+    point_at(view, wire)
+    text = view.inner_text("#detail")
+    assert "% hidden" in text and wire["source"] in text and " ms" in text
+    expected = [
+        (s["left"], s["right"])
+        for s in work
+        if s["left"] < wire["right"] and wire["left"] < s["right"]
+    ]
+    assert sorted(lit(view)) == pytest.approx(sorted(expected)) and expected
+    x, y = pixel_of(view, wire)
     view.mouse.click(x, y)
-    assert wire["name"] in view.inner_text("#detail")
+    assert view.locator("tr.chosen").get_attribute("data-key") == wire["collective"]
+    assert view.locator(".bk-Tooltip:visible").count() == 0  # nothing covers a lane
+
+
+def test_a_wait_leads_to_its_collective(view: Page) -> None:
+    wait = max(
+        (s for s in spans(view) if s["kind"] == "wait"), key=lambda s: float(s["right"] - s["left"])
+    )
+    point_at(view, wait)
+    assert "waits for the wire" in view.inner_text("#detail")
+    assert len(lit(view)) == 1
+    view.mouse.click(*pixel_of(view, wait))
+    view.get_by_role("button", name="its collective").click()
+    assert "hidden" in view.inner_text("#detail") and chosen(view) == 1
+
+
+def test_the_slider_compares_both_at_one_time(view: Page, data: ReportData) -> None:
+    _, after, _ = data.timelines
+    slider = view.locator("#playhead")
+    slider.fill("0")
+    assert "at 0.00 ms" in view.inner_text("#reached")
+    assert view.inner_text("#reached").count("0% of its work") == 2
+    slider.fill("1000")
+    assert view.inner_text("#reached").count("has finished the step") == 2
+    slider.fill("500")
+    half = view.evaluate("() => domino.line.location")
+    assert half == pytest.approx(sum(window(view)) / 2)
+    done = sum(
+        max(0.0, min(s.end_us, half * 1e3) - s.begin_us)
+        for s in after.spans
+        if s.lane == "compute" and s.kind != "wait"
+    )
+    said = re.search(r"with domino has done (\d+)% of its work", view.inner_text("#reached"))
+    assert said and float(said[1]) == pytest.approx(100 * done / after.compute_us, abs=1)
+    view.focus("#playhead")
+    view.keyboard.press("ArrowRight")
+    assert view.evaluate("() => domino.line.location") > half
+    box, canvas = slider.bounding_box(), view.locator("#plot canvas").first.bounding_box()
+    assert box is not None and canvas is not None
+    upper = pixel_of(view, next(s for s in spans(view) if s["timeline"] == 0))[1]
+    lower = pixel_of(view, next(s for s in spans(view) if s["timeline"] == 1))[1]
+    assert upper < box["y"] < lower
+
+
+def test_the_worst_collective_is_selected_at_the_start(view: Page, data: ReportData) -> None:
+    worst = max(data.explanation.rows, key=lambda row: (row.exposed_us, row.wire_us))
+    assert view.locator("tr.chosen").get_attribute("data-key") == worst.key
+    assert chosen(view) >= 2 and worst.name.split("_s")[0] in view.inner_text("#detail")
+
+
+def test_the_first_screen_has_the_result_and_its_origin(view: Page, data: ReportData) -> None:
+    assert view.inner_text(".origin") == "predicted, not measured"
+    tiles = view.locator(".tile").all_inner_texts()
+    change = data.explanation.times.change
+    assert change.partition(" (")[0] in tiles[0] and "hidden" in tiles[1]
+    assert tiles[-1].startswith("predicted")
+    for selector in (".tiles", "#plot", "#detail"):
+        box = view.locator(selector).bounding_box()
+        assert box is not None and box["y"] + box["height"] <= 900
+
+
+def test_the_legend_has_every_colour_and_hatch(view: Page) -> None:
+    words = view.inner_text(".legend")
+    for word in ("not cut", "slice 0", "slice 1", "waiting for the wire", "forward", "backward"):
+        assert word in words
+    hatch = view.locator(".legend .hatch").first
+    assert "gradient" in hatch.evaluate("(e) => getComputedStyle(e).backgroundImage")
+
+
+def test_sorting_the_table(view: Page, data: ReportData) -> None:
+    order = "(all) => all.map((row) => Number(row.dataset.exposed))"
+    rows = view.locator("#collective-table tbody tr")
+    view.click("[data-sort=exposed]")
+    found = rows.evaluate_all(order)
+    assert found == sorted(found, reverse=True) and len(found) == len(data.explanation.rows)
+    view.click("[data-sort=exposed]")
+    assert rows.evaluate_all(order) == sorted(found)
+    assert view.locator("th[aria-sort=ascending]").inner_text().startswith("exposed")
+    view.click("[data-sort=where]")
+    places = rows.evaluate_all("(all) => all.map((row) => row.dataset.where)")
+    assert [p.lower() for p in places] == sorted(p.lower() for p in places)
+    widths = rows.first.locator("td.bar i").evaluate_all("(all) => all.map((e) => e.style.width)")
+    assert all(width.endswith("%") for width in widths) and len(widths) == 2
+
+
+def test_a_shared_reason_is_said_once(view: Page, data: ReportData) -> None:
+    told = [(row.reason, row.advice) for row in data.explanation.rows if row.reason]
+    shared = {reason for reason in told if told.count(reason) > 1}
+    assert view.locator(".reasons li").count() == len(shared) > 0
+    for reason, advice in shared:
+        text = view.inner_text("#collectives")
+        assert text.count(reason) == 1 and text.count(advice) == 1
+    assert view.locator("#collective-table a[href^='#reason-']").count() == sum(
+        reason in shared for reason in told
+    )
+
+
+def test_curves_that_coincide_show_their_difference(view: Page) -> None:
+    titles = view.evaluate(
+        """() => Bokeh.documents.flatMap((d) => d.roots()).flatMap((r) => [...r.references()])
+        .filter((m) => m.type === "Title").map((m) => m.text).filter(Boolean)"""
+    )
+    assert sorted(titles) == ["identical, bit for bit", "largest difference 2.0e-07"]
+
+
+def test_waits_are_visible_in_the_dark(browser: Browser, report: Path) -> None:
+    view = opened(browser, report, color_scheme="dark")
+    wait = max(
+        (s for s in spans(view) if s["kind"] == "wait"), key=lambda s: float(s["right"] - s["left"])
+    )
+    assert wait["hatch"] == "right_diagonal_line"
+    red = [int(wait["colour"][i : i + 2], 16) for i in (1, 3, 5)]
+    paper = view.locator("body").evaluate("(e) => getComputedStyle(e).backgroundColor")
+    dark, light = sorted(map(_luminance, ([int(x) for x in re.findall(r"\d+", paper)][:3], red)))
+    assert (light + 0.05) / (dark + 0.05) >= 3
+    view.close()
 
 
 def test_the_timeline_by_keyboard(view: Page) -> None:
@@ -214,9 +354,9 @@ def test_everything_is_reached_with_the_tab_key(view: Page) -> None:
         view.keyboard.press("Tab")
         seen.add(view.evaluate(
             "() => { const e = document.activeElement;"
-            "return e.id || e.dataset.go || e.dataset.filter || e.tagName; }"
+            "return e.id || e.dataset.go || e.dataset.filter || e.dataset.sort || e.tagName; }"
         ))  # fmt: skip
-    wanted = {"theme", "plot", "slice", "kind", "phase", "rank", "find-collective", "status"}
+    wanted = {"theme", "plot", "slice", "playhead", "rank", "find-collective", "status", "exposed"}
     assert wanted | {"timeline", "graph", "graph-choice", "find-operation", "SUMMARY"} <= seen
 
 

@@ -83,6 +83,31 @@ def test_products_are_named_by_themselves() -> None:
     assert all(collective == "" for _, collective, _ in flights(line))
 
 
+def test_kernels_between_products_of_one_slice_have_its_colour() -> None:
+    """Between slices 0 and 1 nobody knows whose a kernel is, if the plan has kernels of both."""
+
+    def step(kind: str, slice_: int) -> Step:
+        return Step(kind, kind, slice_, 0, 1)
+
+    steps = [
+        *(step("matmul", 0), step("fused", 0), step("attention", 0), step("matmul", 0)),
+        *(step("fused", 0), step("fused", 1), step("matmul", 1), step("matmul", 1)),
+    ]
+    planned = ScheduleReport("forward", [], [], 1.0, 1.0, 0, 0, steps=steps)
+    kinds = ["host", "gemm", "pointwise", "host", "attention", "host", "gemm", "pointwise",
+             "gemm", "wait", "host", "gemm", "host"]  # fmt: skip
+    spans = tuple(Span(COMPUTE, kind, kind, n, n + 1) for n, kind in enumerate(kinds))
+    line = Timeline("t", 0, True, False, spans)
+    named = named_by_plan(line, [CompileReport(0, schedules=[planned])])
+    assert [s.slice for s in named.spans] == (
+        [None, 0, 0, 0, 0, 0, 0, None, 1, None, 1, 1, None]
+    )  # fmt: skip
+    assert {s.phase for s in named.spans if s.slice is not None} == {"forward"}
+    other = replace(line, spans=(*spans[:6], *spans[7:]))  # one product is missing
+    named = named_by_plan(other, [CompileReport(0, schedules=[planned])])
+    assert {s.kind for s in named.spans if s.slice is not None} == {"attention"}
+
+
 def test_the_baseline_is_named_by_the_graph_as_it_was_found() -> None:
     line = named_by_plan(measured(2), [report(0)], uncut=True)
     assert flights(line) == [("forward", "0:all_reduce", None), ("", "0:other", None)]

@@ -22,7 +22,7 @@ const domino = (() => {
 
   // ---- the timeline ------------------------------------------------------------------------
   let plot = null, source = null, chosen = null, lit = null, strips = null, line = null;
-  let all = null, bands = null, whole = null, at = -1;
+  let all = null, bands = null, whole = null, at = -1, told = -1;
 
   const start = () => {
     const documents = window.Bokeh ? Bokeh.documents : [];
@@ -41,18 +41,23 @@ const domino = (() => {
     if (!plot) return;
     all = copied(source.data);
     bands = copied(strips.data);
-    whole = [plot.x_range.start, plot.x_range.end];
     document.querySelectorAll("[data-filter]").forEach((box) => box.addEventListener("change", filter));
-    if (byId("rank")) byId("rank").addEventListener("change", filter);
+    if (byId("rank")) byId("rank").addEventListener("change", () => { fitRank(); filter(); });
     byId("plot").addEventListener("keydown", keys);
     byId("playhead").addEventListener("input", () => reach(fromSlider()));
     for (const end of ["start", "end"]) plot.x_range.properties[end].change.connect(() => placeSlider());
     addEventListener("resize", () => setTimeout(placeSlider, 100));
+    fitRank();
     filter();
     reach(Math.min(...lengths().filter((length) => length > 0)));
     const worst = byId("collective-table")?.dataset.worst;
     if (worst) show(worst);
     document.body.dataset.ready = "1";
+  };
+
+  const fitRank = () => {
+    whole = [0, 1.01 * Math.max(...lengths().filter((length) => length > 0))];
+    plot.x_range.setv({ start: whole[0], end: whole[1] });
   };
 
   const copied = (data) => Object.fromEntries(Object.entries(data).map(([name, values]) => [name, Array.from(values)]));
@@ -121,6 +126,7 @@ const domino = (() => {
     const shown = bands.rank.map((value, i) => [value === rank && !off.phase?.has(bands.phase[i]), i]).filter(([yes]) => yes).map(([, i]) => i);
     strips.data = Object.fromEntries(Object.entries(bands).map(([name, values]) => [name, shown.map((i) => values[i])]));
     for (const model of plot.references()) if (model.type === "Label") model.visible = model.tags[0] === rank;
+    at = told = -1;
     select([]);
     light([]);
     placeSlider();
@@ -160,8 +166,8 @@ const domino = (() => {
   const hovered = (from) => {
     const found = from.inspected.indices;
     light(found.length ? related(found[0]) : []);
-    if (found.length) describe(found[0]);
-    else if (at >= 0 && at < source.data.left.length) describe(at);
+    const wanted = found.length ? found[0] : at;
+    if (wanted >= 0 && wanted < source.data.left.length && wanted !== told) describe(wanted);
   };
 
   const kindOf = (d, i) => {
@@ -172,6 +178,7 @@ const domino = (() => {
 
   const describe = (i) => {
     const d = source.data, key = d.collective[i];
+    told = i;
     const title = element("b", {}, d.name[i]);
     const cut = d.slice[i] < 0 ? "" : `slice ${d.slice[i]}`;
     const time = `from ${milliseconds(d.left[i])}, for ${milliseconds(d.right[i] - d.left[i])}`;
