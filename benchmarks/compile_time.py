@@ -1,6 +1,7 @@
 """Measure how long our passes take by number of layers, beside the whole compile or by stage.
 
 Usage: ``python -m benchmarks.compile_time [--layers 8 16 32 64] [--device cpu] [--json FILE]``.
+With ``--verify on`` the passes are checked as well.
 
 The model is a GPT of Megatron-style blocks on the only running rank of a two-rank group; forward
 and backward are compiled with Inductor, caches off. Prints one line per depth.
@@ -37,6 +38,7 @@ from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.runner import seconds_in_passes
 from domino_compile.planner import Planner
 from domino_compile.report import new_report
+from domino_compile.verify.verifier import Verifier
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
 #: The timed stages, with the module and name of the function that each one calls.
@@ -53,14 +55,17 @@ STAGES: tuple[tuple[str, Any, str], ...] = (
     ("report", pipeline, "schedule"),
     ("report", Pipeline, "_write"),
     ("lint", fx.Graph, "lint"),
+    ("verify", Verifier, "read"),
+    ("verify", Verifier, "check"),
 )
 
 
-def measure(layers: int, device: str, lowering: str) -> dict[str, float]:
+def measure(layers: int, device: str, lowering: str, verify: str) -> dict[str, float]:
     """Compile one training step; return the seconds in total and in our passes."""
     model, tokens = _program(layers, device)
     before, began = seconds_in_passes(), time.perf_counter()
     options: dict[str, Any] = {"lowering": lowering, "guard": "off", "memory_cap": 10}
+    options["verify"] = verify
     program = torch.compile(model, backend="domino", options=options)
     program(tokens, tokens).backward()
     total = time.perf_counter() - began
@@ -94,7 +99,7 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
 
 def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
     """Capture and plan, adding the time of each stage to ``spent``."""
-    options = Options(guard="off", memory_cap=10)
+    options = Options(guard="off", memory_cap=10, verify="on")
 
     def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         with _timed_stages(spent), _timed(spent, "all"):
@@ -189,6 +194,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--lowering", default="inductor", choices=("inductor", "eager"))
+    parser.add_argument("--verify", default="off", choices=("off", "on"), help="check the passes")
     parser.add_argument("--passes-only", action="store_true", help="processor time by stage")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -199,9 +205,9 @@ def main() -> None:
         rows = [measure_passes(layers, args.device) for layers in args.layers]
         _print_stages(rows)
     else:
-        measure(1, args.device, args.lowering)
+        measure(1, args.device, args.lowering, args.verify)
         for layers in args.layers:
-            rows.append(measure(layers, args.device, args.lowering))
+            rows.append(measure(layers, args.device, args.lowering, args.verify))
             _print_compile(rows[-1])
     if args.json:
         args.json.write_text(

@@ -12,6 +12,7 @@ needs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,44 +22,63 @@ from domino_compile.cost.rates import HALVES
 from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import behind_views
+from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
 MM, ADDMM = aten.mm.default, aten.addmm.default
 
 
-def accumulate_products(graph: fx.Graph) -> int:
-    """Move sums into products in place, and return the number of sums removed."""
+@dataclass(frozen=True)
+class Accumulated:
+    """The sums that were removed.
+
+    Attributes:
+        witness: What each sum is now.
+    """
+
+    witness: Witness = field(default_factory=Witness)
+
+    def __len__(self) -> int:
+        return len(self.witness.claims)
+
+
+def accumulate_products(graph: fx.Graph) -> Accumulated:
+    """Move sums into products in place."""
     launches = [node for node in graph.nodes if is_launch(node)]
     payloads = dict.fromkeys(x for node in launches for x in node.all_input_nodes)
-    return sum(_accumulate(graph, payload) for payload in payloads)
+    done = Accumulated()
+    for payload in payloads:
+        _accumulate(graph, payload, done.witness)
+    return done
 
 
-def _accumulate(graph: fx.Graph, value: Any) -> int:
+def _accumulate(graph: fx.Graph, value: Any, done: Witness) -> None:
     """Move a sum, which may be viewed, into its products, starting with the innermost."""
     add = behind_views(value)
     if add is None or add.target is not aten.add.Tensor or len(add.args) != 2 or add.kwargs:
-        return 0
-    done = sum(_accumulate(graph, term) for term in add.args)
+        return
+    for term in add.args:
+        _accumulate(graph, term, done)
     products = [behind_views(term) for term in add.args]
     first, last = products if _is_plain(products[1]) else products[::-1]
     if not (_is_product(first) and _is_plain(last) and first is not last):
-        return done
+        return
     assert first is not None and last is not None
     outcome, sums = add.meta["val"], (first.meta["val"], last.meta["val"])
     if sums[0].shape != sums[1].shape or {x.dtype for x in sums} != {outcome.dtype}:
-        return done
+        return
     if outcome.dtype not in HALVES or outcome.numel() != sums[0].numel():
-        return done
+        return
     with graph.inserting_before(add):
         total = new_node(graph, last, ADDMM, (first, *last.args))
         if outcome.shape != sums[0].shape:
             total = new_node(graph, add, aten.view.default, (total, list(outcome.shape)))
     terms = add.args
+    done.add(add.name, Whole(total.name))
     add.replace_all_uses_with(total)
     graph.erase_node(add)
     for term in terms:
         erase_unused(graph, term)
-    return done + 1
 
 
 def _is_plain(node: fx.Node | None) -> bool:

@@ -28,7 +28,7 @@ class Columns(Replaced):
         plan: The cut, or the reason why no columns were cut.
     """
 
-    plan: CutPlan | NoCut
+    plan: CutPlan | NoCut | None = None
 
 
 def slice_columns(
@@ -45,5 +45,6 @@ def slice_columns(
     """
     plan = cut_columns(graph, parts, sites, at)
     if isinstance(plan, NoCut):
-        return Columns({}, plan)
-    return Columns(slice_graph(graph, plan).launches, plan)
+        return Columns({}, plan=plan)
+    cut = slice_graph(graph, plan)
+    return Columns(cut.launches, cut.witness, plan)

@@ -21,6 +21,7 @@ from domino_compile.graph.collectives import WAIT, Replaced, is_wait
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import VIEWS, behind_views
 from domino_compile.graph.tags import is_alone
+from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
 ALL_REDUCE = c10d.all_reduce.default
@@ -29,19 +30,25 @@ ALL_REDUCE = c10d.all_reduce.default
 def normalise_graph(graph: fx.Graph) -> Replaced:
     """Merge sums of all-reduces in place, and return what replaces each removed one."""
     into: dict[fx.Node, fx.Node] = {}
+    witness = Witness()
     for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
         merge = _merge(graph, node)
         if merge is None:
             continue
-        total, gone = merge
+        total, wait, gone = merge
+        witness.add(node.name, Whole(wait.name))
         made = set(into.values())  # a sum of sums can remove the result of an earlier merge
         into |= {launch: total for launch, last in into.items() if last in gone}
         into |= {launch: total for launch in gone if launch not in made}
-    return Replaced({launch: (total,) for launch, total in into.items()})
+    return Replaced({launch: (total,) for launch, total in into.items()}, witness)
 
 
-def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
-    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``; return the new and the removed launches."""
+def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, fx.Node, list[fx.Node]] | None:
+    """Turn ``AR(a) + AR(b)`` into ``AR(a + b)``.
+
+    Returns:
+        The new launch, its wait, and the removed launches.
+    """
     if len(add.args) != 2 or add.kwargs:
         return None
     left, right = (_all_reduce_behind(x) for x in add.args)
@@ -63,7 +70,7 @@ def _merge(graph: fx.Graph, add: fx.Node) -> tuple[fx.Node, list[fx.Node]] | Non
     graph.erase_node(add)
     for term in terms:
         erase_unused(graph, term)
-    return launch, [left, right]
+    return launch, wait, [left, right]
 
 
 def _all_reduce_behind(value: Any) -> fx.Node | None:

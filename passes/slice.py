@@ -23,6 +23,7 @@ column part 0 of ``mm``.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -43,11 +44,12 @@ from domino_compile.axes import (
 )
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
-from domino_compile.graph.collectives import Replaced
+from domino_compile.graph.collectives import Replaced, size_hint
 from domino_compile.graph.new_nodes import with_size
 from domino_compile.graph.slice_nodes import SliceNodes, inverse, order_in_memory
 from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
 from domino_compile.rules import Cut, Members, Summands
+from domino_compile.verify.claims import Piece, Whole, Witness
 
 aten = torch.ops.aten
 
@@ -57,7 +59,8 @@ def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
     slicer = Slicer(graph, plan)
     slicer.run()
     cut = plan.analysis.sliced_collectives()
-    return Replaced({x: tuple(slicer.pieces[x, plan.analysis.state(x)]) for x in cut})
+    launches = {x: tuple(slicer.pieces[x, plan.analysis.state(x)]) for x in cut}
+    return Replaced(launches, slicer.witness())
 
 
 class Slicer:
@@ -77,6 +80,8 @@ class Slicer:
         self.nodes = SliceNodes(graph, plan.chunks, plan.columns)
         self.pieces: dict[tuple[fx.Node, States], list[Any]] = {}  # nodes, or ``Members``
         self.joined: dict[fx.Node, fx.Node] = {}
+        #: Values that are added up, and the ranks that add them up further, if any must.
+        self.totals: dict[fx.Node, tuple[fx.Node, str]] = {}
         #: The slice that calls the graph, and whose inputs it has; ``None`` for a whole graph.
         self.only = only
         if only is not None:
@@ -122,6 +127,33 @@ class Slicer:
             if operand in self.analysis.states and operand.op != "placeholder":
                 with self.graph.inserting_before(node):
                     node.replace_input_with(operand, self._whole(operand))
+
+    def witness(self) -> Witness:
+        """Which values after the rewriting stand for which before it."""
+        found = Witness()
+        for (value, state), pieces in self.pieces.items():
+            if isinstance(state, Sliced):
+                for claim in self._pieces_of(value, state, pieces):
+                    found.add(value.name, claim)
+        for value, whole in self.joined.items():
+            found.add(value.name, Whole(whole.name))
+        for value, (total, group) in self.totals.items():
+            found.add(value.name, Whole(total.name, group))
+        return found
+
+    def _pieces_of(self, value: fx.Node, state: Sliced, pieces: list[Any]) -> Iterator[Piece]:
+        """What each slice of a value is of it."""
+        dealt = self.analysis.dealt.get(value)
+        ranks, group = (dealt.ranks, dealt.group) if dealt is not None else (1, "")
+        if (dealt is not None and dealt.stacked) or not isinstance(state.outer, int):
+            return
+        start = 0
+        for piece in pieces:
+            extent = size_hint(piece.meta["val"].shape[state.dim])
+            length = extent * ranks if dealt is not None else extent // state.outer
+            outer = 1 if dealt is not None else state.outer
+            yield Piece(piece.name, state.dim, outer, start, length, group, ranks)
+            start += length
 
     # -- one operation ---------------------------------------------------------------------
 
@@ -283,6 +315,8 @@ class Slicer:
     def _replace_whole(self, node: fx.Node, total: fx.Node) -> None:
         total.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(total)
+        dealt = [self.analysis.dealt[x] for x in node.all_input_nodes if x in self.analysis.dealt]
+        self.totals[node] = (total, dealt[0].group if dealt else "")
 
     # -- whole <-> slices ------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ holds the parts about kernels that Inductor generates for scheduled graphs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -575,3 +576,12 @@ def forget_names(graph: fx.Graph) -> None:
     for node in graph.nodes:
         namespace.create_name(node.name, node)
     graph._graph_namespace = namespace
+
+
+@contextmanager
+def on_real_tensors() -> Iterator[None]:
+    """Compute with real tensors, also while a compiler traces with fake ones."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        yield

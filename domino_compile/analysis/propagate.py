@@ -113,6 +113,7 @@ class Analysis:
             seeds={env[n]: s for n, s in self.seeds.items()},
             states={env[n]: s for n, s in self.states.items()},
             cuts={env[n]: c for n, c in self.cuts.items()},
+            dealt={env[n]: how for n, how in self.dealt.items()},
         )
 
     def sliced_collectives(self) -> list[fx.Node]:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import c10d
+from domino_compile.verify.claims import Witness
 
 #: Functional collectives, and the position of the group name among their arguments.
 LAUNCHES: dict[Any, int] = {
@@ -101,9 +102,11 @@ class Replaced:
     Attributes:
         launches: The replacements of each removed launch. Several removed launches can share one
             (a merge), and one can have several (slices).
+        witness: Which values after stand for which values before.
     """
 
     launches: Mapping[fx.Node, tuple[fx.Node, ...]]
+    witness: Witness = field(default_factory=Witness)
 
     def __len__(self) -> int:
         return len(self.launches)

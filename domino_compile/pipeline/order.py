@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from domino_compile.graph.collectives import Replaced
+    from domino_compile.passes.accumulate import Accumulated
     from domino_compile.passes.columns import Columns
     from domino_compile.passes.schedule import ScheduleResult
 
@@ -56,7 +57,7 @@ def _normalise(graph: fx.Graph, at: Context) -> Replaced:
     return normalise_graph(graph)
 
 
-def _accumulate(graph: fx.Graph, at: Context) -> int:
+def _accumulate(graph: fx.Graph, at: Context) -> Accumulated:
     from domino_compile.passes.accumulate import accumulate_products
 
     return accumulate_products(graph)

@@ -49,6 +49,8 @@ from domino_compile.report.report_text import report_text
 from domino_compile.report.schedule import schedule, uncut
 from domino_compile.report.schedule_text import schedule_text
 from domino_compile.scheduling import Result
+from domino_compile.verify.certificate import certificate_json, certificate_text
+from domino_compile.verify.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,8 @@ class Pipeline:
         self.report.slower = self.slower
         self.facts = Facts(self.options, self.hints, self.lowering, self.slower)
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
-        self.runner = Runner(self.dump, self.options.disable_passes, self.report.graph)
+        verifier = Verifier() if self.options.verify != "off" else None
+        self.runner = Runner(self.dump, self.options.disable_passes, self.report.graph, verifier)
 
     # -- the two stages --------------------------------------------------------------------
 
@@ -369,6 +372,15 @@ class Pipeline:
             self.dump.write("report.txt", report_text(self.report))
             if self.rows.before:
                 self.dump.write("graphs.json", self.rows.to_json())
+            self._write_certificate()
+
+    def _write_certificate(self) -> None:
+        """Write what was established about the passes, if they were checked."""
+        verifier = self.runner.verifier
+        if verifier is not None and (verifier.checked or verifier.problem):
+            found = verifier.checked, verifier.problem
+            self.dump.write("certificate.txt", certificate_text(*found))
+            self.dump.write("certificate.json", certificate_json(*found))
 
 
 def _region(graph: fx.Graph) -> int | None:

@@ -20,6 +20,7 @@ from domino_compile.pipeline.contract import Context, Pass
 from domino_compile.pipeline.order import title
 from domino_compile.report.dump import Dump, count_difference, op_counts
 from domino_compile.report.faults import Failure
+from domino_compile.verify.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,13 @@ class Runner:
         dump: receives the graphs before and after each pass.
         disabled: the passes that the user leaves out, by name.
         number: of the compiled graph, for the log.
+        verifier: checks what each pass does; ``None``: nothing is checked.
     """
 
     dump: Dump
     disabled: Collection[str] = field(default_factory=frozenset)
     number: int = 0
+    verifier: Verifier | None = None
 
     def stage(self, graph: fx.Graph, phase: str, work: Callable[[], bool]) -> Failure | None:
         """Do work that runs passes on a graph and returns whether to keep the graph.
@@ -81,6 +84,8 @@ class Runner:
             RankMismatchError: they cannot go on.
         """
         backup = Backup(graph)
+        if self.verifier is not None:
+            self.verifier.begin()
         with _timed(), _garbage_kept():
             try:
                 if not work():
@@ -111,6 +116,7 @@ class Runner:
         before = op_counts(graph) if self.dump.wanted else None
         if before is not None:
             self.dump.write_graph(f"{name}.before.py", graph)
+        found = self.verifier.read(graph) if self.verifier is not None else None
         count, began = len(graph.nodes), time.perf_counter()
         outcome = made.run(graph, context)
         log.debug(
@@ -121,4 +127,6 @@ class Runner:
         if before is not None:
             self.dump.write_graph(f"{name}.after.py", graph)
             self.dump.write(f"{name}.ops.txt", count_difference(before, op_counts(graph)))
+        if self.verifier is not None and found is not None:
+            self.verifier.check(phase, made.name, found, graph, outcome)
         return outcome

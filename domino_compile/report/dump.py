@@ -124,6 +124,8 @@ def _remove_earlier(folder: Path) -> None:
         "plan.json",
         "graphs.json",
         "report.txt",
+        "certificate.txt",
+        "certificate.json",
         "*/[0-9][0-9].*.py",
         "*/[0-9][0-9].*.txt",
         "*/fault.*",

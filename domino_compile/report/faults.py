@@ -13,6 +13,7 @@ from domino_compile.errors import STRICT, InternalError
 from domino_compile.options import Options
 from domino_compile.report.dump import Dump
 from domino_compile.report.replay import repro_script
+from domino_compile.verify.verifier import NotEqual
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
         options: The user's options.
 
     Raises:
-        InternalError: ``DOMINO_COMPILE_STRICT=1`` is set.
+        InternalError: ``DOMINO_COMPILE_STRICT=1`` is set, or a graph is not established to be equal
+            and the option ``verify`` is ``'strict'``.
     """
     phase, error = failure.phase, failure.error
     trace = "".join(traceback.format_exception(error))
@@ -55,10 +57,14 @@ def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
     except Exception as second:
         log.debug("no repro was written: %s", second)
     folder = str(dump.folder / phase) if dump.folder is not None else None
+    unequal = isinstance(error, NotEqual)
     message = f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
-    if os.environ.get(STRICT) == "1":
+    if unequal:
+        message = f"in the {phase} graph, {error}"
+    if os.environ.get(STRICT) == "1" or (unequal and options.verify == "strict"):
         raise InternalError(message, folder) from error
-    log.error(
+    log.log(
+        logging.WARNING if unequal else logging.ERROR,
         "%s; Inductor compiles %s alone%s",
         " ".join(message.split()),
         "this graph" if phase == "joint" else f"the unscheduled {phase} graph",

@@ -93,12 +93,12 @@ def mlp_backward() -> fx.Graph:
     return b.output(*_mlp_gradients(b, grad, x, up, down, hidden))
 
 
-def mlp_joint() -> fx.Graph:
+def mlp_joint(rows: int = 5) -> fx.Graph:
     """``mlp_forward`` and ``mlp_backward`` in one graph."""
     b = Builder()
-    x, up = b.input("primals_1", 5, 8), b.input("primals_2", 16, 8)
+    x, up = b.input("primals_1", rows, 8), b.input("primals_2", 16, 8)
     down = b.input("primals_3", 8, 16)
-    grad = b.input("tangents_1", 5, 8)
+    grad = b.input("tangents_1", rows, 8)
     y, hidden = _mlp(b, x, up, down)
     return b.output(y, *_mlp_gradients(b, grad, x, up, down, hidden))
 

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "domino_compile.tools.cli.run:run",
     "explain": "domino_compile.tools.cli.explain:explain",
     "report": "domino_compile.tools.cli.report:report",
+    "verify": "domino_compile.tools.cli.verify:verify",
     "profile": "domino_compile.tools.cli.profile:profile",
     "poc": "domino_compile.tools.cli.poc:poc",
     "bench": "domino_compile.tools.cli.bench:bench",

@@ -1,0 +1,414 @@
+"""The checker: does a graph after a pass compute what the graph before computes?
+
+::
+
+    for each value after, in order, that is claimed to stand for a value before:
+        collect the operations after, back to values already established
+        collect the operations before, back to the values that those stand for
+        the claim follows if the operations are the same on the same values     (same)
+                      or if they read the same elements in the same order       (structure)
+                      or if they compute the same random numbers in float64     (numbers)
+    every output, effect and collective of the graph before must be there, and no others
+
+The checker imports nothing of the passes, their rules or their analyses. What it takes from torch
+is the meaning of operations, and of a graph's metadata only shapes and types, which both forms must
+have in common.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from domino_compile.verify import elements, numbers
+from domino_compile.verify.claims import Claim, Piece, Whole, Witness
+from domino_compile.verify.collectives import count_collectives
+from domino_compile.verify.part import Given, NotEstablished, Part
+from domino_compile.verify.plain import (
+    CONSTANT,
+    INPUT,
+    Graph,
+    Operation,
+    Ref,
+    Tensor,
+    is_launch,
+    is_wait,
+    replaced,
+)
+
+#: The most operations in one part: more than any rewriting needs between two claims.
+MOST = 400
+#: How often both sides are followed further back, to end at the same values.
+ROUNDS = 4
+#: Collectives whose result is the same on all ranks.
+EQUAL_ON_RANKS = (
+    "_c10d_functional.all_reduce.default",
+    "_c10d_functional.broadcast.default",
+    "_c10d_functional.all_gather_into_tensor.default",
+)
+SAME, STRUCTURE, NUMBERS = "same", "structure", "numbers"
+
+
+@dataclass
+class Established:
+    """What was established about one rewriting.
+
+    Attributes:
+        how: for each claimed value after: ``SAME``, ``STRUCTURE`` or ``NUMBERS``.
+        collectives: how many collectives before and after.
+        assumed: what was taken to hold, for example that a parameter is the same on all ranks.
+    """
+
+    how: dict[str, str] = field(default_factory=dict)
+    collectives: tuple[int, int] = (0, 0)
+    assumed: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Return how many values were established in each way."""
+        return Counter(self.how.values())
+
+
+class Memory:
+    """The parts that were proved, and how: equal layers are proved once."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Any, ...], str] = {}
+
+    def prove(self, part: Part) -> str:
+        """Return how a part is proved.
+
+        Raises:
+            NotEstablished: it is not.
+        """
+        key = part.key
+        if key not in self.known:
+            self.known[key] = self._prove(part)
+        return self.known[key]
+
+    def _prove(self, part: Part) -> str:
+        if elements.proved(part):
+            return STRUCTURE
+        if (reason := numbers.refuted(part)) is not None:
+            raise NotEstablished(part.about, f"{part.goal.node} is not {part.goal} of it: {reason}")
+        return NUMBERS
+
+
+def check(before: Graph, after: Graph, witness: Witness, memory: Memory) -> Established:
+    """Establish that a graph computes the same as before.
+
+    Args:
+        before: the graph before.
+        after: the graph after.
+        witness: which values correspond; it may be wrong.
+        memory: the parts proved so far.
+
+    Raises:
+        NotEstablished: it may not compute the same.
+    """
+    checker = _Checker(before, after, memory)
+    checker.run(witness)
+    return checker.done
+
+
+class _Checker:
+    """Establishes the claims about one pair of graphs, in the order of the graph after."""
+
+    def __init__(self, before: Graph, after: Graph, memory: Memory) -> None:
+        self.before, self.after, self.memory = before, after, memory
+        #: The values after that are established, and of what each is what.
+        self.known: dict[str, Given] = {}
+        #: The values before that some established value stands for.
+        self.stood_for: set[str] = set()
+        #: The values before that are taken to be equal on all ranks.
+        self.equal: set[str] = set()
+        #: The parts that were proved and have collectives.
+        self.parts: list[Part] = []
+        self.done = Established()
+
+    def run(self, witness: Witness) -> None:
+        """Establish all claims, then that nothing is missing or too much."""
+        claims: dict[str, tuple[str, Claim]] = {}
+        for name, several in witness.claims.items():
+            for claim in several:
+                if name in self.before.operations and claim.node in self.after.operations:
+                    claims[claim.node] = (name, claim)
+        for name, op in self.after.operations.items():
+            if name in claims:
+                about, claim = claims[name]
+                self._establish(self.before.operations[about], op, claim)
+            elif name in self.before.operations:
+                self._establish(self.before.operations[name], op, self._unsaid(op))
+        self._outputs()
+        self._effects()
+        self.done.collectives = count_collectives(self.before, self.after, self.known, self.parts)
+
+    def _unsaid(self, op: Operation) -> Whole:
+        """What a value that keeps its name is: of values that ranks add up, a value such as they.
+
+        An all-reduce is the sum itself.
+        """
+        groups = {
+            given.claim.summed_over
+            for name in op.operands
+            if (given := self.known.get(name)) is not None and isinstance(given.claim, Whole)
+        } - {""}
+        added = len(groups) == 1 and not is_launch(op)
+        return Whole(op.name, groups.pop()) if added else Whole(op.name)
+
+    def _establish(self, source: Operation, op: Operation, claim: Claim) -> None:
+        if not isinstance(source.value, Tensor) or not isinstance(op.value, Tensor):
+            if self._is_same(source, op, claim):
+                self._note(source, op, claim, SAME)
+            return
+        self._types(source.value, op, claim)
+        if self._is_same(source, op, claim):
+            how = SAME
+        else:
+            part = self._part(source, op, claim)
+            how = self.memory.prove(part)
+            if part.launches:
+                self.parts.append(part)
+            for name in part.equal_on_ranks:
+                self._assume_equal(name)
+        self._note(source, op, claim, how)
+
+    def _note(self, source: Operation, op: Operation, claim: Claim, how: str) -> None:
+        self.known[op.name] = Given(source.name, claim)
+        self.stood_for.add(source.name)
+        self.done.how[op.name] = how
+
+    def _assume_equal(self, name: str) -> None:
+        """Note that a value must be equal on all ranks: so must the inputs that it is made of."""
+        if name in self.equal:
+            return
+        self.equal.add(name)
+        op = self.before.operations[name]
+        if op.target == INPUT:
+            self.done.assumed.append(f"{name} is the same on all ranks")
+        elif op.target not in EQUAL_ON_RANKS:
+            for operand in op.operands:
+                self._assume_equal(operand)
+
+    def _types(self, value: Tensor, op: Operation, claim: Claim) -> None:
+        shape = list(value.shape)
+        if isinstance(claim, Piece):
+            if not self._fits(claim, value.shape):
+                raise NotEstablished(op.name, f"there are no {claim} of {list(shape)}")
+            extent = claim.outer * claim.length
+            shape[claim.dim] = claim.length // claim.ranks if claim.dealt_over else extent
+        if (tuple(shape), value.dtype) != op.tensor:
+            found = f"{op.tensor.dtype}{list(op.tensor.shape)}"
+            raise NotEstablished(op.name, f"it is {found}, not {value.dtype}{shape}")
+
+    def _fits(self, claim: Piece, shape: tuple[int, ...]) -> bool:
+        if not 0 <= claim.dim < len(shape) or claim.start < 0 or claim.length < 0:
+            return False
+        extent = shape[claim.dim]
+        if claim.dealt_over:
+            fits = claim.outer == 1 and claim.length % claim.ranks == 0
+            return fits and claim.start + claim.length <= extent * claim.ranks
+        whole = claim.outer > 0 and extent % claim.outer == 0
+        return whole and claim.start + claim.length <= extent // claim.outer
+
+    def _is_same(self, source: Operation, op: Operation, claim: Claim) -> bool:
+        """Whether it is the same operation on the same whole values."""
+        if not isinstance(claim, Whole) or claim.summed_over or source.target != op.target:
+            return False
+        if source.target in (INPUT, CONSTANT):
+            inside = [graph.inner.get(source.name) for graph in (self.before, self.after)]
+            named = source.name == op.name and source.args == op.args
+            return named and source.value == op.value and inside[0] == inside[1]
+
+        def stands_for(ref: Ref) -> Any:
+            given = self.known.get(ref.name)
+            if given is None or given.claim != Whole(ref.name):
+                return None
+            return Ref(given.before)
+
+        same: bool = replaced((op.args, op.kwargs), stands_for) == (source.args, source.kwargs)
+        return same
+
+    # -- what lies between values that are established ---------------------------------------
+
+    def _part(self, source: Operation, op: Operation, claim: Claim) -> Part:
+        after, given = self._back(op, set())
+        if any(x.before == source.name for x in given.values()):
+            before: dict[str, Operation] = {}  # a join, a cut or a copy of it
+            inputs = {source.name: source}
+        else:
+            before, inputs, after, given = self._both(source, op)
+        for x in given.values():
+            if x.before not in before:
+                inputs.setdefault(x.before, self.before.operations[x.before])
+        return Part(claim, source.name, before, after, inputs, given, (self.before, self.after))
+
+    def _both(
+        self, source: Operation, op: Operation
+    ) -> tuple[dict[str, Operation], dict[str, Operation], dict[str, Operation], dict[str, Given]]:
+        """Collect operations before and after that end at the same values.
+
+        What is computed anew on one side, from what it is computed from, is so on the other.
+        """
+        opened: set[str] = set()
+        for _ in range(ROUNDS):
+            before, inputs = self._back_before(source, opened)
+            after, given = self._back(op, set(before))
+            read = {x.before for x in given.values()}
+            more = {
+                name
+                for name, x in inputs.items()
+                if name not in read and x.target not in (INPUT, CONSTANT)
+            }
+            if not more:
+                return before, inputs, after, given
+            opened |= more
+        before, inputs = self._back_before(source, set())
+        return before, inputs, *self._back(op, set(before))
+
+    def _back(
+        self, op: Operation, opened: set[str]
+    ) -> tuple[dict[str, Operation], dict[str, Given]]:
+        """Collect operations after, back to values that stand for others than the opened ones."""
+        found: dict[str, Operation] = {}
+        given: dict[str, Given] = {}
+        stack = [op]
+        while stack:
+            top = stack.pop()
+            if top.name in found:
+                continue
+            found[top.name] = top
+            for name in top.operands:
+                known = self.known.get(name)
+                if known is not None and known.before not in opened:
+                    given[name] = known
+                else:
+                    stack.append(self._inside(self.after, name, op))
+            self._limit(op, found)
+        return self._in_order(self.after, found), given
+
+    def _back_before(
+        self, source: Operation, opened: set[str]
+    ) -> tuple[dict[str, Operation], dict[str, Operation]]:
+        """Collect operations before, back to values, but the opened, that something stands for.
+
+        If one result of an operation must be computed anew, all that are needed are.
+        """
+        found: dict[str, Operation] = {}
+        inputs: dict[str, Operation] = {}
+        stack = [source]
+        while stack:
+            top = stack.pop()
+            if top.name in found:
+                continue
+            found[top.name] = top
+            inputs.pop(top.name, None)
+            for name in top.operands:
+                operand = self.before.operations[name]
+                several = operand.target == "getitem" and operand.operands[0] in found
+                if name in self.stood_for and name not in opened and not several:
+                    inputs[name] = operand
+                elif name not in found:
+                    stack.append(self._inside(self.before, name, source))
+            for name in [n for n, x in inputs.items() if x.target == "getitem"]:
+                if inputs[name].operands[0] in found:
+                    stack.append(inputs.pop(name))
+            self._limit(source, found)
+        return self._in_order(self.before, found), inputs
+
+    def _inside(self, graph: Graph, name: str, op: Operation) -> Operation:
+        found = graph.operations[name]
+        if found.target == INPUT:
+            raise NotEstablished(op.name, f"the input {name} stands for nothing")
+        return found
+
+    def _limit(self, op: Operation, found: dict[str, Operation]) -> None:
+        if len(found) > MOST:
+            raise NotEstablished(op.name, f"more than {MOST} operations lie behind it unclaimed")
+
+    def _in_order(self, graph: Graph, found: dict[str, Operation]) -> dict[str, Operation]:
+        if len(found) == 1:
+            return found
+        places = self._places(graph)
+        return {name: found[name] for name in sorted(found, key=places.__getitem__)}
+
+    def _places(self, graph: Graph) -> dict[str, int]:
+        cached: dict[int, dict[str, int]] = self.__dict__.setdefault("_orders", {})
+        if id(graph) not in cached:
+            cached[id(graph)] = {name: i for i, name in enumerate(graph.operations)}
+        return cached[id(graph)]
+
+    # -- nothing missing, nothing too much ----------------------------------------------------
+
+    def _outputs(self) -> None:
+        if len(self.before.outputs) != len(self.after.outputs):
+            raise NotEstablished("output", "the number of results differs")
+        for place, (name, now) in enumerate(
+            zip(self.before.outputs, self.after.outputs, strict=True)
+        ):
+            if not isinstance(name, str):
+                if name != now:
+                    raise NotEstablished("output", f"result {place} is {now}, not {name}")
+                continue
+            given = self.known.get(now)
+            if given is not None and given.before == name and isinstance(given.claim, Whole):
+                if given.claim.summed_over:
+                    self.done.assumed.append(
+                        f"result {place} ({name}) is summed over group {given.claim.summed_over}"
+                    )
+            elif now in self.after.operations:
+                whole = Whole(now)
+                self._establish(self.before.operations[name], self.after.operations[now], whole)
+            else:
+                raise NotEstablished(name, f"result {place} is gone")
+
+    def _effects(self) -> None:
+        """Operations with effects are there, whole, once, and in order."""
+        needed = [op.name for op in self._with_effects(self.before)]
+        found = []
+        for op in self._with_effects(self.after):
+            given = self.known.get(op.name)
+            if given is None or not isinstance(given.claim, Whole):
+                raise NotEstablished(op.name, "an operation with an effect is new")
+            found.append(given.before)
+        if needed != found:
+            missing = [n for n in needed if n not in found] or needed
+            raise NotEstablished(missing[0], "an operation with an effect is gone or moved")
+        for op in self._with_effects(self.after):
+            self._reads_in_order(op)
+
+    def _reads_in_order(self, op: Operation) -> None:
+        """What was read before it is written is read before that, and what was read later later."""
+        if not op.operands:
+            return
+        earlier, later = self._readers(self.after, op.name)
+        source = self.known[op.name].before
+        first, last = self._readers(self.before, source)
+        moved = [{self._origin(name) for name in names} for names in (earlier, later)]
+        wrong = (moved[0] & last - first) | (moved[1] & first - last)
+        if wrong:
+            raise NotEstablished(wrong.pop(), f"it is read on the other side of {source}'s write")
+
+    def _origin(self, name: str) -> str:
+        given = self.known.get(name)
+        return name if given is None else given.before
+
+    def _readers(self, graph: Graph, writer: str) -> tuple[set[str], set[str]]:
+        """Return what reads what an operation writes, itself or views: before that, and after."""
+        seen = {graph.operations[writer].operands[0]}
+        found: tuple[set[str], set[str]] = (set(), set())
+        written = False
+        for op in graph.operations.values():
+            written = written or op.name == writer
+            if op.name != writer and any(x in seen for x in op.operands):
+                found[written].add(op.name)
+                if op.target in elements.MOVES:
+                    seen.add(op.name)
+        return found
+
+    def _with_effects(self, graph: Graph) -> Iterator[Operation]:
+        for op in graph.operations.values():
+            if not op.pure and not is_launch(op) and not is_wait(op):
+                yield op

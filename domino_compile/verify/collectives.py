@@ -1,0 +1,125 @@
+"""Every collective is accounted for: none lost, none doubled, none with other ranks or reduction.
+
+That values are equal is shown elsewhere. A collective whose result nobody needs changes no value,
+but its ranks wait for each other; and a result that is read before its wait is not there yet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domino_compile.verify.claims import Piece
+from domino_compile.verify.part import Given, NotEstablished, Part
+from domino_compile.verify.plain import GETITEM, Graph, Operation, is_launch, is_wait
+
+
+def count_collectives(
+    before: Graph, after: Graph, known: Mapping[str, Given], parts: Sequence[Part]
+) -> tuple[int, int]:
+    """Return how many collectives there are before and after.
+
+    Args:
+        before: the graph before.
+        after: the graph after.
+        known: what is established of values after.
+        parts: what was proved, as far as it has collectives.
+
+    Raises:
+        NotEstablished: one is lost, doubled, new, with other arguments, or not waited for.
+    """
+    old, new = (
+        {op.name: op for op in graph.operations.values() if is_launch(op)}
+        for graph in (before, after)
+    )
+    _waited_for(before, after)
+    done = defaultdict(list)
+    for launch in new.values():
+        given = known.get(launch.name)
+        if given is not None:
+            done[given.before].append(given)
+    for name, several in done.items():
+        _complete(before.operations[name], several)
+    inside: set[str] = set()
+    for part in parts:
+        inside |= _same_kinds(part)
+        done.update({op.name: [] for op in part.before.values() if op.name in old})
+    for name in new:
+        if name not in known and name not in inside:
+            raise NotEstablished(name, "this collective belongs to none of the graph before")
+    for name in old:
+        if name not in done:
+            raise NotEstablished(name, "this collective is gone")
+    _not_repeated(old, new)
+    return len(old), len(new)
+
+
+def _complete(launch: Operation, given: Sequence[Given]) -> None:
+    """The pieces of a collective make it up, without gaps and without overlaps."""
+    pieces = [x.claim for x in given]
+    if len(pieces) == 1 and not isinstance(pieces[0], Piece):
+        return
+    if any(not isinstance(piece, Piece) for piece in pieces):
+        raise NotEstablished(launch.name, "this collective is done whole, and once more")
+    first: Any = pieces[0]
+    rows = launch.tensor.shape[first.dim] * first.ranks // first.outer
+    end = 0
+    for piece in sorted(pieces, key=lambda piece: piece.start):  # type: ignore[union-attr]
+        assert isinstance(piece, Piece)
+        if (piece.dim, piece.outer, piece.start) != (first.dim, first.outer, end):
+            raise NotEstablished(launch.name, f"rows {end}.. of this collective are not done once")
+        end += piece.length
+    if end != rows:
+        raise NotEstablished(launch.name, f"rows {end}..{rows} of this collective are not done")
+
+
+def _same_kinds(part: Part) -> set[str]:
+    """The collectives in a part are those that it had: the same kind, group and reduction.
+
+    Returns:
+        the names of those after.
+    """
+    assert part.launches is not None
+    before, after = part.launches
+    kinds = [Counter(map(_kind, launches)) for launches in (before, after)]
+    for kind, count in kinds[1].items():
+        if count > kinds[0][kind]:
+            name = next(op.name for op in after if _kind(op) == kind)
+            raise NotEstablished(name, "a collective of this kind, reduction and group is new")
+    return {op.name for op in after}
+
+
+def _kind(launch: Operation) -> Any:
+    """Return what a collective is, but for its payload (and its sizes)."""
+    names = tuple(x for x in launch.args[1:] if not isinstance(x, tuple))
+    return launch.target, names, launch.kwargs
+
+
+def _not_repeated(old: Mapping[str, Operation], new: Mapping[str, Operation]) -> None:
+    counts = [Counter((op.target, op.args, op.kwargs) for op in x.values()) for x in (old, new)]
+    for name, op in new.items():
+        made = (op.target, op.args, op.kwargs)
+        if counts[1][made] > max(counts[0][made], 1):
+            raise NotEstablished(name, "this collective is done twice")
+
+
+def _waited_for(before: Graph, after: Graph) -> None:
+    """Results of collectives are only read by their waits, as far as they were before."""
+    early = [set(_read_early(graph)) for graph in (before, after)]
+    for name, user in early[1]:
+        if (name, user) not in early[0]:
+            raise NotEstablished(user, f"it reads the result of {name} without waiting")
+
+
+def _read_early(graph: Graph) -> Any:
+    pending = {op.name for op in graph.operations.values() if is_launch(op)}
+    for op in graph.operations.values():
+        for name in op.operands:
+            if name in pending and op.target == GETITEM:
+                pending.add(op.name)
+            elif name in pending and not is_wait(op):
+                yield name, op.name
+    for name in graph.outputs:
+        if name in pending:
+            yield name, "output"

@@ -1,0 +1,163 @@
+"""Runs operations on small tensors in float64, for all ranks of a group at once.
+
+A value is a list with one entry for each rank. Collectives are done by hand; attention kernels that
+exist on GPUs only are replaced by their definition (``kernels``); everything else is torch's own
+operation on a CPU.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+
+from domino_compile._compat.operators import OpOverload
+from domino_compile.verify import kernels
+from domino_compile.verify.plain import (
+    CONSTANT,
+    GETITEM,
+    INPUT,
+    Graph,
+    Operation,
+    Ref,
+    replaced,
+)
+
+Ranks: TypeAlias = list[Any]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class Unknown(Exception):
+    """Something cannot be run here; it says what."""
+
+
+@cache
+def resolve(target: str) -> Any:
+    """Return the operation with a name; ``None`` if there is none."""
+    if target.startswith("_operator."):
+        return getattr(operator, target.split(".", 1)[1], None)
+    found: Any = torch.ops
+    for part in target.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    return found
+
+
+def run(operations: Iterable[Operation], env: dict[str, Ranks], graph: Graph, ranks: int) -> None:
+    """Run operations in order; ``env`` has their operands and gets their results.
+
+    Raises:
+        Unknown: one cannot be run.
+    """
+    for op in operations:
+        env[op.name] = _run(op, env, graph, ranks)
+
+
+def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> Ranks:
+    if op.target.startswith("_c10d_functional."):
+        return _collective(op, env, ranks)
+    if op.target == CONSTANT:
+        if op.name not in graph.inner:
+            raise Unknown(f"the constant {op.name} is not at hand")
+        return [_callable(graph.inner[op.name])] * ranks
+    results = []
+    for rank in range(ranks):
+
+        def of_rank(ref: Ref, rank: int = rank) -> Any:
+            return env[ref.name][rank]
+
+        args, kwargs = replaced((op.args, op.kwargs), of_rank)
+        if op.target == GETITEM:
+            results.append(args[0][args[1]])
+        else:
+            results.append(_call(op, args, dict(kwargs)))
+    return results
+
+
+def _call(op: Operation, args: Any, kwargs: dict[str, Any]) -> Any:
+    target: Any = kernels.KERNELS.get(op.target) or resolve(op.target)
+    if target is None:
+        raise Unknown(f"{op.target} is not known here")
+    if isinstance(target, OpOverload):
+        args = _as_lists(args)
+    args, kwargs = _in_double(args), _in_double(kwargs)
+    try:
+        return target(*args, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise Unknown(f"{op.target} cannot be run: {reason[0] if reason else error!r}") from error
+
+
+def _as_lists(args: Any) -> list[Any]:
+    return [list(x) if type(x) is tuple else x for x in args]
+
+
+def _in_double(argument: Any) -> Any:
+    """Return arguments that ask for double precision, on the CPU."""
+    if isinstance(argument, dict):
+        return {key: _in_double(x) for key, x in argument.items()}
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(map(_in_double, argument))
+    if argument in FLOATS if isinstance(argument, torch.dtype) else False:
+        return torch.float64
+    return torch.device("cpu") if isinstance(argument, torch.device) else argument
+
+
+def _callable(graph: Graph) -> Any:
+    """Return a graph as a function."""
+
+    def call(*args: Any) -> tuple[Any, ...]:
+        named = zip(graph.inputs, args, strict=True)
+        env: dict[str, Ranks] = {name: [x] for name, x in named if name is not None}
+        calls = [op for op in graph.operations.values() if op.target != INPUT]
+        run(calls, env, graph, 1)
+        return tuple(env[x][0] if isinstance(x, str) else x for x in graph.outputs)
+
+    return call
+
+
+# -- collectives -----------------------------------------------------------------------------
+
+
+def _collective(op: Operation, env: Mapping[str, Ranks], ranks: int) -> Ranks:
+    kind = op.target.split(".")[1]
+    given = op.args[0]
+    if type(given) is tuple:
+        made = [_one(kind, op, env[ref.name], ranks) for ref in given]
+        return [tuple(values[rank] for values in made) for rank in range(ranks)]
+    return _one(kind, op, env[given.name], ranks)
+
+
+def _one(kind: str, op: Operation, values: Ranks, ranks: int) -> Ranks:
+    kind = kind.removesuffix("_coalesced").rstrip("_")
+    if kind == "wait_tensor":
+        return values
+    if kind == "all_reduce":
+        return [_reduced(str(op.args[1]), values)] * ranks
+    if kind == "broadcast":
+        return [values[int(op.args[1]) % ranks]] * ranks
+    if kind == "all_gather_into_tensor":
+        return [torch.cat(values)] * ranks
+    if kind == "reduce_scatter_tensor":
+        total = _reduced(str(op.args[1]), values)
+        return list(total.chunk(ranks))
+    if kind == "all_to_all_single" and len({*op.args[1], *op.args[2]}) == 1:
+        parts = [value.chunk(ranks) for value in values]
+        return [torch.cat([part[rank] for part in parts]) for rank in range(ranks)]
+    raise Unknown(f"the collective {op.target}")
+
+
+def _reduced(how: str, values: Ranks) -> torch.Tensor:
+    stacked = torch.stack(values)
+    if how in ("sum", "avg"):
+        total = stacked.sum(0)
+        return total / len(values) if how == "avg" else total
+    if how in ("max", "min"):
+        return stacked.amax(0) if how == "max" else stacked.amin(0)
+    if how == "product":
+        return stacked.prod(0)
+    raise Unknown(f"the reduction {how}")

@@ -1,0 +1,152 @@
+"""Proof by numbers: both forms are run on the same random values, in float64.
+
+Every rank's operands before are random. The operands after are made of them as the claims say.
+The result after must be what the goal says of the result before. Sums, products and polynomials
+that agree at one random point agree everywhere, but for an event of probability zero.
+
+Large sizes are replaced by small ones first (``sizes``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from domino_compile import _compat
+from domino_compile.verify.claims import Claim, Piece, Whole
+from domino_compile.verify.interpret import Ranks, Unknown, run
+from domino_compile.verify.part import Part
+from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.sizes import reduced
+
+#: How far results may differ, relative to the largest: a few hundred roundings of float64.
+TOLERANCE = 1e-9
+
+
+def refuted(part: Part) -> str | None:
+    """Return why the goal is not established; ``None`` if both forms agree."""
+    if len(part.groups) > 1:
+        return "collectives of several groups lie between values that are established"
+    try:
+        part = reduced(part)
+        with _compat.on_real_tensors(), torch.no_grad():
+            state = torch.random.get_rng_state()
+            try:
+                return _compare(part)
+            finally:
+                torch.random.set_rng_state(state)
+    except Unknown as unknown:
+        return str(unknown)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"both forms cannot be compared: {str(error).splitlines()[0]}"
+
+
+def _compare(part: Part) -> str | None:
+    chooses = any(op.target == "higher_order.cond" for op in part.before.values())
+    for condition in (True, False) if chooses else (None,):
+        if (reason := _compare_if(part, condition)) is not None:
+            return reason
+    return None
+
+
+def _compare_if(part: Part, condition: bool | None) -> str | None:
+    """Compare both forms, where conditions are as given."""
+    for attempt in (_any, _positive):
+        torch.manual_seed(0)
+        before, after = _both(part, attempt, condition)
+        if not all(x.isfinite().any() for x in after if x.numel()):
+            continue  # a logarithm of negative numbers, say
+        return _difference(before, after)
+    return "no random numbers were found for which it is finite"
+
+
+def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
+    ranks = part.ranks
+    least = _least(part)
+    env = {name: [make(op, least) for _ in range(ranks)] for name, op in part.inputs.items()}
+    if condition is not None:
+        for name, values in env.items():
+            if values[0].dtype is torch.bool and values[0].numel() == 1:
+                env[name] = [torch.full_like(values[0], condition)] * ranks
+    for name in part.equal_on_ranks:
+        env[name] = [env[name][0]] * ranks
+    other = {name: _given(x.claim, env[x.before]) for name, x in part.given.items()}
+    run(part.before.values(), env, part.graphs[0], ranks)
+    run(part.after.values(), other, part.graphs[1], ranks)
+    expected = _stands(part.goal, env[part.about])
+    found = other[part.goal.node]
+    if isinstance(part.goal, Whole) and part.goal.summed_over:
+        return [torch.stack(expected).sum(0)], [torch.stack(found).sum(0)]
+    return expected, found
+
+
+def _given(claim: Claim, values: Ranks) -> Ranks:
+    """Return an operand after: what a claim says, or any values that have the same sum."""
+    if isinstance(claim, Whole) and claim.summed_over:
+        noise = [torch.randn_like(value) for value in values]
+        return [x + a - b for x, a, b in zip(values, noise, noise[1:] + noise[:1], strict=True)]
+    return _stands(claim, values)
+
+
+def _stands(claim: Claim, values: Ranks) -> Ranks:
+    """Return what a claim says of a value on all ranks."""
+    if isinstance(claim, Whole):
+        return values
+    if claim.dealt_over:
+        whole = torch.cat(values, claim.dim)
+        part = whole.narrow(claim.dim, claim.start, claim.length)
+        return list(part.chunk(len(values), claim.dim))
+    return [_rows(claim, value) for value in values]
+
+
+def _rows(claim: Piece, value: torch.Tensor) -> torch.Tensor:
+    shape = value.shape
+    extent = shape[claim.dim] // claim.outer
+    opened = value.reshape(*shape[: claim.dim], claim.outer, extent, *shape[claim.dim + 1 :])
+    part = opened.narrow(claim.dim + 1, claim.start, claim.length)
+    return part.reshape(*shape[: claim.dim], -1, *shape[claim.dim + 1 :])
+
+
+def _least(part: Part) -> int:
+    """Return a number that every index may have: the least extent of what may be indexed."""
+    shapes = [op.tensor.shape for op in part.inputs.values() if isinstance(op.value, Tensor)]
+    return min([8, *(n for shape in shapes for n in shape if n > 1)])
+
+
+def _any(op: Operation, least: int) -> Any:
+    if not isinstance(op.value, Tensor):
+        raise Unknown(f"{op.name}, which is no tensor, is an operand")
+    shape, dtype = op.value.shape, getattr(torch, op.value.dtype)
+    if dtype is torch.bool:
+        return torch.rand(shape) < 0.5
+    if dtype.is_complex:
+        return torch.randn(shape, dtype=torch.complex128)
+    if not dtype.is_floating_point:
+        return torch.randint(0, least, shape, dtype=dtype)
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def _positive(op: Operation, least: int) -> Any:
+    made = _any(op, least)
+    return torch.rand_like(made) * 0.7 + 0.2 if made.dtype is torch.float64 else made
+
+
+def _difference(before: Ranks, after: Ranks) -> str | None:
+    for expected, found in zip(before, after, strict=True):
+        if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
+            return f"its shape is {list(getattr(found, 'shape', []))}, not {list(expected.shape)}"
+        if found.dtype != expected.dtype:
+            return f"it is made of {found.dtype}, not of {expected.dtype}"
+        if not expected.numel():
+            continue
+        if not expected.is_floating_point() and not expected.is_complex():
+            if not torch.equal(expected, found):
+                return "its numbers differ"
+            continue
+        finite = expected[expected.isfinite()]
+        scale = float(finite.abs().max()) if finite.numel() else 1.0
+        if not torch.allclose(expected, found, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+            error = float((expected - found).nan_to_num(torch.inf).abs().max())
+            return f"its numbers differ by {error:.2g} (the largest is {scale:.2g})"
+    return None

@@ -1,0 +1,194 @@
+"""Graphs as plain data: what the checker reads, and what a dump keeps of them.
+
+A graph is a list of operations in order. Targets are names, such as ``aten.mm.default``; dynamic
+sizes are the numbers seen while compiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
+
+
+class Ref(NamedTuple):
+    """An argument that is another operation's result."""
+
+    name: str
+
+
+class Tensor(NamedTuple):
+    """The shape and type of a value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+#: A tensor, several results (``None`` for one that is not a tensor), or something else.
+Value: TypeAlias = Tensor | tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a graph.
+
+    Attributes:
+        name: of its result.
+        target: what is called; ``INPUT``, ``CONSTANT`` or ``GETITEM`` for what is no call.
+        args: positional arguments; nested tuples with a ``Ref`` for each operand.
+        kwargs: keyword arguments, sorted by name.
+        value: its result.
+        pure: whether nothing happens if it is left out.
+        trace: the stack of the user's program, as torch keeps it.
+    """
+
+    name: str
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    value: Value
+    pure: bool = True
+    trace: str = ""
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Return the names of the values that it takes, in order, each as often as it is taken."""
+        return tuple(ref.name for ref in refs((self.args, self.kwargs)))
+
+    @property
+    def line(self) -> str:
+        """Return the user's line, as ``file.py:12: code``; empty if it is not known."""
+        lines = [line.strip() for line in self.trace.splitlines() if line.strip()]
+        found = ""
+        for head, code in zip(lines, [*lines[1:], ""], strict=True):
+            if head.startswith("File ") and "/torch/" not in head:
+                path, number, *_ = head.removeprefix("File ").split(", ")
+                file = path.strip('"').replace("\\", "/").rsplit("/", 1)[-1]
+                found = f"{file}:{number.removeprefix('line ')}: {code}"
+        return found
+
+    @property
+    def tensor(self) -> Tensor:
+        """Return its result, which must be one tensor.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not isinstance(self.value, Tensor):
+            raise ValueError(f"{self.name} is not a tensor")
+        return self.value
+
+
+@dataclass
+class Graph:
+    """A graph.
+
+    Attributes:
+        operations: by name, in order.
+        outputs: the names of its results; ``None`` or a number for what is no value.
+        inner: the graphs that it calls, by name.
+        inputs: the names of its arguments, in order; ``None`` for one that is a number.
+    """
+
+    operations: dict[str, Operation] = field(default_factory=dict)
+    outputs: tuple[Any, ...] = ()
+    inner: dict[str, Graph] = field(default_factory=dict)
+    inputs: tuple[str | None, ...] = ()
+
+
+def refs(argument: Any) -> Iterator[Ref]:
+    """Yield the operands in an argument."""
+    if isinstance(argument, Ref):
+        yield argument
+    elif type(argument) is tuple:
+        for item in argument:
+            yield from refs(item)
+
+
+def replaced(argument: Any, by: Callable[[Ref], Any]) -> Any:
+    """Return an argument with every operand replaced."""
+    if isinstance(argument, Ref):
+        return by(argument)
+    if type(argument) is tuple:
+        return tuple(replaced(item, by) for item in argument)
+    return argument
+
+
+def is_launch(operation: Operation) -> bool:
+    """Whether the operation starts a collective."""
+    name = operation.target
+    return name.startswith("_c10d_functional.") and not name.startswith("_c10d_functional.wait")
+
+
+def is_wait(operation: Operation) -> bool:
+    """Whether the operation waits for a collective."""
+    return operation.target.startswith("_c10d_functional.wait")
+
+
+def to_json(graph: Graph) -> dict[str, Any]:
+    """Return a graph as JSON data."""
+    rows = [
+        [op.name, op.target, _encode(op.args), _encode(op.kwargs), _encode_value(op.value), op.pure]
+        for op in graph.operations.values()
+    ]
+    data: dict[str, Any] = {"operations": rows, "outputs": _encode(graph.outputs)}
+    data["inputs"] = list(graph.inputs)
+    if graph.inner:
+        data["inner"] = {name: to_json(inner) for name, inner in graph.inner.items()}
+    return data
+
+
+def from_json(data: Mapping[str, Any]) -> Graph:
+    """Return the graph that ``to_json`` described."""
+    operations = {}
+    for name, target, args, kwargs, value, pure in data["operations"]:
+        operations[name] = Operation(
+            name, target, _decode(args), _decode(kwargs), _decode_value(value), pure
+        )
+    inner = {name: from_json(graph) for name, graph in data.get("inner", {}).items()}
+    return Graph(operations, _decode(data["outputs"]), inner, tuple(data["inputs"]))
+
+
+def _encode(argument: Any) -> Any:
+    import torch
+
+    if isinstance(argument, Ref):
+        return {"ref": argument.name}
+    if type(argument) is tuple:
+        return [_encode(item) for item in argument]
+    if isinstance(argument, (torch.dtype, torch.layout, torch.memory_format)):
+        return {"torch": str(argument).removeprefix("torch.")}
+    if isinstance(argument, torch.device):
+        return {"device": argument.type}
+    if isinstance(argument, complex):
+        return {"complex": [argument.real, argument.imag]}
+    return argument
+
+
+def _decode(data: Any) -> Any:
+    import torch
+
+    if isinstance(data, list):
+        return tuple(_decode(item) for item in data)
+    if isinstance(data, dict):
+        ((kind, value),) = data.items()
+        if kind == "ref":
+            return Ref(value)
+        if kind == "torch":
+            return getattr(torch, value)
+        return torch.device(value) if kind == "device" else complex(*value)
+    return data
+
+
+def _encode_value(value: Value) -> Any:
+    if isinstance(value, Tensor):
+        return [list(value.shape), value.dtype]
+    return None if value is None else {"members": [_encode_value(member) for member in value]}
+
+
+def _decode_value(data: Any) -> Value:
+    if isinstance(data, list):
+        return Tensor(tuple(data[0]), data[1])
+    return None if data is None else tuple(_decode_value(member) for member in data["members"])

@@ -1,0 +1,229 @@
+"""Small sizes instead of large ones, the same for both forms of a part.
+
+Equal sizes stay equal, so programs still fit together; sizes that differ stay different, so that
+they do not fit where they did not. Along a cut dimension the sizes of the pieces are made small and
+the whole is their sum. Sizes among the arguments are those that torch's schemas call ``SymInt``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from domino_compile._compat.operators import OpOverload
+from domino_compile.verify.claims import Claim, Piece
+from domino_compile.verify.interpret import Unknown, resolve
+from domino_compile.verify.part import Given, Part
+from domino_compile.verify.plain import Operation, Tensor
+
+VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+#: A part is run as it is if its values have no more elements than this, all together.
+SMALL = 60_000
+#: Sizes up to this are left alone.
+LITTLE = 4
+
+
+def reduced(part: Part) -> Part:
+    """Return the part with small sizes.
+
+    Raises:
+        Unknown: none are found.
+    """
+    if _elements(part) * part.ranks <= SMALL:
+        return part
+    sizes = _Sizes(part)
+    made = sizes.apply()
+    if _elements(made) * made.ranks > 40 * SMALL:
+        raise Unknown("it is too large to be run, and its sizes cannot be reduced")
+    return made
+
+
+def _elements(part: Part) -> int:
+    return sum(math.prod(shape) for shape in _shapes(part))
+
+
+def _shapes(part: Part) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(value.shape)
+        elif isinstance(value, tuple):
+            for member in value:
+                add(member)
+
+    for op in (*part.inputs.values(), *part.before.values(), *part.after.values()):
+        add(op.value)
+    return found
+
+
+@cache
+def _sizes_of(target: str) -> tuple[list[str], frozenset[str], frozenset[str]] | None:
+    """Return an operation's arguments by name, and which of them are sizes, or numbers."""
+    found = resolve(target)
+    if not isinstance(found, OpOverload):
+        return None
+    declared = found._schema.arguments
+    numbers = frozenset(a.name for a in declared if str(a.type) in ("Tensor", "number"))
+    sizes = frozenset(re.findall(r"SymInt\S*\s+(\w+)", str(found._schema)))
+    return [argument.name for argument in declared], sizes, numbers
+
+
+def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield each size that a view makes of several, or makes several of, and these."""
+    known = {**part.graphs[0].operations, **part.inputs, **part.before}
+    for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
+        for op in side.values():
+            if op.target in VIEWS and isinstance(source := values[op.operands[0]].value, Tensor):
+                yield from _grouped(source.shape, op.tensor.shape)
+                yield from _grouped(op.tensor.shape, source.shape)
+
+
+def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
+    """Yield each extent of ``coarse`` that is the product of extents of ``fine``, and these."""
+    place = 0
+    for extent in coarse:
+        first, product = place, 1
+        while product < extent and place < len(fine):
+            product *= fine[place]
+            place += 1
+        if product != extent:
+            return
+        if place - first > 1:
+            yield extent, fine[first:place]
+
+
+class _Sizes:
+    """Small numbers for the sizes of a part."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.small: dict[int, int] = {n: n for n in range(-1, LITTLE + 1)}
+        self.taken: set[int] = set(self.small)
+        self.products = dict(_products(part))
+        self._cut_sizes()
+        for n in sorted({n for shape in _shapes(part) for n in shape}):
+            self._small(n)
+
+    def _small(self, size: int) -> int:
+        """Return the small number for a size; one is chosen if there is none yet."""
+        if size not in self.small:
+            factors = self.products.get(size)
+            made = math.prod(map(self._small, factors)) if factors else self._free()
+            self._put(size, made)
+        return self.small[size]
+
+    def _put(self, size: int, small: int) -> None:
+        if self.small.setdefault(size, small) != small:
+            raise Unknown(f"the size {size} is two different things")
+        self.taken.add(small)
+
+    def _free(self) -> int:
+        return next(n for n in itertools.count(LITTLE + 1) if n not in self.taken)
+
+    def _cut_sizes(self) -> None:
+        """Choose the sizes of pieces first: the whole must be their sum."""
+        claims = [self.part.goal, *(given.claim for given in self.part.given.values())]
+        pieces = [c for c in claims if isinstance(c, Piece)]
+        abouts = [self.part.about, *(given.before for given in self.part.given.values())]
+        known = {**self.part.inputs, **self.part.before}
+        for claim, about in zip(claims, abouts, strict=True):
+            if isinstance(claim, Piece):
+                self._cut(claim, known[about].tensor.shape[claim.dim], pieces)
+
+    def _cut(self, claim: Piece, extent: int, pieces: list[Piece]) -> None:
+        rows = extent * claim.ranks if claim.dealt_over else extent // claim.outer
+        ends = sorted(
+            {0, rows}
+            | {p.start for p in pieces if p.start < rows}
+            | {p.start + p.length for p in pieces if p.start + p.length < rows}
+        )
+        lengths = [b - a for a, b in itertools.pairwise(ends)]
+        for length in sorted(set(lengths)):
+            if length in self.products:
+                self._small(length)
+            elif length not in self.small:
+                self._put(length, self._length(length, claim))
+        total = 0
+        for length, end in zip(lengths, ends[1:], strict=True):
+            total += self.small[length]
+            if end not in self.small or self.small[end] != total:
+                self._put(end, total)
+        if claim.dealt_over:
+            self._put(extent, total // claim.ranks)
+            self._put(claim.length // claim.ranks, self.small[claim.length] // claim.ranks)
+        elif claim.outer > 1:
+            outer = self.small.setdefault(claim.outer, 2)
+            self._put(extent, outer * total)
+            self._put(claim.outer * claim.length, outer * self.small[claim.length])
+
+    def _length(self, length: int, claim: Piece) -> int:
+        unit = claim.ranks if claim.dealt_over else 1
+        return next(
+            n * unit for n in itertools.count(2) if n * unit not in self.taken or n * unit == 2
+        )
+
+    def of(self, size: int) -> int:
+        """Return a small size for a size."""
+        if size in self.small or size > 1 << 40 or size < 0:
+            return self.small.get(size, size)
+        raise Unknown(f"the size {size} belongs to no value")
+
+    def apply(self) -> Part:
+        """Return the part with its sizes replaced."""
+        part = self.part
+        return replace(
+            part,
+            goal=self._claim(part.goal),
+            before={name: self._operation(op) for name, op in part.before.items()},
+            after={name: self._operation(op) for name, op in part.after.items()},
+            inputs={
+                name: replace(op, value=self._value(op.value)) for name, op in part.inputs.items()
+            },
+            given={n: Given(x.before, self._claim(x.claim)) for n, x in part.given.items()},
+        )
+
+    def _claim(self, claim: Claim) -> Claim:
+        if not isinstance(claim, Piece):
+            return claim
+        outer = claim.outer if claim.dealt_over else self.of(claim.outer)
+        return replace(claim, outer=outer, start=self.of(claim.start), length=self.of(claim.length))
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value._replace(shape=tuple(map(self.of, value.shape)))
+        return tuple(map(self._value, value)) if isinstance(value, tuple) else value
+
+    def _operation(self, op: Operation) -> Operation:
+        value, sizes = self._value(op.value), _sizes_of(op.target)
+        if sizes is None:
+            return replace(op, value=value)
+        names, symbolic, numbers = sizes
+
+        def small(name: str, arg: Any) -> Any:
+            if name in numbers and type(arg) is int:
+                return self._count(arg)
+            return self._argument(arg) if name in symbolic else arg
+
+        args = tuple(small(name, arg) for name, arg in zip(names, op.args, strict=False))
+        kwargs = tuple((name, small(name, arg)) for name, arg in op.kwargs)
+        return replace(op, args=args, kwargs=kwargs, value=value)
+
+    def _argument(self, arg: Any) -> Any:
+        if type(arg) is tuple:
+            return tuple(map(self._argument, arg))
+        return self.of(arg) if type(arg) is int else arg
+
+    def _count(self, number: int) -> int:
+        """Return a small number for a product of sizes, such as what a mean divides by."""
+        for shape in _shapes(self.part) if number > LITTLE else ():
+            for several in range(1, len(shape) + 1):
+                for chosen in itertools.combinations(shape, several):
+                    if math.prod(chosen) == number:
+                        return math.prod(map(self.of, chosen))
+        return number

@@ -1,0 +1,104 @@
+"""Checks every pass of one compile, and collects what was established."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from domino_compile.errors import DominoError
+from domino_compile.verify.check import Established, Memory, check
+from domino_compile.verify.claims import Witness
+from domino_compile.verify.part import NotEstablished
+from domino_compile.verify.plain import Graph
+from domino_compile.verify.read import read_graph
+
+
+class NotEqual(DominoError):
+    """A pass is not shown to leave a program as it was.
+
+    Attributes:
+        node: the value for which that is so.
+    """
+
+    def __init__(self, made: str, node: str, reason: str, line: str) -> None:
+        at = f" at {line}" if line else ""
+        super().__init__(f"{made} is not shown to keep {node}{at}: {reason}")
+        self.node = node
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One pass that was checked.
+
+    Attributes:
+        phase: ``joint``, ``forward``, ``backward`` or ``inference``.
+        name: of the pass.
+        before: the graph before it.
+        after: the graph after it.
+        witness: what it claims.
+        done: what was established.
+        seconds: how long that took.
+    """
+
+    phase: str
+    name: str
+    before: Graph
+    after: Graph
+    witness: Witness
+    done: Established
+    seconds: float
+
+
+@dataclass
+class Verifier:
+    """Checks passes as they run.
+
+    Attributes:
+        checked: the passes so far, in order.
+        problem: what is not established; empty if everything is.
+        seconds: how long all checks took.
+    """
+
+    checked: list[Checked] = field(default_factory=list)
+    problem: str = ""
+    seconds: float = 0.0
+    memory: Memory = field(default_factory=Memory)
+    _latest: tuple[fx.Graph, Graph] | None = None
+
+    def begin(self) -> None:
+        """Forget the last graph: what comes may have been changed by others."""
+        self._latest = None
+
+    def read(self, graph: fx.Graph) -> Graph:
+        """Return a graph as it is before a pass, which is as it was after the last one."""
+        began = time.perf_counter()
+        latest = self._latest
+        made = latest[1] if latest is not None and latest[0] is graph else read_graph(graph)
+        self.seconds += time.perf_counter() - began
+        return made
+
+    def check(self, phase: str, name: str, before: Graph, graph: fx.Graph, outcome: Any) -> None:
+        """Check what a pass has made of a graph.
+
+        Raises:
+            NotEqual: it is not shown to compute the same.
+        """
+        began = time.perf_counter()
+        after = read_graph(graph)
+        witness = getattr(outcome, "witness", None) or Witness()
+        try:
+            done = check(before, after, witness, self.memory)
+        except NotEstablished as problem:
+            known = after.operations.get(problem.node) or before.operations.get(problem.node)
+            line = known.line if known is not None else ""
+            error = NotEqual(name, problem.node, problem.reason, line)
+            self.problem = str(error)
+            raise error from problem
+        finally:
+            seconds = time.perf_counter() - began
+            self.seconds += seconds
+        self._latest = graph, after
+        self.checked.append(Checked(phase, name, before, after, witness, done, seconds))

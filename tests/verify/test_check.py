@@ -1,0 +1,123 @@
+"""What the checker establishes, and what it refuses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx
+
+from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.passes.materialise import materialise_values
+from domino_compile.passes.normalise import normalise_graph
+from domino_compile.verify.check import Established, Memory, check
+from domino_compile.verify.claims import Piece, Whole, Witness
+from domino_compile.verify.part import NotEstablished
+from domino_compile.verify.plain import from_json, to_json
+from tests.passes.graphs import (
+    attention_forward,
+    mlp_joint,
+    rotary,
+    three_inputs_reduced,
+)
+from tests.verify.graphs import Rewriting, by_columns, by_rows, rewritten
+
+
+def established(made: Rewriting) -> Established:
+    return check(*made, Memory())
+
+
+def refused(made: Rewriting) -> str:
+    with pytest.raises(NotEstablished) as error:
+        established(made)
+    return str(error.value)
+
+
+def merged(graph: fx.Graph) -> Witness:
+    return normalise_graph(graph).witness
+
+
+def accumulated(graph: fx.Graph) -> Witness:
+    return accumulate_products(graph).witness
+
+
+def merged_and_accumulated() -> Rewriting:
+    graph = three_inputs_reduced(torch.bfloat16)
+    normalise_graph(graph)
+    return rewritten(graph, accumulated)
+
+
+def kept(graph: fx.Graph) -> Witness:
+    assert materialise_values(graph)
+    return Witness()
+
+
+REWRITINGS: dict[str, Callable[[], Rewriting]] = {
+    "rows of an MLP": lambda: by_rows(mlp_joint()),
+    "three slices of an MLP": lambda: by_rows(mlp_joint(), 3),
+    "rows of attention": lambda: by_rows(attention_forward()),
+    "columns of an MLP": lambda: by_columns(mlp_joint()),
+    "columns of slices": lambda: by_columns(sliced(mlp_joint())),
+    "merged all-reduces": lambda: rewritten(three_inputs_reduced(), merged),
+    "accumulated products": merged_and_accumulated,
+    "materialised cosines": lambda: rewritten(rotary(), kept),
+}
+
+
+def sliced(graph: fx.Graph) -> fx.Graph:
+    by_rows(graph)
+    return graph
+
+
+@pytest.mark.parametrize("name", REWRITINGS)
+def test_what_the_passes_do_is_established(name: str) -> None:
+    made = REWRITINGS[name]()
+    assert made.before.outputs
+    done = established(made)
+    assert set(done.how) <= set(made.after.operations)
+
+
+def test_collectives_are_counted() -> None:
+    assert established(by_rows(mlp_joint())).collectives == (2, 4)
+    assert established(rewritten(three_inputs_reduced(), merged)).collectives == (3, 1)
+
+
+def test_graphs_and_claims_survive_as_data() -> None:
+    made = by_rows(mlp_joint())
+    before, after = from_json(to_json(made.before)), from_json(to_json(made.after))
+    witness = Witness.from_json(made.witness.to_json())
+    assert witness == made.witness
+    assert established(Rewriting(before, after, witness)).how == established(made).how
+
+
+def test_a_wrong_claim_is_refused() -> None:
+    made = by_rows(mlp_joint())
+    for name, claims in made.witness.claims.items():
+        for claim in claims:
+            if isinstance(claim, Piece):
+                start = claim.start + 1 if not claim.start else claim.start - 1
+                wrong = replace(claim, start=start)
+                others = [wrong if c == claim else c for c in claims]
+                witness = Witness({**made.witness.claims, name: others})
+                assert refused(Rewriting(made.before, made.after, witness))
+
+
+def test_claims_are_needed() -> None:
+    made = by_rows(mlp_joint())
+    assert refused(Rewriting(made.before, made.after, Witness()))
+
+
+def test_a_lost_collective_is_refused() -> None:
+    made = by_rows(mlp_joint())
+    operations = dict(made.after.operations)
+    wait = operations["wait_tensor_s0"]
+    launch = operations.pop("all_reduce_s0")
+    operations["wait_tensor_s0"] = replace(wait, target="aten.clone.default", args=launch.args[:1])
+    after = replace(made.after, operations=operations)
+    assert refused(Rewriting(made.before, after, made.witness)).startswith("wait_tensor")
+
+
+def test_an_unnamed_input_of_another_value_is_refused() -> None:
+    made = by_rows(mlp_joint())
+    witness = Witness({**made.witness.claims, "mm": [Whole("mm_3_s0")]})
+    assert refused(Rewriting(made.before, made.after, witness))

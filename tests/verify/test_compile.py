@@ -1,0 +1,109 @@
+"""The checker in a compile: what is not established is not run, and a dump can be checked again."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import fx
+
+from domino_compile import _compat, reports, reset_reports
+from domino_compile.errors import STRICT
+from domino_compile.passes import slice as slicing
+from domino_compile.passes.schedule import reorder
+from domino_compile.tools.cli.main import run
+from tests.report.program import Model
+
+Step = tuple[torch.Tensor, list[torch.Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(STRICT, raising=False)
+    _compat.start_fake_group(2)
+    torch._dynamo.reset()
+    reset_reports()
+    yield
+    dist.destroy_process_group()
+    reset_reports()
+    torch._dynamo.reset()
+
+
+def train(**options: object) -> Step:
+    torch.manual_seed(0)
+    model = Model()
+    chosen = {"lowering": "eager", "slices": 2, "verify": "on", **options}
+    compiled = torch.compile(model, backend="domino", options=chosen)
+    loss = compiled(torch.randn(4, 8))
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the slicer swap the first two slices of a product."""
+    real = slicing.slice_graph
+
+    def swapped(graph: fx.Graph, plan: Any) -> Any:
+        made = real(graph, plan)
+        pieces = [n for n in graph.nodes if n.name in ("mm_s0", "mm_s1")]
+        users = [list(piece.users) for piece in pieces]
+        for piece, other, own in zip(pieces, reversed(pieces), users, strict=True):
+            for user in own:
+                user.replace_input_with(piece, other)
+        reorder(graph, [])
+        return made
+
+    monkeypatch.setattr(slicing, "slice_graph", swapped)
+
+
+def test_what_is_not_established_is_not_run(
+    wrong: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "domino_compile")
+    found = train(dump_dir=str(tmp_path))
+    assert reports()[-1].status == "inductor"
+    [record] = [r for r in caplog.records if r.name.startswith("domino_compile")]
+    assert "slice is not shown to keep" in record.message and "program.py" in record.message
+    assert (tmp_path / "rank_0" / "graph_0" / "joint" / "fault.repro.py").exists()
+    assert (
+        (tmp_path / "rank_0" / "graph_0" / "certificate.txt")
+        .read_text()
+        .startswith("not established: ")
+    )
+    torch._dynamo.reset()
+    torch.testing.assert_close(found, train(slices=1))
+
+
+def test_strict_is_an_error(wrong: None) -> None:
+    with pytest.raises(Exception, match="InternalError: in the joint graph, slice is not shown"):
+        train(verify="strict")
+
+
+def test_nothing_is_checked_if_that_is_off(wrong: None) -> None:
+    train(verify="off")
+    assert reports()[-1].status == "sliced"
+
+
+def test_a_dump_is_checked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(dump_dir=str(tmp_path))
+    text = (tmp_path / "rank_0" / "graph_0" / "certificate.txt").read_text()
+    assert text.startswith("established: every result of every pass (")
+    assert "joint slice" in text and "backward schedule" in text
+    assert run(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("rank_0/graph_0: established: ")
+    path = tmp_path / "rank_0" / "graph_0" / "certificate.json"
+    data = json.loads(path.read_text())
+    [cut] = [one for one in data["passes"] if one["pass"] == "slice"]
+    cut["claims"]["relu"][1]["start"] -= 1
+    path.write_text(json.dumps(data))
+    assert run(["verify", str(tmp_path)]) == 1
+    assert "not established" in capsys.readouterr().out
+
+
+def test_a_folder_without_certificates(tmp_path: Path) -> None:
+    assert run(["verify", str(tmp_path)]) == 2
