@@ -14,6 +14,7 @@ ABSENT = {
     "a mask's offset wrong",
     "a mask of another seed",
     "another constant",
+    "operands exchanged",
 }
 
 
