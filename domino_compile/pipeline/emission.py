@@ -68,6 +68,7 @@ def _settle(pipeline: Pipeline, phase: str, certificate: OrderCertificate) -> No
         why = pipeline.check.agree(emitted_vote(phase, order, why)) or why
     written = json.dumps(certificate.as_dict(), indent=1, sort_keys=True) + "\n"
     pipeline.dump.write(f"{phase}/order.json", written)
+    pipeline.dump.write(f"{phase}/order.txt", certificate.as_text())
     if not why:
         pipeline.keep()
         return

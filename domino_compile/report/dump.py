@@ -129,6 +129,7 @@ def _remove_earlier(folder: Path) -> None:
         "*/[0-9][0-9].*.py",
         "*/[0-9][0-9].*.txt",
         "*/fault.*",
+        "*/order.*",
     ):
         for path in folder.glob(pattern):
             path.unlink()

@@ -165,6 +165,20 @@ class OrderCertificate:
         """Return a hash of a group's order; equal on all ranks of the group."""
         return hashlib.sha256(json.dumps(self.order.get(group, ())).encode()).hexdigest()[:32]
 
+    def as_text(self) -> str:
+        """Return in words what is established, or what is not."""
+        if self.findings:
+            lines = ["The order of the emitted code is not established:", ""]
+            return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)]) + "\n"
+        lines = [
+            "Established from the code that Inductor emitted, from its first line to its last:"
+        ]
+        lines += [f"  {rule.value}" for rule in Rule]
+        lines += ["", f"The peak of live buffers is {self.peak_bytes} bytes.", ""]
+        for group, launches in self.order.items():
+            lines += [f"Group {group}, in this order:", *(f"  {x}" for x in launches)]
+        return "\n".join(lines) + "\n"
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON data."""
         found = [{"rule": f.rule.name, "line": f.line, "why": f.why} for f in self.findings]

@@ -50,6 +50,15 @@ def test_faults_are_rejected_and_harmless_changes_accepted(program: str) -> None
     assert len(seen) >= len(FAULTS) + len(HARMLESS) - 7, seen
 
 
+def test_a_certificate_is_readable() -> None:
+    checked = PROGRAMS["two slices"]()[0]
+    text = checked.certificate.as_text()
+    assert "a result is used after its wait" in text and "all_reduce sum all_reduce_s0" in text
+    broken = next(m for m in mutants(checked.code, 1) if m.kind == "order: wait dropped")
+    text = check_emitted(broken.code, checked.promise, checked.names).as_text()
+    assert "not established" in text and "before the wait for all_reduce" in text
+
+
 def test_what_is_violated_is_named() -> None:
     checked = PROGRAMS["two slices"]()[0]
     rules = {
