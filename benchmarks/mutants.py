@@ -26,7 +26,7 @@ from torch import nn
 from benchmarks.mutant_kinds import FAULTS, HARMLESS, Change, Edit
 from domino_compile.analysis import CutPlan, infer_cut
 from domino_compile.passes.slice import slice_graph
-from domino_compile.verify.check import Memory, check
+from domino_compile.verify.check import Established, Memory, check
 from domino_compile.verify.claims import Witness
 from domino_compile.verify.interpret import Unknown, run
 from domino_compile.verify.part import NotEstablished
@@ -149,25 +149,26 @@ def mutant(case: Case, change: Change, seed: int) -> tuple[Graph, Witness] | Non
         return None  # such a place is of another form
 
 
-def refused(case: Case, graph: Graph, witness: Witness, memory: Memory) -> str | None:
-    """Return why the checker refuses a mutant; ``None`` if it accepts it."""
+def judged(case: Case, graph: Graph, witness: Witness, memory: Memory) -> Established | str:
+    """Return what the checker establishes about a mutant, or why it refuses it."""
     try:
-        check(case.before, graph, witness, memory)
+        return check(case.before, graph, witness, memory)
     except NotEstablished as problem:
         return str(problem)
-    return None
 
 
-def changes_values(case: Case, graph: Graph) -> bool:
-    """Whether a result differs, with random inputs on two ranks. Draws are compared as constants.
+def changes_values(case: Case, graph: Graph, done: Established) -> bool:
+    """Whether a result differs, with random inputs on two ranks, in the sum over the ranks.
 
-    Results that ranks add up are compared as sums.
+    Inputs are equal on all ranks if the checker took them to be.
     """
     torch.manual_seed(0)
     given: dict[str, list[Any]] = {}
     for op in case.before.operations.values():
         if op.target in (INPUT, CONSTANT) and isinstance(op.value, Tensor):
             given[op.name] = [_random(op.value) for _ in range(RANKS)]
+    for name in done.equal_on_ranks:
+        given[name] = given[name][:1] * RANKS
     return not _close(_outputs(case.before, given), _outputs(graph, given))
 
 
@@ -202,7 +203,7 @@ def table(found: list[Case], each: int) -> list[Row]:
     """Apply every kind of fault ``each`` times, and return what became of them."""
     memory, rows = Memory(), []
     for case in found:
-        assert refused(case, case.after, case.witness, memory) is None, case.name
+        assert isinstance(judged(case, case.after, case.witness, memory), Established), case.name
     for number, (kind, change) in enumerate(FAULTS.items()):
         row = Row(kind)
         rows.append(row)
@@ -232,11 +233,12 @@ def _identity(case: Case, graph: Graph, witness: Witness) -> Any:
 
 def _count(row: Row, case: Case, made: tuple[Graph, Witness], memory: Memory, seed: int) -> None:
     row.mutants += 1
-    if refused(case, *made, memory) is not None:
+    done = judged(case, *made, memory)
+    if isinstance(done, str):
         row.rejected += 1
         return
     try:
-        harmless = not changes_values(case, made[0])
+        harmless = not changes_values(case, made[0], done)
     except Unknown:
         harmless = False
     if harmless:
@@ -250,8 +252,8 @@ def _harmless(found: list[Case], change: Change, number: int, memory: Memory) ->
         case = found[(number + seed) % len(found)]
         made = mutant(case, change, seed)
         if made is not None:
-            reason = refused(case, *made, memory)
-            return "accepted" if reason is None else f"refused: {reason}"
+            done = judged(case, *made, memory)
+            return f"refused: {done}" if isinstance(done, str) else "accepted"
     return Row.harmless
 
 

@@ -59,11 +59,13 @@ class Established:
         how: for each claimed value after: ``SAME``, ``STRUCTURE`` or ``NUMBERS``.
         collectives: how many collectives before and after.
         assumed: what was taken to hold, for example that a parameter is the same on all ranks.
+        equal_on_ranks: the inputs of which that was taken to hold.
     """
 
     how: dict[str, str] = field(default_factory=dict)
     collectives: tuple[int, int] = (0, 0)
     assumed: list[str] = field(default_factory=list)
+    equal_on_ranks: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[str]:
@@ -188,6 +190,7 @@ class _Checker:
         op = self.before.operations[name]
         if op.target == INPUT:
             self.done.assumed.append(f"{name} is the same on all ranks")
+            self.done.equal_on_ranks.append(name)
         elif op.target not in EQUAL_ON_RANKS:
             for operand in op.operands:
                 self._assume_equal(operand)
