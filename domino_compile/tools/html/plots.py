@@ -32,7 +32,7 @@ from bokeh.plotting import figure
 
 from domino_compile.tools.html.data import Curve
 from domino_compile.tools.timelines import Span, Timeline
-from domino_compile.tools.timelines.colours import SLICES, colour_of, strength_of
+from domino_compile.tools.timelines.colours import LATE, SLICES, WAIT, colour_of, strength_of
 from domino_compile.tools.timelines.spans import COMPUTE, STILL, WIRE
 
 _LANE, _GAP, _STRIP = 1.0, 1.0, 0.22
@@ -95,7 +95,7 @@ class _Columns:
     """What the figure knows of each span, column by column; times in milliseconds."""
 
     NAMES = (
-        *("left", "right", "bottom", "top", "colour", "alpha", "line", "hatch"),
+        *("left", "right", "bottom", "top", "colour", "alpha", "line"),
         *(
             "name",
             "source",
@@ -125,7 +125,6 @@ class _Columns:
                 "colour": colour,
                 "alpha": strength_of(span),
                 "line": colour if still else "#ffffff00" if span.lane == COMPUTE else "#00000055",
-                "hatch": "right_diagonal_line" if still else " ",
                 "name": span.name,
                 "source": span.source,
                 "kind": span.kind if span.lane == COMPUTE else "wire",
@@ -213,20 +212,34 @@ def _paint(plot: Any, data: dict[str, list[Any]], strips: dict[str, list[Any]]) 
         fill_alpha="alpha",
         line_color="line",
         line_width=0.6,
-        hatch_pattern="hatch",
-        hatch_color="colour",
-        hatch_alpha=0.9,
-        hatch_scale=8,
-        hatch_weight=1.3,
         nonselection_fill_alpha="alpha",
         source=source,
     )
+    for kind, colour in (("wait", WAIT), ("late", LATE)):
+        _hatch(plot, kind, colour)
     _outline(plot, "lit", "#1b1f24", 2)
     _outline(plot, "chosen", "#ff00aa", 3)
     hover = CustomJS(args={"source": source}, code="domino.hovered(source)")
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=None, callback=hover))
     tell = CustomJS(args={"source": source}, code="domino.tapped(source)")
     plot.add_tools(TapTool(renderers=[drawn], behavior="inspect", callback=tell))
+
+
+def _hatch(plot: Any, kind: str, colour: str) -> None:
+    """Add an empty source of hatched pieces, which the page fills; few pieces have a hatch."""
+    empty = ColumnDataSource({k: [] for k in ("left", "right", "bottom", "top")}, name=kind)
+    plot.quad(
+        *("left", "right", "top", "bottom"),
+        fill_alpha=0,
+        line_color=colour,
+        line_width=1,
+        hatch_pattern="right_diagonal_line",
+        hatch_color=colour,
+        hatch_alpha=0.9,
+        hatch_scale=8,
+        hatch_weight=1.3,
+        source=empty,
+    )
 
 
 def _outline(plot: Any, name: str, colour: str, width: float) -> None:

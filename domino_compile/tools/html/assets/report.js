@@ -22,6 +22,7 @@ const domino = (() => {
 
   // ---- the timeline ------------------------------------------------------------------------
   let plot = null, source = null, chosen = null, lit = null, strips = null, line = null;
+  const hatches = {};
   let all = null, bands = null, whole = null, at = -1, told = -1;
 
   const start = () => {
@@ -35,6 +36,7 @@ const domino = (() => {
         if (model.type !== "ColumnDataSource") continue;
         if (model.name === "chosen") chosen = model;
         if (model.name === "lit") lit = model;
+        if (model.name === "wait" || model.name === "late") hatches[model.name] = model;
       }
     }
     paintPlots();
@@ -123,6 +125,9 @@ const domino = (() => {
     const data = {};
     for (const name of Object.keys(all)) data[name] = kept.map((i) => all[name][i]);
     source.data = data;
+    for (const [kind, model] of Object.entries(hatches)) {
+      model.data = boxes(data.kind.flatMap((value, i) => (value === kind ? [i] : [])));
+    }
     const shown = bands.rank.map((value, i) => [value === rank && !off.phase?.has(bands.phase[i]), i]).filter(([yes]) => yes).map(([, i]) => i);
     strips.data = Object.fromEntries(Object.entries(bands).map(([name, values]) => [name, shown.map((i) => values[i])]));
     for (const model of plot.references()) if (model.type === "Label") model.visible = model.tags[0] === rank;
@@ -502,5 +507,5 @@ const domino = (() => {
     wait();
   });
 
-  return { tapped, hovered, toTimeline, toGraph, toRow, get plot() { return plot; }, get source() { return source; }, get chosen() { return chosen; }, get lit() { return lit; }, get line() { return line; } };
+  return { tapped, hovered, toTimeline, toGraph, toRow, get plot() { return plot; }, get source() { return source; }, get chosen() { return chosen; }, get lit() { return lit; }, get line() { return line; }, hatches };
 })();
