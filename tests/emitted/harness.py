@@ -196,6 +196,7 @@ def compile_step(
             "slices": slices,
             "columns": columns,
             "link": FAST_LINK,
+            "verify": "on",
             "inductor": {"_post_fusion_custom_pass": kernels},
         },
     )

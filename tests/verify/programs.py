@@ -67,7 +67,7 @@ def checkpointed() -> list[Checked]:
 def _compiled(model: nn.Module, **options: object) -> list[Checked]:
     fake_world()
     torch._dynamo.reset()
-    chosen = {"slices": 2, "link": FAST_LINK, **options}
+    chosen = {"slices": 2, "link": FAST_LINK, "verify": "on", **options}
     program = torch.compile(model, backend="domino", options=chosen)
     x = torch.randn(5, SEQ, HIDDEN)
     with kernels_unbuilt(), checks_seen() as checked:
