@@ -28,6 +28,7 @@ from domino_compile.verify.collectives import count_collectives
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import (
     CONSTANT,
+    GETITEM,
     INPUT,
     Graph,
     Operation,
@@ -284,7 +285,7 @@ class _Checker:
                 continue
             found[top.name] = top
             for name in top.operands:
-                known = self.known.get(name)
+                known = None if name in self.after.inner else self.known.get(name)
                 if known is not None and known.before not in opened:
                     given[name] = known
                 else:
@@ -310,12 +311,13 @@ class _Checker:
             inputs.pop(top.name, None)
             for name in top.operands:
                 operand = self.before.operations[name]
-                several = operand.target == "getitem" and operand.operands[0] in found
-                if name in self.stood_for and name not in opened and not several:
+                several = operand.target == GETITEM and operand.operands[0] in found
+                anew = several or name in opened or name in self.before.inner
+                if name in self.stood_for and not anew:
                     inputs[name] = operand
                 elif name not in found:
                     stack.append(self._inside(self.before, name, source))
-            for name in [n for n, x in inputs.items() if x.target == "getitem"]:
+            for name in [n for n, x in inputs.items() if x.target == GETITEM]:
                 if inputs[name].operands[0] in found:
                     stack.append(inputs.pop(name))
             self._limit(source, found)

@@ -110,12 +110,13 @@ def _in_double(argument: Any) -> Any:
 def _callable(graph: Graph) -> Any:
     """Return a graph as a function."""
 
-    def call(*args: Any) -> tuple[Any, ...]:
+    def call(*args: Any) -> Any:
         named = zip(graph.inputs, args, strict=True)
         env: dict[str, Ranks] = {name: [x] for name, x in named if name is not None}
         calls = [op for op in graph.operations.values() if op.target != INPUT]
         run(calls, env, graph, 1)
-        return tuple(env[x][0] if isinstance(x, str) else x for x in graph.outputs)
+        made = tuple(env[x][0] if isinstance(x, str) else x for x in graph.outputs)
+        return made[0] if graph.single else made
 
     return call
 

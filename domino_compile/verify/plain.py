@@ -90,12 +90,14 @@ class Graph:
         outputs: the names of its results; ``None`` or a number for what is no value.
         inner: the graphs that it calls, by name.
         inputs: the names of its arguments, in order; ``None`` for one that is a number.
+        single: whether it has one result that is no tuple.
     """
 
     operations: dict[str, Operation] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
     inner: dict[str, Graph] = field(default_factory=dict)
     inputs: tuple[str | None, ...] = ()
+    single: bool = False
 
 
 def refs(argument: Any) -> Iterator[Ref]:
@@ -134,7 +136,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         for op in graph.operations.values()
     ]
     data: dict[str, Any] = {"operations": rows, "outputs": _encode(graph.outputs)}
-    data["inputs"] = list(graph.inputs)
+    data |= {"inputs": list(graph.inputs), "single": graph.single}
     if graph.inner:
         data["inner"] = {name: to_json(inner) for name, inner in graph.inner.items()}
     return data
@@ -148,7 +150,7 @@ def from_json(data: Mapping[str, Any]) -> Graph:
             name, target, _decode(args), _decode(kwargs), _decode_value(value), pure
         )
     inner = {name: from_json(graph) for name, graph in data.get("inner", {}).items()}
-    return Graph(operations, _decode(data["outputs"]), inner, tuple(data["inputs"]))
+    return Graph(operations, _decode(data["outputs"]), inner, tuple(data["inputs"]), data["single"])
 
 
 def _encode(argument: Any) -> Any:

@@ -53,9 +53,10 @@ class _Reader:
         """Read one node."""
         value = node.meta.get("val")
         if node.op == "output":
-            self.made.outputs = tuple(
-                x.name if isinstance(x, Ref) else x for x in self.argument(node.args[0])
-            )
+            made = self.argument(node.args[0])
+            self.made.single = isinstance(made, Ref)
+            several = (made,) if self.made.single else made
+            self.made.outputs = tuple(x.name if isinstance(x, Ref) else x for x in several)
         elif isinstance(value, (int, float, torch.SymInt)) and not isinstance(value, bool):
             self.numbers[node] = self._number(node, value)
         elif node.op == "placeholder":
