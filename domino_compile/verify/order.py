@@ -206,9 +206,7 @@ def check_emitted(
         program = read(code)
     except Unreadable as error:
         return OrderCertificate(findings=(Finding(Rule.READABLE, 0, str(error)),))
-    names = names or Names()
-    is_known = promise is not None
-    promise = promise or Promise(())
+    names, is_known, promise = names or Names(), promise is not None, promise or Promise(())
     walk = _Walk(program, promise if is_known else None)
     for event in program.events:
         walk.follow(event)
