@@ -401,14 +401,15 @@ class Read:
 def _reads(op: Operation) -> list[Read] | None:
     if op.target.startswith("_c10d_functional."):
         return _collective(op)
-    if _is_pointwise(op.target):
+    if is_pointwise(op.target):
         return _pointwise(op)
     found = ALIGNED.get(op.target)
     return None if found is None else found(op)
 
 
 @cache
-def _is_pointwise(target: str) -> bool:
+def is_pointwise(target: str) -> bool:
+    """Whether an element of the result is computed from one element of each operand."""
     if target in UNTAGGED:
         return True
     found = resolve(target)

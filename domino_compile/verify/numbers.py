@@ -15,6 +15,7 @@ import torch
 
 from domino_compile import _compat
 from domino_compile.verify.claims import Claim, Piece, Whole
+from domino_compile.verify.elements import MOVES, is_pointwise
 from domino_compile.verify.interpret import Ranks, Unknown, run
 from domino_compile.verify.part import Part
 from domino_compile.verify.plain import Operation, Tensor
@@ -65,6 +66,9 @@ def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     ranks = part.ranks
     least = _least(part)
     env = {name: [make(op, least) for _ in range(ranks)] for name, op in part.inputs.items()}
+    if (special := _compared_with(part)) is not None:
+        for name, values in env.items():
+            env[name] = [_with_some(x, special) for x in values]
     if condition is not None:
         for name, values in env.items():
             if values[0].dtype is torch.bool and values[0].numel() == 1:
@@ -79,6 +83,25 @@ def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     if isinstance(part.goal, Whole) and part.goal.summed_over:
         return [torch.stack(expected).sum(0)], [torch.stack(found).sum(0)]
     return expected, found
+
+
+def _compared_with(part: Part) -> list[int] | None:
+    """Return the integers that pointwise operations compare with; ``None`` if others take part.
+
+    A label of -100 is ignored: without such labels, those of another slice would be as good.
+    """
+    calls = [op for side in (part.before, part.after) for op in side.values()]
+    if not all(is_pointwise(op.target) or op.target in MOVES for op in calls):
+        return None
+    return [x for op in calls for x in op.args if type(x) is int] or None
+
+
+def _with_some(value: Any, special: list[int]) -> Any:
+    """Return integers some of which are special."""
+    if value.dtype is torch.bool or value.is_floating_point() or value.is_complex():
+        return value
+    chosen = torch.tensor(special)[torch.randint(len(special), value.shape)].to(value.dtype)
+    return torch.where(torch.rand(value.shape) < 0.4, chosen, value)
 
 
 def _given(claim: Claim, values: Ranks) -> Ranks:
