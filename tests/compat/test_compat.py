@@ -15,7 +15,7 @@ from functorch.compile import (
     min_cut_rematerialization_partition,
 )
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from domino_compile import _compat
@@ -83,6 +83,13 @@ def test_can_view(mode: FakeTensorMode) -> None:
         x = torch.empty(4, 6)
     assert _compat.can_view(mode, x, [24])
     assert not _compat.can_view(mode, x.t(), [24])
+
+
+def test_on_real_tensors(mode: FakeTensorMode) -> None:
+    with mode:
+        with _compat.on_real_tensors():
+            assert torch.ones(3).sum().item() == 3
+        assert isinstance(torch.ones(3), FakeTensor)
 
 
 def test_backward_at_once() -> None:
