@@ -53,8 +53,8 @@ class _Position:
     """Where the switch stands.
 
     Attributes:
-        options: domino's, for what asks for Inductor; None: it compiles with Inductor.
-        chosen: whether ``enable`` or ``disable`` has set it.
+        options: The options of domino for what asks for Inductor; None: it compiles with Inductor.
+        chosen: Whether ``enable`` or ``disable`` has set it.
     """
 
     options: Mapping[str, Any] | None = None
@@ -84,11 +84,11 @@ def enable(**options: object) -> AbstractContextManager[None]:
     options replaces the options.
 
     Args:
-        **options: of domino, as in ``torch.compile(..., backend="domino", options={...})``.
+        **options: The options, as in ``torch.compile(..., backend="domino", options={...})``.
 
     Raises:
-        DominoError: this torch is too old.
-        OptionError: an option is unknown or has a bad value.
+        DominoError: This torch is too old.
+        OptionError: An option is unknown or has a bad value.
     """
     _compat.load_dynamo()  # what is asked of Dynamo itself is seen from now on, too
     return _enable(options)
@@ -121,7 +121,7 @@ def enable_from_environment(environment: Mapping[str, str] = os.environ) -> None
     This may run while torch is imported, in programs that never compile: it does not load Dynamo.
 
     Raises:
-        OptionError: the variable, or ``DOMINO_COMPILE_OPTIONS`` beside it, has a bad value.
+        OptionError: The variable, or ``DOMINO_COMPILE_OPTIONS`` beside it, has a bad value.
     """
     wanted = environment.get("DOMINO_COMPILE_ENABLE", "").strip()
     if wanted not in ("", "0", "1"):
@@ -132,15 +132,15 @@ def enable_from_environment(environment: Mapping[str, str] = os.environ) -> None
 
 def _options_in(text: str) -> dict[str, object]:
     try:
-        found = json.loads(text or "{}")
+        options = json.loads(text or "{}")
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        options = None
+    if not isinstance(options, dict):
         raise OptionError(
             f"DOMINO_COMPILE_OPTIONS: got {text!r}, allowed: a JSON object like "
             '{"slices": 2, "dump_dir": "out"}'
         )
-    return found
+    return options
 
 
 @contextmanager
@@ -164,9 +164,9 @@ def domino_options(asked: Asked, options: Mapping[str, Any] = MappingProxyType({
     """Make any request one for domino, without the options that domino takes the place of.
 
     Args:
-        asked: the request.
-        options: of domino. They are defaults for a request for Inductor, whose own mode and options
-            are more special, and take the place of those of a request for domino.
+        asked: The request.
+        options: The options of domino. They are defaults for a request for Inductor, whose own mode
+            and options are more special, and take the place of those of a request for domino.
     """
     if asked.backend == "inductor":
         inductor = dict(options.get("inductor") or {}) | asked.options
@@ -192,10 +192,10 @@ def compile_with_domino(
     """Compile a graph with domino, or with Inductor as asked if domino refuses what is asked of it.
 
     Args:
-        asked: the request; of one for domino itself a refusal is an error, as always.
-        options: as for ``domino_options``.
-        gm: the captured graph.
-        inputs: its example inputs.
+        asked: The request; if it is one for domino itself, a refusal is an error, as always.
+        options: The options, as for ``domino_options``.
+        gm: The captured graph.
+        inputs: The example inputs of the graph.
     """
     from domino_compile.backend import domino
 
@@ -226,7 +226,7 @@ class _Switched:
 
 
 def _answer(asked: Asked) -> GraphCompiler | None:
-    """What compiles for a request; None leaves it to its backend."""
+    """Return what compiles for a request; None leaves it to its backend."""
     options = None
     if asked.backend == "inductor":
         options = _position.options
@@ -242,7 +242,7 @@ def _answer(asked: Asked) -> GraphCompiler | None:
 
 
 def _turn(position: _Position) -> bool:
-    """Put the switch somewhere; returns whether it was elsewhere."""
+    """Put the switch somewhere; return whether it was elsewhere."""
     global _position
     changed = position != _position
     _position = position

@@ -32,7 +32,7 @@ def convert(module: nn.Module, dtype: str) -> None:
         dtype: One of ``RECIPES``; other names change nothing.
 
     Raises:
-        BenchError: torchao is not installed.
+        BenchError: The package torchao is not installed.
     """
     if dtype not in RECIPES:
         return

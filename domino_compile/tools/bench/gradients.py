@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def passes(self) -> bool:
-        """Whether a different order of summation can explain the ratio."""
+        """Return whether a different order of summation can explain the ratio."""
         return self.ratio <= MOST_RATIO
 
 

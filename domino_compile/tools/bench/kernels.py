@@ -51,7 +51,7 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        """The kind of kernel, derived from its name."""
+        """Return the kind of kernel, derived from its name."""
         return next((kind for kind, pattern in KINDS if pattern.search(self.name)), "other")
 
 

@@ -44,17 +44,17 @@ class Style(StrEnum):
 
     @property
     def by_hand(self) -> bool:
-        """Whether layers hold this rank's part from the start, so that DTensor need not divide."""
+        """Return whether layers hold this rank's part from the start: DTensor need not divide."""
         return self in (Style.MEGATRON, Style.MEGATRON_SP)
 
     @property
     def divides_tokens(self) -> bool:
-        """Whether each rank holds a part of the tokens between the layers (sequence parallel)."""
+        """Return whether each rank holds part of the tokens between layers (sequence parallel)."""
         return self in (Style.MEGATRON_SP, Style.SP)
 
     @property
     def tokens_first(self) -> bool:
-        """Whether activations are ``(seq, batch, hidden)`` rather than ``(batch, seq, hidden)``."""
+        """Return whether activations are ``(seq, batch, hidden)``, not ``(batch, seq, hidden)``."""
         return self is Style.MEGATRON_SP
 
 
@@ -196,7 +196,7 @@ class Parallel:
 
     @property
     def ways(self) -> int:
-        """The number of parts that a layer is divided into when it is created."""
+        """Return the number of parts that a layer is divided into when it is created."""
         return self.group.size() if self.style.by_hand else 1
 
     def apply(self, function: Any, x: torch.Tensor) -> torch.Tensor:

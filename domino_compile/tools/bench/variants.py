@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The name as the user writes it."""
+        """Return the name as the user writes it."""
         if self.slices is None:
             return self.name
         columns = "" if self.columns is None else f"x{self.columns}"
@@ -46,12 +46,12 @@ class Variant:
 
     @property
     def free(self) -> bool:
-        """Whether its collectives take no time."""
+        """Return whether its collectives take no time."""
         return self.name in ("free", "domino-free")
 
     @property
     def domino(self) -> bool:
-        """Whether this package compiles it."""
+        """Return whether this package compiles it."""
         return self.name.startswith("domino")
 
     def compile(

@@ -111,12 +111,12 @@ class Workload:
 
     @property
     def shape(self) -> ModelShape:
-        """The model's dimensions."""
+        """Return the model's dimensions."""
         return shape_of(self.model)
 
     @property
     def parallel_style(self) -> Style:
-        """How ranks share the layers."""
+        """Return how ranks share the layers."""
         return Style(self.style)
 
     def without_dropout(self) -> Workload:

@@ -62,17 +62,17 @@ class Place:
 
     @property
     def stream_priority(self) -> int:
-        """The priority of the collectives' streams."""
+        """Return the priority of the collectives' streams."""
         return -1 if self.high_priority and self.device == "cuda" else 0
 
     @property
     def one_process(self) -> bool:
-        """Whether this process acts as one rank, and no other ranks exist."""
+        """Return whether this process acts as one rank, and no other ranks exist."""
         return self.device == "cuda" and self.link is not None
 
     @property
     def can_be_free(self) -> bool:
-        """Whether collectives can take no time; real gloo collectives always take some."""
+        """Return whether collectives can take no time; real gloo collectives always take some."""
         return self.device == "cuda" or self.link is not None
 
 

@@ -165,7 +165,7 @@ def bench(**asked: Any) -> None:
         result = _run(workload, plan, place, progress, under_torchrun)
     if first:
         _deliver(result, asked["json_"] == "-", json_file, asked["html"])
-    if any(found.error for found in result.variants):
+    if any(variant.error for variant in result.variants):
         sys.exit(1)
 
 
@@ -308,6 +308,6 @@ def _show(result: BenchResult) -> None:
         f"TP={result.tp}, {'training' if result.training else 'forward only'}; {link}; "
         f"{result.device}, CUDA graphs {'on' if result.cuda_graphs else 'off'}",
     )
-    for found in result.variants:
-        if found.error:
-            warn(f"{found.variant} failed: {found.error}")
+    for variant in result.variants:
+        if variant.error:
+            warn(f"{variant.variant} failed: {variant.error}")

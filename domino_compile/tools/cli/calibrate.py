@@ -62,10 +62,10 @@ class _Range(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        found = float(super().convert(value, param, ctx))
-        if math.isnan(found):
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
-        return found
+        return number
 
 
 @click.command(
@@ -125,17 +125,17 @@ def calibrate(ranks: int | None, as_json: bool, **asked: Any) -> None:
     except CalibrateError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     if ranks is not None:
-        found = _on_new_ranks(ranks, settings)
+        result = _on_new_ranks(ranks, settings)
     elif place is None:
         fail(f"no process group is running; start one with: {_torchrun_line(settings)}")
     else:
-        found = _as_rank(place, settings)
+        result = _as_rank(place, settings)
         if place.rank:
             return
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        _show(found)
+        _show(result)
 
 
 def _settings(asked: dict[str, Any], device: str | None) -> Settings:
@@ -162,7 +162,7 @@ def _settings(asked: dict[str, Any], device: str | None) -> Settings:
 
 
 def _given(*left_out: str) -> list[str]:
-    """The options of this command that were given, as arguments."""
+    """Return the options of this command that were given, as arguments."""
     context = click.get_current_context()
     arguments = []
     for name, value in context.params.items():
@@ -177,7 +177,7 @@ def _given(*left_out: str) -> list[str]:
 
 
 def _torchrun_line(settings: Settings) -> str:
-    """The command that starts the requested measurement."""
+    """Return the command that starts the requested measurement."""
     import torch
 
     on_gpus = settings.device == "cuda"
@@ -201,10 +201,10 @@ def _on_new_ranks(count: int, settings: Settings) -> dict[str, Any]:
     except RanksError as error:
         fail(str(error), 1)
     try:
-        found: dict[str, Any] = json.loads(printed)
+        result: dict[str, Any] = json.loads(printed)
     except ValueError:
         fail(f"rank 0 printed no result; it printed: {printed[:200]!r}", 1)
-    return found
+    return result
 
 
 def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _as_rank(place: Place, settings: Settings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _rank_progress(place: Place) -> Iterator[Progress]:
-    """A bar on rank 0, or lines if another process started the ranks and reads them."""
+    """Show a bar on rank 0, or lines if another process started the ranks and reads them."""
     if place.rank == 0 and PROGRESS_LINES in os.environ:
         yield lambda text, share: click.echo(progress_line(text, share), err=True)
         return
@@ -239,8 +239,8 @@ def _rank_progress(place: Place) -> Iterator[Progress]:
         yield progress
 
 
-def _as_data(found: Calibration) -> dict[str, Any]:
-    """The result as one JSON object."""
+def _as_data(calibration: Calibration) -> dict[str, Any]:
+    """Return the result as one JSON object."""
     links = [
         {
             "name": table.name,
@@ -254,26 +254,26 @@ def _as_data(found: Calibration) -> dict[str, Any]:
                     "floor_us": curve.floor_us,
                     "size_bytes": [size for size, _ in curve.points],
                     "time_us": [time_us for _, time_us in curve.points],
-                    "raised_bytes": list(found.raised[table.name].get(name, ())),
+                    "raised_bytes": list(calibration.raised[table.name].get(name, ())),
                 }
                 for name, curve in table.curves.items()
             },
         }
-        for table, path in found.tables
+        for table, path in calibration.tables
     ]
-    rates = found.rates.as_json() | {"file": str(found.rates_file)}
+    rates = calibration.rates.as_json() | {"file": str(calibration.rates_file)}
     return {"emulated": False, "links": links, "rates": rates}
 
 
-def _show(found: dict[str, Any]) -> None:
-    for link in found["links"]:
+def _show(result: dict[str, Any]) -> None:
+    for link in result["links"]:
         _show_link(link)
-    rates = found["rates"]
+    rates = result["rates"]
     rows = [[name, digits(value)] for name, value in rates["rates"].items()]
     show_table(["rate", "value"], rows, title=f"Rates, measured: {rates['device']}")
-    if not found["links"]:
+    if not result["links"]:
         say("One rank has no link to measure: start as many ranks as the group has.")
-    for link in found["links"]:
+    for link in result["links"]:
         click.echo(f"link table: {link['file']}")  # a path is not folded: it is to be copied
         click.echo(f'  use it: options={{"link": {json.dumps(_mention(link))}}}')
     click.echo(f"rates: {rates['file']}")
@@ -281,7 +281,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _mention(link: dict[str, Any]) -> str:
-    """The name of a table in the user's folder, or the absolute path of any other table's file.
+    """Return the name of a table in the user's folder, or the absolute path of any other's file.
 
     A path without a separator would be read as a name, and a relative one would not be found by a
     program that runs in another folder.

@@ -78,25 +78,25 @@ def explain(
             folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
             options["dump_dir"] = stack.enter_context(folder)
         with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-            found = observe(script, arguments, options, calls, ranks)
-        if found.code:
-            sys.exit(found.code)
+            observation = observe(script, arguments, options, calls, ranks)
+        if observation.code:
+            sys.exit(observation.code)
         if not first:
             return
         try:
-            found.check(script)
+            observation.check(script)
         except ScriptError as error:
             fail(str(error), code=1)
         if as_json:
-            print_json(found.explanation.as_dict())
+            print_json(observation.explanation.as_dict())
         else:
-            show_explanation(found.explanation)
+            show_explanation(observation.explanation)
         if outputs:
             dumped = options.get("dump_dir") or os.environ["DOMINO_COMPILE_DUMP_DIR"]
-            outputs.write(_report(script, found, Path(dumped), chosen["link"]))
+            outputs.write(_report(script, observation, Path(dumped), chosen["link"]))
     if require:
         try:
-            found.explanation.check()
+            observation.explanation.check()
         except OverlapError as error:
             fail(str(error), code=1)
 
@@ -110,7 +110,7 @@ def _check(script: Path, options: Mapping[str, Any]) -> None:
     Options.parse(options)
 
 
-def _report(script: Path, found: Observation, folder: Path, link: str | None) -> ReportData:
+def _report(script: Path, observation: Observation, folder: Path, link: str | None) -> ReportData:
     from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
     from domino_compile.tools.timelines import predicted
 
@@ -118,10 +118,10 @@ def _report(script: Path, found: Observation, folder: Path, link: str | None) ->
     return ReportData(
         title=f"domino explain: {script.name}",
         facts=facts(link=link),
-        explanation=found.explanation,
+        explanation=observation.explanation,
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
         tables=candidate_tables(dump.reports),
-        verdict=tuple(found.explanation.verdict()),
-        tiles=explained_tiles(found.explanation, dump.reports),
+        verdict=tuple(observation.explanation.verdict()),
+        tiles=explained_tiles(observation.explanation, dump.reports),
     )

@@ -106,7 +106,7 @@ def _summary(file: LinkFile, link: LinkTable) -> dict[str, object]:
 
 
 def _points(link: LinkTable, collective: str, sizes: Iterable[int]) -> list[dict[str, object]]:
-    """The table's predictions for some payloads."""
+    """Return the table's predictions for some payloads."""
     return [_point(link, collective, size, link.time_us(collective, size)) for size in sizes]
 
 

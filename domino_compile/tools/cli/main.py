@@ -56,18 +56,18 @@ class Commands(click.Group):
             return None
         module, _, function = target.partition(":")
         try:
-            found = getattr(importlib.import_module(module), function)
+            command = getattr(importlib.import_module(module), function)
         except ImportError as error:
             return _unavailable(cmd_name, str(error))
-        assert isinstance(found, click.Command)
-        return found
+        assert isinstance(command, click.Command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, each with its first sentence in full."""
-        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         rows = [
             (name, (command.help or "").partition("\n\n")[0].replace("\n", " "))
-            for name, command in found
+            for name, command in commands
             if command is not None and not command.hidden
         ]
         with formatter.section("Commands"):

@@ -111,43 +111,43 @@ def poc(
         fail("--option disable switches domino off, so there is nothing to compare: leave it out")
     prepare(script, out)
     arguments = behind_script(script, arguments, "poc")
-    count, alone = processes(ranks, link)
-    plan = Plan(script, arguments, count, alone, link or "", Phases(warmup, steps), rounds,
+    count, emulated_ranks = processes(ranks, link)
+    plan = Plan(script, arguments, count, emulated_ranks, link or "", Phases(warmup, steps), rounds,
                 options, seed, out)  # fmt: skip
     with script_failures(1), progress_bar() as progress:
-        found = run(plan, progress)
-    _write(found, out)
+        result = run(plan, progress)
+    _write(result, out)
     if as_json:
-        print_json(found.as_dict())
+        print_json(result.as_dict())
     else:
-        _show(found, out)
+        _show(result, out)
     if outputs:
-        outputs.write(_report(found, out))
-    return found.verdict.code
+        outputs.write(_report(result, out))
+    return result.verdict.code
 
 
-def _write(found: PocResult, out: Path) -> None:
+def _write(result: PocResult, out: Path) -> None:
     from domino_compile.tools.profiling.earlier import RESULT
 
     folder = out / "timelines"
     folder.mkdir(parents=True, exist_ok=True)
-    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
-    for variant, lines in found.timelines.items():
+    (out / RESULT).write_text(result.to_json(), encoding="utf-8")
+    for variant, lines in result.timelines.items():
         for line in lines:
             path = folder / f"{variant}.rank_{line.rank}.json"
             path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def _report(found: PocResult, out: Path) -> ReportData:
+def _report(result: PocResult, out: Path) -> ReportData:
     from domino_compile.tools.html import Table
     from domino_compile.tools.html.measured import poc_report
 
-    data = found.as_dict()
+    data = result.as_dict()
     before, after = _both(data)
     rows = tuple(tuple(_row(title, before[key], after[key])) for title, key in _ROWS)
     numbers = Table("Numbers", ("", *COLUMNS[1:]), rows)
     about = facts(link=_link(data), ranks=str(data["ranks"]), device=data["device"])
-    return poc_report(found, about, [numbers], out / "dumps")
+    return poc_report(result, about, [numbers], out / "dumps")
 
 
 def _link(data: dict[str, Any]) -> str:
@@ -159,13 +159,13 @@ def _both(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return before, after
 
 
-def _show(found: PocResult, out: Path) -> None:
-    data = found.as_dict()
+def _show(result: PocResult, out: Path) -> None:
+    data = result.as_dict()
     link = _link(data)
     before, after = _both(data)
     rounds = "1 round" if data["rounds"] == 1 else f"{data['rounds']} rounds"
     say(
-        f"{found.script}: {data['ranks']} ranks, {data['device']}, {link}; {rounds} "
+        f"{result.script}: {data['ranks']} ranks, {data['device']}, {link}; {rounds} "
         f"of {data['steps']} steps; a step ends with: {data['step_ends']}"
     )
     show_table(
@@ -175,8 +175,8 @@ def _show(found: PocResult, out: Path) -> None:
     _show_curves(before, after)
     for graph in data["graphs"]:
         say(graph)
-    say(found.verdict.text)
-    for note in found.notes:
+    say(result.verdict.text)
+    for note in result.notes:
         say(note)
     say(f"Times of collectives: {data['account_from']}. Peak: {data['peak_of']}.")
     say(f"Result, timelines, dumps, and what the script printed: {out}")

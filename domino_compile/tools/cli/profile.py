@@ -104,26 +104,26 @@ def profile(
         remove_result(out)
         remove_files(out, TIMELINES)
     if under_torchrun():
-        found = _as_rank(request, as_json)
-        if found is None:
+        result = _as_rank(request, as_json)
+        if result is None:
             return
     else:
-        found = _on_new_ranks(request, *processes(ranks, link), link or "")
-    _write(found, out)
+        result = _on_new_ranks(request, *processes(ranks, link), link or "")
+    _write(result, out)
     if as_json:
-        print_json(found.as_dict())
+        print_json(result.as_dict())
     else:
-        _show(found, out)
+        _show(result, out)
     if outputs:
-        outputs.write(_report(found))
+        outputs.write(_report(result))
 
 
-def _on_new_ranks(request: Request, count: int, alone: int, link: str) -> ProfileResult:
+def _on_new_ranks(request: Request, count: int, emulated_ranks: int, link: str) -> ProfileResult:
     from dataclasses import replace
 
     from domino_compile.tools.profiling.ranks import run_on_ranks
 
-    request = replace(request, link=link, alone=alone)
+    request = replace(request, link=link, alone=emulated_ranks)
     with script_failures(), progress_bar() as progress:
         outcomes = run_on_ranks(request, count, progress)
         for outcome in outcomes:
@@ -175,27 +175,27 @@ def _result(request: Request, ranks: list[RankMeasured]) -> ProfileResult:
     return profile_result(ranks, command, notes)
 
 
-def _write(found: ProfileResult, out: Path) -> None:
+def _write(result: ProfileResult, out: Path) -> None:
     from domino_compile.tools.profiling.earlier import RESULT
 
     folder = out / "timelines"
     folder.mkdir(parents=True, exist_ok=True)
-    (out / RESULT).write_text(found.to_json(), encoding="utf-8")
-    for line in found.timelines:
+    (out / RESULT).write_text(result.to_json(), encoding="utf-8")
+    for line in result.timelines:
         path = folder / f"measured.rank_{line.rank}.json"
         path.write_text(json.dumps(line.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def _report(found: ProfileResult) -> ReportData:
+def _report(result: ProfileResult) -> ReportData:
     from domino_compile.tools.html import Table
     from domino_compile.tools.html.measured import profile_report
 
-    data = found.as_dict()
-    tables = [Table("A step", STEP_COLUMNS, tuple(map(tuple, _step_rows(found, data))))]
+    data = result.as_dict()
+    tables = [Table("A step", STEP_COLUMNS, tuple(map(tuple, _step_rows(result, data))))]
     groups = tuple(map(tuple, group_rows(data["groups"])))
     tables.append(Table("By process group", GROUP_COLUMNS, groups))
-    about = facts(link=_link(found), ranks=str(found.ranks), device=found.device)
-    return profile_report(found, about, tables)
+    about = facts(link=_link(result), ranks=str(result.ranks), device=result.device)
+    return profile_report(result, about, tables)
 
 
 #: A smaller rest of the step is not shown.
@@ -204,18 +204,18 @@ STEP_COLUMNS = ("", "ms", "")
 GROUP_COLUMNS = ("group", "collectives", "wire ms", "exposed ms", "hidden ms")
 
 
-def _link(found: ProfileResult) -> str:
-    return f"emulated link {found.link}" if found.emulated else "real link"
+def _link(result: ProfileResult) -> str:
+    return f"emulated link {result.link}" if result.emulated else "real link"
 
 
-def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
-    """The rows of the table that shows how a step's time is spent."""
+def _step_rows(result: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the table that shows how a step's time is spent."""
     low, high = data["quartiles_ms"]
     rows = [
         ["step", ms_text(data["step_ms"]), f"median of {data['steps']}; middle half "
          f"{ms_text(low)} to {ms_text(high)}"],
         ["computing", ms_text(data["compute_ms"]), f"utilisation {data['utilisation']:.0%}"
-         + (" of the GPU" if found.device != "cpu" else " (CPU: not in a wait; Python counts)")],
+         + (" of the GPU" if result.device != "cpu" else " (CPU: not in a wait; Python counts)")],
         ["on the wire", ms_text(data["wire_ms"]), f"{data['collectives']:g} collectives"],
         ["exposed", ms_text(data["exposed_ms"]), f"{_part(data)} of the step"],
         ["hidden", ms_text(data["hidden_ms"]), "while something computes"],
@@ -230,21 +230,21 @@ def _step_rows(found: ProfileResult, data: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["bound", bound, "best possible step with perfect overlap"]]
 
 
-def _show(found: ProfileResult, out: Path) -> None:
-    data = found.as_dict()
+def _show(result: ProfileResult, out: Path) -> None:
+    data = result.as_dict()
     say(
-        f"{found.script}: {found.ranks} ranks, {found.device}, {_link(found)}; a step ends with: "
-        f"{found.step_ends}"
+        f"{result.script}: {result.ranks} ranks, {result.device}, {_link(result)}; a step ends "
+        f"with: {result.step_ends}"
     )
-    show_table(STEP_COLUMNS, _step_rows(found, data), wrap=True)
+    show_table(STEP_COLUMNS, _step_rows(result, data), wrap=True)
     if len(data["groups"]) > 1:
         show_table(GROUP_COLUMNS, group_rows(data["groups"]), title="By process group")
-    say(found.recommendation.text)
-    for note in found.notes:
+    say(result.recommendation.text)
+    for note in result.notes:
         say(note)
     say(
         f"Times of rank {data['account_rank']}, the slowest; computing, exposed, late and neither "
-        f"add up to the step. Times of collectives: {found.account_from}. Result and timelines: "
+        f"add up to the step. Times of collectives: {result.account_from}. Result and timelines: "
         f"{out}"
     )
 

@@ -64,19 +64,19 @@ def behind_script(script: Path, arguments: tuple[str, ...], command: str) -> tup
         arguments: Everything behind it; a ``--`` in front is dropped.
         command: The command's name, to warn of its options among them.
     """
-    own = arguments[1:] if arguments[:1] == ("--",) else arguments
-    if not own or int(os.environ.get("RANK", "0")):
-        return own
-    click.echo(f"{script} gets: {shlex.join(own)}", err=True)
+    passed = arguments[1:] if arguments[:1] == ("--",) else arguments
+    if not passed or int(os.environ.get("RANK", "0")):
+        return passed
+    click.echo(f"{script} gets: {shlex.join(passed)}", err=True)
     context = click.get_current_context()
     known = {name for parameter in context.command.params for name in parameter.opts}
-    ours = [text for text in own if text.partition("=")[0] in known and text.startswith("--")]
+    ours = [text for text in passed if text.partition("=")[0] in known and text.startswith("--")]
     if ours and arguments[:1] != ("--",):
         warn(
             f"{', '.join(ours)} went to the script; domino {command}'s own options stand in front "
             f"of {script}"
         )
-    return own
+    return passed
 
 
 def out_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -91,7 +91,7 @@ def out_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def under_torchrun() -> bool:
-    """Whether this process is already one of several ranks."""
+    """Return whether this process is already one of several ranks."""
     return "RANK" in os.environ
 
 

@@ -25,10 +25,10 @@ def verify(folder: Path, as_json: bool) -> None:
     FOLDER is what a compile with the option dump_dir wrote, or a part of it. The proof needs
     neither the program nor the compiler that made the dump. The exit code is 1 if it fails.
     """
-    found = sorted(folder.glob("**/certificate.json"))
-    if not found:
+    certificates = sorted(folder.glob("**/certificate.json"))
+    if not certificates:
         fail(f"no certificate.json in {folder}: compile with the options dump_dir and verify='on'")
-    proved = {str(path.parent.relative_to(folder)): _prove(path) for path in found}
+    proved = {str(path.parent.relative_to(folder)): _prove(path) for path in certificates}
     if as_json:
         print_json(proved)
     else:

@@ -12,7 +12,7 @@ COLUMNS = ("candidate", "step", "exposed", "peak memory", "outcome")
 
 
 def candidate_tables(compiled: Iterable[CompileReport]) -> tuple[Table, ...]:
-    """A table for every graph that had a choice; its times are predicted."""
+    """Return a table for every graph that had a choice; its times are predicted."""
     return tuple(
         Table(
             f"Candidates for graph {report.graph} (estimates, made before scheduling)",

@@ -14,10 +14,10 @@ class GraphView:
     """The operations of one compiled graph, by phase, as rows of ``graph_rows.COLUMNS``.
 
     Attributes:
-        number: the number of the compiled graph.
-        summary: one line that says what was done.
-        before: the captured operations.
-        after: the planned operations.
+        number: The number of the compiled graph.
+        summary: One line that says what was done.
+        before: The captured operations.
+        after: The planned operations.
     """
 
     number: int
@@ -31,9 +31,9 @@ class Curve:
     """One training run.
 
     Attributes:
-        name: for people, such as ``Inductor alone, run 1``.
-        losses: the loss of each step.
-        gradient_norms: the gradient norm of each step.
+        name: The name for people, such as ``Inductor alone, run 1``.
+        losses: The loss of each step.
+        gradient_norms: The gradient norm of each step.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Tile:
     """A large number at the top of the page.
 
     Attributes:
-        value: the number, such as ``1.24x faster``.
-        label: what it is.
-        note: a detail below it.
+        value: The number, such as ``1.24x faster``.
+        label: What it is.
+        note: A detail below it.
         tone: ``good``, ``bad``, ``fair`` or empty.
     """
 
@@ -72,16 +72,16 @@ class ReportData:
     """The content of a report. Empty fields have no section.
 
     Attributes:
-        title: the title of the report.
-        facts: names and values: the command, versions, the link.
-        explanation: one row for each collective.
-        verdict: paragraphs at the top of the page.
-        timelines: steps that share one time axis, in drawing order.
-        graphs: the compiled graphs.
-        curves: training runs.
-        tables: other numbers.
-        tiles: the large numbers at the top.
-        origin: whether the times are predicted, or measured on a real or an emulated link.
+        title: The title of the report.
+        facts: Names and values: the command, versions, the link.
+        explanation: One row for each collective.
+        verdict: Paragraphs at the top of the page.
+        timelines: Steps that share one time axis, in drawing order.
+        graphs: The compiled graphs.
+        curves: Training runs.
+        tables: Other numbers.
+        tiles: The large numbers at the top.
+        origin: Whether the times are predicted, or measured on a real or an emulated link.
     """
 
     title: str

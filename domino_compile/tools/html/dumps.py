@@ -23,9 +23,9 @@ class Dump:
     """The compiled graphs of one rank.
 
     Attributes:
-        rank: the rank.
-        reports: the report of each graph, by number.
-        graphs: the operations of the graphs that have collectives.
+        rank: The rank.
+        reports: The report of each graph, by number.
+        graphs: The operations of the graphs that have collectives.
     """
 
     rank: int
@@ -38,10 +38,10 @@ def read_dump(folder: Path, rank: int | None = None) -> Dump:
 
     Args:
         folder: ``dump_dir``, a ``rank_<n>`` in it, or one ``graph_<n>`` of that.
-        rank: the rank whose graphs are read; None for the lowest.
+        rank: The rank whose graphs are read; None for the lowest.
 
     Raises:
-        DumpError: there is no dump, or another version of this package wrote it.
+        DumpError: There is no dump, or another version of this package wrote it.
     """
     if not folder.is_dir():
         raise DumpError(f"{folder}: no such folder; dump_dir of a compile is expected")
@@ -52,23 +52,23 @@ def read_dump(folder: Path, rank: int | None = None) -> Dump:
         known = ", ".join(map(str, sorted(ranks))) or "none"
         raise DumpError(f"{folder}: no dump of rank {rank} in it; ranks: {known}")
     base = ranks.get(rank, folder)
-    found = [path for path, _ in _numbered(base, "graph")]
+    folders = [path for path, _ in _numbered(base, "graph")]
     if (base / "plan.json").is_file():
-        found = [base]
-    if not found:
+        folders = [base]
+    if not folders:
         raise DumpError(
             f"{folder}: no dump in it; set options={{'dump_dir': ...}} or DOMINO_COMPILE_DUMP_DIR "
             "and run the script again"
         )
-    reports = tuple(_report(path / "plan.json") for path in found)
-    views = (_view(path, report) for path, report in zip(found, reports, strict=True))
+    reports = tuple(_report(path / "plan.json") for path in folders)
+    views = (_view(path, report) for path, report in zip(folders, reports, strict=True))
     return Dump(rank, reports, tuple(view for view in views if view is not None))
 
 
 def _numbered(folder: Path, kind: str) -> Iterator[tuple[Path, int]]:
-    """The sub-folders ``kind_<n>`` with a content, in the order of their numbers."""
-    found = [(n, path) for path in folder.iterdir() if (n := _number(path, kind)) is not None]
-    for number, path in sorted(found):
+    """Yield the sub-folders ``kind_<n>`` with a content, in the order of their numbers."""
+    entries = [(n, path) for path in folder.iterdir() if (n := _number(path, kind)) is not None]
+    for number, path in sorted(entries):
         if path.is_dir() and any(path.rglob("plan.json")):
             yield path, number
 

@@ -17,30 +17,30 @@ Facts = tuple[tuple[str, str], ...]
 _NAMES = {BASELINE: "Inductor alone", DOMINO: "with domino"}
 
 
-def profile_report(found: ProfileResult, facts: Facts, tables: Sequence[Table]) -> ReportData:
-    """The report of a profile: what it recommends, its numbers, a measured step of every rank."""
+def profile_report(result: ProfileResult, facts: Facts, tables: Sequence[Table]) -> ReportData:
+    """Return the report of a profile: its advice, its numbers, a measured step of every rank."""
     return ReportData(
-        title=f"domino profile: {found.script}",
+        title=f"domino profile: {result.script}",
         facts=facts,
-        explanation=explanation_of(found.plans),
-        verdict=(found.recommendation.text, *found.notes),
-        timelines=found.timelines,
-        tables=(*tables, *candidate_tables(found.plans)),
-        tiles=profile_tiles(found),
-        origin=origin_text(found.link),
+        explanation=explanation_of(result.plans),
+        verdict=(result.recommendation.text, *result.notes),
+        timelines=result.timelines,
+        tables=(*tables, *candidate_tables(result.plans)),
+        tiles=profile_tiles(result),
+        origin=origin_text(result.link),
     )
 
 
 def poc_report(
-    found: PocResult, facts: Facts, tables: Sequence[Table], dumps: Path | None
+    result: PocResult, facts: Facts, tables: Sequence[Table], dumps: Path | None
 ) -> ReportData:
-    """The report of a proof of concept.
+    """Return the report of a proof of concept.
 
     Args:
-        found: its result.
-        facts: where it comes from.
-        tables: its numbers.
-        dumps: what domino dumped, if it did.
+        result: The result of the proof of concept.
+        facts: What says where it comes from.
+        tables: The numbers of the result.
+        dumps: The folder of what domino dumped, if it did.
     """
     graphs: tuple[GraphView, ...] = ()
     if dumps is not None and dumps.is_dir():
@@ -49,22 +49,22 @@ def poc_report(
         except DumpError:  # the script's own options sent them elsewhere
             graphs = ()
     return ReportData(
-        title=f"domino poc: {found.script}",
+        title=f"domino poc: {result.script}",
         facts=facts,
-        explanation=explanation_of(found.reports),
-        verdict=(found.verdict.text, *found.notes),
-        timelines=tuple(t for name in (BASELINE, DOMINO) for t in found.timelines.get(name, ())),
+        explanation=explanation_of(result.reports),
+        verdict=(result.verdict.text, *result.notes),
+        timelines=tuple(t for name in (BASELINE, DOMINO) for t in result.timelines.get(name, ())),
         graphs=graphs,
-        curves=tuple(_curves(found)),
-        tables=(*tables, *candidate_tables(found.reports)),
-        tiles=poc_tiles(found),
-        origin=origin_text(found.first.link),
+        curves=tuple(_curves(result)),
+        tables=(*tables, *candidate_tables(result.reports)),
+        tiles=poc_tiles(result),
+        origin=origin_text(result.first.link),
     )
 
 
-def _curves(found: PocResult) -> list[Curve]:
+def _curves(result: PocResult) -> list[Curve]:
     curves = []
-    for name, variant in found.variants.items():
+    for name, variant in result.variants.items():
         losses, norms = _known(variant.losses), _known(variant.grad_norms)
         if losses or norms:
             curves.append(Curve(_NAMES.get(name, name), losses, norms))
@@ -72,6 +72,6 @@ def _curves(found: PocResult) -> list[Curve]:
 
 
 def _known(values: Sequence[float | None]) -> tuple[float, ...]:
-    """The values, if every step has one."""
+    """Return the values, if every step has one."""
     known = tuple(value for value in values if value is not None)
     return known if len(known) == len(values) else ()

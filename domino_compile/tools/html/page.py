@@ -24,7 +24,7 @@ def page(data: ReportData) -> str:
     """Return the HTML of a report, which needs no network and no other file.
 
     Raises:
-        ImportError: the extra ``report`` is not installed.
+        ImportError: The extra ``report`` is not installed.
     """
     import jinja2
     from bokeh.embed import components
@@ -84,7 +84,7 @@ def worst_key(explanation: Explanation) -> str:
 
 
 def _seen(data: ReportData, field: str) -> list[str]:
-    """The values of a field of spans of compute, most frequent first."""
+    """Return the values of a field of spans of compute, most frequent first."""
     counts: dict[str, int] = {}
     for timeline in data.timelines:
         for span in timeline.spans:
@@ -94,7 +94,7 @@ def _seen(data: ReportData, field: str) -> list[str]:
 
 
 def _plain(graph: GraphView) -> dict[str, Any]:
-    """A graph for the page: phases that were planned, each with what it was before."""
+    """Return a graph for the page: phases that were planned, each with what it was before."""
     phases = [
         {
             "phase": phase,
@@ -107,7 +107,7 @@ def _plain(graph: GraphView) -> dict[str, Any]:
 
 
 def _embedded(value: Any) -> str:
-    """JSON that can stand inside a script element."""
+    """Return JSON that can stand inside a script element."""
     from markupsafe import Markup
 
     text = json.dumps(value, separators=(",", ":"))

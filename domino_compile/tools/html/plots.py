@@ -54,9 +54,9 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
     for timeline in timelines:
         ranks.setdefault(timeline.rank, []).append(timeline)
     depth, slider = 0.0, 0.0
-    for rank, own in ranks.items():
+    for rank, rank_timelines in ranks.items():
         y = 0.0
-        for number, timeline in enumerate(own):
+        for number, timeline in enumerate(rank_timelines):
             y -= _GAP
             labels.append(_label(y, timeline.summary(), rank, shown=rank == timelines[0].rank))
             y -= _STRIP
@@ -66,7 +66,7 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
                 ticks.setdefault(y + _LANE / 2, name)
                 chosen = (s for s in timeline.spans if (s.lane, s.group) == (lane, group))
                 columns.add(chosen, number, rank, y)
-            if number == 0 and len(own) > 1:
+            if number == 0 and len(rank_timelines) > 1:
                 slider = y - _SLIDER / 2
                 y -= _SLIDER - 0.3
         depth = min(depth, y)
@@ -151,10 +151,10 @@ class _Strips:
     def add(self, timeline: Timeline, rank: int, y: float) -> None:
         """Add the strips of a timeline, whose lower edge is at ``y``."""
         for phase, alpha in (("forward", 0.35), ("inference", 0.35), ("backward", 0.75)):
-            own = [s for s in timeline.spans if s.phase == phase and s.lane == COMPUTE]
-            if not own:
+            spans = [s for s in timeline.spans if s.phase == phase and s.lane == COMPUTE]
+            if not spans:
                 continue
-            begin, end = min(s.begin_us for s in own), max(s.end_us for s in own)
+            begin, end = min(s.begin_us for s in spans), max(s.end_us for s in spans)
             values = (begin * _US, end * _US, y + 0.04, y + _STRIP - 0.04, phase, rank, alpha)
             for name, value in zip(self.NAMES, values, strict=True):
                 self.data[name].append(value)

@@ -38,12 +38,12 @@ def explained_tiles(
     return (*tiles, Tile(PREDICTED.value, PREDICTED.label, basis, PREDICTED.tone))
 
 
-def poc_tiles(found: PocResult) -> tuple[Tile, ...]:
+def poc_tiles(result: PocResult) -> tuple[Tile, ...]:
     """Return the tiles of a comparison."""
-    before, after = (found.variants[name].numbers for name in (BASELINE, DOMINO))
+    before, after = (result.variants[name].numbers for name in (BASELINE, DOMINO))
     tiles = [_step(before.median_ms, after.median_ms, "a step, domino against Inductor")]
     tiles.append(_hidden(before.account.hidden, after.account.hidden, after.account.exposed_ms))
-    for quality in found.qualities[:1]:
+    for quality in result.qualities[:1]:
         same = "equal within noise and rounding" if quality.equal else "more than noise allows"
         name = {"loss": "losses", "grad_norm": "gradient norms", "output": "outputs"}[quality.name]
         value = "bit for bit" if quality.difference == 0 else f"{quality.difference:.0e}"
@@ -52,15 +52,15 @@ def poc_tiles(found: PocResult) -> tuple[Tile, ...]:
     if before.peak_mib and after.peak_mib:
         more = f"{after.peak_mib / before.peak_mib - 1:+.0%} against Inductor alone"
         tiles.append(Tile(bytes_text(after.peak_mib * 2**20), "peak memory", more))
-    return (*tiles, _origin(found.first.link, found.first.ranks, found.first.device))
+    return (*tiles, _origin(result.first.link, result.first.ranks, result.first.device))
 
 
-def profile_tiles(found: ProfileResult) -> tuple[Tile, ...]:
+def profile_tiles(result: ProfileResult) -> tuple[Tile, ...]:
     """Return the tiles of a profile."""
-    advice, account = found.recommendation, found.numbers.account
-    step = found.numbers.median_ms
+    advice, account = result.recommendation, result.numbers.account
+    step = result.numbers.median_ms
     tiles = [
-        Tile(ms_text(step), "a step", f"median of {len(found.numbers.step_ms)}"),
+        Tile(ms_text(step), "a step", f"median of {len(result.numbers.step_ms)}"),
         Tile(
             f"{advice.share:.0%}",
             "of it is exposed communication",
@@ -74,7 +74,7 @@ def profile_tiles(found: ProfileResult) -> tuple[Tile, ...]:
             "good" if advice.worth else "",
         ),
     ]
-    return (*tiles, _origin(found.link, found.ranks, found.device))
+    return (*tiles, _origin(result.link, result.ranks, result.device))
 
 
 def origin_text(link: str) -> str:

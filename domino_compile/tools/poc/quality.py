@@ -37,13 +37,13 @@ class Quality:
 
     Attributes:
         name: ``loss``, ``grad_norm`` or ``output``.
-        difference: the largest relative difference between a run of domino and one of the baseline.
-        step: its step, counted from 0; None if there is no difference.
-        noise: the largest relative difference between two runs of the baseline; None with one run.
-        floor: the difference that rounding alone can cause.
-        allowed: the larger of the floor and ``NOISE_FACTOR`` times the noise, if that is finite.
-        equal: whether the difference is allowed and the curves end in finite numbers.
-        not_finite: steps in which a number is not finite. If that is so in all runs, the step is no
+        difference: The largest relative difference between a run of domino and one of the baseline.
+        step: Its step, counted from 0; None if there is no difference.
+        noise: The largest relative difference between two runs of the baseline; None with one run.
+        floor: The difference that rounding alone can cause.
+        allowed: The larger of the floor and ``NOISE_FACTOR`` times the noise, if that is finite.
+        equal: Whether the difference is allowed and the curves end in finite numbers.
+        not_finite: Steps in which a number is not finite. If that is so in all runs, the step is no
             difference.
     """
 
@@ -58,7 +58,7 @@ class Quality:
 
     @property
     def broken(self) -> bool:
-        """Whether the programs do not differ, but end with numbers that are not finite."""
+        """Return whether the programs do not differ, but end with numbers that are not finite."""
         return not self.equal and self.difference <= self.allowed
 
 
@@ -66,14 +66,14 @@ def rounding_floor(name: str, precision: float) -> float:
     """Return the relative difference that rounding alone can cause.
 
     Args:
-        name: the name of the quantity.
-        precision: relative rounding of the coarsest type that the model computes in.
+        name: The name of the quantity.
+        precision: Relative rounding of the coarsest type that the model computes in.
     """
     return max(precision, SUMMED) * FLOOR_FACTOR[name]
 
 
 def difference(one: Run, other: Run) -> Difference:
-    """The largest difference of two runs, rank by rank and step by step.
+    """Return the largest difference of two runs, rank by rank and step by step.
 
     A number that is missing or not finite in one of them alone is an infinite difference. Where
     both are not finite, in the same way, there is none.
@@ -82,9 +82,9 @@ def difference(one: Run, other: Run) -> Difference:
     for mine, yours in zip(one, other, strict=True):
         highest = max((abs(v) for v in yours if v is not None and math.isfinite(v)), default=0.0)
         for step, (a, b) in enumerate(zip(mine, yours, strict=False)):
-            found = _relative(a, b, LOWEST * highest)
-            if found > worst.relative:
-                worst = Difference(found, step)
+            relative = _relative(a, b, LOWEST * highest)
+            if relative > worst.relative:
+                worst = Difference(relative, step)
     return worst
 
 
@@ -107,7 +107,7 @@ def compare(
         return None
     worst = max(
         (difference(run, base) for run in domino for base in baseline),
-        key=lambda found: found.relative,
+        key=lambda compared: compared.relative,
         default=Difference(),
     )
     pairs = [difference(a, b).relative for a, b in combinations(baseline, 2)]
@@ -122,7 +122,7 @@ def compare(
 
 
 def _finite(value: float | None) -> bool:
-    """Whether a number is finite, or there is none."""
+    """Return whether a number is finite, or there is none."""
     return value is None or math.isfinite(value)
 
 

@@ -33,7 +33,7 @@ class PocRun:
     ranks: tuple[RankMeasured, ...]
 
     def curves(self, quantity: str) -> list[Curve]:
-        """A quantity on every rank."""
+        """Return a quantity on every rank."""
         return [getattr(rank, QUANTITIES[quantity]) for rank in self.ranks]
 
 
@@ -42,10 +42,10 @@ class Variant:
     """All runs of one variant together.
 
     Attributes:
-        numbers: of all rounds' steps.
-        round_ms: median step of every round.
-        losses: of the first run, mean over the ranks, warm-up included; None: no loss.
-        grad_norms: of the first run on rank 0.
+        numbers: The numbers of all rounds' steps.
+        round_ms: Median step of every round.
+        losses: Losses of the first run, mean over the ranks, warm-up included; None: no loss.
+        grad_norms: Gradient norms of the first run on rank 0.
     """
 
     numbers: Together
@@ -55,7 +55,7 @@ class Variant:
 
     @property
     def times(self) -> Times:
-        """What the verdict needs."""
+        """Return what the verdict needs."""
         exposed = self.numbers.account.exposed_ms
         return Times(self.numbers.median_ms, self.round_ms, exposed)
 
@@ -65,15 +65,15 @@ class PocResult:
     """A proof of concept.
 
     Attributes:
-        script: the command line.
-        settings: the request as plain data.
-        first: rank 0 of the first run, for everything that all runs share.
-        variants: the variants by name.
-        qualities: the comparisons of training.
-        verdict: the verdict.
-        timelines: one timeline per rank, by variant.
-        reports: the reports of domino's graphs on rank 0.
-        notes: anything else worth knowing.
+        script: The command line.
+        settings: The request as plain data.
+        first: Rank 0 of the first run, for everything that all runs share.
+        variants: The variants by name.
+        qualities: The comparisons of training.
+        verdict: The verdict.
+        timelines: One timeline per rank, by variant.
+        reports: The reports of domino's graphs on rank 0.
+        notes: Anything else worth knowing.
     """
 
     script: str
@@ -87,10 +87,10 @@ class PocResult:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, without the timelines; null where a number is not finite."""
+        """Return it as plain data, without the timelines; null where a number is not finite."""
         first, baseline = self.first, self.variants[BASELINE].numbers
         ratio = self.variants[DOMINO].numbers.median_ms / baseline.median_ms
-        found = {
+        data = {
             "schema_version": SCHEMA_VERSION,
             "kind": "poc",
             "script": self.script,
@@ -104,16 +104,16 @@ class PocResult:
             "peak_of": first.peak_of,
             "step_ratio": round(ratio, 4),
             "speedup": round(self.verdict.speedup, 4),
-            "variants": {name: _as_dict(found) for name, found in self.variants.items()},
-            "quality": {found.name: asdict(found) for found in self.qualities},
+            "variants": {name: _as_dict(variant) for name, variant in self.variants.items()},
+            "quality": {quality.name: asdict(quality) for quality in self.qualities},
             "graphs": [report.summary() for report in self.reports],
             "verdict": asdict(self.verdict),
             "notes": list(self.notes),
         }
-        return {key: finite(value) for key, value in found.items()}
+        return {key: finite(value) for key, value in data.items()}
 
     def to_json(self) -> str:
-        """As indented JSON."""
+        """Return it as indented JSON."""
         return json.dumps(self.as_dict(), indent=1) + "\n"
 
 
@@ -129,12 +129,12 @@ def _as_dict(variant: Variant) -> dict[str, Any]:
 def poc_result(
     runs: Sequence[PocRun], script: str, settings: Mapping[str, Any], notes: Sequence[str] = ()
 ) -> PocResult:
-    """The result of all runs; every rank of each has timed a step and has an account."""
+    """Return the result of all runs; every rank of each has timed a step and has an account."""
     by_name = {name: [run for run in runs if run.variant == name] for name in (BASELINE, DOMINO)}
-    variants = {name: _variant(found) for name, found in by_name.items()}
+    variants = {name: _variant(of_name) for name, of_name in by_name.items()}
     first, planned = by_name[BASELINE][0], by_name[DOMINO][0]
     precision = max(rank.precision for run in runs for rank in run.ranks)
-    found = [
+    comparisons = [
         compare(
             quantity,
             [run.curves(quantity) for run in by_name[BASELINE]],
@@ -143,7 +143,7 @@ def poc_result(
         )
         for quantity in QUANTITIES
     ]
-    qualities = tuple(quality for quality in found if quality is not None)
+    qualities = tuple(quality for quality in comparisons if quality is not None)
     verdict = decide(
         variants[BASELINE].times, variants[DOMINO].times, qualities, first.ranks[0].link
     )
@@ -168,20 +168,20 @@ def poc_result(
 
 
 def _variant(runs: Sequence[PocRun]) -> Variant:
-    found = [together(run.ranks) for run in runs]
-    peaks = [one.peak_mib for one in found if one.peak_mib is not None]
+    rounds = [together(run.ranks) for run in runs]
+    peaks = [one.peak_mib for one in rounds if one.peak_mib is not None]
     numbers = Together(
-        tuple(ms for one in found for ms in one.step_ms),
-        statistics.fmean(one.utilisation for one in found),
-        typical([one.account for one in found]),
+        tuple(ms for one in rounds for ms in one.step_ms),
+        statistics.fmean(one.utilisation for one in rounds),
+        typical([one.account for one in rounds]),
         max(peaks, default=None),
-        found[0].compile_s,  # later rounds may find compiled kernels
-        found[0].account_rank,
+        rounds[0].compile_s,  # later rounds may find compiled kernels
+        rounds[0].account_rank,
     )
     first = runs[0].ranks
     return Variant(
         numbers,
-        tuple(one.median_ms for one in found),
+        tuple(one.median_ms for one in rounds),
         tuple(_mean(step) for step in zip(*(rank.losses for rank in first), strict=False)),
         tuple(first[0].grad_norms),
     )

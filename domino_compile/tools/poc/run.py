@@ -40,16 +40,16 @@ class Plan:
     """A comparison to make.
 
     Attributes:
-        script: its path.
-        arguments: its command line.
-        processes: to start.
-        alone: ranks that one process stands for; 0: every rank is a process.
-        link: the emulated link; empty: the real one.
-        phases: how many steps a run has.
-        rounds: runs of each variant.
-        options: of the backend, besides those that the script has.
-        seed: of torch, Python, NumPy and Python's hashes, in every process.
-        out: folder for what is found.
+        script: The path of the script.
+        arguments: The command line of the script.
+        processes: The number of processes to start.
+        alone: The number of ranks that one process stands for; 0: every rank is a process.
+        link: The emulated link; empty: the real one.
+        phases: The number of steps of each kind in a run.
+        rounds: The number of runs of each variant.
+        options: Options of the backend, besides those that the script has.
+        seed: The seed of torch, Python, NumPy and Python's hashes, in every process.
+        out: The folder for the results.
     """
 
     script: Path
@@ -77,8 +77,8 @@ def run(plan: Plan, progress: Progress) -> PocResult:
     """Run both variants in turn, and compare. What an earlier run left in the folder is removed.
 
     Raises:
-        ScriptError: the script failed, or has nothing to overlap.
-        RanksError: a rank died.
+        ScriptError: The script failed, or has nothing to overlap.
+        RanksError: A rank died.
     """
     remove_result(plan.out)
     remove_files(plan.out, *LEFT)
@@ -136,8 +136,8 @@ def _check(request: Request, outcomes: list[Outcome]) -> None:
     first = outcomes[0]
     if request.variant == DOMINO and first.measured is not None:
         reports = first.measured.reports
-        found = sum(len(report.collectives) for report in reports)
-        require_something(request.script, first.compiles, len(reports), found)
+        collectives = sum(len(report.collectives) for report in reports)
+        require_something(request.script, first.compiles, len(reports), collectives)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -20,13 +20,13 @@ class Verdict:
     """The verdict on two programs.
 
     Attributes:
-        code: exit code: 0: faster, and training is equal; 3: not faster; 4: training differs, or
+        code: Exit code: 0: faster, and training is equal; 3: not faster; 4: training differs, or
             ends with numbers that are not finite.
-        faster: whether the gain is larger than ``margin``.
-        equal: whether every quantity is equal within noise and rounding.
-        speedup: the baseline's step over domino's.
-        margin: the smallest gain that counts, as a share of the baseline's step.
-        text: the explanation for the user.
+        faster: Whether the gain is larger than ``margin``.
+        equal: Whether every quantity is equal within noise and rounding.
+        speedup: The baseline's step over domino's.
+        margin: The smallest gain that counts, as a share of the baseline's step.
+        text: The explanation for the user.
     """
 
     code: int
@@ -42,9 +42,9 @@ class Times:
     """One program's times in milliseconds.
 
     Attributes:
-        step_ms: median of all steps.
-        round_ms: median of every round.
-        exposed_ms: exposed time of a step.
+        step_ms: Median of all steps.
+        round_ms: Median of every round.
+        exposed_ms: Exposed time of a step.
     """
 
     step_ms: float
@@ -57,9 +57,9 @@ def decide(baseline: Times, domino: Times, qualities: Sequence[Quality], link: s
 
     Args:
         baseline: Inductor alone.
-        domino: the program with domino.
-        qualities: the comparisons of their training.
-        link: the emulated link; empty for a real one.
+        domino: The program with domino.
+        qualities: The comparisons of their training.
+        link: The emulated link; empty for a real one.
     """
     spread = (max(baseline.round_ms) - min(baseline.round_ms)) / baseline.step_ms
     margin = max(LEAST_GAIN, spread)
@@ -108,10 +108,10 @@ def _sentence(quality: Quality) -> str:
         return f"The {name} are the same bit for bit{others}."
     noise = "the baseline ran once, so that its own noise is not known"
     if quality.noise is not None:
-        own = f"by {quality.noise:.1e}" if quality.noise else "by nothing"
+        amount = f"by {quality.noise:.1e}" if quality.noise else "by nothing"
         if math.isinf(quality.noise):
-            own = "without bound"
-        noise = f"the baseline's own runs {own}"
+            amount = "without bound"
+        noise = f"the baseline's own runs {amount}"
     limit = f"{NOISE_FACTOR:.0f} times that" if quality.allowed > quality.floor else "rounding"
     if math.isinf(quality.difference):
         return (

@@ -29,9 +29,9 @@ class GroupTime:
     """The collectives of one process group in one step; times in milliseconds.
 
     Attributes:
-        collectives: how many.
-        wire_ms: how long one or several were in flight.
-        exposed_ms: how much of that was exposed.
+        collectives: The number of collectives.
+        wire_ms: How long one or several collectives were in flight.
+        exposed_ms: How much of that was exposed.
     """
 
     collectives: float
@@ -40,7 +40,7 @@ class GroupTime:
 
     @property
     def hidden_ms(self) -> float:
-        """In flight, and hidden under computing."""
+        """Return how long one was in flight, hidden under computing."""
         return max(0.0, self.wire_ms - self.exposed_ms)
 
 
@@ -49,13 +49,13 @@ class Account:
     """One step; times in milliseconds.
 
     Attributes:
-        step_ms: the whole step.
-        compute_ms: how long something computed.
-        wire_ms: how long a collective was in flight, several at once counted once.
-        exposed_ms: how much of that was exposed.
-        late_ms: how long waits lasted beyond an emulated wire's time, for other ranks or for the
+        step_ms: The whole step.
+        compute_ms: How long something computed.
+        wire_ms: How long a collective was in flight, several at once counted once.
+        exposed_ms: How much of that was exposed.
+        late_ms: How long waits lasted beyond an emulated wire's time, for other ranks or for the
             real transport below; 0 on a real link, where that is part of the flight.
-        groups: by the process group's name.
+        groups: The times of each process group, by its name.
     """
 
     step_ms: float
@@ -77,18 +77,18 @@ class Account:
 
     @property
     def collectives(self) -> float:
-        """How many, of all groups."""
+        """Return the number of collectives of all groups."""
         return sum(group.collectives for group in self.groups.values())
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Account:
-        """The inverse of ``dataclasses.asdict``."""
+        """Undo ``dataclasses.asdict``."""
         groups = {name: GroupTime(**group) for name, group in data["groups"].items()}
         return Account(**{**data, "groups": groups})
 
 
 def account_of_timeline(timeline: Timeline, step_ms: float) -> Account:
-    """The account of a measured timeline, which lasted ``step_ms``."""
+    """Return the account of a measured timeline, which lasted ``step_ms``."""
     work = _pairs(timeline, COMPUTE)
     computed = union_us(work)
     groups = {}
@@ -163,11 +163,11 @@ def _mean(accounts: Sequence[Account]) -> Account:
     none, of = GroupTime(0, 0.0, 0.0), statistics.fmean
 
     def group(name: str) -> GroupTime:
-        found = [account.groups.get(name, none) for account in accounts]
+        times = [account.groups.get(name, none) for account in accounts]
         return GroupTime(
-            of([g.collectives for g in found]),
-            of([g.wire_ms for g in found]),
-            of([g.exposed_ms for g in found]),
+            of([g.collectives for g in times]),
+            of([g.wire_ms for g in times]),
+            of([g.exposed_ms for g in times]),
         )
 
     return Account(
@@ -181,7 +181,7 @@ def _mean(accounts: Sequence[Account]) -> Account:
 
 
 def scaled(account: Account, factor: float) -> Account:
-    """All times multiplied by a factor; what takes which part of the step stays."""
+    """Multiply all times by a factor; what takes which part of the step stays."""
     groups = {
         name: GroupTime(group.collectives, group.wire_ms * factor, group.exposed_ms * factor)
         for name, group in account.groups.items()

@@ -33,9 +33,9 @@ class profile:
         print(p.result)
 
     Args:
-        steps: number of timed steps.
-        warmup: number of steps before them, including compilation.
-        traced: number of steps after them, under torch's profiler.
+        steps: Number of timed steps.
+        warmup: Number of steps before them, including compilation.
+        traced: Number of steps after them, under torch's profiler.
 
     Raises:
         ValueError: One of these is less than 1.
@@ -58,15 +58,15 @@ class profile:
 
     @property
     def done(self) -> bool:
-        """Whether enough steps have run. Further ones are not measured and do no harm."""
+        """Return whether enough steps have run. Further ones are not measured and do no harm."""
         return self._session.done
 
     @property
     def result(self) -> ProfileResult:
-        """What was measured, the same on every rank.
+        """Return what was measured, the same on every rank.
 
         Raises:
-            ProfileError: the block has not ended.
+            ProfileError: The block has not ended.
         """
         if self._result is None:
             raise ProfileError("profile: there is no result before the with block has ended")
@@ -106,15 +106,15 @@ class profile:
 
 
 def shared(mine: RankMeasured) -> list[RankMeasured]:
-    """What all ranks of the default group measured; a collective call."""
-    if not dist.is_initialized() or mine.ranks == 1 or _alone():
+    """Return what all ranks of the default group measured; a collective call."""
+    if not dist.is_initialized() or mine.ranks == 1 or _is_only_process():
         return [mine]
-    found: list[Any] = [None] * mine.ranks
-    dist.all_gather_object(found, mine.as_dict())
-    return [RankMeasured.from_dict(data) for data in found]
+    gathered: list[Any] = [None] * mine.ranks
+    dist.all_gather_object(gathered, mine.as_dict())
+    return [RankMeasured.from_dict(data) for data in gathered]
 
 
-def _alone() -> bool:
-    """Whether this process stands for a rank among others that are not there."""
+def _is_only_process() -> bool:
+    """Return whether this process stands for a rank among others that are not there."""
     group = dist.group.WORLD
     return group is None or _compat.shared_store(group.group_name) is None

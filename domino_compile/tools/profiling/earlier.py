@@ -24,8 +24,8 @@ def remove_files(folder: Path, *paths: str) -> None:
     """Remove our files, and the folders that are empty afterwards.
 
     Args:
-        folder: where to look; it stays itself.
-        paths: of the files in it: a regular expression for every level, a slash between two.
+        folder: The folder to look in; it stays itself.
+        paths: Paths of the files in it: a regular expression for every level, a slash between two.
     """
     for path in paths:
         for file in list(_matching(folder, path.split("/"))):

@@ -35,26 +35,26 @@ class RankMeasured:
     """The measurements of one rank. Lists have one entry per step, over all phases.
 
     Attributes:
-        rank: this rank.
-        ranks: the number of ranks.
-        device: the device as torch names it, or ``cpu``.
-        link: name of the emulated link table; empty for a real link.
-        step_ends: what ends a step (``domino_compile.tools.scripts.steps``).
-        warmup: number of steps before the timed ones.
-        step_ms: times of the timed steps.
-        traced_ms: times of the steps under the profiler.
-        losses: mean of what the step differentiated; None if it differentiated nothing.
-        grad_norms: norm of this rank's gradients when the optimizer stepped; None if it did not.
-        outputs: mean magnitude of the results of inference graphs; None otherwise.
-        account: how the time of a typical step is spent.
-        account_from: the origin of the account.
-        peak_mib: peak memory.
-        peak_of: the kind of memory.
-        compile_s: time from the first compile to the end of its step, less a usual step.
-        precision: relative rounding of the coarsest type that a graph computes in.
-        timeline: the timeline of one traced step.
-        reports: the reports of the graphs that this package compiled.
-        plans: the plans of the graphs that Inductor compiled, if they were asked for.
+        rank: This rank.
+        ranks: The number of ranks.
+        device: The device as torch names it, or ``cpu``.
+        link: Name of the emulated link table; empty for a real link.
+        step_ends: What ends a step (``domino_compile.tools.scripts.steps``).
+        warmup: Number of steps before the timed ones.
+        step_ms: Times of the timed steps.
+        traced_ms: Times of the steps under the profiler.
+        losses: Mean of what the step differentiated; None if it differentiated nothing.
+        grad_norms: Norm of this rank's gradients when the optimizer stepped; None if it did not.
+        outputs: Mean magnitude of the results of inference graphs; None otherwise.
+        account: How the time of a typical step is spent.
+        account_from: The origin of the account.
+        peak_mib: Peak memory.
+        peak_of: The kind of memory.
+        compile_s: Time from the first compile to the end of its step, less a usual step.
+        precision: Relative rounding of the coarsest type that a graph computes in.
+        timeline: The timeline of one traced step.
+        reports: The reports of the graphs that this package compiled.
+        plans: The plans of the graphs that Inductor compiled, if they were asked for.
     """
 
     rank: int = 0
@@ -79,7 +79,7 @@ class RankMeasured:
     plans: list[CompileReport] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return it as plain data."""
         plain = dict(vars(self).items())
         plain["account"] = None if self.account is None else asdict(self.account)
         plain["timeline"] = None if self.timeline is None else self.timeline.as_dict()
@@ -89,14 +89,14 @@ class RankMeasured:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> RankMeasured:
-        """The inverse of ``as_dict``."""
-        found = RankMeasured(**data)
-        found.account = None if data["account"] is None else Account.from_dict(data["account"])
+        """Undo ``as_dict``."""
+        result = RankMeasured(**data)
+        result.account = None if data["account"] is None else Account.from_dict(data["account"])
         line = data["timeline"]
-        found.timeline = None if line is None else Timeline.from_dict(line)
+        result.timeline = None if line is None else Timeline.from_dict(line)
         for name in ("reports", "plans"):
-            setattr(found, name, [CompileReport.from_dict(report) for report in data[name]])
-        return found
+            setattr(result, name, [CompileReport.from_dict(report) for report in data[name]])
+        return result
 
 
 def measured(
@@ -109,51 +109,52 @@ def measured(
     step_ends: str = "",
     plans: Sequence[CompileReport] = (),
 ) -> RankMeasured:
-    """What a session found, numbers fetched from the device.
+    """Return what a session measured, numbers fetched from the device.
 
     Args:
-        session: whose steps have ended.
-        title: of the timeline.
-        rank: this process's.
-        ranks: how many there are.
-        link: name of the emulated link; empty: a real one.
-        compiled: reports of the graphs that this package compiled.
-        step_ends: what ended a step.
-        plans: plans of the graphs that Inductor compiled.
+        session: A session whose steps have ended.
+        title: The title of the timeline.
+        rank: The rank of this process.
+        ranks: The number of ranks.
+        link: Name of the emulated link; empty: a real one.
+        compiled: Reports of the graphs that this package compiled.
+        step_ends: What ended a step.
+        plans: Plans of the graphs that Inductor compiled.
     """
-    found = RankMeasured(rank, ranks, link=link, step_ends=step_ends)
-    found.device = torch.cuda.get_device_name() if session.on_gpu else "cpu"
-    found.warmup, found.step_ms = session.phases.warmup, session.step_ms
-    found.losses = [_mean(facts.losses) for facts in session.facts]
-    found.grad_norms = [_number(facts.grad_norm) for facts in session.facts]
-    found.outputs = [_mean(facts.output) for facts in session.facts]
-    found.peak_mib, found.peak_of = session.peak_mib, session.peak_of
-    found.compile_s = session.compile_s
-    found.reports, found.plans = list(compiled), list(plans)
-    _take_traces(found, session, title)
+    result = RankMeasured(rank, ranks, link=link, step_ends=step_ends)
+    result.device = torch.cuda.get_device_name() if session.on_gpu else "cpu"
+    result.warmup, result.step_ms = session.phases.warmup, session.step_ms
+    result.losses = [_mean(facts.losses) for facts in session.facts]
+    result.grad_norms = [_number(facts.grad_norm) for facts in session.facts]
+    result.outputs = [_mean(facts.output) for facts in session.facts]
+    result.peak_mib, result.peak_of = session.peak_mib, session.peak_of
+    result.compile_s = session.compile_s
+    result.reports, result.plans = list(compiled), list(plans)
+    _take_traces(result, session, title)
     if link and not session.on_gpu and session.step_ms:
         pairs = zip(session.records, session.step_ms, strict=False)
-        found.account = typical([account_of_records(records, ms) for records, ms in pairs])
-        found.account_from = FROM_RECORDS
-    return found
+        result.account = typical([account_of_records(records, ms) for records, ms in pairs])
+        result.account_from = FROM_RECORDS
+    return result
 
 
-def _take_traces(found: RankMeasured, session: Session, title: str) -> None:
-    """The account and the timeline of traced steps."""
+def _take_traces(result: RankMeasured, session: Session, title: str) -> None:
+    """Take the account and the timeline from the traced steps."""
     traces = session.traces[1:] or session.traces
     if not traces:
         return
-    found.traced_ms = [trace.step_ms for trace in traces]
+    result.traced_ms = [trace.step_ms for trace in traces]
     lines = [
-        timeline_of(trace, title, found.rank, bool(found.link), session.on_gpu) for trace in traces
+        timeline_of(trace, title, result.rank, bool(result.link), session.on_gpu)
+        for trace in traces
     ]
-    pairs = zip(lines, found.traced_ms, strict=True)
-    found.account = typical([account_of_timeline(line, ms) for line, ms in pairs])
-    found.account_from = FROM_TRACE
-    ms = statistics.median(found.traced_ms)
-    middle = min(range(len(lines)), key=lambda n: abs(found.traced_ms[n] - ms))
-    compiled, uncut = (found.reports, False) if found.reports else (found.plans, True)
-    found.timeline = named_by_plan(lines[middle], compiled, uncut)
+    pairs = zip(lines, result.traced_ms, strict=True)
+    result.account = typical([account_of_timeline(line, ms) for line, ms in pairs])
+    result.account_from = FROM_TRACE
+    ms = statistics.median(result.traced_ms)
+    middle = min(range(len(lines)), key=lambda n: abs(result.traced_ms[n] - ms))
+    compiled, uncut = (result.reports, False) if result.reports else (result.plans, True)
+    result.timeline = named_by_plan(lines[middle], compiled, uncut)
 
 
 def _mean(values: Sequence[torch.Tensor]) -> float | None:
@@ -166,7 +167,7 @@ def _number(value: torch.Tensor | None) -> float | None:
 
 
 def emulated_link() -> str:
-    """The name of the table that the default group's collectives take their time from, if one."""
+    """Return the table's name that the default group's collectives take their time from, if one."""
     if not dist.is_initialized() or emulate.BACKEND not in dist.get_backend_config():
         return ""
     table = emulate.settings.current().link
@@ -178,13 +179,13 @@ class Together:
     """All ranks of one run. A step is as slow as its slowest rank; times in milliseconds.
 
     Attributes:
-        step_ms: time of each timed step on its slowest rank.
-        utilisation: share of a step in which something computes, as the mean over ranks.
-        account: that of the slowest rank, so that its parts add up; traced steps are scaled to
+        step_ms: Time of each timed step on its slowest rank.
+        utilisation: Share of a step in which something computes, as the mean over ranks.
+        account: That of the slowest rank, so that its parts add up; traced steps are scaled to
             timed ones.
-        account_rank: this rank.
-        peak_mib: the largest peak memory of any rank.
-        compile_s: compile time of the slowest rank.
+        account_rank: The number of the slowest rank.
+        peak_mib: The largest peak memory of any rank.
+        compile_s: Compile time of the slowest rank.
     """
 
     step_ms: tuple[float, ...]
@@ -196,20 +197,20 @@ class Together:
 
     @property
     def median_ms(self) -> float:
-        """The median of the step times."""
+        """Return the median of the step times."""
         return statistics.median(self.step_ms)
 
     @property
     def quartiles_ms(self) -> tuple[float, float]:
-        """The lower and the upper quartile of the step times."""
+        """Return the lower and the upper quartile of the step times."""
         return middle_half(self.step_ms)
 
 
 def together(ranks: Sequence[RankMeasured]) -> Together:
     """Combine the numbers of one run. All ranks must have timed a step and have an account."""
-    known = [(rank.rank, own) for rank in ranks if (own := _as_timed(rank)) is not None]
+    known = [(rank.rank, timed) for rank in ranks if (timed := _as_timed(rank)) is not None]
     accounts = [account for _, account in known]
-    slowest, account = max(known, key=lambda found: (found[1].step_ms, -found[0]))
+    slowest, account = max(known, key=lambda entry: (entry[1].step_ms, -entry[0]))
     parts = [min(1.0, a.compute_ms / a.step_ms) for a in accounts if a.step_ms]
     peaks = [rank.peak_mib for rank in ranks if rank.peak_mib is not None]
     compiles = [rank.compile_s for rank in ranks if rank.compile_s is not None]
@@ -224,7 +225,7 @@ def together(ranks: Sequence[RankMeasured]) -> Together:
 
 
 def _as_timed(rank: RankMeasured) -> Account | None:
-    """A rank's account; that of traced steps, which the profiler slows, as parts of a timed one."""
+    """Return a rank's account; traced steps, which the profiler slows, as parts of a timed one."""
     account = rank.account
     if account is None or not rank.step_ms or not account.step_ms:
         return account

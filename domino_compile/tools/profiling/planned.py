@@ -44,12 +44,12 @@ _Pair = tuple[int, _Planned]
 def named_by_plan(
     timeline: Timeline, compiled: Sequence[CompileReport], uncut: bool = False
 ) -> Timeline:
-    """The timeline, its collectives and matrix products named as far as the plans allow.
+    """Return the timeline, its collectives and matrix products named as far as the plans allow.
 
     Args:
-        timeline: measured; of one step.
-        compiled: the reports of the graphs that ran in it, in the order of compiling.
-        uncut: it is of the program as it was found, without this package.
+        timeline: A measured timeline of one step.
+        compiled: The reports of the graphs that ran in it, in the order of compiling.
+        uncut: Whether it is of the program as it was given, without this package.
     """
     schedules = list(_uncut(compiled) if uncut else _planned(compiled))
     flights = [p for report, s in schedules for p in _flights(report, s, uncut)]
@@ -67,16 +67,16 @@ def named_by_plan(
 def _planned(
     compiled: Sequence[CompileReport],
 ) -> Iterator[tuple[CompileReport, ScheduleReport]]:
-    """A step runs its forwards in the order of compiling, its backwards in the opposite one."""
+    """Yield a step's forwards in the order of compiling, its backwards in the opposite one."""
     yield from ((r, s) for r in compiled for s in r.schedules if s.phase in _FORWARD)
     yield from ((r, s) for r in reversed(compiled) for s in r.schedules if s.phase not in _FORWARD)
 
 
 def _uncut(compiled: Sequence[CompileReport]) -> Iterator[tuple[CompileReport, ScheduleReport]]:
-    """Of one graph alone: of several, the forwards and backwards cannot be told apart."""
-    found = [(r, r.uncut) for r in compiled if r.uncut is not None]
-    if len(found) == 1:
-        yield found[0]
+    """Yield the schedule if there is one graph: the phases of several cannot be told apart."""
+    schedules = [(r, r.uncut) for r in compiled if r.uncut is not None]
+    if len(schedules) == 1:
+        yield schedules[0]
 
 
 def _flights(report: CompileReport, schedule: ScheduleReport, uncut: bool) -> Iterator[_Planned]:
@@ -114,11 +114,12 @@ def _name_between(spans: list[Span], work: Sequence[_Planned]) -> None:
         for place, span in enumerate(spans)
         if span.lane == COMPUTE and span.kind in ("gemm", "attention")
     ]
-    found = [_Planned(spans[p].kind, spans[p].phase, "", spans[p].slice) for p in named]
+    observed = [_Planned(spans[p].kind, spans[p].phase, "", spans[p].slice) for p in named]
     if not anchors or len(named) % len(anchors):
         return
     if any(
-        (a.kind, a.slice) != (f.kind, f.slice) for a, f in zip(cycle(anchors), found, strict=False)
+        (a.kind, a.slice) != (f.kind, f.slice)
+        for a, f in zip(cycle(anchors), observed, strict=False)
     ):
         return  # products and attention are not in the planned order
     between = list(_between(work))
@@ -142,7 +143,7 @@ def _between(work: Sequence[_Planned]) -> Iterator[list[_Planned]]:
 
 
 def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:
-    """The flights, each with its plan; none if it is not certain which is which."""
+    """Return the flights, each with its plan; none if it is not certain which is which."""
     places = [place for place, span in enumerate(spans) if span.lane == WIRE]
     told, groups = {spans[place].group for place in places}, {plan.group for plan in planned}
     if told == groups:
@@ -157,18 +158,18 @@ def _flown(spans: Sequence[Span], planned: Sequence[_Planned]) -> list[_Pair]:
 def _by_group(
     spans: Sequence[Span], places: Sequence[int], planned: Sequence[_Planned]
 ) -> list[_Pair]:
-    found: list[_Pair] = []
+    pairs: list[_Pair] = []
     repeats = set()
     for group in sorted({plan.group for plan in planned}):
         mine = [place for place in places if spans[place].group == group]
         plans = [plan for plan in planned if plan.group == group]
         repeats.add(len(mine) / len(plans))
-        found += _paired(mine, plans)
-    return found if len(repeats) == 1 else []
+        pairs += _paired(mine, plans)
+    return pairs if len(repeats) == 1 else []
 
 
 def _is_group(told: str) -> bool:
-    """Whether a span tells its group; else it tells nothing, or the stream that it ran on."""
+    """Return whether a span tells its group; else it tells nothing, or the stream it ran on."""
     return bool(told) and not told.startswith(STREAM)
 
 
@@ -177,7 +178,7 @@ def _overlap(flights: Sequence[Span]) -> bool:
 
 
 def _paired(places: Sequence[int], planned: Sequence[_Planned]) -> list[_Pair]:
-    """Places and plans in order; none if there is not a whole number of times the plans."""
+    """Pair places and plans in order; none if there is not a whole number of times the plans."""
     if not planned or len(places) % len(planned):
         return []
     return [(place, planned[n % len(planned)]) for n, place in enumerate(places)]

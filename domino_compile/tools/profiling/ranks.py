@@ -21,8 +21,8 @@ class ScriptFailed(ScriptError):
     """The script failed on a rank.
 
     Attributes:
-        code: its exit code.
-        shown: its traceback, or the last lines of its output.
+        code: The exit code of the script.
+        shown: The traceback, or the last lines of the script's output.
     """
 
     def __init__(self, message: str, code: int, shown: str) -> None:
@@ -36,8 +36,8 @@ def run_on_ranks(
     """Run a request on ``count`` processes of this machine.
 
     Raises:
-        ScriptFailed: the script ended with another exit code than 0.
-        RanksError: a rank was killed or left no result, or the ranks could not be started.
+        ScriptFailed: The script ended with another exit code than 0.
+        RanksError: A rank was killed or left no result, or the ranks could not be started.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
     remove_files(request.folder, RANK_FILES)
@@ -54,15 +54,15 @@ def run_on_ranks(
 
 
 def rank_environment() -> dict[str, str]:
-    """What ranks need to see Inductor's C++ kernels in traces, where nothing else is asked for."""
-    found = {"PYTHONUNBUFFERED": "1"}
+    """Return what ranks need to trace Inductor's C++ kernels, where nothing else is asked for."""
+    environment = {"PYTHONUNBUFFERED": "1"}
     kernels = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
-    return found | {kernels: os.environ.get(kernels, "1")}
+    return environment | {kernels: os.environ.get(kernels, "1")}
 
 
 def _outcomes(request: Request, count: int) -> list[Outcome]:
-    """What every rank left; each must have: one that ends its process by itself has not."""
-    found = []
+    """Return what every rank left; each must have: one that ends its process by itself has not."""
+    outcomes = []
     for rank in range(count):
         path = request.folder / f"rank_{rank}.json"
         if not path.is_file():
@@ -70,22 +70,22 @@ def _outcomes(request: Request, count: int) -> list[Outcome]:
                 f"{request.script} ended the process of rank {rank} before it could say what it "
                 f"measured (os._exit?); what it printed: {path.with_suffix('.log')}"
             )
-        found.append(Outcome.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-    return found
+        outcomes.append(Outcome.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    return outcomes
 
 
 def _failure(request: Request, count: int) -> ScriptError | None:
-    """The failure that came first: the others are its consequences."""
-    found = []
+    """Return the failure that came first: the others are its consequences."""
+    failures = []
     for rank in range(count):
         path = request.folder / f"rank_{rank}.json"
         if path.is_file():
             outcome = Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")))
             if outcome.code:
-                found.append((outcome.ended_s, rank, outcome.code, outcome.error))
-    if not found:
+                failures.append((outcome.ended_s, rank, outcome.code, outcome.error))
+    if not failures:
         return None
-    _, rank, code, advice = min(found)
+    _, rank, code, advice = min(failures)
     if advice:
         return ScriptError(advice)
     said = (request.folder / f"rank_{rank}.log").read_text(encoding="utf-8", errors="replace")

@@ -32,14 +32,14 @@ class Recommendation:
     """An estimate; times in milliseconds.
 
     Attributes:
-        bound_ms: the best possible step with perfect overlap: the longer of all compute and all
+        bound_ms: The best possible step with perfect overlap: the longer of all compute and all
             communication, plus whatever in the step is neither.
-        share: exposed share of the step, the most that overlap can gain.
-        predicted_ms: estimated time of a step with overlap.
-        speedup: the current step time over ``predicted_ms``.
-        worth: whether a trial is recommended.
-        text: the explanation for the user.
-        planned: whether the planner's prediction for the script's graphs was used.
+        share: Exposed share of the step, the most that overlap can gain.
+        predicted_ms: Estimated time of a step with overlap.
+        speedup: The current step time over ``predicted_ms``.
+        worth: Whether a trial is recommended.
+        text: The explanation for the user.
+        planned: Whether the planner's prediction for the script's graphs was used.
     """
 
     bound_ms: float
@@ -61,11 +61,11 @@ def recommend(
     """Estimate the step with overlap.
 
     Args:
-        step_ms: the measured step time.
-        account: how that time is spent.
+        step_ms: The measured step time.
+        account: How that time is spent.
         device: ``gpu`` or ``cpu``.
-        already: whether this package compiled the measured program.
-        plans: what the planner would do with the script's graphs; empty if unknown.
+        already: Whether this package compiled the measured program.
+        plans: What the planner would do with the script's graphs; empty if unknown.
     """
     exposed = min(account.exposed_ms, step_ms)
     share = exposed / step_ms if step_ms else 0.0

@@ -23,20 +23,20 @@ class ProfileResult:
     """The result of a profile. Times are milliseconds.
 
     Attributes:
-        script: the command line, if a script was run.
-        ranks: the number of ranks.
-        device: the device that the steps ran on.
-        link: the name of the emulated link; empty for a real link.
-        step_ends: what ends a step.
-        warmup: number of steps before the timed ones.
-        numbers: the numbers of all ranks together.
-        account_from: where the times of collectives come from.
-        peak_of: the kind of memory whose peak is given.
-        traced_ms: time of a step under the profiler, for comparison with the timed steps.
-        recommendation: what overlap could gain.
-        timelines: one timeline of a step for each rank.
-        plans: what the planner would do with the script's graphs.
-        notes: anything else worth knowing.
+        script: The command line, if a script was run.
+        ranks: The number of ranks.
+        device: The device that the steps ran on.
+        link: The name of the emulated link; empty for a real link.
+        step_ends: What ends a step.
+        warmup: Number of steps before the timed ones.
+        numbers: The numbers of all ranks together.
+        account_from: Where the times of collectives come from.
+        peak_of: The kind of memory whose peak is given.
+        traced_ms: Time of a step under the profiler, for comparison with the timed steps.
+        recommendation: What overlap could gain.
+        timelines: One timeline of a step for each rank.
+        plans: What the planner would do with the script's graphs.
+        notes: Anything else worth knowing.
     """
 
     script: str
@@ -56,11 +56,11 @@ class ProfileResult:
 
     @property
     def emulated(self) -> bool:
-        """Whether the link is emulated."""
+        """Return whether the link is emulated."""
         return bool(self.link)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, without the timelines."""
+        """Return it as plain data, without the timelines."""
         advice = asdict(self.recommendation)
         return {
             "schema_version": SCHEMA_VERSION,
@@ -82,7 +82,7 @@ class ProfileResult:
         }
 
     def to_json(self) -> str:
-        """As indented JSON."""
+        """Return it as indented JSON."""
         return json.dumps(self.as_dict(), indent=1) + "\n"
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class ProfileResult:
 
 
 def numbers_as_dict(numbers: Together) -> dict[str, Any]:
-    """The numbers of a run, under the names that all our JSON has for them."""
+    """Return the numbers of a run, under the names that all our JSON has for them."""
     low, high = numbers.quartiles_ms
     account = numbers.account
     return {
@@ -118,7 +118,7 @@ def numbers_as_dict(numbers: Together) -> dict[str, Any]:
 
 
 def account_as_dict(account: Account) -> dict[str, Any]:
-    """An account, under the names that all our JSON has for it."""
+    """Return an account, under the names that all our JSON has for it."""
     return {
         "compute_ms": _rounded(account.compute_ms),
         "wire_ms": _rounded(account.wire_ms),
@@ -144,7 +144,7 @@ def _rounded(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The same data with null where a number is not finite: JSON has no other word for it."""
+    """Return the data with null where a number is not finite: JSON has no other word for it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -157,7 +157,7 @@ def finite(value: Any) -> Any:
 def profile_result(
     ranks: Sequence[RankMeasured], script: str = "", notes: Sequence[str] = ()
 ) -> ProfileResult:
-    """The result of all ranks; each has timed a step and has an account."""
+    """Return the result of all ranks; each has timed a step and has an account."""
     first = min(ranks, key=lambda rank: rank.rank)
     numbers = together(ranks)
     on_gpu = first.device != "cpu"

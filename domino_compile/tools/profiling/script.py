@@ -45,16 +45,16 @@ class Request:
     """A script to run on every rank, and how.
 
     Attributes:
-        script: its path.
-        arguments: its command line.
-        variant: one of ``VARIANTS``.
-        phases: the number of steps of each kind.
-        options: options for domino in addition to the script's own.
-        link: the emulated link that replaces the script's groups; empty for none.
-        alone: the number of ranks that one process on a GPU stands for; 0 if every rank is a
+        script: The path of the script.
+        arguments: The command line of the script.
+        variant: One of ``VARIANTS``.
+        phases: The number of steps of each kind.
+        options: Options for domino in addition to the script's own.
+        link: The emulated link that replaces the script's groups; empty for none.
+        alone: The number of ranks that one process on a GPU stands for; 0 if every rank is a
             process.
-        seed: set before the script begins; None leaves it alone.
-        folder: receives the output and the results of each rank.
+        seed: The seed that is set before the script begins; None leaves it alone.
+        folder: The folder for the output and the results of each rank.
     """
 
     script: Path
@@ -68,19 +68,19 @@ class Request:
     folder: Path = Path()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return it as plain data."""
         plain = {**asdict(self), "script": str(self.script), "folder": str(self.folder)}
         return plain | {"options": dict(self.options)}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Request:
-        """The inverse of ``as_dict``."""
-        found = dict(data)
+        """Undo ``as_dict``."""
+        values = dict(data)
         for name in ("script", "folder"):
-            found[name] = Path(found[name])
-        found["arguments"] = tuple(found["arguments"])
-        found["phases"] = Phases(**found["phases"])
-        return Request(**found)
+            values[name] = Path(values[name])
+        values["arguments"] = tuple(values["arguments"])
+        values["phases"] = Phases(**values["phases"])
+        return Request(**values)
 
 
 @dataclass
@@ -88,13 +88,13 @@ class Outcome:
     """The outcome of one rank's run.
 
     Attributes:
-        code: the script's exit code; 0 if it was ended because it had run enough.
-        ended_s: when it ended, by ``time.time()``.
-        steps: the number of steps it ran.
-        collectives: the number in one step; None if unknown.
-        compiles: the number of calls of ``torch.compile``.
+        code: The script's exit code; 0 if it was ended because it had run enough.
+        ended_s: When it ended, by ``time.time()``.
+        steps: The number of steps it ran.
+        collectives: The number of collectives in one step; None if unknown.
+        compiles: The number of calls of ``torch.compile``.
         measured: None if it failed or did too few steps.
-        error: what to do, if the script failed for a known reason; otherwise empty.
+        error: What to do, if the script failed for a known reason; otherwise empty.
     """
 
     code: int = 0
@@ -106,24 +106,24 @@ class Outcome:
     error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        found = None if self.measured is None else self.measured.as_dict()
-        return vars(self) | {"compiles": vars(self.compiles), "measured": found}
+        """Return it as plain data."""
+        plain = None if self.measured is None else self.measured.as_dict()
+        return vars(self) | {"compiles": vars(self.compiles), "measured": plain}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Outcome:
-        """The inverse of ``as_dict``."""
-        found = Outcome(**data)
-        found.compiles = Compiles(**data["compiles"])
+        """Undo ``as_dict``."""
+        outcome = Outcome(**data)
+        outcome.compiles = Compiles(**data["compiles"])
         if data["measured"] is not None:
-            found.measured = RankMeasured.from_dict(data["measured"])
-        return found
+            outcome.measured = RankMeasured.from_dict(data["measured"])
+        return outcome
 
     def check(self, request: Request) -> None:
         """Check that something was measured.
 
         Raises:
-            ScriptError: nothing compiled, no step, too few steps, or no collective; with the next
+            ScriptError: Nothing compiled, no step, too few steps, or no collective; with the next
                 step.
         """
         script = request.script
@@ -135,8 +135,8 @@ class Outcome:
                 f"{script} runs torch's profiler while its steps are measured, and there can be "
                 "but one: switch it off"
             )
-        found = None if self.collectives is None else round(self.collectives)
-        require_something(script, self.compiles, None, found)
+        collectives = None if self.collectives is None else round(self.collectives)
+        require_something(script, self.compiles, None, collectives)
 
 
 def _too_few(request: Request, steps: int) -> str:
@@ -156,19 +156,19 @@ def _too_few(request: Request, steps: int) -> str:
 def run(
     request: Request,
     progress: Progress = lambda text, share: None,
-    finished: Callable[[RankMeasured], None] = lambda found: None,
+    finished: Callable[[RankMeasured], None] = lambda result: None,
 ) -> Outcome:
     """Run the script on this rank until its steps are measured.
 
     Args:
-        request: what to run.
-        progress: told after every step.
-        finished: called with what was found while the script's process group is still there.
+        request: What to run.
+        progress: Told after every step.
+        finished: Called with the measurements while the script's process group is still there.
     """
     outcome = Outcome()
     known = len(reports())
 
-    def found() -> RankMeasured:
+    def rank_result() -> RankMeasured:
         rank, ranks = _place(request)
         title = VARIANTS[request.variant]
         compiled = reports()[known:]
@@ -177,7 +177,7 @@ def run(
         return result
 
     def end() -> None:
-        outcome.measured = found()
+        outcome.measured = rank_result()
         finished(outcome.measured)
         raise enough()
 
@@ -213,7 +213,7 @@ def run(
         session.stop_tracing()
         outcome.steps = len(session.facts)
         if outcome.code == 0 and outcome.measured is None and session.step_ms:
-            late = found()  # it ended by itself, in the middle of the phases
+            late = rank_result()  # it ended by itself, in the middle of the phases
             outcome.measured = late if late.account is not None else None
     if outcome.measured is not None and outcome.measured.account is not None:
         outcome.collectives = outcome.measured.account.collectives

@@ -33,9 +33,9 @@ class Phases:
     """The number of steps of each kind.
 
     Attributes:
-        warmup: before anything is measured: compilation, and CUDA graphs in the second and third.
-        steps: timed, without the profiler.
-        traced: under the profiler; the first of several is dropped, the profiler starts up in it.
+        warmup: Steps before any is measured: compilation, and CUDA graphs in the second and third.
+        steps: Timed steps, without the profiler.
+        traced: Steps under the profiler; of several the first, in which it starts, is dropped.
     """
 
     warmup: int = 4
@@ -44,7 +44,7 @@ class Phases:
 
     @property
     def whole(self) -> int:
-        """All steps."""
+        """Return the number of all steps."""
         return self.warmup + self.steps + self.traced
 
 
@@ -52,9 +52,9 @@ class Session:
     """Follows the steps of this process through the phases.
 
     Args:
-        phases: how many steps.
-        finished: called when the last has ended, by the thread that runs the steps.
-        progress: told after every step.
+        phases: The number of steps of each kind.
+        finished: Called when the last step has ended, by the thread that runs the steps.
+        progress: Told after every step.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Session:
         self._first_s: float | None = None
 
     def compile_began(self) -> None:
-        """Told when a graph is about to be compiled."""
+        """Note that a graph is about to be compiled."""
         if self._compile_began is None:
             self._compile_began = time.perf_counter()
         self._progress("compiling", self._share)
 
     def restarted(self) -> None:
-        """The steps so far were none."""
+        """Forget the steps so far: they were none."""
         if self._tracer is not None:
             self._tracer.end()
             self._tracer = None
@@ -94,11 +94,11 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """Whether all phases are over."""
+        """Return whether all phases are over."""
         return self._count >= self.phases.whole
 
     def ended(self, facts: Facts | None = None) -> None:
-        """A step has ended."""
+        """Note that a step has ended."""
         if self.done:
             return
         if self._first_s is None and self._compile_began is not None:
@@ -122,11 +122,11 @@ class Session:
 
     @property
     def _share(self) -> float:
-        """Compiling, in the first step, takes as long as many others."""
+        """Return how far it is; compiling, in the first step, takes as long as many others."""
         return min(1.0, (self._count + 5) / (self.phases.whole + 5))
 
     def _enter(self) -> None:
-        """What is to be done between the step that ended and the next."""
+        """Do what is to be done between the step that ended and the next."""
         if self._count == self.phases.warmup:
             self.on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
             if self.on_gpu:
@@ -162,7 +162,7 @@ class Session:
 
     @property
     def step_ms(self) -> list[float]:
-        """Times of the timed steps that have ended."""
+        """Return the times of the timed steps that have ended."""
         if self._times is None or len(self._times) < len(self._marks) - 1:
             if self.on_gpu:
                 torch.cuda.synchronize()
@@ -175,21 +175,21 @@ class Session:
 
     @property
     def compile_s(self) -> float | None:
-        """From the first compile to the end of the step it was in, less a usual step."""
+        """Return the time from the first compile to the end of its step, less a usual step."""
         if self._first_s is None or not self.step_ms:
             return None
         return max(0.0, self._first_s - statistics.median(self.step_ms) / 1e3)
 
 
 def _take_records() -> list[Record]:
-    """The records of the emulated link since the last time."""
-    found = emulate.trace()
+    """Return the records of the emulated link since the last time."""
+    records = emulate.trace()
     emulate.reset_trace()
-    return found
+    return records
 
 
 def _reset_peak(on_gpu: bool) -> str:
-    """Begin a new peak of memory where that is possible; returns what the peak is of."""
+    """Begin a new peak of memory where that is possible; return what the peak is of."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return "GPU memory allocated by torch, of the timed steps"

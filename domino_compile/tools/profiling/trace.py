@@ -76,13 +76,13 @@ class Trace:
     """The recording of one step.
 
     Attributes:
-        events: the profiler's events, including those of the neighbouring steps.
-        begin: when the step began, in microseconds of the profiler's clock.
-        end: when it ended.
-        thread: the thread that ran the step, as the profiler names it.
+        events: The profiler's events, including those of the neighbouring steps.
+        begin: When the step began, in microseconds of the profiler's clock.
+        end: When it ended.
+        thread: The thread that ran the step, as the profiler names it.
         at_s: ``time.monotonic()`` when the step began.
-        records: the emulated link's records, if there is one.
-        group: the process group's name if there is only one; gloo's events do not name theirs.
+        records: The emulated link's records, if there is one.
+        group: The process group's name if there is only one; gloo's events do not name theirs.
     """
 
     events: list[dict[str, Any]]
@@ -95,7 +95,7 @@ class Trace:
 
     @property
     def step_ms(self) -> float:
-        """The duration of the step under the profiler."""
+        """Return the duration of the step under the profiler."""
         return (self.end - self.begin) / 1e3
 
     def within(self) -> list[dict[str, Any]]:

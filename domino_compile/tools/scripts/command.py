@@ -97,19 +97,19 @@ def run(program: Program, arguments: Sequence[str], options: dict[str, Any]) -> 
     Raises:
         ScriptError: There is no such program.
     """
-    found, known = Compiles(), len(reports())
+    compiles, known = Compiles(), len(reports())
 
     def compile_graph(
         asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
     ) -> Callable[..., Any]:
         return compile_with_domino(asked, options, gm, inputs)
 
-    with compiles_redirected(found, compile_graph):
+    with compiles_redirected(compiles, compile_graph):
         code = run_program(program, arguments)
     if not code:
         collectives = sum(len(report.collectives) for report in reports()[known:])
         try:
-            require_something(program.name, found, found.graphs, collectives)
+            require_something(program.name, compiles, compiles.graphs, collectives)
         except ScriptError as error:
             _say(f"warning: {error}")
     return code

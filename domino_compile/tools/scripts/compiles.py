@@ -59,23 +59,23 @@ def _always(asked: Asked) -> bool:
 
 @contextmanager
 def compiles_redirected(
-    found: Compiles, compile_graph: Compile, to_domino: Callable[[Asked], bool] = _always
+    compiles: Compiles, compile_graph: Compile, to_domino: Callable[[Asked], bool] = _always
 ) -> Iterator[None]:
     """Redirect all requests for a compile, however a script makes them.
 
     Args:
-        found: Records every request.
+        compiles: Records every request.
         compile_graph: Replaces the backends ``inductor`` and ``domino``.
         to_domino: Whether it compiles the graphs of a request with domino.
     """
 
     def answer(asked: Asked) -> GraphCompiler | None:
         if asked.backend not in ("inductor", "domino"):
-            found.others.append(asked.backend)
+            compiles.others.append(asked.backend)
             return None
-        found.calls += 1
+        compiles.calls += 1
         redirected = _ToDomino if to_domino(asked) else _Redirected
-        return redirected(asked, compile_graph, found)
+        return redirected(asked, compile_graph, compiles)
 
     with requests_answered(answer):
         yield

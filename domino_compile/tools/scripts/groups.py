@@ -14,8 +14,13 @@ from domino_compile.report.explanation import fake_ranks
 
 def alone(ranks: int) -> dict[str, str]:
     """Return the environment of rank 0 of ``ranks`` ranks, if it is the only process."""
-    found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": "1"}
-    return found | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    environment = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": "1",
+    }
+    return environment | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def observe(
     Raises:
         ScriptError: There is no such file.
     """
-    found = Observation()
+    observation = Observation()
     known = len(reports())
 
     def compile_graph(
@@ -89,16 +89,16 @@ def observe(
         return _ending(compile_with_domino(asked, chosen, gm, inputs), calls)
 
     with ExitStack() as stack:
-        stack.enter_context(compiles_redirected(found.compiled, compile_graph))
+        stack.enter_context(compiles_redirected(observation.compiled, compile_graph))
         stack.enter_context(_compat.backward_at_once())
         if ranks is not None:
             stack.enter_context(faked(ranks))
             stack.enter_context(first_rank_only())
         else:
             stack.enter_context(spawning_refused(script))
-        found.code = run_script(script, arguments)
-    found.explanation = explanation_of(reports()[known:])
-    return found
+        observation.code = run_script(script, arguments)
+    observation.explanation = explanation_of(reports()[known:])
+    return observation
 
 
 def _ending(program: Callable[..., Any], calls: int) -> Callable[..., Any]:

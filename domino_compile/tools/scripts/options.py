@@ -20,14 +20,14 @@ def parsed_options(texts: Sequence[str], known: Mapping[str, Any]) -> dict[str, 
     Raises:
         OptionError: A text is not ``name=value``, or an option is unknown or has a bad value.
     """
-    found = dict(known)
+    options = dict(known)
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise OptionError(f"--option {text!r}: write name=value, such as slices=4")
         try:
-            found[name.strip()] = ast.literal_eval(value)
+            options[name.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name.strip()] = value
-    Options.parse(found)
-    return found
+            options[name.strip()] = value
+    Options.parse(options)
+    return options

@@ -34,7 +34,7 @@ def enough() -> SystemExit:
 
 
 def _was_stopped(error: BaseException | None) -> bool:
-    """Whether ``enough`` is the error, or what a program was handling when it raised it."""
+    """Return whether ``enough`` is the error, or what a program was handling when it raised it."""
     while error is not None:
         if vars(error).get(_ENOUGH):
             return True
@@ -91,10 +91,10 @@ class Program:
             require_file(Path(self.name))
             return
         try:
-            found = importlib.util.find_spec(self.name)
+            spec = importlib.util.find_spec(self.name)
         except ModuleNotFoundError:
-            found = None
-        if found is None:
+            spec = None
+        if spec is None:
             raise ScriptError(f"no module named {self.name!r} (searched as by python -m)")
 
     def run(self) -> None:
@@ -159,9 +159,9 @@ def _run(program: Program, explained: Callable[[str, str], str]) -> int:
         last = traceback.format_exception_only(error)[-1].strip()
         if advice := explained(program.name, last):
             raise ScriptError(advice) from None
-        own = error.__traceback__
-        while own is not None and own.tb_frame.f_code.co_filename in (__file__, _RUNPY):
-            own = own.tb_next
-        traceback.print_exception(type(error), error, own or error.__traceback__)
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _RUNPY):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace or error.__traceback__)
         return 1
     return 0

@@ -14,14 +14,14 @@ WAIT, LATE = "#e0483e", "#9470d6"
 
 
 def colour_of(span: Span) -> str:
-    """The colour of a span; the column parts of a row slice share its colour."""
+    """Return the colour of a span; the column parts of a row slice share its colour."""
     if span.kind in STILL:
         return WAIT if span.kind == "wait" else LATE
     return WHOLE if span.slice is None else SLICES[span.slice % len(SLICES)]
 
 
 def strength_of(span: Span) -> float:
-    """How strongly a span is painted: collectives, products and attention most."""
+    """Return how strongly a span is painted: collectives, products and attention most."""
     if span.kind in STILL:
         return 0.12
     return 1.0 if span.lane == WIRE or span.kind in ("gemm", "attention") else 0.55

@@ -24,9 +24,9 @@ def draw(timelines: Sequence[Timeline], title: str, path: Path) -> None:
     """Draw timelines above each other on one axis of time.
 
     Args:
-        timelines: at least one.
-        title: the title above them.
-        path: the file, whose suffix selects the format.
+        timelines: The timelines, at least one.
+        title: The title above them.
+        path: The file, whose suffix selects the format.
     """
     import matplotlib
 

@@ -21,20 +21,20 @@ class Span:
 
     Attributes:
         lane: ``compute``, or ``wire``.
-        name: the name of the kernel or operation.
-        kind: in the compute lane ``gemm``, ``attention``, ``pointwise``, ``copies``, ``random``,
+        name: The name of the kernel or operation.
+        kind: In the compute lane ``gemm``, ``attention``, ``pointwise``, ``copies``, ``random``,
             ``other`` or ``compute`` (unspecified), or idle: ``wait`` (for a collective on the
             wire) and ``late`` (for another rank or the transport, after an emulated transfer
             ended). On the wire the collective, such as ``all_reduce``.
-        begin_us: when it begins.
-        end_us: when it ends.
-        group: on the wire, the process group's name, if known.
-        slice: the slice of the rows it belongs to, or the part of columns where those alone are
+        begin_us: When it begins.
+        end_us: When it ends.
+        group: On the wire, the process group's name, if known.
+        slice: The slice of the rows it belongs to, or the part of columns where those alone are
             cut; None for whole work, or if not known.
         phase: ``forward``, ``backward``, ``inference``, or empty if not known.
-        collective: for flights and waits the captured collective as ``graph:node``, the key of a
+        collective: For flights and waits the captured collective as ``graph:node``, the key of a
             row of an explanation; empty if not known.
-        source: the module or the user's line; empty if not known.
+        source: The module or the user's line; empty if not known.
     """
 
     lane: str
@@ -54,11 +54,11 @@ class Timeline:
     """One step of one program on one rank.
 
     Attributes:
-        title: the title, such as ``Inductor alone``.
-        rank: the rank.
-        measured: whether it was measured by a profiler and not predicted by the cost model.
-        emulated: whether it was measured on an emulated link.
-        spans: the spans, sorted by their beginning; the first begins near 0.
+        title: The title, such as ``Inductor alone``.
+        rank: The rank.
+        measured: Whether it was measured by a profiler and not predicted by the cost model.
+        emulated: Whether it was measured on an emulated link.
+        spans: The spans, sorted by their beginning; the first begins near 0.
     """
 
     title: str
@@ -69,29 +69,29 @@ class Timeline:
 
     @property
     def step_us(self) -> float:
-        """From the beginning of the first span to the end of the last."""
+        """Return the time from the beginning of the first span to the end of the last."""
         if not self.spans:
             return 0.0
         return max(s.end_us for s in self.spans) - min(s.begin_us for s in self.spans)
 
     @property
     def wire_us(self) -> float:
-        """How long a collective was in flight. Several at once count once."""
+        """Return how long a collective was in flight. Several at once count once."""
         return union_us(self._pairs(WIRE))
 
     @property
     def compute_us(self) -> float:
-        """How long something computed."""
+        """Return how long something computed."""
         return union_us(self._pairs(COMPUTE))
 
     @property
     def exposed_us(self) -> float:
-        """How long a collective was in flight while nothing computed."""
+        """Return how long a collective was in flight while nothing computed."""
         work = self._pairs(COMPUTE)
         return union_us([*work, *self._pairs(WIRE)]) - union_us(work)
 
     def summary(self) -> str:
-        """The title with the totals and their origin."""
+        """Return the title with the totals and their origin."""
         how = "measured, one traced step" if self.measured else "predicted"
         if self.emulated:
             how += ", emulated link"
@@ -101,20 +101,20 @@ class Timeline:
         )
 
     def _pairs(self, lane: str) -> list[tuple[float, float]]:
-        found = (s for s in self.spans if s.lane == lane and s.kind not in STILL)
-        return [(s.begin_us, s.end_us) for s in found]
+        spans = (s for s in self.spans if s.lane == lane and s.kind not in STILL)
+        return [(s.begin_us, s.end_us) for s in spans]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, without the empty fields of spans."""
+        """Return it as plain data, without the empty fields of spans."""
         spans = [{k: v for k, v in asdict(s).items() if v not in ("", None)} for s in self.spans]
         return {"schema_version": SCHEMA_VERSION, **asdict(self), "spans": spans}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Timeline:
-        """The inverse of ``as_dict``.
+        """Undo ``as_dict``.
 
         Raises:
-            ValueError: the data have another schema version.
+            ValueError: The data have another schema version.
         """
         data = dict(data)
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
