@@ -48,13 +48,13 @@ def _not_waiting(graph: fx.Graph, waits: set[fx.Node]) -> list[fx.Node]:
 
 def _in_flight(graph: fx.Graph, launches: set[fx.Node], waits: set[fx.Node]) -> list[fx.Node]:
     """Return the events from each launch to its wait, in order."""
-    found: list[fx.Node] = []
+    events: list[fx.Node] = []
     flying: set[fx.Node] = set()
     for node in graph.nodes:
         if node in launches:
             flying.add(node)
         if flying and is_event(node):
-            found.append(node)
+            events.append(node)
         if node in waits:
             flying -= set(node.all_input_nodes)
-    return found
+    return events

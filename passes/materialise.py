@@ -39,9 +39,9 @@ def materialise_values(graph: fx.Graph) -> int:
 
 
 def _is_worth_it(node: fx.Node) -> bool:
-    own = elements_of(node)
+    elements = elements_of(node)
     used_for = sum(elements_of(user) for user in _broadcast_by(node))
-    return used_for >= max(LEAST, TIMES * own)
+    return used_for >= max(LEAST, TIMES * elements)
 
 
 def _broadcast_by(node: fx.Node) -> Iterator[fx.Node]:
@@ -49,13 +49,13 @@ def _broadcast_by(node: fx.Node) -> Iterator[fx.Node]:
 
     The search ends at expensive functions, which are materialised themselves.
     """
-    own, seen, todo = elements_of(node), {node}, [node]
+    elements, seen, todo = elements_of(node), {node}, [node]
     while todo:
         for user in users_of(todo.pop()):
             if user in seen or user.target in HARD_FUNCTIONS or not is_pointwise(user):
                 continue
             seen.add(user)
-            if elements_of(user) > own:
+            if elements_of(user) > elements:
                 yield user
             else:
                 todo.append(user)

@@ -26,7 +26,7 @@ from domino_compile.scheduling.kinds import event_kind, is_wrapped_attention
 
 
 def is_event(node: fx.Node) -> bool:
-    """Whether the node is an event, whose position is pinned."""
+    """Return whether the node is an event, whose position is pinned."""
     return event_kind(node) is not None
 
 
@@ -69,12 +69,12 @@ def ordering_dependencies(
 
 
 def stays_as_it_is(event: fx.Node) -> bool:
-    """Whether an event cannot be wrapped, so that it has no dependencies but its inputs."""
+    """Return whether an event cannot be wrapped, so that it has no dependencies but its inputs."""
     return is_launch(event) or is_wrapped_attention(event)
 
 
 def feeds_launch(node: fx.Node) -> bool:
-    """Whether a collective reads the node's own buffer, itself or through views."""
+    """Return whether a collective reads the node's own buffer, itself or through views."""
     stack, seen = [node], {node}
     while stack:
         for user in stack.pop().users:

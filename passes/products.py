@@ -64,7 +64,7 @@ def _tell(node: fx.Node, held: int, share: float) -> None:
 
 
 def _is_product(node: fx.Node) -> bool:
-    """Whether the node is a product that these operations can replace."""
+    """Return whether the node is a product that these operations can replace."""
     if node.target not in (aten.mm.default, aten.addmm.default):
         return False
     if any(value != 1 for value in node.kwargs.values()) or not _are_nodes(node.args):

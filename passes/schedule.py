@@ -35,12 +35,12 @@ class ScheduleResult:
     """The units of a graph, and the schedule before and after.
 
     Attributes:
-        units: the units.
-        before: the order found.
-        after: the planned order.
-        events: launches, waits, matrix products and attention in the planned order, each as
+        units: The units of the graph.
+        before: The order in which the graph was found.
+        after: The planned order.
+        events: The launches, waits, matrix products and attention in the planned order, each as
             ``kind name``.
-        memory: of a step while the graph runs in the planned order.
+        memory: The memory of a step while the graph runs in the planned order.
     """
 
     units: UnitGraph
@@ -60,8 +60,8 @@ def schedule_graph(
     """Reorder the graph in place.
 
     Args:
-        graph: the graph.
-        cost: predicts times.
+        graph: The graph.
+        cost: The model that predicts times.
         memory_cap: Extra live memory allowed, as a fraction of what Inductor's order needs.
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
@@ -78,7 +78,7 @@ def schedule_graph(
 
 def schedule_in_order(
     graph: fx.Graph,
-    found: ScheduleResult,
+    earlier: ScheduleResult,
     cost: CostModel,
     memory_cap: float,
     held: int = 0,
@@ -87,14 +87,14 @@ def schedule_in_order(
     """Schedule a graph once more, its collectives in the order in which they were found.
 
     Args:
-        graph: the graph, in the planned order.
-        found: has the order in which it was found.
-        cost: predicts times.
-        memory_cap: as for ``schedule_graph``, and so are the others.
-        held: bytes of parameters and inputs of the whole step.
-        saved: of a backward graph, what its forward returns, where that is known.
+        graph: The graph, in the planned order.
+        earlier: The earlier result, with the order in which the graph was found.
+        cost: The model that predicts times.
+        memory_cap: As for ``schedule_graph``, and so are the others.
+        held: The bytes of parameters and inputs of the whole step.
+        saved: For a backward graph, what its forward returns, where that is known.
     """
-    _order(graph, found.units, found.before)
+    _order(graph, earlier.units, earlier.before)
     for launch in filter(is_launch, graph.nodes):
         mark_in_order(launch)
     return schedule_graph(graph, cost, memory_cap, held, saved)

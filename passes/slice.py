@@ -129,20 +129,20 @@ class Slicer:
                     node.replace_input_with(operand, self._whole(operand))
 
     def witness(self) -> Witness:
-        """Which values after the rewriting stand for which before it."""
-        found = Witness()
+        """Return which values after the rewriting stand for which before it."""
+        witness = Witness()
         for (value, state), pieces in self.pieces.items():
             if isinstance(state, Sliced):
                 for claim in self._pieces_of(value, state, pieces):
-                    found.add(value.name, claim)
+                    witness.add(value.name, claim)
         for value, whole in self.joined.items():
-            found.add(value.name, Whole(whole.name))
+            witness.add(value.name, Whole(whole.name))
         for value, (total, group) in self.totals.items():
-            found.add(value.name, Whole(total.name, group))
-        return found
+            witness.add(value.name, Whole(total.name, group))
+        return witness
 
     def _pieces_of(self, value: fx.Node, state: Sliced, pieces: list[Any]) -> Iterator[Piece]:
-        """What each slice of a value is of it."""
+        """Yield what each slice of a value is of it."""
         dealt = self.analysis.dealt.get(value)
         ranks, group = (dealt.ranks, dealt.group) if dealt is not None else (1, "")
         if (dealt is not None and dealt.stacked) or not isinstance(state.outer, int):
@@ -206,7 +206,7 @@ class Slicer:
         """Return a slice's arguments; functions that capture cut values get the slice's version."""
         functions = iter(cut.functions)
 
-        def own(x: fx.Node) -> fx.Node:
+        def for_slice(x: fx.Node) -> fx.Node:
             if (subgraph := subgraph_of(x)) is None:
                 return x
             function = next(functions)
@@ -220,7 +220,7 @@ class Slicer:
                 copied.recompile()
             return add_subgraph(self.graph, x, copied, f"s{index}")
 
-        return tuple(fx.node.map_arg(args, own))
+        return tuple(fx.node.map_arg(args, for_slice))
 
     def _emit_one(
         self, node: fx.Node, index: int, target: Any, *args: Any, **kwargs: Any

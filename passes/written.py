@@ -59,7 +59,7 @@ def forward_writes(graph: fx.Graph) -> int:
 
 
 def _read_back(read: fx.Node) -> bool:
-    """Whether a slice is exactly what the version of the buffer that it reads from has written."""
+    """Return whether a slice is exactly what the buffer version that it reads has written."""
     write = read.args[0]
     if not isinstance(write, fx.Node) or write.target is not WRITE:
         return False
@@ -71,7 +71,7 @@ def _read_back(read: fx.Node) -> bool:
 
 
 def _covers_last(write: fx.Node) -> bool:
-    """Whether a write leaves nothing of the write in front of it."""
+    """Return whether a write leaves nothing of the write in front of it."""
     last = write.args[0]
     if not isinstance(last, fx.Node) or last.target is not WRITE:
         return False
@@ -103,14 +103,14 @@ def _place(node: fx.Node, first: int) -> tuple[Any, Any, Any, Any]:
 
 
 def _ignores_first(node: fx.Node) -> bool:
-    """Whether an operation needs its first operand for its shape and type alone."""
+    """Return whether an operation needs its first operand for its shape and type alone."""
     if node.target is aten.copy.default:
         return True
     return node.target in PRODUCTS and bool(node.kwargs.get("beta", 1) == 0)
 
 
 def _is_read(value: Any) -> bool:
-    """Whether a value of known size is read from a version of a buffer."""
+    """Return whether a value of known size is read from a version of a buffer."""
     tensor = value.meta["val"]
     known = all(isinstance(size, int) for size in tensor.shape) and tensor.is_contiguous()
     while isinstance(value, fx.Node) and value.target in VIEWS:

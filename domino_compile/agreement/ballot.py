@@ -50,8 +50,8 @@ class Offer:
     @staticmethod
     def decoded(text: bytes | str) -> Offer:
         """Make an offer from the result of ``encoded``."""
-        found = json.loads(text)
-        return Offer(tuple(found["accepts"]), found["says"])
+        data = json.loads(text)
+        return Offer(tuple(data["accepts"]), data["says"])
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Table:
     """Where the ranks of one group meet.
 
     Attributes:
-        group: the group's name.
-        store: the group's key-value store.
-        ranks: global ranks by position in the group.
-        own: this process's position.
+        group: The group's name.
+        store: The group's key-value store.
+        ranks: Global ranks by position in the group.
+        own: The position of this process.
     """
 
     group: str
@@ -125,14 +125,14 @@ class Ballot:
         self.table.write(f"{self.question}/offer/{self.table.own}", offer.encoded())
 
     def has_offer_of(self, position: int) -> bool:
-        """Whether a rank has made an offer."""
+        """Return whether a rank has made an offer."""
         return self.table.read(f"{self.question}/offer/{position}") is not None
 
     def offers(self) -> dict[int, Offer]:
         """Return the offers made so far, by position."""
         keys = [f"{self.question}/offer/{position}" for position in range(len(self.table.ranks))]
-        found = {position: self.table.read(key) for position, key in enumerate(keys)}
-        return {p: Offer.decoded(text) for p, text in found.items() if text is not None}
+        texts = {position: self.table.read(key) for position, key in enumerate(keys)}
+        return {p: Offer.decoded(text) for p, text in texts.items() if text is not None}
 
     def ask(
         self,
@@ -160,13 +160,13 @@ class Ballot:
         while (known := self.answer()) is None:
             offers = self.offers()
             missing = [p for p in range(len(self.table.ranks)) if p not in offers]
-            found = None if meet and missing else decide(offers, bool(missing), explain)
-            if found is None and missing:
-                found = elsewhere(missing)
-            if found is None and time.monotonic() > deadline:
-                found = Answer(None, self._late(missing, timeout_s))
-            if found is not None:
-                return self.settle(found)
+            answer = None if meet and missing else decide(offers, bool(missing), explain)
+            if answer is None and missing:
+                answer = elsewhere(missing)
+            if answer is None and time.monotonic() > deadline:
+                answer = Answer(None, self._late(missing, timeout_s))
+            if answer is not None:
+                return self.settle(answer)
             time.sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)
         return known

@@ -107,8 +107,8 @@ class RankCheck:
         """Agree on a plan, or announce that there is none (``plan_vote``).
 
         Raises:
-            RanksDiffer: the ranks leave the graph to Inductor alone instead.
-            RankMismatchError: they cannot run it together.
+            RanksDiffer: The ranks leave the graph to Inductor alone instead.
+            RankMismatchError: The ranks cannot run it together.
         """
         vote = plan_vote(report, plan, self.terms)
         if why := self.agree(vote):
@@ -128,7 +128,7 @@ class RankCheck:
         """Announce what this rank does if it has no choice, without waiting.
 
         Raises:
-            RankMismatchError: the other ranks have agreed on something else.
+            RankMismatchError: The other ranks have agreed on something else.
         """
         self.cast.append(vote)
         tables = _tables(vote)
@@ -148,8 +148,8 @@ class RankCheck:
             Whether the other ranks have the order of its collectives.
 
         Raises:
-            RanksDiffer: they have another plan.
-            RankMismatchError: as ``agree``.
+            RanksDiffer: The other ranks have another plan.
+            RankMismatchError: As for ``agree``.
         """
         known = {vote.key for vote in self.cast}
         for vote in (vote for vote in votes if vote.key not in known):
@@ -248,8 +248,8 @@ class RankCheck:
             there = table.ranks[position]
             alike = _record(table, f"{matter.content}/{AT}/{position}")
             if alike is not None and alike["variant"] >= variant and alike["name"] != name:
-                found = difference(matter.says, alike["says"])
-                why = _differ(table, table.ranks[table.own], there, found)
+                detail = difference(matter.says, alike["says"])
+                why = _differ(table, table.ranks[table.own], there, detail)
                 Ballot(table, alike["name"]).settle(Answer(ALONE, why))
                 return Answer(ALONE, why)
             other = _record(table, f"{AT}/{position}")
@@ -358,16 +358,16 @@ def _explained(table: Table) -> Callable[[Mapping[int, Offer]], str]:
                 return f"rank {table.ranks[position]}: {lacks}"
         for position, other in offers.items():
             if other.accepts[0] != mine.accepts[0]:
-                found = difference(mine.says, other.says) or "one of them leaves it to Inductor"
-                return _differ(table, table.ranks[table.own], table.ranks[position], found)
+                detail = difference(mine.says, other.says) or "one of them leaves it to Inductor"
+                return _differ(table, table.ranks[table.own], table.ranks[position], detail)
         return f"other ranks of group {table.group} differ"
 
     return explain
 
 
-def _differ(table: Table, here: int, there: int, found: str) -> str:
+def _differ(table: Table, here: int, there: int, detail: str) -> str:
     return (
-        f"ranks {here} and {there} of group {table.group} planned different collectives: {found}"
+        f"ranks {here} and {there} of group {table.group} planned different collectives: {detail}"
         f" (here is rank {here}); check that all ranks run the same model, options and version"
     )
 

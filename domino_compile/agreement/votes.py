@@ -67,13 +67,13 @@ class Vote:
         return " ".join((self.stage, *(matter.question for matter in self.matters)))
 
     def taken(self, best: bool) -> Vote:
-        """The same of a program that is compiled: it has one of the two answers."""
+        """Return the same vote of a program that is compiled: it has one of the two answers."""
         taken = (m.best if best else m.fallback for m in self.matters)
         pairs = zip(self.matters, taken, strict=True)
         return Vote(self.stage, tuple(replace(m, best=x, fallback="") for m, x in pairs))
 
     def or_alone(self) -> Vote:
-        """The same, where a compiled program can still be left to Inductor instead."""
+        """Return the same vote, where a compiled program can still be left to Inductor instead."""
         return Vote(self.stage, tuple(replace(m, fallback=ALONE) for m in self.matters))
 
     @staticmethod
@@ -87,9 +87,9 @@ class Terms:
     """The inputs of a plan besides the graph. Ranks with other terms would plan differently.
 
     Attributes:
-        options: a digest of those that shape the program.
-        rates: the identity of the cost model's rates.
-        version: of this package and torch.
+        options: A digest of the options that shape the program.
+        rates: The identity of the cost model's rates.
+        version: The version of this package and of torch.
     """
 
     options: str = ""
@@ -98,12 +98,12 @@ class Terms:
 
 
 def plan_vote(report: CompileReport, plan: Sequence[str], terms: Terms) -> Vote:
-    """Asks for a plan.
+    """Return the question for a plan.
 
     Args:
-        report: has the collectives of the captured graph.
-        plan: what is done with it; empty: nothing.
-        terms: of the compile.
+        report: The report, with the collectives of the captured graph.
+        plan: What is done with the graph; empty: nothing.
+        terms: The terms of the compile.
     """
     parallel = [c for c in report.collectives if c.tensor_parallel]
     numbers = {group: n for n, group in enumerate(dict.fromkeys(c.group for c in parallel))}
@@ -129,21 +129,21 @@ def plan_vote(report: CompileReport, plan: Sequence[str], terms: Terms) -> Vote:
 
 
 def order_vote(
-    phase: str, wanted: Sequence[Launch], found: Sequence[Launch], groups: Sequence[str]
+    phase: str, wanted: Sequence[Launch], original: Sequence[Launch], groups: Sequence[str]
 ) -> Vote:
-    """Asks for the order of a lowered graph's collectives.
+    """Return the question for the order of a lowered graph's collectives.
 
     Args:
         phase: ``forward``, ``backward`` or ``inference``.
-        wanted: the collectives in the planned order.
-        found: in the order in which they were found.
-        groups: the tensor-parallel groups, in the order of the graph.
+        wanted: The collectives in the planned order.
+        original: The collectives in the order in which they were found.
+        groups: The tensor-parallel groups, in the order of the graph.
     """
     matters = []
     for group in groups:
         orders = [
             [f"{x.kind}{_size(x.kind, x.bytes, True)}" for x in launches if x.group == group]
-            for launches in (wanted, found)
+            for launches in (wanted, original)
         ]
         if not orders[0]:
             continue
@@ -157,7 +157,7 @@ def order_vote(
 
 
 def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -> Vote:
-    """Asks whether the code of all ranks has the same, established order of collectives.
+    """Return the question whether the code of all ranks has the same, established order.
 
     Args:
         phase: As in ``order_vote``.
@@ -173,11 +173,11 @@ def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -
 
 
 def overlap_vote(report: CompileReport, missing: str) -> Vote:
-    """Asks whether the collectives of all ranks are hidden (the option ``require``).
+    """Return the question whether all ranks' collectives are hidden (the option ``require``).
 
     Args:
-        report: of the compile.
-        missing: which collective of this rank is not, and why; empty if all are.
+        report: The report of the compile.
+        missing: Which collective of this rank is not hidden, and why; empty if all are.
     """
     groups = dict.fromkeys(c.group for c in report.collectives if c.tensor_parallel)
     best, fallback = ("exposed", "") if missing else ("hidden", "exposed")

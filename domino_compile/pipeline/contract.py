@@ -67,7 +67,7 @@ class Outcomes:
 
     @property
     def changed(self) -> bool:
-        """Whether any pass has changed the graph."""
+        """Return whether any pass has changed the graph."""
         return any(self._of.values())
 
 

@@ -27,14 +27,14 @@ class Question:
     """Everything that a decision depends on.
 
     Attributes:
-        graph: the joint or inference graph, collectives merged.
-        found: its collectives.
-        cost: predicts times.
-        alone: what Inductor alone is predicted to take, for the graph as it was captured.
-        program: the graph with what backward recomputes.
-        units: its units, where the graph is still as captured.
-        options: the user's.
-        hints: about the inputs.
+        graph: The joint or inference graph, collectives merged.
+        found: The collectives of the graph.
+        cost: The model that predicts times.
+        alone: What Inductor alone is predicted to take, for the graph as it was captured.
+        program: The graph with what backward recomputes.
+        units: The units of the graph, where the graph is still as captured.
+        options: The user's options.
+        hints: What the user says about the inputs.
     """
 
     graph: fx.Graph
@@ -54,7 +54,10 @@ def decide(about: Question) -> Decision:
 
 
 def _possible(about: Question, decision: Decision) -> Possible:
-    """Which collectives could be cut, if not all are: only what is possible is advised."""
+    """Return which collectives could be cut, if not all are.
+
+    Only what is possible is advised.
+    """
     rows = decision.rows if isinstance(decision.rows, CutPlan) else _rows(about, 2)
     sites = about.found.to_overlap
     by_rows = _names(rows)

@@ -24,8 +24,8 @@ class Possible:
 
     def ways(self, name: str | None = None) -> list[Way]:
         """Return the ways to cut a collective, or any collective if no name is given."""
-        found = ((Way.ROWS, self.rows), (Way.COLUMNS, self.columns))
-        return [way for way, names in found if (names if name is None else name in names)]
+        by_way = ((Way.ROWS, self.rows), (Way.COLUMNS, self.columns))
+        return [way for way, names in by_way if (names if name is None else name in names)]
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,24 @@ class Decision:
     predictions: tuple[Prediction, ...] = ()
     possible: Possible = Possible()
 
-    def described(self, found: Found, merged: int) -> list[str]:
+    def described(self, collectives: Found, merged: int) -> list[str]:
         """Return what other ranks must do too; empty if the graph is left to Inductor.
 
         Args:
-            found: the collectives that are cut or put in order.
-            merged: how many were merged.
+            collectives: The collectives that are cut or put in order.
+            merged: The number of collectives that were merged.
         """
         if not self.reorder:
             return []
         rows = self.rows.chunks.sizes if isinstance(self.rows, CutPlan) else ()
-        at = [n for n, site in enumerate(found.sites) if site.launch.name in self.at]
+        at = [n for n, site in enumerate(collectives.sites) if site.launch.name in self.at]
         columns = f"in {self.parts} parts at {at or 'all'}" if self.parts > 1 else "uncut"
         cuts = [f"rows {'+'.join(map(str, rows)) or 'uncut'}", f"columns {columns}"]
         return [*cuts, f"{merged} collectives merged"]
 
     @property
     def cuts_rows(self) -> bool:
-        """Whether rows are cut."""
+        """Return whether rows are cut."""
         return isinstance(self.rows, CutPlan)
 
     @property

@@ -40,14 +40,14 @@ class Facts:
     slower: float
     cost_model: CostModel | None = field(default=None, init=False, repr=False)
 
-    def context(self, graph: fx.Graph, found: Found | None) -> Context:
+    def context(self, graph: fx.Graph, collectives: Found | None) -> Context:
         """Return the context in which passes run on a graph."""
         return Context(
             cost=self.cost(graph),
             lowering=self.lowering,
             on_gpu=device_of(graph).type == "cuda",
             memory_cap=self.options.memory_cap,
-            found=found,
+            found=collectives,
         )
 
     def cost(self, graph: fx.Graph) -> CostModel:

@@ -24,7 +24,7 @@ class Hints:
     Attributes:
         batch: The inputs that carry the batch according to the user, with the dimension.
         parameters: The inputs that are parameters, which are unlikely to carry the batch.
-        names: the user's names of the inputs, for dumps and reports.
+        names: The user's names of the inputs, for dumps and reports.
     """
 
     batch: Mapping[int, int] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def hints_of(gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options
     """Return the facts that a captured graph gives about its inputs.
 
     Raises:
-        OptionError: the option ``batch`` names a dimension that the input does not have.
+        OptionError: The option ``batch`` names a dimension that the input does not have.
     """
     parameters = frozenset(_compat.parameter_inputs(gm, list(example_inputs)))
     names = [_compat.input_name(n) for n in gm.graph.find_nodes(op="placeholder")]

@@ -29,7 +29,10 @@ def _always(at: Context) -> bool:
 
 
 def _adds_in_products(at: Context) -> bool:
-    """Whether sums should move into products: only on GPUs, since torch's products copy first."""
+    """Return whether sums should move into products.
+
+    They should only on GPUs, since torch's products copy first.
+    """
     return at.cost.configured and at.cost.rates.multiprocessors > 0
 
 

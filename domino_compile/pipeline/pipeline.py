@@ -69,13 +69,13 @@ class Pipeline:
         rewrites: Whether the joint graph was cut or its order is ours; otherwise the program is
             compiled by Inductor alone.
         overlap: Whether to order the next graphs. A fault ends this too.
-        results: what the graph that was scheduled last returns.
-        ran: whether the joint passes ran (they do not where the lowering answers from its cache).
-        check: agrees with the other ranks; ``None``: they are not asked.
-        left_because: why the ranks leave the graph to Inductor alone; empty if they do not.
-        further: the reports of nested regions; ``None``: a region has none within itself.
-        regions: nested regions, each a joint graph of its own (``nested_compile_region``).
-        kept: the plan that an earlier process kept under ``plan_key``.
+        results: What the graph that was scheduled last returns.
+        ran: Whether the joint passes ran (they do not where the lowering answers from its cache).
+        check: The agreement with the other ranks; ``None``: they are not asked.
+        left_because: Why the ranks leave the graph to Inductor alone; empty if they do not.
+        further: The reports of nested regions; ``None``: a region has none within itself.
+        regions: Nested regions, each a joint graph of its own (``nested_compile_region``).
+        kept: The plan that an earlier process kept under ``plan_key``.
     """
 
     report: CompileReport
@@ -109,7 +109,7 @@ class Pipeline:
     # -- the two stages --------------------------------------------------------------------
 
     def run_joint(self, graph: fx.Graph) -> None:
-        """Before partitioning: find the collectives, decide, cut.
+        """Find the collectives, decide and cut, before partitioning.
 
         The graph of a nested region comes first, and once more when it has been partitioned.
         """
@@ -125,7 +125,7 @@ class Pipeline:
             mark_region(launch, number)
 
     def _new_region(self) -> Pipeline:
-        """The pipeline of one more joint graph of this compile."""
+        """Return the pipeline of one more joint graph of this compile."""
         assert self.further is not None
         check = replace(self.check, names={}, variants={}) if self.check is not None else None
         given = (self.further.begin(), self.options, self.hints, self.lowering, self.slower)
@@ -134,24 +134,24 @@ class Pipeline:
 
     @property
     def parts(self) -> list[Pipeline]:
-        """The pipelines of all joint graphs of this compile."""
+        """Return the pipelines of all joint graphs of this compile."""
         return [self, *self.regions]
 
     def _run_joint(self, graph: fx.Graph) -> None:
         self.ran = True
-        found = find_collectives(graph, self.facts.parameters(graph))
-        for site in (site for site in found.sites if site.launch not in found.parallel):
+        collectives = find_collectives(graph, self.facts.parameters(graph))
+        for site in (site for site in collectives.sites if site.launch not in collectives.parallel):
             mark_alone(site.launch)
-        if not found.parallel:
-            self._nothing_to_overlap(found)
+        if not collectives.parallel:
+            self._nothing_to_overlap(collectives)
             return
-        failure = self.runner.stage(graph, "joint", lambda: self._joint(graph, found))
+        failure = self.runner.stage(graph, "joint", lambda: self._joint(graph, collectives))
         if failure is not None:
             self._failed(failure)
         log.info("%s", self.report.summary())
 
     def run_graph(self, graph: fx.Graph) -> Pipeline:
-        """After partitioning and the lowering's own passes: order, pin.
+        """Order and pin, after partitioning and the lowering's own passes.
 
         Returns:
             The pipeline of the joint graph that the graph is part of.
@@ -170,29 +170,29 @@ class Pipeline:
         if failure is not None:
             self._failed(failure)
 
-    def _joint(self, graph: fx.Graph, found: Found) -> bool:
+    def _joint(self, graph: fx.Graph, collectives: Found) -> bool:
         """Decide and cut; return whether the graph is ours."""
         self.overlap = True
-        reporting.captured(self.report, found)
+        reporting.captured(self.report, collectives)
         cost, program = self.facts.cost(graph), unfold(graph)
         units = program.units(cost)
-        alone = by_inductor(units, cost)
+        inductor_units = by_inductor(units, cost)
         self.report.input_bytes = self.facts.input_bytes(graph)
         reporting.predicted_for(self.report, cost)
-        self.report.uncut = uncut(program.graph, alone, program.is_backward)
+        self.report.uncut = uncut(program.graph, inductor_units, program.is_backward)
         if self.dump.wanted:
             self.rows.captured(graph)
-        if (why := self._left(found)) is not None:
+        if (why := self._left(collectives)) is not None:
             reporting.left(self.report, why)
             self._settled([])
             return True  # as it was
-        at = self.facts.context(graph, found)
+        at = self.facts.context(graph, collectives)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
         changed = at.outcomes.changed
         decision = at.decision = decide(
             Question(
-                *(graph, at.found, cost, predict_as_found(alone, program.is_backward)),
+                *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
                 *(unfold(graph) if changed else program, None if changed else units),
                 *(self.options, self.hints),
             )
@@ -200,28 +200,30 @@ class Pipeline:
         merged = at.outcomes.of(NORMALISE)
         self._settled(decision.described(at.found, len(merged) if merged else 0))
         self.runner.run(CUT, graph, "joint", at)
-        if any(has_own_sizes(site.launch) for site in found.sites):
+        if any(has_own_sizes(site.launch) for site in collectives.sites):
             for launch in filter(is_launch, graph.nodes):
                 mark_in_order(launch)  # each rank would put them in an order of its own
         reporting.decided(self.report, decision, at, self.dump.name_of)
         self.keep()
         return self.rewrites or not at.outcomes.changed
 
-    def _left(self, found: Found) -> Reason | None:
+    def _left(self, collectives: Found) -> Reason | None:
         """Return why the graph is left to Inductor alone without a decision, if it is."""
         if self.left_because:
             return reasons.ranks_differ(self.left_because)
-        own = next((site for site in found.sites if has_own_sizes(site.launch)), None)
-        if own is not None and self.options.slices == "auto":
-            return reasons.own_sizes(own.kind, own.source)
+        with_own_sizes = next(
+            (site for site in collectives.sites if has_own_sizes(site.launch)), None
+        )
+        if with_own_sizes is not None and self.options.slices == "auto":
+            return reasons.own_sizes(with_own_sizes.kind, with_own_sizes.source)
         return None
 
     def _settled(self, plan: list[str]) -> None:
         """Agree with the other ranks on a plan; an empty one leaves Inductor alone.
 
         Raises:
-            RanksDiffer: they have another one.
-            RankMismatchError: they cannot run this program.
+            RanksDiffer: The other ranks have another plan.
+            RankMismatchError: The other ranks cannot run this program.
         """
         self.rewrites = self.overlap = bool(plan)
         if self.check is not None and not self.left_because:
@@ -230,20 +232,20 @@ class Pipeline:
             self.keep()
 
     def _agreed(self, phase: str, result: ScheduleResult) -> bool:
-        """Whether all ranks have this order; if not, all keep the original order."""
+        """Return whether all ranks have this order; if not, all keep the original order."""
         if self.check is None:
             return True
-        wanted, found = (
+        wanted, original = (
             [result.units.units[index].nodes[0] for index in schedule.order]
             for schedule in (result.after, result.before)
         )
-        return not self.check.agree(self._order(phase, wanted, found))
+        return not self.check.agree(self._order(phase, wanted, original))
 
-    def _order(self, phase: str, wanted: Iterable[fx.Node], found: Iterable[fx.Node]) -> Vote:
+    def _order(self, phase: str, wanted: Iterable[fx.Node], original: Iterable[fx.Node]) -> Vote:
         groups = dict.fromkeys(c.group for c in self.report.collectives if c.tensor_parallel)
         ours, theirs = (
             [as_launch(n) for n in order if is_launch(n) and not is_alone(n)]
-            for order in (wanted, found)
+            for order in (wanted, original)
         )
         return order_vote(phase, ours, theirs, list(groups))
 
@@ -271,8 +273,8 @@ class Pipeline:
         self.keep()
         return True
 
-    def _nothing_to_overlap(self, found: Found) -> None:
-        reporting.nothing_to_overlap(self.report, found)
+    def _nothing_to_overlap(self, collectives: Found) -> None:
+        reporting.nothing_to_overlap(self.report, collectives)
         log.info("%s", self.report.summary())
         self.keep()
 
@@ -306,7 +308,7 @@ class Pipeline:
             may have the program but not the plan.
 
         Raises:
-            RanksDiffer: other ranks have another plan.
+            RanksDiffer: Other ranks have another plan.
         """
         if self.plan_key is None or (self.ran and not self._lacks_schedule()):
             return True
@@ -325,7 +327,7 @@ class Pipeline:
         return self.check is None or self.check.repeat(self.kept.votes)
 
     def _lacks_schedule(self) -> bool:
-        """Whether a graph was compiled that was not scheduled here, but in an earlier process."""
+        """Return whether a graph was compiled that an earlier process scheduled, not this one."""
         known = self.kept.reports if self.kept is not None else ()
         for part, kept in zip_longest(self.parts, known):
             present = {s.phase for s in part.report.schedules} if part is not None else set()
@@ -353,7 +355,7 @@ class Pipeline:
         self.write()
 
     def _to_keep(self) -> Kept:
-        """The plan, and what an earlier process has kept of graphs that come from the cache."""
+        """Return the plan, and what an earlier process kept of graphs that come from the cache."""
         reports = [
             replace(part.report, schedules=list(part.report.schedules)) for part in self.parts
         ]
@@ -378,12 +380,12 @@ class Pipeline:
         """Write what was established about the passes, if they were checked."""
         verifier = self.runner.verifier
         if verifier is not None and (verifier.checked or verifier.problem):
-            found = verifier.checked, verifier.problem
-            self.dump.write("certificate.txt", certificate_text(*found))
-            self.dump.write("certificate.json", certificate_json(*found))
+            verdict = verifier.checked, verifier.problem
+            self.dump.write("certificate.txt", certificate_text(*verdict))
+            self.dump.write("certificate.json", certificate_json(*verdict))
 
 
 def _region(graph: fx.Graph) -> int | None:
-    """The number of the joint graph that a graph is, or is part of, if that has been planned."""
+    """Return the number of the joint graph that a graph is or is part of, if that is planned."""
     launches = (node for node in graph.nodes if is_launch(node))
     return next((n for n in map(region_of, launches) if n is not None), None)

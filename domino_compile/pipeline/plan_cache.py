@@ -38,8 +38,8 @@ class Kept:
     """A plan that was kept.
 
     Attributes:
-        reports: of the compile, and of its nested regions.
-        votes: what the ranks agreed on; whoever runs the program asks again.
+        reports: The reports of the compile and of its nested regions.
+        votes: What the ranks agreed on; whoever runs the program asks again.
     """
 
     reports: tuple[CompileReport, ...]
@@ -59,9 +59,9 @@ def load_plan(key: str) -> Kept | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
-        votes = tuple(Vote.from_dict(vote) for vote in found["votes"])
-        reports = tuple(CompileReport.from_dict(report) for report in found["reports"])
+        data = json.loads(text)
+        votes = tuple(Vote.from_dict(vote) for vote in data["votes"])
+        reports = tuple(CompileReport.from_dict(report) for report in data["reports"])
         return Kept(reports, votes) if reports else None
     except (ValueError, TypeError, KeyError):
         return None

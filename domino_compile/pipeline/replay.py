@@ -24,8 +24,8 @@ class Replay:
     """Builds the graph of a repro script on fake tensors and runs the passes on it.
 
     Args:
-        phase: which passes.
-        options: of the compile, where they differ from the defaults.
+        phase: Which passes are run.
+        options: The options of the compile, where they differ from the defaults.
     """
 
     def __init__(self, phase: str, options: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Replay:
         """Run the passes and print the graph.
 
         Raises:
-            InternalError: the fault.
+            InternalError: A pass has failed; its cause is the fault.
         """
         os.environ[STRICT] = "1"
         fx.GraphModule(self.root, self.graph)

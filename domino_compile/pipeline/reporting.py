@@ -38,9 +38,11 @@ from domino_compile.report.origin import module_of
 NameOf = Callable[[fx.Node], str]
 
 
-def captured(report: CompileReport, found: Found) -> None:
+def captured(report: CompileReport, collectives: Found) -> None:
     """Record the collectives of the captured graph, before anything is decided."""
-    report.collectives = [_collective(site, _apart(site, found)) for site in found.sites]
+    report.collectives = [
+        _collective(site, _apart(site, collectives)) for site in collectives.sites
+    ]
 
 
 def predicted_for(report: CompileReport, cost: CostModel) -> None:
@@ -49,10 +51,12 @@ def predicted_for(report: CompileReport, cost: CostModel) -> None:
     report.link_ranks = cost.link.ranks
 
 
-def nothing_to_overlap(report: CompileReport, found: Found) -> None:
+def nothing_to_overlap(report: CompileReport, collectives: Found) -> None:
     """Record that no collective makes compute wait, so the graph is left to Inductor alone."""
-    captured(report, found)
-    _explain(report, reasons.not_tensor_parallel() if found.sites else reasons.no_collective())
+    captured(report, collectives)
+    _explain(
+        report, reasons.not_tensor_parallel() if collectives.sites else reasons.no_collective()
+    )
 
 
 def left(report: CompileReport, why: Reason) -> None:
@@ -72,10 +76,10 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
     """Record what was done with the joint graph, and why nothing more was done.
 
     Args:
-        report: of the compile.
-        decision: what was to be done.
-        at: what the passes did, and the collectives that are there now.
-        name_of: gives the user's name of an input.
+        report: The report of the compile.
+        decision: What was to be done.
+        at: What the passes did, and the collectives that are there now.
+        name_of: A function that returns the user's name of an input.
     """
     assert at.found is not None
     columns = at.outcomes.of(COLUMNS)
@@ -131,10 +135,10 @@ def not_established(report: CompileReport, phase: str, why: str) -> None:
     report.schedules = [entry for entry in report.schedules if entry.phase != phase]
 
 
-def measured(report: CompileReport, found: MeasuredReport) -> None:
+def measured(report: CompileReport, measurement: MeasuredReport) -> None:
     """Record which program was measured as faster; the uncut one is Inductor alone."""
-    report.measured = found
-    if found.kept == "uncut":
+    report.measured = measurement
+    if measurement.kept == "uncut":
         planned = " and ".join(report.cuts()) or report.status
         report.status = "inductor"
         _explain(report, reasons.measured_slower(planned))
@@ -164,11 +168,13 @@ def _explain(report: CompileReport, why: Reason) -> None:
     report.code, report.reason, report.advice = why.code, why.text, why.advice
 
 
-def _apart(site: Site, found: Found) -> Reason | None:
+def _apart(site: Site, collectives: Found) -> Reason | None:
     """Return why a collective is not tensor parallel; ``None`` if it is."""
-    if site.launch in found.parallel:
+    if site.launch in collectives.parallel:
         return None
-    return reasons.statistics() if site.launch in found.statistics else reasons.data_parallel()
+    return (
+        reasons.statistics() if site.launch in collectives.statistics else reasons.data_parallel()
+    )
 
 
 def _collective(site: Site, why: Reason | None) -> CollectiveReport:
@@ -196,14 +202,14 @@ def _fate(
     gone: set[str],
     cut: set[str],
 ) -> tuple[Action, Reason | None]:
-    """What was done with one collective, and why not more where that is its own.
+    """Return what was done with one collective, and why not more where that is its own.
 
     Args:
-        entry: the collective as captured.
-        decision: what was to be done with the graph.
-        made: the cuts that were made.
-        gone: the collectives that were merged with others, by name.
-        cut: those that were cut, by name in the captured graph.
+        entry: The collective as captured.
+        decision: What was to be done with the graph.
+        made: The cuts that were made.
+        gone: The collectives that were merged with others, by name.
+        cut: The collectives that were cut, by name in the captured graph.
     """
     if entry.name in gone:
         return "merged", reasons.merged()
@@ -231,7 +237,7 @@ def _together(refused: list[Reason]) -> Reason:
 
 
 def _because(plan: NoCut, name_of: NameOf) -> Reason:
-    """Why a graph is not cut: along which axis, and what stops it there."""
+    """Return why a graph is not cut: along which axis, and what stops it there."""
     if plan.tried is None:
         return plan.reason
     axis = _axis(plan.tried, name_of)
@@ -249,7 +255,7 @@ def _because(plan: NoCut, name_of: NameOf) -> Reason:
 
 
 def _named(analysis: Analysis, name_of: NameOf) -> Iterator[tuple[str, int]]:
-    """The inputs where a cut begins, with the dimension of each."""
+    """Return the inputs where a cut begins, with the dimension of each."""
     for node, state in analysis.seeds.items():
         if node.op == "placeholder":
             yield name_of(node), state.dim
@@ -272,17 +278,17 @@ def _candidates(decision: Decision, choice: Choice) -> list[CandidateReport]:
     """Return the compared candidates, in order."""
     return [
         CandidateReport(
-            split=found.candidate.split,
-            name=str(found.candidate),
-            slices=list(found.candidate.rows),
-            columns=found.candidate.columns,
-            at=sorted(found.candidate.at),
-            predicted_us=round(found.us, 3),
-            exposed_us=round(found.exposed_us, 3),
-            peak_bytes=found.peak_bytes,
-            estimated=found.estimated,
-            chosen=found is choice.chosen,
+            split=prediction.candidate.split,
+            name=str(prediction.candidate),
+            slices=list(prediction.candidate.rows),
+            columns=prediction.candidate.columns,
+            at=sorted(prediction.candidate.at),
+            predicted_us=round(prediction.us, 3),
+            exposed_us=round(prediction.exposed_us, 3),
+            peak_bytes=prediction.peak_bytes,
+            estimated=prediction.estimated,
+            chosen=prediction is choice.chosen,
             reason=verdict,
         )
-        for found, verdict in zip(decision.predictions, choice.verdicts, strict=True)
+        for prediction, verdict in zip(decision.predictions, choice.verdicts, strict=True)
     ]

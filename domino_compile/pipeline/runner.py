@@ -63,10 +63,10 @@ class Runner:
     """Runs the passes of one compile.
 
     Attributes:
-        dump: receives the graphs before and after each pass.
-        disabled: the passes that the user leaves out, by name.
-        number: of the compiled graph, for the log.
-        verifier: checks what each pass does; ``None``: nothing is checked.
+        dump: What receives the graphs before and after each pass.
+        disabled: The passes that the user leaves out, by name.
+        number: The number of the compiled graph, for the log.
+        verifier: What checks what each pass does; ``None``: nothing is checked.
     """
 
     dump: Dump
@@ -80,8 +80,8 @@ class Runner:
         If the graph is not kept, or the work fails, the graph is restored.
 
         Raises:
-            RanksDiffer: the ranks go on without us, and the graph is of no use.
-            RankMismatchError: they cannot go on.
+            RanksDiffer: The ranks go on without us, and the graph is of no use.
+            RankMismatchError: The ranks cannot go on.
         """
         backup = Backup(graph)
         if self.verifier is not None:
@@ -116,7 +116,7 @@ class Runner:
         before = op_counts(graph) if self.dump.wanted else None
         if before is not None:
             self.dump.write_graph(f"{name}.before.py", graph)
-        found = self.verifier.read(graph) if self.verifier is not None else None
+        plain = self.verifier.read(graph) if self.verifier is not None else None
         count, began = len(graph.nodes), time.perf_counter()
         outcome = made.run(graph, context)
         log.debug(
@@ -127,6 +127,6 @@ class Runner:
         if before is not None:
             self.dump.write_graph(f"{name}.after.py", graph)
             self.dump.write(f"{name}.ops.txt", count_difference(before, op_counts(graph)))
-        if self.verifier is not None and found is not None:
-            self.verifier.check(phase, made.name, found, graph, outcome)
+        if self.verifier is not None and plain is not None:
+            self.verifier.check(phase, made.name, plain, graph, outcome)
         return outcome

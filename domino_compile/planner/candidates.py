@@ -24,11 +24,11 @@ class Candidate:
     """One way to treat a graph.
 
     Attributes:
-            rows: rows of each slice, or tokens; empty where neither is cut.
-        tokens: whether tokens of a sequence are cut, not rows of a batch.
-        columns: parts of the columns; 1 where they are not cut.
-        at: the collectives in front of which columns are cut, by name; empty for all.
-        reorder: whether collectives are merged and everything is put in a new order; else
+        rows: The rows of each slice, or tokens; empty where neither is cut.
+        tokens: Whether tokens of a sequence are cut, not rows of a batch.
+        columns: Parts of the columns; 1 where they are not cut.
+        at: The collectives in front of which columns are cut, by name; empty for all.
+        reorder: Whether collectives are merged and everything is put in a new order; else
             Inductor is left alone.
     """
 
@@ -40,12 +40,12 @@ class Candidate:
 
     @property
     def cut(self) -> bool:
-        """Whether anything is cut."""
+        """Return whether anything is cut."""
         return bool(self.rows) or self.columns > 1
 
     @property
     def split(self) -> str:
-        """What is cut: ``rows``, ``tokens``, ``columns``, ``rows and columns``, ...
+        """Return what is cut: ``rows``, ``tokens``, ``columns``, ``rows and columns``, ...
 
         Or ``reordered``, ``inductor``.
         """
@@ -75,10 +75,10 @@ def row_candidates(rows: int, most: int, uneven: bool, columns: int = 1) -> Iter
     """Yield cuts of the rows, fewest slices first.
 
     Args:
-        rows: the number of rows.
-        most: the largest possible number of slices.
-        uneven: whether slices may differ in size.
-        columns: number of column parts in each candidate.
+        rows: The number of rows.
+        most: The largest possible number of slices.
+        uneven: Whether slices may differ in size.
+        columns: The number of column parts in each candidate.
     """
     for parts in range(2, min(most, MOST_SLICES) + 1):
         low, more = divmod(rows, parts)
@@ -90,21 +90,21 @@ def row_candidates(rows: int, most: int, uneven: bool, columns: int = 1) -> Iter
 
 
 def token_candidates(tokens: int, most: int, uneven: bool, columns: int = 1) -> Iterator[Candidate]:
-    """Cuts of the tokens of causal attention, whose later slices have more work.
+    """Yield cuts of the tokens of causal attention, whose later slices have more work.
 
     Args:
-        tokens: how many there are.
-        most: how many slices they are enough for.
-        uneven: whether slices of different sizes can be made.
-        columns: parts of the columns that go with each of them.
+        tokens: The number of tokens.
+        most: The number of slices that they are enough for.
+        uneven: Whether slices of different sizes can be made.
+        columns: Parts of the columns that go with each of them.
     """
-    for found in row_candidates(tokens, most, uneven, columns):
-        rows = _stepped(found.rows) if uneven else found.rows
-        yield replace(found, rows=rows, tokens=True)
+    for candidate in row_candidates(tokens, most, uneven, columns):
+        rows = _stepped(candidate.rows) if uneven else candidate.rows
+        yield replace(candidate, rows=rows, tokens=True)
 
 
 def _stepped(rows: tuple[int, ...]) -> tuple[int, ...]:
-    """Slices of nearly the same sizes, multiples of ``TOKEN_STEP`` if they are longer than it."""
+    """Return slices of nearly the same sizes, multiples of ``TOKEN_STEP`` if longer than it."""
     if min(rows) < TOKEN_STEP:
         return rows
     ends = [round(end / TOKEN_STEP) * TOKEN_STEP for end in accumulate(rows[:-1])]

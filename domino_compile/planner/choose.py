@@ -30,12 +30,12 @@ class Prediction:
     """The predicted time and memory of a candidate.
 
     Attributes:
-        candidate: the way to treat the graph.
-        us: time of a step, forward and backward, in microseconds.
-        peak_bytes: the largest estimate of the memory in use at once.
-        exposed_us: the part of ``us`` during which nothing computes.
-        waited: the names of the collectives that are not hidden.
-        estimated: whether ``us`` is only an estimate: the candidate was not scheduled because
+        candidate: The way to treat the graph.
+        us: The time of a step, forward and backward, in microseconds.
+        peak_bytes: The largest estimate of the memory in use at once.
+        exposed_us: The part of ``us`` during which nothing computes.
+        waited: The names of the collectives that are not hidden.
+        estimated: Whether ``us`` is only an estimate: the candidate was not scheduled because
             better ones were already known.
     """
 
@@ -52,28 +52,28 @@ class Policy:
     """The limits that a choice must respect.
 
     Attributes:
-        margin: the fraction of the uncut time that a cut must save; minus infinity if any cut
+        margin: The fraction of the uncut time that a cut must save; minus infinity if any cut
             is wanted.
-        memory_cap: how much more memory than the captured graph a cut may need, as a fraction.
+        memory_cap: How much more memory than the captured graph a cut may need, as a fraction.
     """
 
     margin: float
     memory_cap: float
 
-    def allowed_bytes(self, alone: Prediction) -> float:
+    def allowed_bytes(self, by_inductor: Prediction) -> float:
         """Return the bytes that a cut may need, given the prediction for the captured graph."""
-        return alone.peak_bytes * (1 + self.memory_cap)
+        return by_inductor.peak_bytes * (1 + self.memory_cap)
 
     @property
     def missed(self) -> str:
-        """Why a cut outside the margin is refused, for messages."""
+        """Return why a cut outside the margin is refused, for messages."""
         if self.margin < 0:
             return f"more than {-self.margin:.1%} slower, too slow to be worth measuring"
         return f"the gain is below the required {self.margin:.1%}"
 
     @property
     def always(self) -> bool:
-        """Whether any cut is wanted, however slow."""
+        """Return whether any cut is wanted, however slow."""
         return self.margin == -math.inf
 
 
@@ -82,9 +82,9 @@ class Choice:
     """The chosen candidate and the reasons for it.
 
     Attributes:
-        chosen: the prediction of the chosen candidate.
-        reason: why nothing is cut; ``None`` for a cut.
-        verdicts: why each prediction was not chosen, in their order; empty for the chosen one.
+        chosen: The prediction of the chosen candidate.
+        reason: Why nothing is cut; ``None`` for a cut.
+        verdicts: Why each prediction was not chosen, in their order; empty for the chosen one.
     """
 
     chosen: Prediction
@@ -96,15 +96,16 @@ def choose(predictions: Sequence[Prediction], policy: Policy) -> Choice:
     """Choose one of the candidates.
 
     Args:
-        predictions: the captured graph's, compiled by Inductor, first; then any other candidate's.
-        policy: margin and memory.
+        predictions: First that for the captured graph, compiled by Inductor; then those for other
+            candidates, in any order.
+        policy: The limits for margin and memory.
     """
-    alone = predictions[0]
-    allowed = policy.allowed_bytes(alone)
+    by_inductor = predictions[0]
+    allowed = policy.allowed_bytes(by_inductor)
     whole = [p for p in predictions if not p.candidate.cut]
     uncut = min(whole, key=lambda p: p.us)
-    if uncut.us > (1 - LEAST_GAIN) * alone.us:
-        uncut = alone
+    if uncut.us > (1 - LEAST_GAIN) * by_inductor.us:
+        uncut = by_inductor
     known = [p for p in predictions if p.candidate.cut and not p.estimated]
     fitting = [p for p in known if p.peak_bytes <= allowed]
     best = min(fitting, key=lambda p: p.us, default=None)

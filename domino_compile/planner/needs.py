@@ -34,15 +34,15 @@ class Needs:
     """The dependencies between slices of a graph's units.
 
     Args:
-        units: the units of the graph, uncut.
-        axes: what is cut along each axis.
-        program: the graph that the units are of.
+        units: The units of the graph, uncut.
+        axes: What is cut along each axis.
+        program: The graph that the units are of.
 
     Attributes:
-        of: the unit of each node that is work.
-        joined: for each axis the pairs of units between which a value is joined.
-        back: those of which the second looks back on earlier slices of the first.
-        ahead: those of which the second needs later slices of the first.
+        of: The unit of each node that is work.
+        joined: For each axis the pairs of units between which a value is joined.
+        back: The pairs of which the second looks back on earlier slices of the first.
+        ahead: The pairs of which the second needs later slices of the first.
     """
 
     units: Sequence[Unit]
@@ -60,12 +60,12 @@ class Needs:
         self.ahead = [self._pairs(_looking_ahead(axis)) for axis in self.axes]
 
     def meets(self, pair: Pair, have: Sequence[bool], want: Sequence[bool]) -> list[Meeting]:
-        """For each axis which slices of a unit another needs.
+        """Return for each axis which slices of a unit another needs.
 
         Args:
-            pair: the unit that is needed, and the one that needs it.
-            have: along which axes the first is cut.
-            want: along which the second is.
+            pair: The unit that is needed, and the one that needs it.
+            have: Along which axes the first is cut.
+            want: Along which axes the second is cut.
         """
         return [
             self._meeting(pair, axis) if cut and also else _every
@@ -80,12 +80,12 @@ class Needs:
         return operator.ge if pair in self.ahead[axis] else operator.eq
 
     def edges(self, values: Iterable[Pairing]) -> Iterator[Pairing]:
-        """Where a value is used by its user: with what backward recomputes of either."""
+        """Yield where a value is used by its user, with what backward recomputes of either."""
         for value, user in values:
             yield from self.program.edges(value, user)
 
     def _pairs(self, values: Iterable[Pairing]) -> set[Pair]:
-        """The units that make a value and take it, for pairs of a value and its user."""
+        """Return the units that make a value and take it, for pairs of a value and its user."""
         pairs = set[Pair]()
         for value, user in self.edges(values):
             makers = units_at(value, self.of, lambda n: n.all_input_nodes)
@@ -95,7 +95,7 @@ class Needs:
 
 
 def looks_back(axis: Analysis, node: fx.Node) -> bool:
-    """Whether slices of an operation along an axis need earlier slices of an operand."""
+    """Return whether slices of an operation along an axis need earlier slices of an operand."""
     cut = axis.cuts.get(node)
     return cut is not None and any(isinstance(state, Prefix) for state in cut.inputs)
 
@@ -114,7 +114,7 @@ def _looking_ahead(axis: Analysis) -> Iterable[Pairing]:
 
 
 def _every(needed: int, by: int) -> bool:
-    """Where all slices are needed."""
+    """Return ``True``: every slice is needed."""
     del needed, by
     return True
 
@@ -122,13 +122,13 @@ def _every(needed: int, by: int) -> bool:
 def units_at(
     node: fx.Node, of: Mapping[fx.Node, int], step: Callable[[fx.Node], list[fx.Node]]
 ) -> set[int]:
-    """The units at a node, or the next ones past what is no work."""
-    waiting, seen, found = [node], set[fx.Node](), set[int]()
+    """Return the units at a node, or the next ones past what is no work."""
+    waiting, seen, units = [node], set[fx.Node](), set[int]()
     while waiting:
         node = waiting.pop()
         if node in of:
-            found.add(of[node])
+            units.add(of[node])
         elif node not in seen and node.op == "call_function":
             seen.add(node)
             waiting.extend(step(node))
-    return found
+    return units

@@ -43,16 +43,16 @@ class Planner:
     """The planning of one graph.
 
     Args:
-        program: the joint or inference graph, collectives merged.
-        cost: predicts times.
-        alone: the prediction for the captured graph, compiled by Inductor without us.
-        rows: how rows can be cut, or why not.
-        columns: analyses on demand how columns can be cut in front of the named collectives
+        program: The joint or inference graph, collectives merged.
+        cost: The model that predicts times.
+        alone: The prediction for the captured graph, compiled by Inductor without us.
+        rows: How rows can be cut, or why not.
+        columns: Analyses on demand how columns can be cut in front of the named collectives
             (empty: all of them).
-        policy: margin and memory.
-        parts: the number of column parts that the user asks for; ``None`` to choose. It is ignored
+        policy: The limits for margin and memory.
+        parts: The number of column parts that the user asks for; ``None`` to choose. It is ignored
             if columns cannot be cut.
-        units: the units of the graph, if already built.
+        units: The units of the graph, if already built.
     """
 
     program: Unfolded
@@ -95,17 +95,17 @@ class Planner:
 
     @property
     def _best_us(self) -> float:
-        """The best predicted time so far."""
+        """Return the best predicted time so far."""
         return min(p.us for p in self.predictions if not p.estimated and self._fits(p))
 
-    def _fits(self, found: Prediction) -> bool:
+    def _fits(self, prediction: Prediction) -> bool:
         """Return whether a prediction is within the allowed memory."""
-        return found.peak_bytes <= self.policy.allowed_bytes(self.alone)
+        return prediction.peak_bytes <= self.policy.allowed_bytes(self.alone)
 
     def _rows(self) -> None:
         if isinstance(self.rows, CutPlan):
-            found = Expansion(self.program, self.cost, [self.rows.analysis])
-            self._try((c, found, [_shares(c.rows)]) for c in self._row_candidates(1))
+            expansion = Expansion(self.program, self.cost, [self.rows.analysis])
+            self._try((c, expansion, [_shares(c.rows)]) for c in self._row_candidates(1))
 
     def _best_rows(self) -> Prediction | None:
         cuts = [p for p in self.predictions if p.candidate.rows and not p.estimated]
@@ -115,8 +115,8 @@ class Planner:
         """Try column cuts where compute waits; in front of hidden collectives they cost time."""
         if (cut := self._columns_at(uncut)) is not None:
             plan, at = cut
-            alone = Expansion(self.program, self.cost, [plan.analysis])
-            self._try((c, alone, [_even(c.columns)]) for c in column_candidates(at))
+            expansion = Expansion(self.program, self.cost, [plan.analysis])
+            self._try((c, expansion, [_even(c.columns)]) for c in column_candidates(at))
         best = self._best_rows()
         if best is None or not isinstance(self.rows, CutPlan):
             return
@@ -126,21 +126,21 @@ class Planner:
             mixed = hybrids(best.candidate, at)
             self._try((c, both, [_shares(c.rows), _even(c.columns)]) for c in mixed)
 
-    def _columns_at(self, found: Prediction) -> tuple[CutPlan, frozenset[str]] | None:
+    def _columns_at(self, prediction: Prediction) -> tuple[CutPlan, frozenset[str]] | None:
         """Return how to cut columns in front of a candidate's exposed collectives, or ``None``.
 
         Also returns the names of the exposed collectives that the cut reaches: some have no product
         in front of them, or are data parallel.
         """
-        plan = self.columns(found.waited) if found.waited else None
+        plan = self.columns(prediction.waited) if prediction.waited else None
         if not isinstance(plan, CutPlan):
             return None
         cut = {launch.name for launch in plan.analysis.sliced_collectives()}
-        return plan, found.waited & cut
+        return plan, prediction.waited & cut
 
     def _forced_columns(self, plan: CutPlan, parts: int) -> None:
-        alone = Expansion(self.program, self.cost, [plan.analysis])
-        self._try([(Candidate(columns=parts), alone, [_even(parts)])])
+        expansion = Expansion(self.program, self.cost, [plan.analysis])
+        self._try([(Candidate(columns=parts), expansion, [_even(parts)])])
         if isinstance(self.rows, CutPlan):
             both = Expansion(self.program, self.cost, [self.rows.analysis, plan.analysis])
             candidates = self._row_candidates(parts)
@@ -161,18 +161,18 @@ class Planner:
             phases = expansion.expanded(shares)
             estimate = expansion.estimate_us(phases)
             estimates.append((estimate, place, candidate, expansion, phases))
-        best_us, found = self._best_us, dict[int, Prediction]()
+        best_us, predictions = self._best_us, dict[int, Prediction]()
         for rank, (estimate, place, candidate, expansion, phases) in enumerate(sorted(estimates)):
             promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.policy.always)
             if rank < MOST_ORDERED and promising:
-                found[place] = expansion.predict(
+                predictions[place] = expansion.predict(
                     *(candidate, phases, self.policy.memory_cap),
                     self.policy.allowed_bytes(self.alone),
                 )
-                best_us = min(best_us, found[place].us)
+                best_us = min(best_us, predictions[place].us)
             else:
-                found[place] = Prediction(candidate, estimate, 0, estimated=True)
-        self.predictions += [found[place] for place in sorted(found)]
+                predictions[place] = Prediction(candidate, estimate, 0, estimated=True)
+        self.predictions += [predictions[place] for place in sorted(predictions)]
 
 
 def rows_cut(plan: CutPlan, candidate: Candidate) -> CutPlan:

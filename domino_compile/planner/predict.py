@@ -65,8 +65,8 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     theirs = []
     for unit in units.units:
         if unit.is_fused:
-            alone, beside = cost.fused_us(unit.traffic.fused, inductors=True)
-            unit = replace(unit, cost_us=alone, slowdown=slowdown(alone, beside))
+            cost_us, beside = cost.fused_us(unit.traffic.fused, inductors=True)
+            unit = replace(unit, cost_us=cost_us, slowdown=slowdown(cost_us, beside))
         theirs.append(unit)
     return replace(units, units=theirs)
 
@@ -88,17 +88,17 @@ class _Extents:
     """A unit's work and traffic along the axes that are cut.
 
     Attributes:
-        unit: the uncut unit.
-        cut: the axes along which it is cut.
-        traffic: the bytes that it moves, by the axes along which they are cut.
-        hard: the elements of its hard operations, by the same axes.
-        summed: the elements that it sums over rows, by the same axes.
-        out_bytes: the bytes that it leaves, by the same axes.
-        work: the work of a product or attention; ``None`` for other units.
-        extents: the product's extent that each axis cuts; ``None`` for anything else.
-        back: the axis of which it needs all earlier parts as well (tokens of causal attention).
-        chained: whether each slice adds to the result of the one before.
-        costs: what has been found for a part of it.
+        unit: The uncut unit.
+        cut: The axes along which it is cut.
+        traffic: The bytes that it moves, by the axes along which they are cut.
+        hard: The elements of its hard operations, by the same axes.
+        summed: The elements that it sums over rows, by the same axes.
+        out_bytes: The bytes that it leaves, by the same axes.
+        work: The work of a product or attention; ``None`` for other units.
+        extents: The product's extent that each axis cuts; ``None`` for anything else.
+        back: The axis of which it needs all earlier parts as well (tokens of causal attention).
+        chained: Whether each slice adds to the result of the one before.
+        costs: What has been computed for each part of the unit.
     """
 
     unit: Unit
@@ -119,10 +119,10 @@ class Expansion:
     """The units of one graph, ready to be expanded into slices of any number and size.
 
     Args:
-        program: the joint or inference graph, not cut.
-        cost: predicts times.
-        axes: the analysis of each axis that is cut; empty to reorder only.
-        units: the units of the graph, if already built; only used without axes.
+        program: The joint or inference graph, not cut.
+        cost: The model that predicts times.
+        axes: The analysis of each axis that is cut; empty to reorder only.
+        units: The units of the graph, if already built; only used without axes.
     """
 
     program: Unfolded
@@ -147,27 +147,27 @@ class Expansion:
     def _extents(self, unit: Unit) -> _Extents:
         first = self.program.origin(unit.nodes[0])
         cut = tuple(first in axis.cuts for axis in self.axes)
-        found = _Extents(unit, cut)
+        extents = _Extents(unit, cut)
         for value, size in unit.traffic.reads.items():
-            found.traffic[self._mask(value, cut)] += size
+            extents.traffic[self._mask(value, cut)] += size
         for value, size in unit.traffic.writes.items():
-            found.traffic[self._mask(value, cut)] += size
-            found.out_bytes[self._mask(value, cut)] += size
+            extents.traffic[self._mask(value, cut)] += size
+            extents.out_bytes[self._mask(value, cut)] += size
         for value in unit.traffic.hard.values():
-            found.hard[self._mask(value, cut)] += elements_of(value)
+            extents.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
-            found.summed[self._mask(value, cut)] += elements_of(value)
+            extents.summed[self._mask(value, cut)] += elements_of(value)
         if len(unit.nodes) == 1 and not unit.launch:
-            found.work = work_of(first)
-            found.extents = tuple(_extent(axis, first) for axis in self.axes)
+            extents.work = work_of(first)
+            extents.extents = tuple(_extent(axis, first) for axis in self.axes)
             back = (i for i, axis in enumerate(self.axes) if looks_back(axis, first))
-            found.back = next(back, None)
-        found.chained = is_anchor(first) and any(
+            extents.back = next(back, None)
+        extents.chained = is_anchor(first) and any(
             isinstance(axis.cuts[first].out, Partial) or axis.cuts[first].chain is not None
             for axis in self.axes
             if first in axis.cuts
         )
-        return found
+        return extents
 
     def _mask(self, value: fx.Node, cut: Mask) -> Mask:
         """Return the axes along which the units of a cut operation see only a part of a value."""
@@ -179,21 +179,21 @@ class Expansion:
 
     @cached_property
     def copies(self) -> list[tuple[int, int, set[int]]]:
-        """The joins that are kernels: bytes, the unit that makes the value, the units that need it.
+        """Return the joins that are kernels: bytes, the unit that makes the value, its users.
 
         A fused kernel reads the slices where they are; a product, a collective and an output need
         the whole value in one place.
         """
         of, units = self.needs.of, self.uncut.units
-        found: dict[fx.Node, set[int]] = {}
+        needed_by: dict[fx.Node, set[int]] = {}
         for axis in self.axes:
             for value, user in self.needs.edges(axis.joins):
                 takers = units_at(user, of, lambda n: list(n.users))
                 needing = {i for i in takers if is_anchor(units[i].nodes[0])}
                 if needing or user.op == "output":
-                    found.setdefault(value, set()).update(needing)
+                    needed_by.setdefault(value, set()).update(needing)
         result = []
-        for value, needing in found.items():
+        for value, needing in needed_by.items():
             for maker in sorted(units_at(value, of, lambda n: n.all_input_nodes)):
                 result.append((tensor_bytes(value.meta.get("val")), maker, needing))
         return result
@@ -204,7 +204,7 @@ class Expansion:
         """Return the units of each phase, cut.
 
         Args:
-            shares: for each axis the shares of its parts, which add up to 1.
+            shares: For each axis the shares of its parts, which add up to 1.
         """
         result: list[Unit] = []
         places: dict[int, dict[Place, int]] = {}
@@ -240,7 +240,7 @@ class Expansion:
         return itertools.product(*parts)
 
     def _needed(self, needed: int, by: int, place: Place, made: Mapping[Place, int]) -> set[int]:
-        """The pieces of a unit that a piece of another needs."""
+        """Return the pieces of a unit that a piece of another needs."""
         meets = self.needs.meets((needed, by), self.works[needed].cut, self.works[by].cut)
         return {
             index
@@ -269,7 +269,10 @@ class Expansion:
     def _costs(
         self, work: _Extents, part: tuple[float, ...], start: float
     ) -> tuple[float, float, int]:
-        """Time, slowdown and the bytes left, of a unit's part; ``start``: what it looks back on."""
+        """Return time, slowdown and the bytes left, of a unit's part.
+
+        ``start`` is what it looks back on.
+        """
         out_bytes = round(_scaled(work.out_bytes, part))
         if work.unit.launch:
             return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, out_bytes
@@ -278,24 +281,24 @@ class Expansion:
             whole = work.unit.traffic
             hard, summed = _scaled(work.hard, part), _scaled(work.summed, part)
             fused = Fused(moved, hard, whole.wide, len(whole.sums), summed)
-            alone, beside = self.cost.fused_us(fused)
+            cost_us, beside = self.cost.fused_us(fused)
         else:
-            alone, beside = self._work_us(work, work.work, part, start, moved)
-        return alone, slowdown(alone, beside), out_bytes
+            cost_us, beside = self._work_us(work, work.work, part, start, moved)
+        return cost_us, slowdown(cost_us, beside), out_bytes
 
     def _work_us(
-        self, found: _Extents, work: Work, part: tuple[float, ...], start: float, moved: float
+        self, extents: _Extents, work: Work, part: tuple[float, ...], start: float, moved: float
     ) -> tuple[float, float]:
-        """How long a product or attention takes, alone and beside a collective."""
-        if found.back is None:
-            return self.cost.work_us(work.share(part, found.extents), moved)
-        others = [p for axis, p in enumerate(part) if axis != found.back]
-        pieces = looking_back(work.share(others, ()), start, part[found.back])
+        """Return how long a product or attention takes, alone and beside a collective."""
+        if extents.back is None:
+            return self.cost.work_us(work.share(part, extents.extents), moved)
+        others = [p for axis, p in enumerate(part) if axis != extents.back]
+        pieces = looking_back(work.share(others, ()), start, part[extents.back])
         times = [self.cost.work_us(piece, moved) for piece in pieces]
         if start:  # the results of both are merged: two are read, one is written
-            times.append(self.cost.fused_us(Fused(3 * _scaled(found.out_bytes, part))))
-        alone, beside = (sum(column) for column in zip(*times, strict=True))
-        return alone, beside
+            times.append(self.cost.fused_us(Fused(3 * _scaled(extents.out_bytes, part))))
+        cost_us, beside = (sum(column) for column in zip(*times, strict=True))
+        return cost_us, beside
 
     def _copy(self, size: int, maker: Unit, after: set[int], made: list[Unit]) -> Unit:
         cost, beside = self.cost.fused_us(Fused(2 * size))
@@ -313,9 +316,9 @@ class Expansion:
         """Estimate the time of the best order: all communication hidden, with compute slowed by it.
 
         Args:
-            phases: the units of each phase.
-            parts: the number of parts to assume for the collectives ``at``.
-            at: the names of these collectives.
+            phases: The units of each phase.
+            parts: The number of parts to assume for the collectives ``at``.
+            at: The names of these collectives.
         """
         total = 0.0
         for graph in phases:
@@ -342,21 +345,21 @@ class Expansion:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
 
         Args:
-            candidate: the candidate that the units belong to.
-            phases: its units, phase by phase.
-            cap: extra live memory that the order may use, as a fraction.
-            most_bytes: the live memory to stay below if possible.
+            candidate: The candidate that the units belong to.
+            phases: The units of the candidate, phase by phase.
+            cap: The extra live memory that the order may use, as a fraction.
+            most_bytes: The live memory to stay below if possible.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
             room = min(most_bytes, least_bytes(graph) * (1 + cap))
-            found = schedule_units(graph, room)
-            us, exposed = us + found.total_us, exposed + found.stall_us
-            peak = max(peak, found.peak_bytes)
+            schedule = schedule_units(graph, room)
+            us, exposed = us + schedule.total_us, exposed + schedule.stall_us
+            peak = max(peak, schedule.peak_bytes)
             waited |= {
                 self.program.origin(graph.units[busy.unit].nodes[0]).name
-                for busy in found.occupancies
-                if busy.wire and found.exposed_us(busy) > WAITED * (busy.end_us - busy.start_us)
+                for busy in schedule.occupancies
+                if busy.wire and schedule.exposed_us(busy) > WAITED * (busy.end_us - busy.start_us)
             }
         return Prediction(candidate, us, peak, exposed, frozenset(waited))
 

@@ -35,10 +35,10 @@ class Unfolded:
     """A joint (or inference) graph with backward's recomputation as separate nodes.
 
     Attributes:
-        graph: the graph to plan with; the captured graph itself if nothing is recomputed.
-        gradients: the nodes of ``graph`` that depend on a gradient of an output.
-        copies: for each recomputed node, its original in the captured graph's forward.
-        kept: for each node of the captured graph, the same node in ``graph``.
+        graph: The graph to plan with; the captured graph itself if nothing is recomputed.
+        gradients: The nodes of ``graph`` that depend on a gradient of an output.
+        copies: For each recomputed node, its original in the captured graph's forward.
+        kept: For each node of the captured graph, the same node in ``graph``.
     """
 
     graph: fx.Graph
@@ -56,16 +56,16 @@ class Unfolded:
         """Return the units of the graph, with recomputed units marked.
 
         Args:
-            cost: predicts times.
-            kind: nodes of different kinds are never fused; by default forward and backward.
+            cost: The model that predicts times.
+            kind: Nodes of different kinds are never fused; by default forward and backward.
         """
-        found = build_units(self.graph, cost, kind or self.is_backward)
-        for unit in found.units:
+        units = build_units(self.graph, cost, kind or self.is_backward)
+        for unit in units.units:
             unit.recomputed = all(node in self.copies for node in unit.nodes) and all(
-                found.units[i].recomputed or not self.is_backward(found.units[i].nodes[0])
+                units.units[i].recomputed or not self.is_backward(units.units[i].nodes[0])
                 for i in unit.after
             )
-        return found
+        return units
 
     def is_backward(self, node: fx.Node) -> bool:
         """Return whether a node runs in backward."""

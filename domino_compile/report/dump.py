@@ -80,7 +80,7 @@ class Dump:
 
     @property
     def wanted(self) -> bool:
-        """Whether graphs are wanted at all, because writing them takes time."""
+        """Return whether graphs are wanted at all, because writing them takes time."""
         return self.folder is not None or _compat.tracing_is_on()
 
     def name_of(self, placeholder: fx.Node) -> str:

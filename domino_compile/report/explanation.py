@@ -92,7 +92,7 @@ class Row:
 
     @property
     def overlapped(self) -> bool:
-        """Whether there is nothing left to improve."""
+        """Return whether there is nothing left to improve."""
         return self.status not in ("exposed", "partly hidden")
 
 

@@ -150,7 +150,7 @@ def _remarks(node: fx.Node, after: str) -> list[str]:
 
 
 def _is_subgraph(node: fx.Node) -> bool:
-    """Whether the node only refers to the body of a pinned operation."""
+    """Return whether the node only refers to the body of a pinned operation."""
     return node.op == "get_attr" and bool(node.users) and all(_wrapped(u) for u in node.users)
 
 

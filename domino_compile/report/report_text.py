@@ -26,11 +26,11 @@ def report_text(report: CompileReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _collectives(found: list[CollectiveReport]) -> list[str]:
-    if not found:
+def _collectives(collectives: list[CollectiveReport]) -> list[str]:
+    if not collectives:
         return ["No collective in this graph."]
     rows = []
-    for entry, same in groupby(found, key=_what):
+    for entry, same in groupby(collectives, key=_what):
         count = len(list(same))
         kind, group, ranks, payload, phase, action, _, _ = entry
         times = f"{count} x " if count > 1 else ""
@@ -80,11 +80,11 @@ def _joins(report: CompileReport) -> list[str]:
     return lines
 
 
-def _candidates(found: list[CandidateReport]) -> list[str]:
+def _candidates(candidates: list[CandidateReport]) -> list[str]:
     """List the candidates that were compared to choose the cut."""
     lines = ["Candidates, with predicted time for a step of forward and backward (not measured):"]
-    width = max(len(entry.name) for entry in found)
-    for entry in found:
+    width = max(len(entry.name) for entry in candidates)
+    for entry in candidates:
         about = "about " if entry.estimated else ""
         verdict = "chosen" if entry.chosen else entry.reason
         time = f"{about}{time_text(entry.predicted_us)}"

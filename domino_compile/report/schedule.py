@@ -47,8 +47,8 @@ def uncut(
 ) -> ScheduleReport:
     """Return the report of a graph in its current order (phase ``uncut``)."""
     order = run_order(units)
-    found = ScheduleResult(units, order, order, events_of(graph), StepMemory(0))
-    return schedule("uncut", found, is_backward)
+    result = ScheduleResult(units, order, order, events_of(graph), StepMemory(0))
+    return schedule("uncut", result, is_backward)
 
 
 def unit_kind(unit: Unit) -> str:

@@ -72,7 +72,7 @@ class GraphTimes:
 
     @property
     def slower(self) -> bool:
-        """Whether the plan is predicted to be slower than Inductor alone."""
+        """Return whether the plan is predicted to be slower than Inductor alone."""
         return self.planned.step_us > self.inductor.step_us
 
     def as_dict(self) -> dict[str, float | None]:
@@ -85,10 +85,10 @@ class GraphTimes:
         }
 
 
-def together(found: Iterable[GraphTimes]) -> GraphTimes:
+def together(graphs: Iterable[GraphTimes]) -> GraphTimes:
     """Return the times of a step that runs several graphs once each."""
     before = after = NO_TIME
-    for times in found:
+    for times in graphs:
         before, after = before.plus(times.inductor), after.plus(times.planned)
     return GraphTimes(before, after)
 
@@ -130,10 +130,10 @@ def _scheduled(uncut: ScheduleReport, schedules: Sequence[ScheduleReport]) -> St
     for entry in schedules:
         total = total.plus(StepTimes(entry.predicted_us, entry.exposed_us, entry.on_wire_us))
     for phase in unscheduled_phases(uncut, schedules):
-        own = [step for step in uncut.steps if step.phase == phase]
-        if any(step.kind == "launch" for step in own):
+        steps = [step for step in uncut.steps if step.phase == phase]
+        if any(step.kind == "launch" for step in steps):
             return None
-        total = total.plus(StepTimes(sum(s.end_us - s.start_us for s in own), 0.0, 0.0))
+        total = total.plus(StepTimes(sum(s.end_us - s.start_us for s in steps), 0.0, 0.0))
     return total if schedules else None
 
 

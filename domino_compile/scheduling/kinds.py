@@ -57,10 +57,10 @@ class _Kind:
     """What Inductor makes of an operation, whatever its operands are.
 
     Attributes:
-        work: whether it computes something, or communicates.
-        anchor: whether it is a separate kernel.
-        mutates: whether it writes into one of its inputs.
-        folded: whether it is inlined into fusible operations.
+        work: Whether it computes something, or communicates.
+        anchor: Whether it is a separate kernel.
+        mutates: Whether it writes into one of its inputs.
+        folded: Whether it is inlined into fusible operations.
     """
 
     work: bool

@@ -40,11 +40,11 @@ class Thrift:
     """How an order saves memory.
 
     Attributes:
-        pressure: the fraction of the allowed memory above which memory counts as short. The order
+        pressure: The fraction of the allowed memory above which memory counts as short. The order
             may still need more.
-        window: the fraction of the usual window (``recompute.window_of``): with a smaller one less
+        window: The fraction of the usual window (``recompute.window_of``): with a smaller one less
             is recomputed ahead of its use, and less waits in memory.
-        instead: how many units are considered in place of one that memory has no room for, before
+        instead: How many units are considered in place of one that memory has no room for, before
             the oldest.
     """
 
@@ -71,25 +71,25 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     more memory than allowed, if it is predicted to be no slower than the graph's own order.
 
     Args:
-        graph: the units.
-        cap_bytes: above this much live memory, filler that frees memory goes first. If the graph's
+        graph: The units of the graph.
+        cap_bytes: Above this much live memory, filler that frees memory goes first. If the graph's
             own order needs more, the limit is raised to that.
 
     Returns:
         The schedule with predicted times.
     """
     stages = stages_of(graph.units)
-    own = run_order(graph, late_order(graph, stages))
-    allowed = max(cap_bytes, own.peak_bytes)
-    best, enough_us = own, 0.0
-    for found in _orders(graph, stages, allowed):
-        enough_us = enough_us or found.total_us * (1 + ENOUGH)
-        fits = found.peak_bytes <= allowed
-        if fits and (best is own or found.total_us < best.total_us):
-            best = found
-        if best is not own and best.total_us <= enough_us:
+    graph_order = run_order(graph, late_order(graph, stages))
+    allowed = max(cap_bytes, graph_order.peak_bytes)
+    best, enough_us = graph_order, 0.0
+    for schedule in _orders(graph, stages, allowed):
+        enough_us = enough_us or schedule.total_us * (1 + ENOUGH)
+        fits = schedule.peak_bytes <= allowed
+        if fits and (best is graph_order or schedule.total_us < best.total_us):
+            best = schedule
+        if best is not graph_order and best.total_us <= enough_us:
             break
-    return best if best.total_us <= own.total_us else own
+    return best if best.total_us <= graph_order.total_us else graph_order
 
 
 def _orders(graph: UnitGraph, stages: Sequence[Stage], allowed: float) -> Iterator[Schedule]:
@@ -109,10 +109,10 @@ class Segments:
     bypasses all collectives.
 
     Attributes:
-        of: the launches whose segments a unit belongs to.
-        left_us: for each launch the predicted time of the units of its segment.
-        behind: for each launch the earlier launches after which its segment begins.
-        before: for each launch the later launches whose segments begin after it.
+        of: The launches whose segments a unit belongs to.
+        left_us: For each launch the predicted time of the units of its segment.
+        behind: For each launch the earlier launches after which its segment begins.
+        before: For each launch the later launches whose segments begin after it.
     """
 
     def __init__(self, units: Sequence[Unit]) -> None:
@@ -149,9 +149,9 @@ class Progress:
     """How far a run is in the segments.
 
     Attributes:
-        left_us: for each launch the predicted time of its segment's units that are not yet placed.
-        ready: for each launch the units of its segment that can be placed now, sorted.
-        workable: the launches that have such units and are behind no launch still to be placed.
+        left_us: For each launch the predicted time of its segment's units that are not yet placed.
+        ready: For each launch the units of its segment that can be placed now, sorted.
+        workable: The launches that have such units and are behind no launch still to be placed.
     """
 
     def __init__(self, segments: Segments) -> None:
@@ -293,17 +293,17 @@ class _Scheduler:
 
     def _relief(self) -> Unit | None:
         """Return the filler that frees most memory, or ``None`` if none frees any."""
-        waiting, found = [], None
-        while self.relief and found is None:
+        waiting, unit = [], None
+        while self.relief and unit is None:
             freed, index = entry = heappop(self.relief)
             if not _has(self.filler, index) or -freed != self._net_freed(index):
                 continue  # it has been placed, or stands further up as well
             waiting.append(entry)
             if self._flows(self.units[index]):
-                found = self.units[index]
+                unit = self.units[index]
         for entry in waiting:
             heappush(self.relief, entry)
-        return found
+        return unit
 
     def _net_freed(self, index: int) -> int:
         return self.machine.frees[index] - self.units[index].out_bytes

@@ -58,9 +58,9 @@ class Result:
     """A tensor that a graph returns.
 
     Attributes:
-        bytes: its own size.
-        buffer: the number of its buffer; ``None`` if the caller holds that buffer anyway.
-        buffer_bytes: the size of that buffer; the tensor may be a view of a part.
+        bytes: The size of the tensor.
+        buffer: The number of its buffer; ``None`` if the caller holds that buffer anyway.
+        buffer_bytes: The size of that buffer; the tensor may be a view of a part.
     """
 
     bytes: int
@@ -73,8 +73,8 @@ class StepMemory:
     """The memory of a step while one of its graphs runs.
 
     Attributes:
-        peak_bytes: the most memory that is allocated at once.
-        results: the graph's results, in order.
+        peak_bytes: The most memory that is allocated at once.
+        results: The graph's results, in order.
     """
 
     peak_bytes: int
@@ -92,10 +92,10 @@ def step_memory(
     """Return the memory of a step while a graph runs.
 
     Args:
-        graph: a forward, backward or inference graph.
-        units: its units, in the order in which they run.
-        held: bytes of parameters and inputs of the whole step.
-        forward: the results of the matching forward graph, for a backward graph, if known.
+        graph: A forward, backward or inference graph.
+        units: The units of the graph, in the order in which they run.
+        held: The bytes of parameters and inputs of the whole step.
+        forward: The results of the matching forward graph, for a backward graph, if known.
     """
     inputs = _tensor_inputs(graph)
     owned: list[fx.Node] = []
@@ -167,10 +167,10 @@ class _Walk:
 
     def of(self, node: fx.Node) -> tuple[Buffer, ...]:
         """Return the buffers that hold a node's value."""
-        found = self.buffers.get(node)
-        if found is None:
-            found = self.buffers[node] = self._made_or_shared(node)
-        return found
+        buffers = self.buffers.get(node)
+        if buffers is None:
+            buffers = self.buffers[node] = self._made_or_shared(node)
+        return buffers
 
     def _made_or_shared(self, node: fx.Node) -> tuple[Buffer, ...]:
         if (wrapped := _wrapped(node)) is not None:
@@ -188,10 +188,10 @@ class _Walk:
         if not node.all_input_nodes or (node not in self.place and not bytes_of(node)):
             return ()
         source = node.all_input_nodes[0]
-        found = self.of(source)
+        buffers = self.of(source)
         if getattr(node.target, "__name__", "") == "getitem":
-            return tuple(b for b in found if b[0] is not source or b[1] == node.args[1])
-        return found
+            return tuple(b for b in buffers if b[0] is not source or b[1] == node.args[1])
+        return buffers
 
     # -- who uses them ---------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class _Walk:
     def results(self) -> tuple[Result, ...]:
         """Return the graph's results with their buffers."""
         numbers: dict[Buffer, int] = {}
-        found = []
+        results = []
         arguments: Any = self.output.args[0]
         members = arguments if isinstance(arguments, (list, tuple)) else (arguments,)
         for node in members:
@@ -308,8 +308,8 @@ class _Walk:
             buffers = [b for x in self.of(node) if self.size[b := self.inside.get(x, x)]]
             number = numbers.setdefault(buffers[0], len(numbers)) if buffers else None
             size = self.size[buffers[0]] if buffers else 0
-            found.append(Result(bytes_of(node), number, size))
-        return tuple(found)
+            results.append(Result(bytes_of(node), number, size))
+        return tuple(results)
 
 
 def _wrapped(node: fx.Node) -> fx.Node | None:
@@ -325,11 +325,11 @@ def _wrapped(node: fx.Node) -> fx.Node | None:
 
 def _tensors_in(node: fx.Node) -> list[tuple[fx.Node, ...]]:
     """Return the tensors among a wrapper's results, each with the path of members to it."""
-    found: list[tuple[fx.Node, ...]] = []
+    paths: list[tuple[fx.Node, ...]] = []
     for user in filter(_is_member, node.users):
         inner = _tensors_in(user)
-        found += [(user, *rest) for rest in inner] if inner else [(user,)]
-    return [path for path in found if bytes_of(path[-1])]
+        paths += [(user, *rest) for rest in inner] if inner else [(user,)]
+    return [path for path in paths if bytes_of(path[-1])]
 
 
 def _is_member(node: fx.Node) -> bool:

@@ -33,9 +33,9 @@ class Stage:
     """The units that are recomputed for one gradient unit.
 
     Attributes:
-        user: the gradient unit that is the first to need it.
-        units: the recomputed units, in the order of the graph.
-        out_bytes: the bytes that they leave in memory together.
+        user: The gradient unit that is the first to need it.
+        units: The recomputed units, in the order of the graph.
+        out_bytes: The bytes that they leave in memory together.
     """
 
     user: int
@@ -47,8 +47,8 @@ def mark_recomputed(graph: fx.Graph, units: Sequence[Unit]) -> None:
     """Mark the units of a backward graph that need no gradient; other graphs have none.
 
     Args:
-        graph: a forward, backward or inference graph, not a joint one.
-        units: its units.
+        graph: A forward, backward or inference graph, not a joint one.
+        units: The units of the graph.
     """
     gradients = backward_nodes(graph)
     if not gradients:
@@ -89,20 +89,20 @@ def holds(units: Sequence[Unit], stages: Sequence[Stage], window: float) -> dict
     """Return, for each recomputed unit that must wait, the gradient unit that it runs after.
 
     Args:
-        units: of the graph.
-        stages: of the graph.
-        window: the bytes that may be recomputed but not yet in use when a stage begins.
+        units: The units of the graph.
+        stages: The stages of the graph.
+        window: The bytes that may be recomputed but not yet in use when a stage begins.
     """
-    found: dict[int, int] = {}
+    runs_after: dict[int, int] = {}
     unused, behind = 0, 0
     for place, stage in enumerate(stages):
         while behind < place and unused >= window:
             unused -= stages[behind].out_bytes
             behind += 1
         if behind > 0:
-            found |= dict.fromkeys(stage.units, stages[behind - 1].user)
+            runs_after |= dict.fromkeys(stage.units, stages[behind - 1].user)
         unused += stage.out_bytes
-    return found
+    return runs_after
 
 
 def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:

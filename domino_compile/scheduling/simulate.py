@@ -36,10 +36,10 @@ class Schedule:
     """An order of units, and the times that the cost model predicts for it.
 
     Attributes:
-        order: unit indices.
-        occupancies: one for each unit, in the same order.
-        peak_bytes: the largest estimate of the memory in use at once.
-        total_us: when both compute and wire are done.
+        order: The indices of the units, in the order in which they run.
+        occupancies: One occupancy for each unit, in the same order.
+        peak_bytes: The largest estimate of the memory in use at once.
+        total_us: The time when both compute and wire are done.
     """
 
     order: tuple[int, ...]
@@ -49,17 +49,17 @@ class Schedule:
 
     @cached_property
     def computing(self) -> list[Occupancy]:
-        """The occupancies of compute, in order."""
+        """Return the occupancies of compute, in order."""
         return [s for s in self.occupancies if not s.wire]
 
     @property
     def compute_us(self) -> float:
-        """How long compute is busy."""
+        """Return how long compute is busy."""
         return sum(s.end_us - s.start_us for s in self.computing)
 
     @property
     def stall_us(self) -> float:
-        """Exposed communication: how long compute stands still, including at the end."""
+        """Return the exposed communication: how long compute stands still, including at the end."""
         return max(0.0, self.total_us - self.compute_us)
 
     def hidden_under(self, wire: Occupancy) -> list[Occupancy]:
@@ -80,9 +80,9 @@ class Lifetimes:
     Results come first, numbered like their units, and then the inputs.
 
     Attributes:
-        used: for each unit the numbers of what it needs.
-        sizes: the bytes of each; 0 where it is never freed.
-        held: the bytes of the inputs.
+        used: For each unit the numbers of what it needs.
+        sizes: The bytes of each; 0 where it is never freed.
+        held: The bytes of the inputs.
     """
 
     def __init__(self, graph: UnitGraph) -> None:
@@ -114,20 +114,20 @@ class Machine:
     """The state of a simulated run: the clocks, the placed units and the memory in use.
 
     Args:
-        graph: the units.
-        lifetimes: those of the graph, where several runs share them.
+        graph: The units of the graph.
+        lifetimes: The lifetimes of the graph, where several runs share them.
     """
 
     def __init__(self, graph: UnitGraph, lifetimes: Lifetimes | None = None) -> None:
-        found = lifetimes or Lifetimes(graph)
+        graph_lifetimes = lifetimes or Lifetimes(graph)
         self.now = 0.0
         self.wire_free: dict[str, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
         self.occupancies: list[Occupancy] = []
-        self.used, self.sizes = found.used, found.sizes
-        self.users, self.user_sum = list(found.users), list(found.user_sum)
-        self.frees = list(found.frees)
-        self.live = self.peak = found.held
+        self.used, self.sizes = graph_lifetimes.used, graph_lifetimes.sizes
+        self.users, self.user_sum = list(graph_lifetimes.users), list(graph_lifetimes.user_sum)
+        self.frees = list(graph_lifetimes.frees)
+        self.live = self.peak = graph_lifetimes.held
 
     def available(self, unit: Unit) -> tuple[float, int | None]:
         """Return when the collectives that a unit needs are complete, and the last of them."""

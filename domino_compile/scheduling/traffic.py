@@ -60,12 +60,12 @@ class Traffic:
     """The bytes that one unit moves, and its expensive operations.
 
     Attributes:
-        reads: values that it reads, with the bytes of each that it needs.
-        writes: values that it writes, with their bytes.
-        hard: for each hard operation that it computes, the value of the unit whose elements need
+        reads: Values that it reads, with the bytes of each that it needs.
+        writes: Values that it writes, with their bytes.
+        hard: For each hard operation that it computes, the value of the unit whose elements need
             it.
-        wide: whether it reduces rows of more than ``KEPT_ROW`` elements.
-        sums: for each sum over rows that it computes, the summed value.
+        wide: Whether it reduces rows of more than ``KEPT_ROW`` elements.
+        sums: For each sum over rows that it computes, the summed value.
     """
 
     reads: dict[fx.Node, int] = field(default_factory=dict)
@@ -76,18 +76,18 @@ class Traffic:
 
     @property
     def fused(self) -> Fused:
-        """The quantities that determine the time of a fused kernel."""
+        """Return the quantities that determine the time of a fused kernel."""
         summed = sum(map(elements_of, self.sums.values()))
         return Fused(self.bytes, self.hard_elements, self.wide, len(self.sums), summed)
 
     @property
     def bytes(self) -> int:
-        """All bytes that are read or written."""
+        """Return all bytes that are read or written."""
         return sum(self.reads.values()) + sum(self.writes.values())
 
     @property
     def hard_elements(self) -> int:
-        """The number of elements that hard operations compute."""
+        """Return the number of elements that hard operations compute."""
         return sum(map(elements_of, self.hard.values()))
 
 
@@ -95,23 +95,23 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
     """Return the traffic of each unit.
 
     Args:
-        units: the nodes of each unit, in the order of the graph; a unit that is not a fused group
+        units: The nodes of each unit, in the order of the graph; a unit that is not a fused group
             has one node.
     """
     unit_of = {node: number for number, nodes in enumerate(units) for node in nodes}
     inlining = _Inlining(unit_of)
-    found = [Traffic() for _ in units]
-    for number, traffic in enumerate(found):
+    per_unit = [Traffic() for _ in units]
+    for number, traffic in enumerate(per_unit):
         if inlining.is_kernel(units[number]):
             _take(traffic, units[number], inlining)
-    for traffic in found:
+    for traffic in per_unit:
         for value in traffic.reads:
             if (maker := _maker_of(value)) in unit_of:
-                found[unit_of[maker]].writes[value] = bytes_of(value)
+                per_unit[unit_of[maker]].writes[value] = bytes_of(value)
     for node, number in unit_of.items():
         if any(user.op == "output" for user in users_of(node)):
-            found[number].writes[node] = bytes_of(node)
-    return found
+            per_unit[number].writes[node] = bytes_of(node)
+    return per_unit
 
 
 def _take(traffic: Traffic, nodes: Iterable[fx.Node], inlining: _Inlining) -> None:
@@ -138,7 +138,7 @@ class _Inlining:
     """The values that are computed again, and their inputs; collected in one walk along the graph.
 
     Attributes:
-        made_of: for each value of a fused group that is not in memory, the values in memory that it
+        made_of: For each value of a fused group that is not in memory, the values in memory that it
             is computed from.
     """
 

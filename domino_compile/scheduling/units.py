@@ -49,18 +49,18 @@ class Unit:
     """A piece of work that is scheduled as one.
 
     Attributes:
-        nodes: its nodes, in graph order.
-        launch: whether it starts a collective; it then costs no compute, and ``cost_us`` is
+        nodes: The nodes of the unit, in graph order.
+        launch: Whether it starts a collective; it then costs no compute, and ``cost_us`` is
             its time on the wire.
-        cost_us: predicted time.
-        group: the process group of a launch.
-        piece: the slice or part it belongs to, ``None`` for whole work.
-        after: the units whose results it needs.
-        after_wire: the launches whose collectives it needs completed.
-        out_bytes: the bytes that it leaves in memory.
-        slowdown: for compute, its predicted time beside a collective divided by ``cost_us``.
-        traffic: what it reads and writes.
-        recomputed: whether it recomputes forward's values in backward (``mark_recomputed``).
+        cost_us: The predicted time.
+        group: The process group of a launch.
+        piece: The slice or part it belongs to, ``None`` for whole work.
+        after: The units whose results it needs.
+        after_wire: The launches whose collectives it needs completed.
+        out_bytes: The bytes that it leaves in memory.
+        slowdown: For compute, its predicted time beside a collective divided by ``cost_us``.
+        traffic: What it reads and writes.
+        recomputed: Whether it recomputes forward's values in backward (``mark_recomputed``).
     """
 
     index: int
@@ -78,12 +78,12 @@ class Unit:
 
     @property
     def is_fused(self) -> bool:
-        """Whether it is a group of operations that Inductor fuses, or one such operation."""
+        """Return whether it is a group of operations that Inductor fuses, or one such operation."""
         return not (self.launch or is_matmul(self.nodes[0]) or is_attention(self.nodes[0]))
 
     @property
     def name(self) -> str:
-        """The name of its main node: the product, the collective, or the last of a fused group."""
+        """Return the name of its main node: product, collective, or the last of a fused group."""
         main = next((n for n in self.nodes if is_anchor(n)), self.nodes[-1])
         return main.name
 
@@ -93,10 +93,10 @@ class UnitGraph:
     """The units of a graph, in an order that respects their dependencies.
 
     Attributes:
-        units: the units.
-        input_uses: for each input that can be freed in the graph: its bytes and the units that
+        units: The units of the graph.
+        input_uses: For each input that can be freed in the graph: its bytes and the units that
             read it.
-        kept: the units whose results are outputs of the graph, which are never freed.
+        kept: The units whose results are outputs of the graph, which are never freed.
     """
 
     units: list[Unit]
@@ -110,9 +110,9 @@ def build_units(
     """Group the nodes of a graph into units, with costs and dependencies.
 
     Args:
-        graph: the graph.
-        cost: predicts times.
-        kind: nodes of different kinds are never fused; by default those of different slices.
+        graph: The graph.
+        cost: The model that predicts times.
+        kind: Nodes of different kinds are never fused; by default those of different slices.
     """
     nodes = [n for n in graph.nodes if is_work(n)]
     near: Near = {n: tuple(sources(n)) for n in [*nodes, graph.output_node()]}
@@ -209,16 +209,16 @@ def _sink(level: dict[fx.Node, int], kind: Callable[[fx.Node], Hashable], near: 
     Inductor computes them there; their position in the graph does not matter.
     """
     floating: dict[fx.Node, None] = {}
-    for node, found in near.items():
+    for node, neighbours in near.items():
         if is_fusible(node) and not draws(node):
-            made_of = (x for x, _ in found if x.target is not prims.inductor_seeds.default)
+            made_of = (x for x, _ in neighbours if x.target is not prims.inductor_seeds.default)
             if all(x in floating for x in made_of):
                 floating[node] = None
     beside: dict[fx.Node, int] = {}
     for node in reversed(floating):
         users = [u for u in users_of(node) if is_fusible(u) and kind(u) == kind(node)]
         levels = [beside.get(u) if u in floating else level[u] for u in users]
-        if known := [found for found in levels if found is not None]:
+        if known := [number for number in levels if number is not None]:
             beside[node] = min(known)
     level |= beside
 

@@ -33,8 +33,8 @@ def certificate_text(checked: Sequence[Checked], problem: str = "") -> str:
     """Return what was established, pass by pass.
 
     Args:
-        checked: the passes that were established.
-        problem: what was not established; empty if all was.
+        checked: The passes that were established.
+        problem: What was not established; empty if all was.
     """
     lines = [_verdict(checked, problem), ""]
     for one in checked:
@@ -109,16 +109,16 @@ def check_again(text: str) -> list[tuple[str, Established]]:
     """Prove anew what a certificate says.
 
     Returns:
-        each pass, and what is established about it.
+        Each pass, and what is established about it.
 
     Raises:
-        NotEstablished: that fails.
-        ValueError: the text is no certificate of this version.
+        NotEstablished: The proof fails.
+        ValueError: The text is no certificate of this version.
     """
     data = json.loads(text)
     if data.get("schema_version") != SCHEMA_VERSION:
-        found = data.get("schema_version")
-        raise ValueError(f"a certificate of schema version {found}, expected {SCHEMA_VERSION}")
+        version = data.get("schema_version")
+        raise ValueError(f"a certificate of schema version {version}, expected {SCHEMA_VERSION}")
     graphs = [from_json(graph) for graph in data["graphs"]]
     memory, done = Memory(), []
     if data["problem"]:
@@ -126,6 +126,6 @@ def check_again(text: str) -> list[tuple[str, Established]]:
     for one in data["passes"]:
         title = f"{one['phase']} {one['pass']}"
         witness = Witness.from_json(one["claims"])
-        found = check(graphs[one["before"]], graphs[one["after"]], witness, memory)
-        done.append((title, found))
+        established = check(graphs[one["before"]], graphs[one["after"]], witness, memory)
+        done.append((title, established))
     return done

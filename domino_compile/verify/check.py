@@ -57,10 +57,10 @@ class Established:
     """What was established about one rewriting.
 
     Attributes:
-        how: for each claimed value after: ``SAME``, ``STRUCTURE`` or ``NUMBERS``.
-        collectives: how many collectives before and after.
-        assumed: what was taken to hold, for example that a parameter is the same on all ranks.
-        equal_on_ranks: the inputs of which that was taken to hold.
+        how: For each claimed value after: ``SAME``, ``STRUCTURE`` or ``NUMBERS``.
+        collectives: The number of collectives before and after.
+        assumed: What was taken to hold, for example that a parameter is the same on all ranks.
+        equal_on_ranks: The inputs of which that was taken to hold.
     """
 
     how: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Memory:
         """Return how a part is proved.
 
         Raises:
-            NotEstablished: it is not.
+            NotEstablished: The part is not proved.
         """
         key = part.key
         if key not in self.known:
@@ -103,13 +103,13 @@ def check(before: Graph, after: Graph, witness: Witness, memory: Memory) -> Esta
     """Establish that a graph computes the same as before.
 
     Args:
-        before: the graph before.
-        after: the graph after.
-        witness: which values correspond; it may be wrong.
-        memory: the parts proved so far.
+        before: The graph before.
+        after: The graph after.
+        witness: Which values correspond; it may be wrong.
+        memory: The parts proved so far.
 
     Raises:
-        NotEstablished: it may not compute the same.
+        NotEstablished: The graph may not compute the same.
     """
     checker = _Checker(before, after, memory)
     checker.run(witness)
@@ -149,9 +149,9 @@ class _Checker:
         self.done.collectives = count_collectives(self.before, self.after, self.known, self.parts)
 
     def _unsaid(self, op: Operation) -> Whole:
-        """What a value that keeps its name is: of values that ranks add up, a value such as they.
+        """Return what a value that keeps its name is.
 
-        An all-reduce is the sum itself.
+        Of values that ranks add up, it is a value such as they. An all-reduce is the sum itself.
         """
         groups = {
             given.claim.summed_over
@@ -204,8 +204,8 @@ class _Checker:
             extent = claim.outer * claim.length
             shape[claim.dim] = claim.length // claim.ranks if claim.dealt_over else extent
         if (tuple(shape), value.dtype) != op.tensor:
-            found = f"{op.tensor.dtype}{list(op.tensor.shape)}"
-            raise NotEstablished(op.name, f"it is {found}, not {value.dtype}{shape}")
+            actual = f"{op.tensor.dtype}{list(op.tensor.shape)}"
+            raise NotEstablished(op.name, f"it is {actual}, not {value.dtype}{shape}")
 
     def _fits(self, claim: Piece, shape: tuple[int, ...]) -> bool:
         if not 0 <= claim.dim < len(shape) or claim.start < 0 or claim.length < 0:
@@ -218,7 +218,7 @@ class _Checker:
         return whole and claim.start + claim.length <= extent // claim.outer
 
     def _is_same(self, source: Operation, op: Operation, claim: Claim) -> bool:
-        """Whether it is the same operation on the same whole values."""
+        """Return whether it is the same operation on the same whole values."""
         if not isinstance(claim, Whole) or claim.summed_over or source.target != op.target:
             return False
         if source.target in (INPUT, CONSTANT):
@@ -276,22 +276,22 @@ class _Checker:
         self, op: Operation, opened: set[str]
     ) -> tuple[dict[str, Operation], dict[str, Given]]:
         """Collect operations after, back to values that stand for others than the opened ones."""
-        found: dict[str, Operation] = {}
+        operations: dict[str, Operation] = {}
         given: dict[str, Given] = {}
         stack = [op]
         while stack:
             top = stack.pop()
-            if top.name in found:
+            if top.name in operations:
                 continue
-            found[top.name] = top
+            operations[top.name] = top
             for name in top.operands:
                 known = None if name in self.after.inner else self.known.get(name)
                 if known is not None and known.before not in opened:
                     given[name] = known
                 else:
                     stack.append(self._inside(self.after, name, op))
-            self._limit(op, found)
-        return self._in_order(self.after, found), given
+            self._limit(op, operations)
+        return self._in_order(self.after, operations), given
 
     def _back_before(
         self, source: Operation, opened: set[str]
@@ -300,44 +300,44 @@ class _Checker:
 
         If one result of an operation must be computed anew, all that are needed are.
         """
-        found: dict[str, Operation] = {}
+        operations: dict[str, Operation] = {}
         inputs: dict[str, Operation] = {}
         stack = [source]
         while stack:
             top = stack.pop()
-            if top.name in found:
+            if top.name in operations:
                 continue
-            found[top.name] = top
+            operations[top.name] = top
             inputs.pop(top.name, None)
             for name in top.operands:
                 operand = self.before.operations[name]
-                several = operand.target == GETITEM and operand.operands[0] in found
+                several = operand.target == GETITEM and operand.operands[0] in operations
                 anew = several or name in opened or name in self.before.inner
                 if name in self.stood_for and not anew:
                     inputs[name] = operand
-                elif name not in found:
+                elif name not in operations:
                     stack.append(self._inside(self.before, name, source))
             for name in [n for n, x in inputs.items() if x.target == GETITEM]:
-                if inputs[name].operands[0] in found:
+                if inputs[name].operands[0] in operations:
                     stack.append(inputs.pop(name))
-            self._limit(source, found)
-        return self._in_order(self.before, found), inputs
+            self._limit(source, operations)
+        return self._in_order(self.before, operations), inputs
 
     def _inside(self, graph: Graph, name: str, op: Operation) -> Operation:
-        found = graph.operations[name]
-        if found.target == INPUT:
+        operation = graph.operations[name]
+        if operation.target == INPUT:
             raise NotEstablished(op.name, f"the input {name} stands for nothing")
-        return found
+        return operation
 
-    def _limit(self, op: Operation, found: dict[str, Operation]) -> None:
-        if len(found) > MOST:
+    def _limit(self, op: Operation, operations: dict[str, Operation]) -> None:
+        if len(operations) > MOST:
             raise NotEstablished(op.name, f"more than {MOST} operations lie behind it unclaimed")
 
-    def _in_order(self, graph: Graph, found: dict[str, Operation]) -> dict[str, Operation]:
-        if len(found) == 1:
-            return found
+    def _in_order(self, graph: Graph, operations: dict[str, Operation]) -> dict[str, Operation]:
+        if len(operations) == 1:
+            return operations
         places = self._places(graph)
-        return {name: found[name] for name in sorted(found, key=places.__getitem__)}
+        return {name: operations[name] for name in sorted(operations, key=places.__getitem__)}
 
     def _places(self, graph: Graph) -> dict[str, int]:
         cached: dict[int, dict[str, int]] = self.__dict__.setdefault("_orders", {})
@@ -370,22 +370,25 @@ class _Checker:
                 raise NotEstablished(name, f"result {place} is gone")
 
     def _effects(self) -> None:
-        """Operations with effects are there, whole, once, and in order."""
+        """Establish that operations with effects are there, whole, once, and in order."""
         needed = [op.name for op in self._with_effects(self.before)]
-        found = []
+        kept = []
         for op in self._with_effects(self.after):
             given = self.known.get(op.name)
             if given is None or not isinstance(given.claim, Whole):
                 raise NotEstablished(op.name, "an operation with an effect is new")
-            found.append(given.before)
-        if needed != found:
-            missing = [n for n in needed if n not in found] or needed
+            kept.append(given.before)
+        if needed != kept:
+            missing = [n for n in needed if n not in kept] or needed
             raise NotEstablished(missing[0], "an operation with an effect is gone or moved")
         for op in self._with_effects(self.after):
             self._reads_in_order(op)
 
     def _reads_in_order(self, op: Operation) -> None:
-        """What was read before it is written is read before that, and what was read later later."""
+        """Establish that what was read before it is written is read before that.
+
+        What was read later must be read later.
+        """
         if not op.operands:
             return
         earlier, later = self._readers(self.after, op.name)
@@ -403,15 +406,15 @@ class _Checker:
     def _readers(self, graph: Graph, writer: str) -> tuple[set[str], set[str]]:
         """Return what reads what an operation writes, itself or views: before that, and after."""
         seen = {graph.operations[writer].operands[0]}
-        found: tuple[set[str], set[str]] = (set(), set())
+        readers: tuple[set[str], set[str]] = (set(), set())
         written = False
         for op in graph.operations.values():
             written = written or op.name == writer
             if op.name != writer and any(x in seen for x in op.operands):
-                found[written].add(op.name)
+                readers[written].add(op.name)
                 if op.target in elements.MOVES:
                     seen.add(op.name)
-        return found
+        return readers
 
     def _with_effects(self, graph: Graph) -> Iterator[Operation]:
         for op in graph.operations.values():

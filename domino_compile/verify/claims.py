@@ -19,8 +19,8 @@ class Whole:
     """A value after equals a value before.
 
     Attributes:
-        node: the value after.
-        summed_over: a process group: only the sums over its ranks are equal. Empty: the values are.
+        node: The value after.
+        summed_over: A process group: only the sums over its ranks are equal. Empty: the values are.
     """
 
     node: str
@@ -38,14 +38,14 @@ class Piece:
     ``start .. start + length`` of each block, block after block.
 
     Attributes:
-        node: the value after.
-        dim: the dimension.
-        outer: the number of blocks.
-        start: the first row, within a block.
-        length: the number of rows, within a block.
-        dealt_over: a process group: its ranks' values are the blocks, each rank holds the piece's
+        node: The value after.
+        dim: The dimension.
+        outer: The number of blocks.
+        start: The first row, within a block.
+        length: The number of rows, within a block.
+        dealt_over: A process group: its ranks' values are the blocks, each rank holds the piece's
             rows of one block after, and one part of the whole dimension before. Empty: one value.
-        ranks: the size of that group, or 1.
+        ranks: The size of that group, or 1.
     """
 
     node: str
@@ -71,7 +71,7 @@ class Witness:
     """The claims that a pass leaves.
 
     Attributes:
-        claims: for each value before, by name, the values after that stand for it. A value that
+        claims: For each value before, by name, the values after that stand for it. A value that
             keeps its name is claimed to be whole without saying so.
     """
 

@@ -21,13 +21,13 @@ def count_collectives(
     """Return how many collectives there are before and after.
 
     Args:
-        before: the graph before.
-        after: the graph after.
-        known: what is established of values after.
-        parts: what was proved, as far as it has collectives.
+        before: The graph before.
+        after: The graph after.
+        known: What is established about values after.
+        parts: The proved parts that have collectives.
 
     Raises:
-        NotEstablished: one is lost, doubled, new, with other arguments, or not waited for.
+        NotEstablished: A collective is lost, doubled, new, with other arguments, or not waited for.
     """
     old, new = (
         {op.name: op for op in graph.operations.values() if is_launch(op)}
@@ -56,7 +56,7 @@ def count_collectives(
 
 
 def _complete(launch: Operation, given: Sequence[Given]) -> None:
-    """The pieces of a collective make it up, without gaps and without overlaps."""
+    """Establish that the pieces of a collective make it up, without gaps and without overlaps."""
     pieces = [x.claim for x in given]
     if len(pieces) == 1 and not isinstance(pieces[0], Piece):
         return
@@ -75,10 +75,10 @@ def _complete(launch: Operation, given: Sequence[Given]) -> None:
 
 
 def _same_kinds(part: Part) -> set[str]:
-    """The collectives in a part are those that it had: the same kind, group and reduction.
+    """Establish that a part has the collectives that it had: the same kind, group and reduction.
 
     Returns:
-        the names of those after.
+        The names of those after.
     """
     assert part.launches is not None
     before, after = part.launches
@@ -105,7 +105,7 @@ def _not_repeated(old: Mapping[str, Operation], new: Mapping[str, Operation]) ->
 
 
 def _waited_for(before: Graph, after: Graph) -> None:
-    """Results of collectives are only read by their waits, as far as they were before."""
+    """Establish that only waits read the results of collectives, as far as that was so before."""
     early = [set(_read_early(graph)) for graph in (before, after)]
     for name, user in early[1]:
         if (name, user) not in early[0]:

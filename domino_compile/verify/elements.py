@@ -37,7 +37,7 @@ aten = "aten."
 
 
 def proved(part: Part) -> bool:
-    """Whether the part's goal follows from the structure."""
+    """Return whether the part's goal follows from the structure."""
     goal = part.after[part.goal.node]
     if isinstance(part.goal, Whole) and part.goal.summed_over:
         return False
@@ -59,8 +59,8 @@ def located(claim: Piece | Whole, shape: tuple[int, ...], points: Points) -> Poi
     row, outer = claim.dim + 1, claim.outer
     if claim.dealt_over:
         rows = shape[claim.dim]  # of each rank; the whole is all ranks' rows
-        own = claim.length // claim.ranks
-        at = claim.start + points[0] * own + points[row]
+        share = claim.length // claim.ranks
+        at = claim.start + points[0] * share + points[row]
         moved[0], moved[row] = at // rows, at % rows
         return moved
     block = shape[claim.dim] // outer
@@ -80,17 +80,17 @@ class _Follow:
         if 0 in extents:
             return np.zeros((len(extents), 0), dtype=np.int64)
         columns = [self.random.integers(0, n, RANDOM) for n in extents]
-        found = [np.stack(columns)]
+        samples = [np.stack(columns)]
         for place in range(len(extents)):
             for value in (0, extents[place] - 1):
                 corner = np.stack([self.random.integers(0, n, 2) for n in extents])
                 corner[place] = value
-                found.append(corner)
+                samples.append(corner)
         last = np.array([n - 1 for n in extents])[:, None]
-        return np.concatenate([*found, last * 0, last], axis=1)
+        return np.concatenate([*samples, last * 0, last], axis=1)
 
     def equal(self, after: Operation, at: Points, before: Operation, where: Points) -> bool:
-        """Whether elements after equal elements before."""
+        """Return whether elements after equal elements before."""
         for place, chosen in self._moved(after, at, self.part.after, np.arange(at.shape[1])):
             if place is None:
                 return False
@@ -105,7 +105,7 @@ class _Follow:
         return True
 
     def _same(self, after: Operation, at: Points, before: Operation, where: Points) -> bool:
-        """Whether elements are equal that no movement explains further."""
+        """Return whether elements are equal that no movement explains further."""
         given = self.part.given.get(after.name)
         if given is not None:
             claim, source = given.claim, self.part.inputs.get(given.before)
@@ -139,7 +139,7 @@ class _Follow:
     def _same_operation(
         self, after: Operation, at: Points, before: Operation, where: Points
     ) -> bool:
-        """Whether two operations are the same and read equal elements."""
+        """Return whether two operations are the same and read equal elements."""
         if after.target != before.target or _others(after) != _others(before):
             return False
         if type_of(after.value) != type_of(before.value):
@@ -157,22 +157,22 @@ class _Follow:
         return True
 
     def _after(self, name: str) -> Operation:
-        found = self.part.after.get(name)
-        return found if found is not None else self._given(name)
+        operation = self.part.after.get(name)
+        return operation if operation is not None else self._given(name)
 
     def _given(self, name: str) -> Operation:
         operation: Operation = self.part.graphs[1].operations[name]
         return operation
 
     def _before(self, name: str) -> Operation:
-        found = self.part.before.get(name)
-        return found if found is not None else self.part.inputs[name]
+        operation = self.part.before.get(name)
+        return operation if operation is not None else self.part.inputs[name]
 
     def _moved(self, op: Operation, at: Points, inside: dict[str, Operation], chosen: Any) -> Any:
         """Follow elements through what only moves them.
 
         Yields:
-            where groups of elements come from (``None``: unknown), and which elements these are.
+            Where groups of elements come from (``None``: unknown), and which elements these are.
         """
         while op.name in inside and (move := MOVES.get(op.target)) is not None:
             if move is _join:
@@ -201,9 +201,9 @@ class _Follow:
             extent = piece.tensor.shape[dim]
             mine = np.flatnonzero((at[dim + 1] >= begin) & (at[dim + 1] < begin + extent))
             if len(mine):
-                own = at[:, mine].copy()
-                own[dim + 1] -= begin
-                yield from self._moved(piece, own, inside, chosen[mine])
+                within = at[:, mine].copy()
+                within[dim + 1] -= begin
+                yield from self._moved(piece, within, inside, chosen[mine])
             begin += extent
 
     def _find(self, name: str, inside: dict[str, Operation]) -> Operation:
@@ -387,8 +387,8 @@ class Read:
     """Which elements of an operand an element is computed from.
 
     Attributes:
-        name: the operand.
-        dims: for each of its dimensions, the dimension of the result that has the same index;
+        name: The operand.
+        dims: For each of its dimensions, the dimension of the result that has the same index;
             ``None``: all of its elements are read. Empty: the operand is broadcast to the result.
         ranks: ``own``; ``all``, which are reduced; or ``scattered``: all, the rank's own part.
     """
@@ -403,22 +403,22 @@ def _reads(op: Operation) -> list[Read] | None:
         return _collective(op)
     if is_pointwise(op.target):
         return _pointwise(op)
-    found = ALIGNED.get(op.target)
-    return None if found is None else found(op)
+    rule = ALIGNED.get(op.target)
+    return None if rule is None else rule(op)
 
 
 @cache
 def is_pointwise(target: str) -> bool:
-    """Whether an element of the result is computed from one element of each operand."""
+    """Return whether an element of the result is computed from one element of each operand."""
     if target in UNTAGGED:
         return True
-    found = resolve(target)
-    if not isinstance(found, OpOverload):
+    overload = resolve(target)
+    if not isinstance(overload, OpOverload):
         return False
-    tags = found.tags
+    tags = overload.tags
     if torch.Tag.pointwise not in tags or torch.Tag.nondeterministic_seeded in tags:
         return False
-    return [str(r.type) for r in found._schema.returns] == ["Tensor"]
+    return [str(r.type) for r in overload._schema.returns] == ["Tensor"]
 
 
 UNTAGGED = frozenset(

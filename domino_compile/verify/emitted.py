@@ -146,8 +146,8 @@ class _Reader:
                 if isinstance(target, ast.Name):
                     self.release(target.id, node.lineno)
         elif isinstance(node, ast.With):
-            found = [self.statement(inner) for inner in node.body]
-            return next((value for value in found if value is not None), None)
+            values = [self.statement(inner) for inner in node.body]
+            return next((value for value in values if value is not None), None)
         elif isinstance(node, ast.Return):
             return self.value(node.value) if node.value is not None else NOTHING
         elif isinstance(node, (ast.If, ast.For, ast.While, ast.Try)):
@@ -230,13 +230,13 @@ class _Reader:
             return Value(whole.all)
         if whole.members:
             return whole.members[at.value]
-        found = set(whole.buffers)
+        buffers = set(whole.buffers)
         for buffer in whole.buffers:
             if not self.program.buffers[buffer].given:
                 if (buffer, at.value) not in self.fresh:
                     self.fresh[buffer, at.value] = self.new("")
-                found.add(self.fresh[buffer, at.value])
-        return Value(frozenset(found))
+                buffers.add(self.fresh[buffer, at.value])
+        return Value(frozenset(buffers))
 
     def call(self, node: ast.Call) -> Value:
         """Follow a call; return its result."""
@@ -346,15 +346,15 @@ class _Reader:
 
 def _functions(module: ast.Module) -> dict[str, ast.FunctionDef]:
     """Return the functions of the module and of its class ``Runner``, by name."""
-    found: dict[str, ast.FunctionDef] = {}
+    functions: dict[str, ast.FunctionDef] = {}
     for node in module.body:
         inside = node.body if isinstance(node, ast.ClassDef) else [node]
-        found |= {x.name: x for x in inside if isinstance(x, ast.FunctionDef)}
-    return {name: x for name, x in found.items() if x.args.args}
+        functions |= {x.name: x for x in inside if isinstance(x, ast.FunctionDef)}
+    return {name: x for name, x in functions.items() if x.args.args}
 
 
 def _is(statement: ast.Assign, name: str) -> bool:
-    """Whether a statement takes a list apart that has this name."""
+    """Return whether a statement takes a list apart that has this name."""
     return isinstance(statement.value, ast.Name) and statement.value.id == name
 
 
@@ -365,10 +365,10 @@ def _communicates(text: str) -> bool:
 def _literal(node: ast.expr) -> object:
     """Return a constant, or the text of anything else (a size that is not known yet)."""
     try:
-        found: object = ast.literal_eval(node)
+        literal: object = ast.literal_eval(node)
     except ValueError:
         return ast.unparse(node)
-    return tuple(found) if isinstance(found, list) else found
+    return tuple(literal) if isinstance(literal, list) else literal
 
 
 def _name_in(node: ast.expr) -> str:

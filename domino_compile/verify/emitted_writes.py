@@ -12,7 +12,7 @@ from domino_compile.verify.emitted_events import NONE, NOTHING, Value
 
 def kernels_of(module: ast.Module) -> dict[str, list[bool]]:
     """Return for each kernel of the module which of its leading arguments it writes."""
-    found: dict[str, list[bool]] = {}
+    kernels: dict[str, list[bool]] = {}
     for node in module.body:
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
             continue
@@ -21,10 +21,10 @@ def kernels_of(module: ast.Module) -> dict[str, list[bool]]:
             continue
         if made.endswith(".cpp_pybinding"):
             kinds = ast.literal_eval(node.value.args[0])
-            found[target.id] = ["*" in kind and "const" not in kind for kind in kinds]
+            kernels[target.id] = ["*" in kind and "const" not in kind for kind in kinds]
         elif made.endswith(".triton"):
-            found[target.id] = _written_by_triton(ast.literal_eval(node.value.args[1]))
-    return found
+            kernels[target.id] = _written_by_triton(ast.literal_eval(node.value.args[1]))
+    return kernels
 
 
 def _written_by_triton(source: str) -> list[bool]:
@@ -37,12 +37,12 @@ def _written_by_triton(source: str) -> list[bool]:
 
 def schema_of(name: str) -> Any:
     """Return the schema of one of torch's operations, if the name is that of one."""
-    found: Any = torch.ops
+    operation: Any = torch.ops
     if not name.startswith("torch.ops."):
         return None
     for part in name.removeprefix("torch.ops.").split("."):
-        found = getattr(found, part, None)
-    return getattr(found, "_schema", None)
+        operation = getattr(operation, part, None)
+    return getattr(operation, "_schema", None)
 
 
 def by_schema(

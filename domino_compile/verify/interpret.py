@@ -41,19 +41,19 @@ def resolve(target: str) -> Any:
     """Return the operation with a name; ``None`` if there is none."""
     if target.startswith("_operator."):
         return getattr(operator, target.split(".", 1)[1], None)
-    found: Any = torch.ops
+    operation: Any = torch.ops
     for part in target.split("."):
-        found = getattr(found, part, None)
-        if found is None:
+        operation = getattr(operation, part, None)
+        if operation is None:
             return None
-    return found
+    return operation
 
 
 def run(operations: Iterable[Operation], env: dict[str, Ranks], graph: Graph, ranks: int) -> None:
     """Run operations in order; ``env`` has their operands and gets their results.
 
     Raises:
-        Unknown: one cannot be run.
+        Unknown: An operation cannot be run.
     """
     for op in operations:
         env[op.name] = _run(op, env, graph, ranks)

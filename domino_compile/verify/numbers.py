@@ -79,10 +79,10 @@ def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     run(part.before.values(), env, part.graphs[0], ranks)
     run(part.after.values(), other, part.graphs[1], ranks)
     expected = _stands(part.goal, env[part.about])
-    found = other[part.goal.node]
+    actual = other[part.goal.node]
     if isinstance(part.goal, Whole) and part.goal.summed_over:
-        return [torch.stack(expected).sum(0)], [torch.stack(found).sum(0)]
-    return expected, found
+        return [torch.stack(expected).sum(0)], [torch.stack(actual).sum(0)]
+    return expected, actual
 
 
 def _compared_with(part: Part) -> list[int] | None:
@@ -156,20 +156,20 @@ def _positive(op: Operation, least: int) -> Any:
 
 
 def _difference(before: Ranks, after: Ranks) -> str | None:
-    for expected, found in zip(before, after, strict=True):
-        if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
-            return f"its shape is {list(getattr(found, 'shape', []))}, not {list(expected.shape)}"
-        if found.dtype != expected.dtype:
-            return f"it is made of {found.dtype}, not of {expected.dtype}"
+    for expected, actual in zip(before, after, strict=True):
+        if not isinstance(actual, torch.Tensor) or actual.shape != expected.shape:
+            return f"its shape is {list(getattr(actual, 'shape', []))}, not {list(expected.shape)}"
+        if actual.dtype != expected.dtype:
+            return f"it is made of {actual.dtype}, not of {expected.dtype}"
         if not expected.numel():
             continue
         if not expected.is_floating_point() and not expected.is_complex():
-            if not torch.equal(expected, found):
+            if not torch.equal(expected, actual):
                 return "its numbers differ"
             continue
         finite = expected[expected.isfinite()]
         scale = float(finite.abs().max()) if finite.numel() else 1.0
-        if not torch.allclose(expected, found, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
-            error = float((expected - found).nan_to_num(torch.inf).abs().max())
+        if not torch.allclose(expected, actual, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+            error = float((expected - actual).nan_to_num(torch.inf).abs().max())
             return f"its numbers differ by {error:.2g} (the largest is {scale:.2g})"
     return None

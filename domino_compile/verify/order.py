@@ -102,7 +102,7 @@ class Collective:
         return str(self.settings[-1])
 
     def matches(self, launch: Launch) -> bool:
-        """Whether a launch in the code may be this collective."""
+        """Return whether a launch in the code may be this collective."""
         return launch.kind == self.kind and all(
             mine is None or mine == theirs
             for mine, theirs in zip(self.settings, launch.settings, strict=False)
@@ -181,12 +181,12 @@ class OrderCertificate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON data."""
-        found = [{"rule": f.rule.name, "line": f.line, "why": f.why} for f in self.findings]
+        findings = [{"rule": f.rule.name, "line": f.line, "why": f.why} for f in self.findings]
         return {
             "order": {group: list(names) for group, names in self.order.items()},
             "waits": self.waits,
             "peak_bytes": self.peak_bytes,
-            "findings": found,
+            "findings": findings,
         }
 
 
@@ -315,13 +315,13 @@ class _Walk:
 def _launches(program: Program, names: Names) -> list[tuple[Launch, str]]:
     """Return the launches in order, each with its node if that is known."""
     left = {name: list(nodes) for name, nodes in names.launches.items()}
-    found = []
+    launches = []
     for launch in (event for event in program.events if isinstance(event, Launch)):
         in_place = launch.sent == launch.received
         results = [program.buffers[n].name for part in launch.received for n in sorted(part)]
         nodes = [left[n].pop(0) for n in (launch.names if in_place else results) if left.get(n)]
-        found.append((launch, nodes[0] if nodes else ""))
-    return found
+        launches.append((launch, nodes[0] if nodes else ""))
+    return launches
 
 
 def _compared(
@@ -353,8 +353,8 @@ def _difference(
     """Return the first difference between a group's collectives in the code and in the graph."""
     for at, ((launch, node), collective) in enumerate(zip(emitted, wanted, strict=False)):
         if not collective.matches(launch) or node not in ("", collective.name):
-            found = f"{launch.kind} {launch.settings[:-1]} of {node or ', '.join(launch.names)}"
-            said = f"collective {at} of group {group} is {found}, not {collective.name}"
+            actual = f"{launch.kind} {launch.settings[:-1]} of {node or ', '.join(launch.names)}"
+            said = f"collective {at} of group {group} is {actual}, not {collective.name}"
             return [Finding(Rule.SEQUENCE, launch.line, said)]
     if len(emitted) != len(wanted):
         said = f"group {group} has {len(emitted)} collectives instead of {len(wanted)}"

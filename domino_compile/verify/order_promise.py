@@ -24,12 +24,12 @@ def promise_of(graph: fx.Graph, peak_bytes: int = 0, held_bytes: int = 0) -> Pro
         peak_bytes: The predicted peak of live memory; 0 if there is no prediction.
         held_bytes: The part of it that the caller holds.
     """
-    found = [node for node in graph.nodes if _operation(node) not in ("", WAIT)]
+    collectives = [node for node in graph.nodes if _operation(node) not in ("", WAIT)]
     inputs = graph.find_nodes(op="placeholder")
     is_backward = any(str(node.target).startswith("tangents") for node in inputs)
     owned = [n for n in inputs if is_backward and not str(n.target).startswith(HELD)]
     return Promise(
-        collectives=tuple(map(_collective, found)),
+        collectives=tuple(map(_collective, collectives)),
         input_bytes={str(node.target): _bytes(node.meta.get("val")) for node in owned},
         held_bytes=held_bytes,
         peak_bytes=peak_bytes,
@@ -48,7 +48,7 @@ def _operation(node: fx.Node) -> str:
     if str(target) == "control_deps":
         inside: Any = node.args[1]
         graph: Any = getattr(node.graph.owning_module, str(inside.target)).graph
-        return next((found for n in graph.nodes if (found := _operation(n))), "")
+        return next((name for n in graph.nodes if (name := _operation(n))), "")
     if getattr(target, "namespace", "") != NAMESPACE:
         return ""
     return str(target._schema.name).split("::")[1].rstrip("_")
@@ -74,7 +74,7 @@ def _constant(value: Any) -> object:
 
 
 def _is_waited(node: fx.Node) -> bool:
-    """Whether the graph waits for a collective, or for all members of its result."""
+    """Return whether the graph waits for a collective, or for all members of its result."""
     for user in node.users:
         if _operation(user) == WAIT:
             return True

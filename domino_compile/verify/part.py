@@ -18,8 +18,8 @@ class NotEstablished(Exception):
     """A graph is not shown to be equal.
 
     Attributes:
-        node: the value, before or after, for which that is so.
-        reason: why.
+        node: The value, before or after, for which that is so.
+        reason: Why that is so.
     """
 
     def __init__(self, node: str, reason: str) -> None:
@@ -32,8 +32,8 @@ class Given:
     """An operand whose relation is known.
 
     Attributes:
-        before: the value before, by name.
-        claim: what the value after is of it.
+        before: The value before, by name.
+        claim: How the value after relates to it.
     """
 
     before: str
@@ -45,13 +45,13 @@ class Part:
     """What is to be proved.
 
     Attributes:
-        goal: what is claimed of the value after; its node is the last of ``after``.
-        about: the value before that the claim is about.
-        before: the operations before that compute it, in order; empty if it is an operand itself.
-        after: the operations after, in order.
-        inputs: the operands before, by name.
-        given: the operands after, by name.
-        graphs: both whole graphs, for the graphs that operations call.
+        goal: What is claimed of the value after; its node is the last of ``after``.
+        about: The value before that the claim is about.
+        before: The operations before that compute it, in order; empty if it is an operand itself.
+        after: The operations after, in order.
+        inputs: The operands before, by name.
+        given: The operands after, by name.
+        graphs: Both whole graphs, for the graphs that operations call.
     """
 
     goal: Claim
@@ -64,7 +64,7 @@ class Part:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """What tells this part from others, but for names."""
+        """Return what tells this part from others, but for names."""
         numbers = {name: i for i, name in enumerate((*self.inputs, *self.before))}
         inputs = tuple(_signature(op.value) for op in self.inputs.values())
         old, new = self.graphs
@@ -102,7 +102,7 @@ class Part:
 
     @cached_property
     def ranks(self) -> int:
-        """How many ranks the collectives in it have; 1 if there are none.
+        """Return how many ranks the collectives in it have; 1 if there are none.
 
         The result of an all-reduce is the same function of its payloads for any number of ranks.
         """
@@ -128,7 +128,7 @@ def _group(launch: Operation) -> str:
 
 
 def _group_size(op: Operation) -> int:
-    """How many ranks a collective has, if its arguments say so; otherwise 1."""
+    """Return how many ranks a collective has, if its arguments say so; otherwise 1."""
     kind = op.target.removeprefix("_c10d_functional.").split(".")[0]
     if kind.startswith("all_gather_into_tensor"):
         return int(op.args[1])

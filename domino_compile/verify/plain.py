@@ -35,13 +35,13 @@ class Operation:
     """One operation of a graph.
 
     Attributes:
-        name: of its result.
-        target: what is called; ``INPUT``, ``CONSTANT`` or ``GETITEM`` for what is no call.
-        args: positional arguments; nested tuples with a ``Ref`` for each operand.
-        kwargs: keyword arguments, sorted by name.
-        value: its result.
-        pure: whether nothing happens if it is left out.
-        trace: the stack of the user's program, as torch keeps it.
+        name: The name of its result.
+        target: What is called; ``INPUT``, ``CONSTANT`` or ``GETITEM`` for what is no call.
+        args: The positional arguments; nested tuples with a ``Ref`` for each operand.
+        kwargs: The keyword arguments, sorted by name.
+        value: The result.
+        pure: Whether nothing happens if it is left out.
+        trace: The stack of the user's program, as torch keeps it.
     """
 
     name: str
@@ -61,20 +61,20 @@ class Operation:
     def line(self) -> str:
         """Return the user's line, as ``file.py:12: code``; empty if it is not known."""
         lines = [line.strip() for line in self.trace.splitlines() if line.strip()]
-        found = ""
+        user_line = ""
         for head, code in zip(lines, [*lines[1:], ""], strict=True):
             if head.startswith("File ") and "/torch/" not in head:
                 path, number, *_ = head.removeprefix("File ").split(", ")
                 file = path.strip('"').replace("\\", "/").rsplit("/", 1)[-1]
-                found = f"{file}:{number.removeprefix('line ')}: {code}"
-        return found
+                user_line = f"{file}:{number.removeprefix('line ')}: {code}"
+        return user_line
 
     @property
     def tensor(self) -> Tensor:
         """Return its result, which must be one tensor.
 
         Raises:
-            ValueError: it is not.
+            ValueError: The result is not one tensor.
         """
         if not isinstance(self.value, Tensor):
             raise ValueError(f"{self.name} is not a tensor")
@@ -86,11 +86,11 @@ class Graph:
     """A graph.
 
     Attributes:
-        operations: by name, in order.
-        outputs: the names of its results; ``None`` or a number for what is no value.
-        inner: the graphs that it calls, by name.
-        inputs: the names of its arguments, in order; ``None`` for one that is a number.
-        single: whether it has one result that is no tuple.
+        operations: The operations by name, in order.
+        outputs: The names of its results; ``None`` or a number for what is no value.
+        inner: The graphs that it calls, by name.
+        inputs: The names of its arguments, in order; ``None`` for one that is a number.
+        single: Whether it has one result that is no tuple.
     """
 
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -119,13 +119,13 @@ def replaced(argument: Any, by: Callable[[Ref], Any]) -> Any:
 
 
 def is_launch(operation: Operation) -> bool:
-    """Whether the operation starts a collective."""
+    """Return whether the operation starts a collective."""
     name = operation.target
     return name.startswith("_c10d_functional.") and not name.startswith("_c10d_functional.wait")
 
 
 def is_wait(operation: Operation) -> bool:
-    """Whether the operation waits for a collective."""
+    """Return whether the operation waits for a collective."""
     return operation.target.startswith("_c10d_functional.wait")
 
 

@@ -112,11 +112,11 @@ class _Reader:
         reader.root = self.root
         reader.numbers = {n: self.numbers[x] for n, x in names.items() if x in self.numbers}
         reader.read(inner[0])
-        (found,) = reader.made.operations.values()
+        (operation,) = reader.made.operations.values()
         outer = {n.name: x.name for n, x in names.items() if isinstance(x, fx.Node)}
         back: Callable[[Ref], Ref] = lambda ref: Ref(outer[ref.name])  # noqa: E731
-        args, kwargs = replaced((found.args, found.kwargs), back)
-        self._add(node, found.target, args, kwargs, found.pure)
+        args, kwargs = replaced((operation.args, operation.kwargs), back)
+        self._add(node, operation.target, args, kwargs, operation.pure)
 
     def _constant(self, node: fx.Node) -> None:
         value: Any = self.root
@@ -149,7 +149,7 @@ def _dtype(dtype: torch.dtype) -> str:
 
 @cache
 def _is_pure(target: Any) -> bool:
-    """Whether an operation only computes its results, from its operands alone.
+    """Return whether an operation only computes its results, from its operands alone.
 
     Draws of random numbers depend on the draws before. (Attention has the tag because it may drop
     out, which no attention that is cut does.)

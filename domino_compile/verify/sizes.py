@@ -32,7 +32,7 @@ def reduced(part: Part) -> Part:
     """Return the part with small sizes.
 
     Raises:
-        Unknown: none are found.
+        Unknown: No small sizes are found.
     """
     if _elements(part) * part.ranks <= SMALL:
         return part
@@ -48,29 +48,29 @@ def _elements(part: Part) -> int:
 
 
 def _shapes(part: Part) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
-            found.append(value.shape)
+            shapes.append(value.shape)
         elif isinstance(value, tuple):
             for member in value:
                 add(member)
 
     for op in (*part.inputs.values(), *part.before.values(), *part.after.values()):
         add(op.value)
-    return found
+    return shapes
 
 
 @cache
 def _sizes_of(target: str) -> tuple[list[str], frozenset[str], frozenset[str]] | None:
     """Return an operation's arguments by name, and which of them are sizes, or numbers."""
-    found = resolve(target)
-    if not isinstance(found, OpOverload):
+    overload = resolve(target)
+    if not isinstance(overload, OpOverload):
         return None
-    declared = found._schema.arguments
+    declared = overload._schema.arguments
     numbers = frozenset(a.name for a in declared if str(a.type) in ("Tensor", "number"))
-    sizes = frozenset(re.findall(r"SymInt\S*\s+(\w+)", str(found._schema)))
+    sizes = frozenset(re.findall(r"SymInt\S*\s+(\w+)", str(overload._schema)))
     return [argument.name for argument in declared], sizes, numbers
 
 

@@ -20,7 +20,7 @@ class NotEqual(DominoError):
     """A pass is not shown to leave a program as it was.
 
     Attributes:
-        node: the value for which that is so.
+        node: The value for which that is so.
     """
 
     def __init__(self, made: str, node: str, reason: str, line: str) -> None:
@@ -35,12 +35,12 @@ class Checked:
 
     Attributes:
         phase: ``joint``, ``forward``, ``backward`` or ``inference``.
-        name: of the pass.
-        before: the graph before it.
-        after: the graph after it.
-        witness: what it claims.
-        done: what was established.
-        seconds: how long that took.
+        name: The name of the pass.
+        before: The graph before it.
+        after: The graph after it.
+        witness: What the pass claims.
+        done: What was established.
+        seconds: How long the check took.
     """
 
     phase: str
@@ -57,9 +57,9 @@ class Verifier:
     """Checks passes as they run.
 
     Attributes:
-        checked: the passes so far, in order.
-        problem: what is not established; empty if everything is.
-        seconds: how long all checks took.
+        checked: The passes so far, in order.
+        problem: What is not established; empty if everything is.
+        seconds: How long all checks took.
     """
 
     checked: list[Checked] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Verifier:
         """Check what a pass has made of a graph.
 
         Raises:
-            NotEqual: it is not shown to compute the same.
+            NotEqual: The graph is not shown to compute the same.
         """
         began = time.perf_counter()
         after = read_graph(graph)
