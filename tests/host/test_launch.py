@@ -123,7 +123,8 @@ def test_two_ranks_through_torchrun(tmp_path: Path) -> None:
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("[") for line in done.stderr.splitlines()), done.stderr  # progress
     found = json.loads(done.stdout)
     assert [link["name"] for link in found["links"]] == ["mine"]
     assert found["links"][0]["collectives"]["all_reduce"]["size_bytes"] == [4096, 65536]
