@@ -146,7 +146,8 @@ def test_the_command_on_two_ranks(tmp_path: Path) -> None:
         SETUP.replace("_compat.start_fake_group(2)", "dist.init_process_group('gloo')")
         + "compiled = torch.compile(Layer())(x, torch.full((8, 8), 1.0 + dist.get_rank()))\n"
         "import domino_compile\n"
-        "print(compiled.sum().item(), len(domino_compile.reports()), sys.argv[1:])\n"
+        "said = [compiled.sum().item(), len(domino_compile.reports()), sys.argv[1:]]\n"
+        "sys.stdout.write(' '.join(map(str, said)) + chr(10))  # at once: ranks share the pipe\n"
         "dist.destroy_process_group()\n"
     )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
