@@ -83,7 +83,12 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     return _predictions(domino_compile.reports(), measured)
 
 
+#: What results from before 2026-11-30 call these choices.
+RENAMED = {"uncut, reordered": "reordered, not cut", "uncut": "Inductor alone"}
+
+
 def _predictions(reports: Sequence[Any], measured: str) -> Row:
+    measured = RENAMED.get(measured, measured)
     graphs = [report for report in reports if report.candidates]
     chosen = [next(c for c in report.candidates if c.chosen) for report in graphs]
     same = [next((c for c in r.candidates if c.name == measured), None) for r in graphs]

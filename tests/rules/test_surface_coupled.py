@@ -85,7 +85,7 @@ COUPLINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "mean over the batch": (lambda: lambda x: x - x.mean(0, keepdim=True), ""),
     "variance over the batch": (lambda: lambda x: x / (1 + x.var(0)), "reduces over the cut"),
     "largest of the batch": (lambda: lambda x: x / (1 + x.amax(0)), ""),
-    "softmax over the batch": (lambda: lambda x: x * x.softmax(0), "over the cut"),
+    "softmax over the batch": (lambda: lambda x: x * x.softmax(0), ""),
     "cumsum over the batch": (lambda: lambda x: x.cumsum(0) / B, "along the cut dimension"),
     "topk over tokens": (lambda: most_important, "along the cut dimension"),
     "sort over tokens": (lambda: sorted_tokens, "along the cut dimension"),
