@@ -40,13 +40,10 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
     from torch import fx
 
     import domino_compile
-    from benchmarks.plan_only import PlannedOnly, plan_only, planned_only
+    from benchmarks.plan_only import PlannedOnly, planned_only, planning_backend
     from domino_compile import _compat, emulate
     from domino_compile.options import Options
     from domino_compile.pipeline.contract import Lowering
-    from domino_compile.pipeline.hints import hints_of
-    from domino_compile.pipeline.pipeline import Pipeline
-    from domino_compile.report import new_report
     from domino_compile.tools.bench.workload import Step, Workload
 
     torch.set_num_threads(1)
@@ -62,15 +59,7 @@ def replan(cell: Cell, measured: str, device: str) -> Row:
         run(graph)
         raise PlannedOnly  # the choice is made on the first graph: forward and backward together
 
-    def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(
-            new_report(options.describe()),
-            options,
-            hints_of(gm, inputs, options),
-            Lowering(fuses=True, products=True),
-        )
-        return plan_only(passes, gm, inputs, only)
-
+    backend = planning_backend(options, only, Lowering(fuses=True, products=True))
     workload = Workload(
         *(cell.model, cell.layers, cell.batch, cell.seq, cell.tp, cell.style, cell.training),
         dropout=cell.dropout,

@@ -12,7 +12,15 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 from domino_compile import _compat
 from domino_compile.lowering.inductor import inductor_settings
+from domino_compile.options import Options
+from domino_compile.pipeline.contract import Lowering
+from domino_compile.pipeline.hints import hints_of
 from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.report import new_report
+
+#: Calls the stage of the passes that it is given on a graph.
+Around = Callable[[Callable[[fx.Graph], None], fx.Graph], None]
+Backend = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
 
 class PlannedOnly(Exception):
@@ -29,11 +37,28 @@ def planned_only() -> Iterator[None]:
             raise
 
 
+def planning_backend(options: Options, around: Around, lowering: Lowering) -> Backend:
+    """Return a backend for ``torch.compile`` that only plans.
+
+    Args:
+        options: the user's options.
+        around: calls the stage of the passes that it is given on a graph.
+        lowering: what the passes are told about the lowering.
+    """
+
+    def backend(gm: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        hints = hints_of(gm, inputs, options)
+        passes = Pipeline(new_report(options.describe()), options, hints, lowering)
+        return plan_only(passes, gm, inputs, around)
+
+    return backend
+
+
 def plan_only(
     passes: Pipeline,
     gm: fx.GraphModule,
     inputs: list[Any],
-    around: Callable[[Callable[[fx.Graph], None], fx.Graph], None],
+    around: Around,
 ) -> Callable[..., Any]:
     """Compile with Inductor up to the two graphs, then raise ``PlannedOnly``.
 

@@ -18,12 +18,10 @@ import torch
 
 import domino_compile
 from benchmarks.gpu_step import Model
-from benchmarks.plan_only import plan_only, planned_only
+from benchmarks.plan_only import planned_only, planning_backend
 from domino_compile.options import Options
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.hints import hints_of
-from domino_compile.pipeline.pipeline import Pipeline
-from domino_compile.report import CompileReport, new_report
+from domino_compile.report import CompileReport
 from tests.emitted.harness import fake_world
 
 RESULTS = Path(__file__).parent / "results" / "gpu_step-h200.json"
@@ -56,15 +54,7 @@ def planned(batch: int, seq: int, layers: int, **options: Any) -> CompileReport:
     model = model.to_empty(device="cpu")
     x = torch.empty(batch, seq, 4096, dtype=torch.bfloat16)
 
-    def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(
-            new_report(chosen.describe()),
-            chosen,
-            hints_of(gm, inputs, chosen),
-            Lowering(fuses=True),
-        )
-        return plan_only(passes, gm, inputs, lambda run, graph: run(graph))
-
+    backend = planning_backend(chosen, lambda run, graph: run(graph), Lowering(fuses=True))
     with planned_only():
         torch.compile(model, backend=backend)(x)
     (report,) = domino_compile.reports()

@@ -105,13 +105,10 @@ def capture(shape: Shape, layers: int) -> Terms:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     import domino_compile
-    from benchmarks.plan_only import PlannedOnly, plan_only, planned_only
+    from benchmarks.plan_only import PlannedOnly, planned_only, planning_backend
     from domino_compile import _compat
     from domino_compile.options import Options
     from domino_compile.pipeline.contract import Lowering
-    from domino_compile.pipeline.hints import hints_of
-    from domino_compile.pipeline.pipeline import Pipeline
-    from domino_compile.report import new_report
     from domino_compile.tools.bench.workload import Step, Workload
 
     torch._dynamo.reset()
@@ -127,15 +124,7 @@ def capture(shape: Shape, layers: int) -> Terms:
         run(graph)
         raise PlannedOnly  # the first graph holds forward and backward
 
-    def backend(gm: Any, inputs: list[Any]) -> Any:
-        passes = Pipeline(
-            new_report(options.describe()),
-            options,
-            hints_of(gm, inputs, options),
-            Lowering(fuses=True, products=True),
-        )
-        return plan_only(passes, gm, inputs, only)
-
+    backend = planning_backend(options, only, Lowering(fuses=True, products=True))
     # The workload checks that at least two ranks share a layer; the model asks the group.
     tp, style = max(shape.tp, 2), "megatron-sp"
     workload = Workload(

@@ -172,6 +172,11 @@ def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -
     return Vote(f"emitted {phase}", tuple(matters))
 
 
+def groups_in_order(report: CompileReport) -> list[str]:
+    """Return the tensor-parallel groups in the order of the graph, the same on all their ranks."""
+    return list(dict.fromkeys(c.group for c in report.collectives if c.tensor_parallel))
+
+
 def overlap_vote(report: CompileReport, missing: str) -> Vote:
     """Return the question whether all ranks' collectives are hidden (the option ``require``).
 
@@ -179,7 +184,7 @@ def overlap_vote(report: CompileReport, missing: str) -> Vote:
         report: The report of the compile.
         missing: Which collective of this rank is not hidden, and why; empty if all are.
     """
-    groups = dict.fromkeys(c.group for c in report.collectives if c.tensor_parallel)
+    groups = groups_in_order(report)
     best, fallback = ("exposed", "") if missing else ("hidden", "exposed")
     says = {"lacks": missing}
     return Vote("require", tuple(Matter(g, "", "require", best, fallback, says) for g in groups))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import fx
 
 from domino_compile import _compat
-from domino_compile.agreement.votes import emitted_vote
+from domino_compile.agreement.votes import emitted_vote, groups_in_order
 from domino_compile.errors import STRICT, InternalError
 from domino_compile.pipeline import reporting
 from domino_compile.verify.order import Names, OrderCertificate, check_emitted
@@ -45,7 +46,8 @@ def examine(pipeline: Pipeline, graph: fx.Graph) -> None:
     entry, report = pipeline.report.schedules[-1], pipeline.report
     # Predicted, without what torch itself keeps on the device, which no code allocates.
     library = round(pipeline.facts.cost(graph).rates.library_mib * 2**20)
-    promise = promise_of(graph, max(0, entry.step_peak_bytes - library), report.input_bytes)
+    peak = max(0, entry.step_peak_bytes - library)
+    promise = replace(promise, peak_bytes=peak, held_bytes=report.input_bytes)
 
     def look(emitted: _compat.Emitted) -> None:
         names = Names(emitted.launches, emitted.bytes)
@@ -63,7 +65,7 @@ def _settle(pipeline: Pipeline, phase: str, certificate: OrderCertificate) -> No
     """
     why = "" if certificate.established else str(certificate.findings[0])
     if pipeline.check is not None:
-        groups = dict.fromkeys(c.group for c in pipeline.report.collectives if c.tensor_parallel)
+        groups = groups_in_order(pipeline.report)
         order = {group: list(certificate.order.get(group, ())) for group in groups}
         why = pipeline.check.agree(emitted_vote(phase, order, why)) or why
     written = json.dumps(certificate.as_dict(), indent=1, sort_keys=True) + "\n"

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from torch import fx
 
 from domino_compile.agreement.check import RankCheck
-from domino_compile.agreement.votes import Vote, order_vote, plan_vote
+from domino_compile.agreement.votes import Vote, groups_in_order, order_vote, plan_vote
 from domino_compile.analysis import reasons
 from domino_compile.analysis.found import Found, find_collectives
 from domino_compile.analysis.reasons import Reason
@@ -242,12 +242,11 @@ class Pipeline:
         return not self.check.agree(self._order(phase, wanted, original))
 
     def _order(self, phase: str, wanted: Iterable[fx.Node], original: Iterable[fx.Node]) -> Vote:
-        groups = dict.fromkeys(c.group for c in self.report.collectives if c.tensor_parallel)
         ours, theirs = (
             [as_launch(n) for n in order if is_launch(n) and not is_alone(n)]
             for order in (wanted, original)
         )
-        return order_vote(phase, ours, theirs, list(groups))
+        return order_vote(phase, ours, theirs, groups_in_order(self.report))
 
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
         """Order and pin; return that the graph is ours."""

@@ -16,13 +16,11 @@ NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
 HELD = "primals"
 
 
-def promise_of(graph: fx.Graph, peak_bytes: int = 0, held_bytes: int = 0) -> Promise:
-    """Return what the code of a graph must do.
+def promise_of(graph: fx.Graph) -> Promise:
+    """Return what the code of a graph must do, without a prediction of its memory.
 
     Args:
         graph: A graph in the order in which it is to run.
-        peak_bytes: The predicted peak of live memory; 0 if there is no prediction.
-        held_bytes: The part of it that the caller holds.
     """
     collectives = [node for node in graph.nodes if _operation(node) not in ("", WAIT)]
     inputs = graph.find_nodes(op="placeholder")
@@ -31,8 +29,6 @@ def promise_of(graph: fx.Graph, peak_bytes: int = 0, held_bytes: int = 0) -> Pro
     return Promise(
         collectives=tuple(map(_collective, collectives)),
         input_bytes={str(node.target): _bytes(node.meta.get("val")) for node in owned},
-        held_bytes=held_bytes,
-        peak_bytes=peak_bytes,
     )
 
 
