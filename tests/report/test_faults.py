@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, fx
 
-from domino_compile import InternalError, _compat, reports, reset_reports
+from domino_compile import InternalError, reports, reset_reports
 from domino_compile.errors import STRICT
 from domino_compile.graph.backup import Backup
 from domino_compile.graph.tags import tag_slice
 from domino_compile.report.graph_text import readable
 from tests.passes import graphs
-from tests.report.program import Model
+from tests.report.one_rank import one_of_two, train_once
 
 PASSES = {"normalise": "joint", "slice": "joint", "schedule": "forward"}
 
@@ -26,24 +25,13 @@ PASSES = {"normalise": "joint", "slice": "joint", "schedule": "forward"}
 @pytest.fixture(autouse=True)
 def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(STRICT, raising=False)
-    _compat.start_fake_group(2)
-    torch._dynamo.reset()
-    reset_reports()
-    yield
-    dist.destroy_process_group()
-    reset_reports()
-    torch._dynamo.reset()
+    with one_of_two():
+        yield
 
 
 def train(**options: object) -> tuple[Tensor, list[Tensor]]:
     """The loss and the gradients of one step."""
-    torch.manual_seed(0)
-    model = Model()
-    chosen = {"lowering": "eager", "slices": 2, **options}
-    compiled = torch.compile(model, backend="domino", options=chosen)
-    loss = compiled(torch.randn(4, 8))
-    loss.backward()
-    return loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+    return train_once(options)
 
 
 def break_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import fx
 
-from domino_compile import _compat, reports, reset_reports
+from domino_compile import reports
 from domino_compile.errors import STRICT
 from domino_compile.passes import slice as slicing
 from domino_compile.passes.schedule import reorder
 from domino_compile.tools.cli.main import run
-from tests.report.program import Model
+from tests.report.one_rank import one_of_two, train_once
 
 Step = tuple[torch.Tensor, list[torch.Tensor]]
 
@@ -24,23 +23,12 @@ Step = tuple[torch.Tensor, list[torch.Tensor]]
 @pytest.fixture(autouse=True)
 def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(STRICT, raising=False)
-    _compat.start_fake_group(2)
-    torch._dynamo.reset()
-    reset_reports()
-    yield
-    dist.destroy_process_group()
-    reset_reports()
-    torch._dynamo.reset()
+    with one_of_two():
+        yield
 
 
 def train(**options: object) -> Step:
-    torch.manual_seed(0)
-    model = Model()
-    chosen = {"lowering": "eager", "slices": 2, "verify": "on", **options}
-    compiled = torch.compile(model, backend="domino", options=chosen)
-    loss = compiled(torch.randn(4, 8))
-    loss.backward()
-    return loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+    return train_once({"verify": "on", **options})
 
 
 @pytest.fixture
