@@ -79,7 +79,7 @@ def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]
 
 def plain(text: str) -> str:
     """Return the text without the folders of packages and of this checkout."""
-    return re.sub(rf"({re.escape(str(ROOT))}|\S*/site-packages)/", "", text)
+    return re.sub(rf"({re.escape(str(ROOT))}|[^\s(]*/site-packages)/", "", text)
 
 
 def main_of(case: Case) -> Callable[[int, int], None]:
