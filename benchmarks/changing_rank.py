@@ -24,7 +24,9 @@ from typing import Any
 Say = Callable[..., None]
 #: Possible tokens, and how many tokens of 100 follow from the one before.
 VOCABULARY, REGULAR = 256, 80
-WATCHED, KEPT = "watched", "kept"
+UNCUT, WATCHED, KEPT = "uncut", "watched", "kept"
+#: So many steps only end with an error, and no uncut model is trained for comparison.
+UNBOUNDED = 10_000
 
 
 @dataclass(frozen=True)
@@ -187,22 +189,23 @@ def train(training: Training, mesh: Any, say: Say) -> dict[str, list[float]]:
     """Train the uncut model, then the variants in turn; return all losses."""
     from domino_compile import reports
 
-    uncut = make_variant(training, mesh, "uncut")
-    for number in range(training.steps if training.steps < UNBOUNDED else 0):
-        say(event="uncut", step=number, ms=uncut.step(), loss=uncut.losses[-1])
+    losses = {}
+    if training.steps != UNBOUNDED:
+        uncut = make_variant(training, mesh, UNCUT)
+        for number in range(training.steps):
+            say(event="step", variant=UNCUT, step=number, ms=uncut.step(), plans=[])
+        losses[UNCUT] = uncut.losses
     variants = {name: make_variant(training, mesh, name) for name in training.variants}
     for number in range(training.steps):
         for name, variant in variants.items():
             known = len(reports())
             ms = variant.step()
-            made = [report for report in reports()[known:] if report.slices is not None or True]
-            plans = [{"slower": r.slower, "summary": r.summary()} for r in made]
+            plans = [
+                {"slower": report.slower, "summary": report.summary()}
+                for report in reports()[known:]
+            ]
             say(event="step", variant=name, step=number, ms=ms, plans=plans)
-    return {"uncut": uncut.losses, **{name: v.losses for name, v in variants.items()}}
-
-
-#: So many steps are trained until an error ends them; there is nothing to compare.
-UNBOUNDED = 10_000
+    return losses | {name: variant.losses for name, variant in variants.items()}
 
 
 def run(training: Training, say: Say) -> None:

@@ -15,7 +15,6 @@ those that RFC 5737 reserves for documentation.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ from benchmarks.wire import end_name, hardware_address, port_name
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The programs that are needed; from the packages iproute2 and util-linux.
-PROGRAMS = ("ip", "tc", "unshare", "nsenter")
+PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv")
 #: Bytes of a packet. Large ones leave the wire, which is written in Python, time to breathe.
 MTU = 9000
 #: What a rank may send at once before its rate holds, in seconds of the rate and in packets.
@@ -41,9 +40,6 @@ BURST_S, BURST_PACKETS = 1e-3, 2
 QUEUE = 4 << 20
 #: How long ``ip`` and ``tc`` may take, and a process to end after it was killed.
 COMMAND_S, END_S = 30.0, 10.0
-PR_SET_PDEATHSIG = 1  # from prctl.h
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NetworkError(RuntimeError):
@@ -66,9 +62,8 @@ class Shape:
         """Return the arguments of ``tc`` for a token bucket with this bandwidth."""
         a_second = self.mbit * 1e6 / 8
         burst = max(a_second * BURST_S, BURST_PACKETS * (MTU + 14))
-        return ["tbf", "rate", f"{round(self.mbit * 1e6)}bit", "burst", str(round(burst)), "limit"] + [
-            str(QUEUE)
-        ]
+        text = f"tbf rate {round(self.mbit * 1e6)}bit burst {round(burst)} limit {QUEUE}"
+        return text.split()
 
 
 def why_not() -> str:
@@ -88,6 +83,7 @@ def why_not() -> str:
             ["unshare", "--net", "sh", "-c", script],
             capture_output=True,
             text=True,
+            check=False,
             timeout=COMMAND_S,
         )
     except subprocess.TimeoutExpired:
@@ -101,19 +97,14 @@ def ip_address(rank: int) -> str:
     return f"192.0.2.{rank + 1}"
 
 
-def _end_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def start(command: Sequence[str], **settings: Any) -> subprocess.Popen[str]:
     """Start a process that is killed when this one ends, and that Ctrl-C does not reach."""
     return subprocess.Popen(
-        list(command),
+        ["setpriv", "--pdeathsig", "KILL", *command],
         stdin=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
         **settings,
     )
 
@@ -243,7 +234,11 @@ class Network:
         """Run a command in a namespace."""
         try:
             done = subprocess.run(
-                [*self._enter(place), *command], capture_output=True, text=True, timeout=COMMAND_S
+                [*self._enter(place), *command],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=COMMAND_S,
             )
         except subprocess.TimeoutExpired:
             raise NetworkError(f"{' '.join(command)}: no answer in {COMMAND_S:g} s") from None

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from domino_compile import _compat
+from domino_compile.agreement.bounded import BoundedStore
 from domino_compile.errors import RankMismatchError
 from domino_compile.lowering.request import Compiled
 from domino_compile.pipeline import reporting
@@ -140,7 +141,8 @@ def agreed(here: Sequence[float], report: CompileReport, timeout_s: float) -> li
     for group in dict.fromkeys(c.group for c in report.collectives):
         shared = _compat.shared_store(group)
         if shared is not None:
-            most = _largest(most, group, *shared, timeout_s)
+            store, ranks, position = shared
+            most = _largest(most, group, BoundedStore(store, group), ranks, position, timeout_s)
     return most
 
 
@@ -152,11 +154,13 @@ def _largest(
     store.set(keys[position], json.dumps(here))
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
+    except RankMismatchError:
+        raise
     except (RuntimeError, dist.DistError):
         raise RankMismatchError(
-            f"guard='measure': a rank of group {group} (ranks {ranks}) did not time its step"
-            f" {number} within {timeout_s:g} s (option check_timeout_s); do all ranks run the same"
-            " number of steps?"
+            f"a rank of group {group} (ranks {ranks}) did not report its measurement {number}"
+            f" (options guard='measure' and watch) within {timeout_s:g} s; do all ranks run the"
+            " same number of steps, and is the network up?"
         ) from None
     everyone = [json.loads(store.get(key)) for key in keys]
     return [max(times) for times in zip(*everyone, strict=True)]

@@ -91,14 +91,15 @@ def watched(compiled: Compiled) -> Compiled:
         return compiled
 
     def again(slower: float, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return request.again(inputs, slower).compile().program
+        return request.again(inputs, slower, patience_s).compile().program
 
+    # The ranks come here together: they have just met in a probe, so a rank that is later than a
+    # collective may be is lost, and the others should not wait as long as for a first compile.
+    groups = compiled.report.tensor_parallel_groups()
+    patience_s = min(options.check_timeout_s, *map(_compat.group_timeout_s, groups))
     table_us = partial(_table_us, compiled)
     return compiled.run_by(
-        Watching(
-            *(compiled.program, again, compiled.report, table_us),
-            *(options.watch, options.check_timeout_s),
-        )
+        Watching(compiled.program, again, compiled.report, table_us, options.watch, patience_s)
     )
 
 
