@@ -91,7 +91,7 @@ def main() -> int:
         print("interrupted; the network is gone", file=sys.stderr)
         return 130
     chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result), dead_links(result), sep="\n\n")
+    print(tables(result))
     for problem in (wrong := problems(result)):
         print(f"wrong: {problem}", file=sys.stderr)
     return 1 if wrong else 0
@@ -289,10 +289,14 @@ def made_up_table(ranks: int) -> dict[str, Any]:
     }
 
 
+def tables(result: Mapping[str, Any]) -> str:
+    """Return the tables of a result in Markdown."""
+    return f"{table(result)}\n\n{dead_links(result)}"
+
+
 def write_page(result: Mapping[str, Any]) -> None:
     """Put the tables into BENCHMARKS.md."""
-    text = f"{table(result)}\n\n{dead_links(result)}"
-    PAGE.write_text(put(PAGE.read_text(), "benchmarks.changing_network", text))
+    PAGE.write_text(put(PAGE.read_text(), "benchmarks.changing_network", tables(result)))
 
 
 if __name__ == "__main__":

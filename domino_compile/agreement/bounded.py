@@ -86,8 +86,8 @@ class BoundedStore:
             return outcome[0]
         if failure and not isinstance(failure[0], dist.DistNetworkError):
             raise failure[0]
-        lost = "lost its connection" if failure else f"has had no answer for {seconds:g} s"
+        lost = "is lost" if failure else f"has been silent for {seconds:g} s"
         raise RankMismatchError(
-            f"rank {dist.get_rank()} {lost} to the key-value store of group {self._group}: the rank"
-            " that serves it (usually rank 0) or the network between them is down"
+            f"the connection to the key-value store of group {self._group} {lost}: the rank that"
+            " serves the store (usually rank 0) or the network between it and this rank is down"
         )
