@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 Say = Callable[..., None]
-#: Possible tokens, and how many tokens of 100 follow from the one before.
-VOCABULARY, REGULAR = 256, 80
+#: How many tokens of 100 follow from the one before.
+REGULAR = 80
 UNCUT, WATCHED, KEPT = "uncut", "watched", "kept"
 #: So many steps only end with an error, and no uncut model is trained for comparison.
 UNBOUNDED = 10_000
@@ -42,6 +42,8 @@ class Training:
         variants: The variants that train in turn.
         layers: The number of blocks.
         width: The width of the model.
+        ratio: How many times wider an MLP is inside.
+        vocabulary: The number of different tokens.
         rows: The rows of a batch.
         length: The tokens of a row.
         dtype: The name of the type of the weights.
@@ -57,6 +59,8 @@ class Training:
     variants: tuple[str, ...] = (WATCHED, KEPT)
     layers: int = 3
     width: int = 384
+    ratio: int = 4
+    vocabulary: int = 256
     rows: int = 8
     length: int = 128
     dtype: str = "float32"
@@ -123,13 +127,14 @@ def make_model(training: Training, mesh: Any) -> Any:
         parallelize_module,
     )
 
-    width = training.width
+    width, inside = training.width, training.ratio * training.width
+    vocabulary = training.vocabulary
 
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.norm = nn.LayerNorm(width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            self.up, self.down = nn.Linear(width, inside), nn.Linear(inside, width)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.down(F.gelu(self.up(self.norm(x))))
@@ -137,9 +142,9 @@ def make_model(training: Training, mesh: Any) -> Any:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embedding = nn.Embedding(VOCABULARY, width)
+            self.embedding = nn.Embedding(vocabulary, width)
             self.blocks = nn.ModuleList(Block() for _ in range(training.layers))
-            self.head = nn.Linear(width, VOCABULARY, bias=False)
+            self.head = nn.Linear(width, vocabulary, bias=False)
 
         def forward(self, tokens: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
             x = self.embedding(tokens)
@@ -159,10 +164,10 @@ def batches(training: Training) -> Iterator[Any]:
     import torch
 
     draw = torch.Generator().manual_seed(1)
-    after = torch.randperm(VOCABULARY, generator=draw)
+    after = torch.randperm(training.vocabulary, generator=draw)
     shape = (training.rows, training.length + 1)
     while True:
-        text = torch.randint(VOCABULARY, shape, generator=draw)
+        text = torch.randint(training.vocabulary, shape, generator=draw)
         regular = torch.randint(100, shape, generator=draw) < REGULAR
         for at in range(training.length):
             text[:, at + 1] = torch.where(regular[:, at + 1], after[text[:, at]], text[:, at + 1])
