@@ -46,8 +46,8 @@ FAST, SLOW = Shape(400.0, 0.1), Shape(40.0, 1.0)
 #: ``watch`` needs three probes for the first change and six for the second.
 WATCH = 3
 PHASES = (Phase("before", FAST, 12), Phase("slower", SLOW, 27), Phase("as before", FAST, 36))
-#: A model that computes much and communicates little. On the fast network it does not pay to cut it,
-#: on the slow one it does.
+#: A model that computes much and communicates little. Cutting it does not pay on the fast network,
+#: and pays on the slow one.
 MODEL = Training(
     link="",
     steps=sum(phase.steps for phase in PHASES),
