@@ -25,6 +25,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ CALIBRATE_S, TRAIN_S = 300.0, 1500.0
 FAST, SLOW = Shape(400.0, 0.1), Shape(40.0, 1.0)
 #: ``watch`` needs three probes for the first change and six for the second.
 WATCH = 3
-PHASES = (Phase("before", FAST, 12), Phase("slower", SLOW, 27), Phase("as before", FAST, 36))
+PHASES = (Phase("before", FAST, 9), Phase("slower", SLOW, 18), Phase("as before", FAST, 27))
 #: A model that computes much and communicates little. Cutting it does not pay on the fast network,
 #: and pays on the slow one.
 MODEL = Training(
@@ -72,7 +73,7 @@ TINY = Training(
     slices=2,
     variants=(WATCHED,),
     layers=1,
-    width=16,
+    width=24,
     rows=4,
     length=8,
     dtype="float64",
@@ -113,11 +114,17 @@ def measured(ranks: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="changing_network_") as folder:
         with Network(ranks) as network:
             network.shape(FAST)
+            say("calibrating")
             env = calibrate(network, Path(folder))
             training = replace(MODEL, link=f"{folder}/link.json")
+            say("training")
             trained = train(network, training, PHASES, Path(folder), env)
             link = json.loads(Path(folder, "link.json").read_text())
-        dead = [let_die(*case, TINY, Path(folder)) for case in DEAD]
+        print(table(trained), flush=True)
+        dead = []
+        for case in DEAD:
+            say("{} ranks, the link of rank {} dies while they {}".format(*case))
+            dead.append(let_die(*case, TINY, Path(folder)))
     return {
         "measured": "gloo, shaped veth",
         "command": "python -m benchmarks.changing_network",
@@ -131,6 +138,11 @@ def measured(ranks: int) -> dict[str, Any]:
         **trained,
         "dead_links": dead,
     }
+
+
+def say(text: str) -> None:
+    """Print what is done next."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def problems(result: Mapping[str, Any]) -> list[str]:
