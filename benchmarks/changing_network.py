@@ -43,12 +43,12 @@ LIMIT_S = 30.0
 CLOSE = 1e-4
 #: The time limits of a calibration and of a training.
 CALIBRATE_S, TRAIN_S = 300.0, 1500.0
-FAST, SLOW = Shape(400.0, 0.1), Shape(40.0, 1.0)
+FAST, SLOW = Shape(100.0, 0.1), Shape(20.0, 1.0)
 #: ``watch`` needs three probes for the first change and six for the second.
 WATCH = 3
 PHASES = (Phase("before", FAST, 9), Phase("slower", SLOW, 18), Phase("as before", FAST, 27))
-#: A model that computes much and communicates little. Cutting it does not pay on the fast network,
-#: and pays on the slow one.
+#: A model with one block, which computes much beside its collectives, so that the steps stay short
+#: on the slow network too.
 MODEL = Training(
     link="",
     steps=sum(phase.steps for phase in PHASES),

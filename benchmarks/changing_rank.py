@@ -137,7 +137,8 @@ def make_model(training: Training, mesh: Any) -> Any:
             self.up, self.down = nn.Linear(width, inside), nn.Linear(inside, width)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + self.down(F.gelu(self.up(self.norm(x))))
+            inner: torch.Tensor = self.down(F.gelu(self.up(self.norm(x))))
+            return x + inner
 
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -205,7 +205,7 @@ class Network:
         for _ in range(self.ranks + 1):  # the last one is the wire's
             holder = ["unshare", "--net", "sh", "-c", f"echo ready; exec sleep {self.seconds:.0f}"]
             self._holders.append(start(holder, stdout=subprocess.PIPE))
-            _await_ready(self._holders[-1])
+            _await_ready(self._holders[-1], "a namespace")
         hub = self.ranks
         for rank in range(self.ranks):
             ends = [port_name(rank), "type", "veth", "peer", "name", end_name(rank)]
@@ -214,7 +214,7 @@ class Network:
         command = [sys.executable, "-m", "benchmarks.wire", str(self.ranks)]
         command += ["--seconds", f"{self.seconds:.0f}"]
         self._wire = start([*self._enter(hub), *command], stdout=subprocess.PIPE)
-        _await_ready(self._wire)
+        _await_ready(self._wire, "the wire")
         for rank in range(self.ranks):
             self._connect(rank)
 
@@ -260,7 +260,7 @@ class Network:
             kill(process)
 
 
-def _await_ready(process: subprocess.Popen[str]) -> None:
+def _await_ready(process: subprocess.Popen[str], name: str) -> None:
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
-        raise NetworkError(f"{' '.join(map(str, process.args))} has ended")  # type: ignore[union-attr]
+        raise NetworkError(f"{name} ended at once")

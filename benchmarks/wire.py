@@ -127,19 +127,19 @@ def open_port(rank: int) -> socket.socket:
 
 def carry(wire: Wire, seconds: float, most_bytes: int) -> None:
     """Carry frames until the standard input, the time or the bytes end."""
-    ports = {open_port(rank): rank for rank in range(wire.ranks)}
-    sockets = {rank: port for port, rank in ports.items()}
+    ports = [open_port(rank) for rank in range(wire.ranks)]
+    numbers = {port.fileno(): rank for rank, port in enumerate(ports)}
     until, carried = time.monotonic() + seconds, 0
     print("ready", flush=True)
     while (now := time.monotonic()) < until and carried < most_bytes:
-        readable, _, _ = select.select([0, *ports], [], [], wire.wait_s(now, 1.0))
-        for port in (port for port in readable if port != 0):
+        readable, _, _ = select.select([0, *numbers], [], [], wire.wait_s(now, 1.0))
+        for rank in (numbers[file] for file in readable if file in numbers):
             with contextlib.suppress(BlockingIOError):
                 for _ in range(TURN):
-                    wire.take(time.monotonic(), ports[port], port.recv(FRAME))
+                    wire.take(time.monotonic(), rank, ports[rank].recv(FRAME))
         for rank, frame in wire.due(time.monotonic()):
             with contextlib.suppress(OSError):  # a full queue drops frames, as switches do
-                carried += sockets[rank].send(frame)
+                carried += ports[rank].send(frame)
         if 0 in readable:
             if not (lines := os.read(0, 4096).decode()):
                 return
