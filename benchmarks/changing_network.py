@@ -254,7 +254,8 @@ def let_die(
     """
     link = folder / f"tiny-{count}.json"
     link.write_text(json.dumps(made_up_table(count)))
-    training = replace(training, link=str(link), hold=moment == PLAN)
+    plans = moment == PLAN
+    training = replace(training, link=str(link), watch=training.watch if plans else 0, hold=plans)
     ends = {rank: {"rank": rank, "after_s": None, "error": ""} for rank in range(count)}
     cut_s, planning = 0.0, 0
     with Network(count) as network, Ranks(network, training, folder) as ranks:
@@ -263,9 +264,9 @@ def let_die(
         for rank, event in events:
             kind = event["event"]
             planning += kind == "planning"
-            if kind == "step" and rank == 0 and event["step"] == 1 and moment == PLAN:
+            if kind == "step" and rank == 0 and event["step"] == 1 and plans:
                 network.shape(TINY_SLOW)
-            in_step = moment == STEP and kind == "step" and rank == 0 and event["step"] == 3
+            in_step = not plans and kind == "step" and rank == 0 and event["step"] == 3
             if in_step or (kind == "planning" and planning == count):
                 network.cut(victim)
                 cut_s = event["at_s"]
