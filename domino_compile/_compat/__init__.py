@@ -6,6 +6,7 @@ holds the parts about kernels that Inductor generates for scheduled graphs.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -251,6 +252,19 @@ def group_named(name: str) -> Any:
 
     resolve: Any = distributed_c10d._resolve_process_group
     return resolve(name)
+
+
+def group_timeout_s(name: str) -> float:
+    """Return how many seconds a collective of a group may take; infinity if that is not known."""
+    group = group_named(name)
+    limits = [math.inf]
+    for device in getattr(group, "_device_types", ()):
+        try:
+            timeout = group._get_backend(device).options._timeout
+        except (RuntimeError, AttributeError):  # emulated groups have no such backend
+            continue
+        limits.append(timeout.total_seconds())
+    return min(limits)
 
 
 def group_size(name: str) -> int:

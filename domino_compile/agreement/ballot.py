@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domino_compile import _compat
+from domino_compile.agreement.bounded import BoundedStore
 
 #: Seconds between two reads of the store: initially, and at most.
 FIRST_LOOK, LAST_LOOK = 0.005, 0.25
@@ -87,7 +88,10 @@ class Table:
     def of(group: str) -> Table | None:
         """Return the table of a group; ``None`` if there are no other ranks."""
         shared = _compat.shared_store(group)
-        return None if shared is None else Table(group, *shared)
+        if shared is None:
+            return None
+        store, ranks, own = shared
+        return Table(group, BoundedStore(store, group), ranks, own)
 
     def read(self, key: str) -> str | None:
         """Return a value of the store if it exists, without waiting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -70,6 +71,8 @@ class Request:
         rates: The identity of the device rates that the cost model uses.
         slower: How many times slower than its table the link is assumed to be.
         pristine: A copy of the graph, if it may have to be compiled again.
+        patience_s: How many seconds to wait for other ranks, at most the option
+            ``check_timeout_s``.
     """
 
     gm: fx.GraphModule
@@ -79,6 +82,7 @@ class Request:
     rates: str
     slower: float = 1.0
     pristine: fx.GraphModule | None = None
+    patience_s: float = math.inf
 
     @staticmethod
     def of(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Request:
@@ -95,11 +99,20 @@ class Request:
         pristine = _compat.copy_of(gm) if again else None
         return Request(gm, inputs, options, hints, rates, pristine=pristine)
 
-    def again(self, inputs: Sequence[Any], slower: float = 1.0) -> Request:
+    def again(
+        self, inputs: Sequence[Any], slower: float = 1.0, patience_s: float = math.inf
+    ) -> Request:
         """Return the same request again, with other inputs or for another link."""
         assert self.pristine is not None
         gm = _compat.copy_of(self.pristine)
-        return replace(self, gm=gm, inputs=list(inputs), slower=slower, pristine=None)
+        return replace(
+            self,
+            gm=gm,
+            inputs=list(inputs),
+            slower=slower,
+            pristine=None,
+            patience_s=patience_s,
+        )
 
     def compile(self) -> Compiled:
         """Compile the program that this package plans and all ranks agree on.
@@ -144,7 +157,8 @@ class Request:
         if not self.options.check_ranks:
             return None
         terms = Terms(self.options.digest(), f"{self.rates} {self.slower}", source_digest())
-        return RankCheck(terms, self.options.check_timeout_s, _compat.break_line(self.gm))
+        timeout_s = min(self.options.check_timeout_s, self.patience_s)
+        return RankCheck(terms, timeout_s, _compat.break_line(self.gm))
 
     def compile_uncut(self) -> Callable[..., Any]:
         """Compile without this package."""

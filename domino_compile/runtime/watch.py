@@ -35,6 +35,8 @@ PROBES = 3
 TOLERATED = 1.5
 #: A probe is the fastest of this many collectives, because the first waits for the slowest rank.
 REPEATS = 3
+#: What ranks call a probe. All of them make the n-th one of a group together.
+PROBE = "probe"
 #: The most bytes of a probe.
 MOST_BYTES = 8 << 20
 
@@ -91,14 +93,15 @@ def watched(compiled: Compiled) -> Compiled:
         return compiled
 
     def again(slower: float, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return request.again(inputs, slower).compile().program
+        return request.again(inputs, slower, patience_s).compile().program
 
+    # The ranks come here together: they have just met in a probe, so a rank that is later than a
+    # collective may be is lost, and the others should not wait as long as for a first compile.
+    groups = compiled.report.tensor_parallel_groups()
+    patience_s = min(options.check_timeout_s, *map(_compat.group_timeout_s, groups))
     table_us = partial(_table_us, compiled)
     return compiled.run_by(
-        Watching(
-            *(compiled.program, again, compiled.report, table_us),
-            *(options.watch, options.check_timeout_s),
-        )
+        Watching(compiled.program, again, compiled.report, table_us, options.watch, patience_s)
     )
 
 
@@ -169,7 +172,8 @@ class Watching:
         devices = (x.device for x in args if isinstance(x, torch.Tensor))
         device = max(devices, key=lambda device: device.type != "cpu", default=None)
         here_us = fastest_us(_compat.group_named(self.group), self.nbytes, device)
-        (slowest,) = agreed([here_us], self.report, self.timeout_s)
+        names = dict.fromkeys((c.group for c in self.report.collectives), PROBE)
+        (slowest,) = agreed([here_us], self.report, self.timeout_s, names)
         slower = slowest / self.table_us(self.group, self.nbytes)
         if self.link.judge.hear(slower):
             log.info(

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -12,11 +13,18 @@ import torch.distributed._functional_collectives as funcol
 from torch import nn
 
 import domino_compile
+from domino_compile import _compat
 from domino_compile.backend import domino
 from domino_compile.errors import RankMismatchError
 from domino_compile.lowering import request
 
 ABSENT = {"absent": True}
+
+
+def timeout_of_a_group(rank: int, world: int, seconds: float) -> float:
+    """What is known about the timeout of a group that was made with it."""
+    group = dist.new_group(timeout=timedelta(seconds=seconds))
+    return _compat.group_timeout_s(group.group_name)
 
 
 class Reduce(torch.autograd.Function):

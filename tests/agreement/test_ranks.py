@@ -33,6 +33,10 @@ def test_equal_plans_run(pool: Pool) -> None:
     assert run(pool, [{"slices": 2}] * 2) == ["sliced "] * 2
 
 
+def test_the_timeout_of_a_group_is_known(pool: Pool) -> None:
+    assert pool.run(f"{PROGRAMS}:timeout_of_a_group", 7.0) == [7.0] * 2
+
+
 def test_the_check_can_be_left_out(pool: Pool) -> None:
     assert run(pool, [{"check_ranks": False, "slices": 2}] * 2) == ["sliced "] * 2
 

@@ -215,6 +215,7 @@ def test_group_size_and_shared_store() -> None:
     assert _compat.group_size("no such group") == 1
     assert _compat.shared_store(name) is None  # one process stands for the group
     assert _compat.rank_and_world() == (0, 2)
+    assert _compat.group_timeout_s(name) > 0  # of the stand-in, if it has one
 
 
 def test_preserve_order(mode: FakeTensorMode) -> None:

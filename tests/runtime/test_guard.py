@@ -13,7 +13,7 @@ import torch
 import domino_compile
 from domino_compile.report import CompileReport
 from domino_compile.runtime import guard
-from domino_compile.runtime.guard import TURNS, Measuring
+from domino_compile.runtime.guard import TURNS, Measuring, Plan
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 from tests.paths import FAST_LINK
 
@@ -37,7 +37,7 @@ def test_the_faster_program_stays(
     programs = [Program("planned", planned), Program("uncut", uncut)]
     report = CompileReport(0, status="sliced", slices=["2", "2"])
     told: list[str] = []
-    measuring = Measuring(*programs, report, lambda: told.append(report.status), 1.0)
+    measuring = Measuring(*programs, report, lambda: told.append(report.status), 1.0, Plan("", {}))
     losing = weakref.ref(programs[kept == "planned"])
     with caplog.at_level(logging.INFO, logger="domino_compile"):
         said = [measuring(i) for i in range(len(TURNS))]

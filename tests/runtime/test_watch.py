@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import fx
 
-from domino_compile import fake_ranks
+from domino_compile import _compat, fake_ranks
+from domino_compile.lowering.request import Compiled, Request
+from domino_compile.options import Options
 from domino_compile.report import CollectiveReport, CompileReport
 from domino_compile.runtime import watch
 from domino_compile.runtime.watch import PROBES, Judge, Watching
@@ -124,6 +128,29 @@ def test_a_graph_that_is_gone_is_followed_by_another(
     for _ in range(2 * PROBES):
         second(x)
     assert made == [8.0]
+
+
+def test_ranks_that_plan_again_wait_no_longer_than_for_a_collective(
+    group: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have just met in a probe; ``check_timeout_s`` is for ranks that compile alone."""
+    monkeypatch.setattr(_compat, "group_timeout_s", lambda name: 7.0)
+    request = Request.of(fx.symbolic_trace(torch.nn.ReLU()), [torch.ones(1)], Options(watch=1))
+    again: list[Request] = []
+    monkeypatch.setattr(
+        Request, "compile", lambda self: again.append(self) or SimpleNamespace(program=None)
+    )
+    pipeline = SimpleNamespace(
+        report=CompileReport(0, collectives=[collective(group)]),
+        facts=SimpleNamespace(cost_model=object()),
+    )
+    program: Any = watch.watched(Compiled(lambda x: x, pipeline, request)).program  # type: ignore[arg-type]
+    assert program.timeout_s == 7.0
+    program.again(2.0, request.inputs)
+    (asked,) = again
+    first, second = request._rank_check(), asked._rank_check()
+    assert first is not None and first.timeout_s == request.options.check_timeout_s
+    assert second is not None and second.timeout_s == 7.0 and asked.slower == 2.0
 
 
 def test_a_probe_is_a_time(group: Any) -> None:
