@@ -1,0 +1,193 @@
+"""The programs of ``benchmarks.frameworks_sizes``: the examples' models at real sizes.
+
+Each function is named like the case of ``benchmarks.frameworks`` that it enlarges. It makes the
+mesh, builds the model of fake tensors, and calls it once, as the example does. Whatever compiles
+with Inductor is compiled with domino, because the caller has turned the switch on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+ROWS, LENGTH = 4, 2048
+WIDTH, HEADS, LAYERS, VOCABULARY = 4096, 32, 2, 128256 * 2 // 32
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 14336,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": LENGTH,
+}
+#: Why a case has no prediction.
+WITHOUT: dict[str, str] = {}
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Make tensors that have shapes but no numbers; those of a model are bfloat16."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def enlarged(module: ModuleType) -> Iterator[None]:
+    """Replace the sizes of an example's model, which are constants of its module."""
+    known = {"VOCABULARY": VOCABULARY, "WIDTH": WIDTH, "HEADS": HEADS, "LENGTH": LENGTH}
+    sizes = {name: value for name, value in known.items() if hasattr(module, name)}
+    with mock.patch.multiple(module, **sizes):
+        yield
+
+
+def text() -> torch.Tensor:
+    """Return tokens, which are also the labels: only their shape matters."""
+    return torch.zeros(ROWS, LENGTH, dtype=torch.long)
+
+
+# torchtitan
+
+
+def titan(ranks: int, *, whole: bool = False, **choices: Any) -> None:
+    """Call torchtitan's Llama 3 8B, with two of its layers; FSDP2 stays outside of its graphs."""
+    import torchtitan_llama as example
+
+    example.without_cuda()  # before torchtitan is imported
+    import torchtitan.models.llama3 as models
+    import torchtitan.models.llama3.parallelize as parallelize
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+    from torchtitan.distributed import ParallelDims
+
+    registry = models.model_registry
+
+    def registered(name: str, **settings: Any) -> Any:
+        spec = copy.deepcopy(registry("8B", **settings))
+        model: Any = spec.model
+        model.vocab_size = VOCABULARY
+        model.tok_embeddings.num_embeddings = model.lm_head.out_features = VOCABULARY
+        return spec
+
+    build_mesh = ParallelDims.build_mesh
+
+    def built(dims: Any) -> Any:
+        with unset_fake_temporarily():  # a mesh cannot be made of fake tensors
+            return build_mesh(dims)
+
+    choice = replace(example.Choice(compiled=not whole), **choices)
+    sized = mock.patch.object(models, "model_registry", registered)
+    meshes = mock.patch.object(ParallelDims, "build_mesh", built)
+    unsharded = mock.patch.object(parallelize, "apply_fsdp_to_decoder", lambda *_, **__: None)
+    with enlarged(example), sized, meshes, unsharded, shapes_only():
+        model = example.llama(ranks * choice.shards, choice)
+        (torch.compile(model) if whole else model)(text(), text())
+
+
+def torchtitan_llama(ranks: int) -> None:
+    """Sequence parallelism, block by block."""
+    titan(ranks)
+
+
+def titan_all_reduce(ranks: int) -> None:
+    """Without sequence parallelism."""
+    titan(ranks, sequence_parallel=False)
+
+
+def titan_fsdp(ranks: int) -> None:
+    """FSDP2 over two ranks around it."""
+    titan(ranks, shards=2)
+
+
+def titan_whole(ranks: int) -> None:
+    """The model and its loss compiled at once."""
+    titan(ranks, whole=True)
+
+
+# Megatron-core and DeepSpeed
+
+
+def megatron(ranks: int, *, sequence_parallel: bool) -> None:
+    """Call Megatron-core's GPT."""
+    import os
+    import warnings
+
+    import megatron_core as example
+
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    example.without_cuda()
+    torch._dynamo.config.ignore_logging_functions.add(warnings.warn)
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(ranks, create_gloo_process_groups=False)
+    with enlarged(example), shapes_only():
+        model = example.gpt(ranks, sequence_parallel)
+        torch.compile(model, fullgraph=True)(text(), text())
+
+
+def megatron_core(ranks: int) -> None:
+    """Sequence parallelism."""
+    megatron(ranks, sequence_parallel=True)
+
+
+def megatron_all_reduce(ranks: int) -> None:
+    """Without sequence parallelism."""
+    megatron(ranks, sequence_parallel=False)
+
+
+# Hugging Face
+
+
+def hugging_face(ranks: int, family: str = "Llama", sizes: Any = SIZES, **ways: Any) -> nn.Module:
+    """Return a model that transformers divides over the ranks, as `from_pretrained` would."""
+    import transformers
+    from transformers.distributed import DistributedConfig
+
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    wanted = DistributedConfig(tp_size=ranks, **(ways or {"tp_plan": "auto"}))
+    wanted, _, mesh = model_class.prepare_distribute_model(wanted)
+    with shapes_only():
+        model = model_class(config)
+        return model_class.maybe_distribute_model(model, wanted, mesh)  # type: ignore[no-any-return]
+
+
+def step_of(model: nn.Module) -> None:
+    """Compile a Hugging Face model and call it for its loss."""
+    with shapes_only():
+        torch.compile(model)(input_ids=text(), labels=text(), use_cache=False)
+
+
+def hf_tensor_parallel(ranks: int) -> None:
+    """The model's own plan."""
+    step_of(hugging_face(ranks))
+
+
+# torch
+
+
+def fsdp_tp(ranks: int) -> None:
+    """FSDP2 around tensor parallelism."""
+    import dtensor_tp
+    import fsdp_tp as example
+
+    mesh = init_device_mesh("cpu", (2, ranks), mesh_dim_names=("dp", "tp"))
+    with enlarged(dtensor_tp), shapes_only():
+        with mock.patch.object(example, "fully_shard", lambda module, mesh: module):
+            model = example.sharded(mesh, compiled=False)
+        model.block.compile()
+        model(text(), text())
