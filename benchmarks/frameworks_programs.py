@@ -73,6 +73,7 @@ def titan(ranks: int, *, whole: bool = False, **choices: Any) -> None:
     import torchtitan.models.llama3.parallelize as parallelize
     from torch._subclasses.fake_tensor import unset_fake_temporarily
     from torchtitan.distributed import ParallelDims
+    from torchtitan.protocols.module import Module
 
     registry = models.model_registry
 
@@ -93,7 +94,8 @@ def titan(ranks: int, *, whole: bool = False, **choices: Any) -> None:
     sized = mock.patch.object(models, "model_registry", registered)
     meshes = mock.patch.object(ParallelDims, "build_mesh", built)
     unsharded = mock.patch.object(parallelize, "apply_fsdp_to_decoder", lambda *_, **__: None)
-    with enlarged(example), sized, meshes, unsharded, shapes_only():
+    unfilled = mock.patch.object(Module, "_init_self_parameters", lambda *_, **__: None)
+    with enlarged(example), sized, meshes, unsharded, unfilled, shapes_only():
         model = example.llama(ranks * choice.shards, choice)
         (torch.compile(model) if whole else model)(text(), text())
 

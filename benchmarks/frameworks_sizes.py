@@ -52,9 +52,12 @@ def predicted(case: Case) -> dict[str, Any]:
         return {"reason": programs.WITHOUT[case.name]}
     ranks = TENSOR_PARALLEL * (2 if case.ranks == 4 else 1)
     try:
-        with domino_compile.fake_ranks(ranks), domino_compile.enable(**OPTIONS):
-            with _compat.backward_at_once():
-                program(TENSOR_PARALLEL)
+        with (
+            domino_compile.fake_ranks(ranks),
+            domino_compile.enable(**OPTIONS),
+            _compat.backward_at_once(),
+        ):
+            program(TENSOR_PARALLEL)
     except Exception as error:
         traceback.print_exc(limit=-30)
         return {"reason": plain(f"{type(error).__name__}: {str(error).splitlines()[0]}")[:200]}
