@@ -8,6 +8,8 @@ with Inductor is compiled with domino, because the caller has turned the switch 
 from __future__ import annotations
 
 import copy
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +18,10 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
 
 ROWS, LENGTH = 4, 2048
 WIDTH, HEADS, LAYERS, VOCABULARY = 4096, 32, 2, 128256 * 2 // 32
@@ -31,7 +35,11 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": LENGTH,
 }
 #: Why a case has no prediction.
-WITHOUT: dict[str, str] = {}
+WITHOUT: dict[str, str] = {
+    "titan_spmd_types": "its description of the ranks does not work on fake tensors",
+    "hf_lora_rows": "the program does not run",
+    "ddp_dtensor": "the program does not run",
+}
 
 
 @contextmanager
@@ -115,6 +123,41 @@ def titan_fsdp(ranks: int) -> None:
     titan(ranks, shards=2)
 
 
+def titan_pipeline(ranks: int) -> None:
+    """A pipeline stage: its blocks, on one micro-batch."""
+    titan(ranks)
+
+
+def titan_checkpointing(ranks: int) -> None:
+    """Every block checkpointed whole."""
+    from torchtitan.distributed.activation_checkpoint import FullAC
+
+    titan(ranks, checkpointing=FullAC.Config())
+
+
+def titan_selective(ranks: int) -> None:
+    """Every block checkpointed, but for the operations that torchtitan chooses to save."""
+    from torchtitan.distributed.activation_checkpoint import SelectiveAC
+
+    titan(ranks, checkpointing=SelectiveAC.Config())
+
+
+def titan_fsdp_selective(ranks: int) -> None:
+    """FSDP2 around checkpointed blocks."""
+    titan_selective(ranks)
+
+
+def titan_flex(ranks: int) -> None:
+    """FlexAttention as a CPU can capture it."""
+    import torchtitan_llama
+
+    torchtitan_llama.without_cuda()
+    from benchmarks.frameworks_titan import flex_on_cpu
+
+    with flex_on_cpu():
+        titan(ranks, flex=True)
+
+
 def titan_whole(ranks: int) -> None:
     """The model and its loss compiled at once."""
     titan(ranks, whole=True)
@@ -125,9 +168,6 @@ def titan_whole(ranks: int) -> None:
 
 def megatron(ranks: int, *, sequence_parallel: bool) -> None:
     """Call Megatron-core's GPT."""
-    import os
-    import warnings
-
     import megatron_core as example
 
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
@@ -149,6 +189,18 @@ def megatron_core(ranks: int) -> None:
 def megatron_all_reduce(ranks: int) -> None:
     """Without sequence parallelism."""
     megatron(ranks, sequence_parallel=False)
+
+
+def deepspeed_autotp(ranks: int) -> None:
+    """Call DeepSpeed's engine."""
+    import deepspeed_autotp as example
+
+    os.environ |= {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": str(ranks)}
+    example.without_cuda()
+    with enlarged(example), shapes_only():
+        engine = example.engine_of(ranks)
+        engine.compile(backend="inductor")
+        engine(text(), text())
 
 
 # Hugging Face
@@ -179,6 +231,66 @@ def hf_tensor_parallel(ranks: int) -> None:
     step_of(hugging_face(ranks))
 
 
+def hf_checkpointing(ranks: int) -> None:
+    """Every block checkpointed."""
+    model: Any = hugging_face(ranks)
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    step_of(model)
+
+
+def hf_trainer(ranks: int) -> None:
+    """What Trainer compiles: the model's forward with its loss."""
+    step_of(hugging_face(ranks))
+
+
+def hf_accelerate(ranks: int) -> None:
+    """What accelerate compiles: the model's forward with its loss."""
+    step_of(hugging_face(ranks))
+
+
+def hf_generate(ranks: int) -> None:
+    """The prefill into a static cache."""
+    from transformers import StaticCache
+
+    model = hugging_face(ranks).eval()
+    with shapes_only(), torch.no_grad():
+        cache = StaticCache(config=model.config, max_cache_len=2 * LENGTH)
+        torch.compile(model)(input_ids=text(), past_key_values=cache, use_cache=True)
+
+
+def hf_lora(ranks: int) -> None:
+    """Adapters on column-parallel layers."""
+    import hf_lora as example
+
+    with mock.patch.object(example, "load", lambda _, world: hugging_face(world)), shapes_only():
+        model = example.with_adapters("", ranks)
+    step_of(model)
+
+
+#: Qwen3-30B-A3B.
+EXPERTS: dict[str, Any] = {
+    **SIZES,
+    "hidden_size": 2048,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+}
+
+
+def hf_experts(ranks: int) -> None:
+    """Experts that all-reduce their results."""
+    ways = {"ep_size": ranks, "ep_implementation": "all_reduce"}
+    step_of(hugging_face(ranks, "Qwen3Moe", EXPERTS, **ways))
+
+
+def hf_experts_exchanged(ranks: int) -> None:
+    """Experts to which tokens are sent."""
+    step_of(hugging_face(ranks, "Qwen3Moe", EXPERTS, ep_size=ranks))
+
+
 # torch
 
 
@@ -193,3 +305,47 @@ def fsdp_tp(ranks: int) -> None:
             model = example.sharded(mesh, compiled=False)
         model.block.compile()
         model(text(), text())
+
+
+def lightning_fabric(ranks: int) -> None:
+    """What Fabric compiles: the model, inside of which FSDP2 shards."""
+    import dtensor_tp
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    with enlarged(dtensor_tp), shapes_only():
+        model = dtensor_tp.GPT()
+        parallelize_module(model.block, mesh, dtensor_tp.PLAN)
+        torch.compile(model)(text(), text())
+
+
+def pipeline(ranks: int) -> None:
+    """Both stages, each on one micro-batch."""
+    import dtensor_tp
+    import pipeline as example
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    with enlarged(dtensor_tp), enlarged(example), shapes_only():
+        received = torch.zeros(ROWS, LENGTH, WIDTH, requires_grad=True)
+        for stage, given in ((example.First(), text()), (example.Last(), received)):
+            parallelize_module(stage.block, mesh, dtensor_tp.PLAN)
+            torch.compile(stage)(given)
+
+
+def ddp_tp(ranks: int) -> None:
+    """One replica; DDP reduces its gradients outside of the graph."""
+    import ddp_tp as example
+
+    group = dist.new_group(list(range(ranks)))
+    with enlarged(example), shapes_only():
+        x = torch.zeros(ROWS, LENGTH, WIDTH)
+        torch.compile(example.Model(group))(x, x)
+
+
+def context_parallel(ranks: int) -> None:
+    """Each rank with 2048 tokens of a row of all."""
+    import context_parallel as example
+
+    with enlarged(example), shapes_only():
+        x = torch.zeros(ROWS, LENGTH, WIDTH)
+        mask = torch.ones(LENGTH, ranks * LENGTH, dtype=torch.bool)
+        torch.compile(example.Model())(x, x, mask)

@@ -26,11 +26,10 @@ from typing import Any
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
-from benchmarks.frameworks import plain, versions, write_table
+from benchmarks.frameworks import PREDICTIONS, plain, versions, write_table
 from benchmarks.frameworks_cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "frameworks_sizes.json"
 #: The machine that is planned for: the device, the link table, and the options besides.
 TARGET = {"device": "H200", "link": "h200-nvlink-8"}
 OPTIONS = {**TARGET, "lowering": "eager", "check_ranks": False}
@@ -72,10 +71,10 @@ def predict_and_write(case: Case) -> None:
     """Put one case's prediction into the file and the table."""
     sys.path.insert(0, str(ROOT / "examples"))
     found = {"versions": versions(case), **predicted(case)}
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(PREDICTIONS.read_text()) if PREDICTIONS.exists() else {}
     results[case.name] = found
     order = [known.name for known in CASES if known.name in results]
-    RESULTS.write_text(json.dumps({name: results[name] for name in order}, indent=1) + "\n")
+    PREDICTIONS.write_text(json.dumps({name: results[name] for name in order}, indent=1) + "\n")
     write_table()
     print(case.name, json.dumps(found), flush=True)
 
