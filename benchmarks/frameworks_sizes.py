@@ -41,10 +41,14 @@ def predicted(case: Case) -> dict[str, Any]:
 
     The times of the graphs are added up: graphs that the program runs several times count once.
     """
+    import torch
+
     import domino_compile
     from domino_compile import _compat
     from domino_compile.report.explanation import explanation_of
 
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
     programs = importlib.import_module("benchmarks.frameworks_programs")
     program = getattr(programs, case.name, None)
     if program is None:
