@@ -50,9 +50,11 @@ def predicted(case: Case) -> dict[str, Any]:
     torch._dynamo.reset()
     domino_compile.reset_reports()
     programs = importlib.import_module("benchmarks.frameworks_programs")
-    program = getattr(programs, case.name, None)
-    if program is None:
+    if case.name in programs.WITHOUT:
         return {"reason": programs.WITHOUT[case.name]}
+    program = getattr(programs, programs.SAME_GRAPHS.get(case.name, case.name), None)
+    if program is None:  # that of a case without a prediction
+        return {"reason": programs.WITHOUT[programs.SAME_GRAPHS[case.name]]}
     ranks = TENSOR_PARALLEL * (2 if case.ranks == 4 else 1)
     try:
         with (
