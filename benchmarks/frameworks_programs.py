@@ -36,16 +36,16 @@ SIZES: dict[str, Any] = {
 }
 #: Why a case has no prediction.
 WITHOUT: dict[str, str] = {
-    "titan_spmd_types": "not predicted yet",
-    "titan_checkpointing": "not predicted yet",
-    "titan_selective": "not predicted yet",
-    "titan_flex": "not predicted yet",
+    "titan_spmd_types": "not captured at real sizes yet",
+    "titan_checkpointing": "not captured at real sizes yet",
+    "titan_selective": "not captured at real sizes yet",
+    "titan_flex": "not captured at real sizes yet",
     "deepspeed_autotp": "its engine reads numbers while it is set up, and fake tensors have none",
-    "hf_checkpointing": "not predicted yet",
-    "hf_lora": "not predicted yet",
+    "hf_checkpointing": "not captured at real sizes yet",
+    "hf_lora": "not captured at real sizes yet",
     "hf_lora_rows": "the program does not run",
-    "hf_experts": "not predicted yet",
-    "hf_experts_exchanged": "not predicted yet",
+    "hf_experts": "not captured at real sizes yet",
+    "hf_experts_exchanged": "not captured at real sizes yet",
     "ddp_dtensor": "the program does not run",
 }
 #: Cases whose graphs are those of another case: what they add is outside of the graphs.

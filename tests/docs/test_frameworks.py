@@ -52,6 +52,15 @@ def test_a_result_adds_up_and_names_its_versions(case: Any) -> None:
     assert found["error"] or found["captured"] == sum(found[action] for action in ACTIONS) > 0
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_prediction_is_possible_or_has_a_reason(case: Any) -> None:
+    found = json.loads(PREDICTIONS.read_text())[case.name]
+    assert set(found["versions"]) == {"torch", *case.packages}
+    assert found["reason"] or 0 < found["predicted_ms"] <= found["inductor_ms"]
+    for who in () if found["reason"] else ("", "inductor_"):
+        assert 0 <= found[f"{who}exposed_ms"] <= found[f"{who}wire_ms"]
+
+
 class MLP(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
