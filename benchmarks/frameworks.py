@@ -34,6 +34,8 @@ from domino_compile.tools.scripts import Asked, Compiles, compiles_redirected
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "docs" / "frameworks.json", ROOT / "docs" / "frameworks.md"
+#: Written by ``benchmarks.frameworks_sizes``.
+PREDICTIONS = ROOT / "docs" / "frameworks_sizes.json"
 BEGIN, END = "<!-- begin: python -m benchmarks.frameworks --table -->\n", "<!-- end -->"
 #: The page shows this many characters of a reason or error; the file has the full text.
 WIDEST_REASON = 200
@@ -114,38 +116,63 @@ def write(case: Case, found: dict[str, Any]) -> None:
     write_table()
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the table of docs/frameworks.md."""
+def table(results: dict[str, Any], predictions: dict[str, Any]) -> str:
+    """Return the table of docs/frameworks.md, with the notes below it.
+
+    Args:
+        results: What was measured of each case.
+        predictions: What was predicted of each case at real sizes, or why nothing was.
+    """
     head = (
         "| Framework | Tensor parallelism | Checkpointing | Data parallel | Pipeline | Captured "
-        "| Cut | Merged | Reordered | Left | Versions |"
+        "| Cut | Merged | Reordered | Left | Predicted | Exposed of wire, ms (Inductor's) "
+        "| Versions |"
     )
-    rows = [head, "|---|---|---|---|---|" + "---:|" * 5 + "---|"]
+    rows = [head, "|---|---|---|---|---|" + "---:|" * 7 + "---|"]
+    notes = []
     for case in CASES:
-        found = results[case.name]
+        found, foreseen = results[case.name], predictions[case.name]
         cells = [case.framework, case.style]
         cells += [cell or "-" for cell in (case.checkpointing, case.data, case.pipeline)]
         if found["error"]:
-            cells += ["refused", "", "", "", ""]
+            cells += ["refused", "", "", "", "", "", ""]
         else:
             cells += [str(found["captured"]), *(str(found[action]) for action in ACTIONS)]
+            cells += predicted_cells(foreseen)
         cells.append(", ".join(f"{name} {number}" for name, number in found["versions"].items()))
         rows.append(f"| {' | '.join(cells)} |")
-    notes = [
-        f"* {case.described()}: {shorten(text, WIDEST_REASON, placeholder=' ...')}"
-        for case in CASES
-        for text in (*results[case.name]["reasons"], results[case.name]["error"])
-        if text
-    ]
+        said = [*found["reasons"], found["error"]]
+        if foreseen["reason"] and not found["error"]:
+            said.append(f"no prediction: {foreseen['reason']}")
+        notes += [
+            f"* {case.described()}: {shorten(text, WIDEST_REASON, placeholder=' ...')}"
+            for text in said
+            if text
+        ]
     return "\n".join([*rows, "", *notes]) + "\n"
+
+
+def predicted_cells(foreseen: dict[str, Any]) -> list[str]:
+    """Return the speed-up and the exposed time of a prediction, as the table shows them."""
+    if foreseen["reason"]:
+        return ["-", "-"]
+    speedup = foreseen["inductor_ms"] / foreseen["predicted_ms"]
+    exposed, before = (
+        f"{foreseen[f'{who}exposed_ms']:.1f} of {foreseen[f'{who}wire_ms']:.1f}"
+        for who in ("", "inductor_")
+    )
+    return [f"{speedup:.2f}x", f"{exposed} ({before})"]
 
 
 def write_table() -> None:
     """Write the table of all known cases into the page."""
-    results = json.loads(RESULTS.read_text())
-    if PAGE.exists() and all(case.name in results for case in CASES):
+    results, predictions = (
+        json.loads(path.read_text()) if path.exists() else {} for path in (RESULTS, PREDICTIONS)
+    )
+    if all(case.name in results and case.name in predictions for case in CASES):
         before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
+        shown = BEGIN + table(results, predictions) + END
+        PAGE.write_text(before + shown + rest.partition(END)[2])
 
 
 def main(arguments: list[str]) -> None:

@@ -76,6 +76,8 @@ def gpt(world: int, sequence_parallel: bool) -> nn.Module:
         tensor_model_parallel_size=world,
         sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,
+        params_dtype=torch.get_default_dtype(),
+        bf16=torch.get_default_dtype() is torch.bfloat16,
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )

@@ -37,6 +37,7 @@ class Choice:
         compiled: whether `torch.compile` is on; torchtitan compiles every block by itself.
         sequence_parallel: whether activations between blocks are spread over the ranks.
         shards: over how many data-parallel ranks FSDP2 shards the weights.
+        stages: over how many pipeline stages the layers are spread.
         checkpointing: a policy of torchtitan's, or None.
         flex: whether attention is FlexAttention, torchtitan's default.
         spmd: torchtitan's way to describe tensor parallelism.
@@ -45,6 +46,7 @@ class Choice:
     compiled: bool = False
     sequence_parallel: bool = True
     shards: int = 1
+    stages: int = 1
     checkpointing: Any = None
     flex: bool = False
     spmd: Any = "partial_dtensor"
@@ -67,17 +69,19 @@ class Loss(nn.Module):
         return loss / following.numel()
 
 
-def llama(world: int, choice: Choice) -> nn.Module:
-    """Torchtitan's debug Llama on `world` ranks, all tensor-parallel but for FSDP2's."""
+def described(world: int, choice: Choice) -> tuple[Any, dict[str, Any]]:
+    """Torchtitan's configuration of its debug Llama on `world` ranks, and how it is spread."""
     from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
     from torchtitan.distributed import ParallelDims
     from torchtitan.distributed.utils import set_spmd_backend
     from torchtitan.models.common.attention import ScaledDotProductAttention
-    from torchtitan.models.llama3 import model_registry, parallelize_llama
+    from torchtitan.models.llama3 import model_registry
 
     parallelism = ParallelismConfig(
-        tensor_parallel_degree=world // choice.shards,
+        tensor_parallel_degree=world // choice.shards // choice.stages,
         data_parallel_shard_degree=choice.shards,
+        pipeline_parallel_degree=choice.stages,
+        pipeline_parallel_microbatch_size=2,
         enable_sequence_parallel=choice.sequence_parallel,
         spmd_backend=choice.spmd,
     )
@@ -87,24 +91,35 @@ def llama(world: int, choice: Choice) -> nn.Module:
     for layer in [] if choice.flex else config.layers:
         layer.attention.inner_attention = ScaledDotProductAttention.Config()
     config.update_from_config(config=SimpleNamespace(parallelism=parallelism))
+    return config, {
+        "parallel_dims": ParallelDims.from_config(parallelism, world),
+        "training": TrainingConfig(mixed_precision_param="float32", local_batch_size=8),
+        "parallelism": parallelism,
+        "compile_config": CompileConfig(enable=choice.compiled, components=["model"]),
+        "ac_config": choice.checkpointing,
+        "dump_folder": "",
+    }
+
+
+def llama(world: int, choice: Choice) -> nn.Module:
+    """Torchtitan's debug Llama on `world` ranks, all tensor-parallel but for FSDP2's."""
+    from torchtitan.models.llama3 import parallelize_llama
+
+    config, spread = described(world, choice)
     with torch.device("meta"):
         model = config.build()
-    model = parallelize_llama(
-        model,
-        parallel_dims=ParallelDims.from_config(parallelism, world),
-        training=TrainingConfig(mixed_precision_param="float32"),
-        parallelism=parallelism,
-        compile_config=CompileConfig(enable=choice.compiled, components=["model"]),
-        ac_config=choice.checkpointing,
-        dump_folder="",
-    )
+    return Loss(filled(parallelize_llama(model, **spread)), choice.flex)
+
+
+def filled(model: Any) -> Any:
+    """Give a model its weights, which were only described so far."""
     for module in model.modules():
         if isinstance(module, FSDPModule):  # gloo has no reduction that divides
             module.set_force_sum_reduction_for_comms(True)
     model.to_empty(device="cpu")
     with torch.no_grad():
         model.init_states()
-    return Loss(model, choice.flex)
+    return model
 
 
 def without_cuda() -> None:

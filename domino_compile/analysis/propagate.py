@@ -66,6 +66,8 @@ class Limits:
 NO_LIMITS = Limits()
 #: Operations that read or write a value's elements by their places in memory.
 BY_PLACE = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
+#: Operations that give an ``arange`` dimensions of extent 1.
+COUNT_VIEWS = (torch.ops.aten.unsqueeze.default, torch.ops.aten.view.default)
 
 
 @dataclass
@@ -340,7 +342,8 @@ def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
             return Subgraph(subgraph.graph)
         if not isinstance(value, torch.Tensor):
             return x
-        made = Operand(len(operands), analysis.seen(x), to_shape(value.shape), value.dtype)
+        shape = to_shape(value.shape)
+        made = Operand(len(operands), analysis.seen(x), shape, value.dtype, counted_dim(x))
         operands.append(made)
         nodes.append(x)
         return made
@@ -353,6 +356,19 @@ def make_call(analysis: Analysis, node: fx.Node) -> tuple[Call, list[fx.Node]]:
         node.target, tuple(args), dict(kwargs), out, analysis.batch, tuple(operands), inside
     )
     return call, nodes
+
+
+def counted_dim(node: fx.Node) -> int | None:
+    """Return the dimension along which each element is its own number; ``None`` if there is none.
+
+    That is an ``arange`` from zero, whatever dimensions of extent 1 a view has added.
+    """
+    if node.target is torch.ops.prims.iota.default:
+        return 0 if (node.kwargs.get("start"), node.kwargs.get("step")) == (0, 1) else None
+    if node.target not in COUNT_VIEWS or counted_dim(node.all_input_nodes[0]) is None:
+        return None
+    long = [d for d, extent in enumerate(to_shape(node.meta["val"].shape)) if extent != 1]
+    return long[0] if len(long) == 1 else None
 
 
 def _shapes(value: Any) -> Any:

@@ -34,12 +34,22 @@ def by_schema(op: Any, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor argument: its state, and the shape and type of the *whole* value."""
+    """A tensor argument: its state, and the shape and type of the *whole* value.
+
+    Attributes:
+        index: Its place among the tensor arguments.
+        state: Its state.
+        shape: The shape of the whole value.
+        dtype: Its type.
+        counts: The dimension along which each element is its own number, 0, 1, 2, ..., as in
+            ``arange``; ``None`` if there is none.
+    """
 
     index: int
     state: States
     shape: Shape
     dtype: torch.dtype | None = None
+    counts: int | None = None
 
     @property
     def rank(self) -> int:

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from domino_compile.axes import WHOLE, Sliced, States
-from domino_compile.rules.call import Call, Cut, Operand, Outcome, Refusal
+from domino_compile.axes import WHOLE, Chunks, Size, Sliced, States
+from domino_compile.axes.sizes import same
+from domino_compile.rules.call import Call, Cut, Emit, Expand, Operand, Outcome, Refusal
 from domino_compile.rules.pointwise import broadcast_state
 from domino_compile.rules.rule import family
 from domino_compile.rules.shape import normal
 
 aten = torch.ops.aten
+Args = tuple[Any, ...]
 
 
 def embedding(call: Call) -> Outcome:
@@ -136,12 +138,74 @@ def index_cut(x: Operand, layout: Layout) -> tuple[Sliced, tuple[States, ...]] |
     return out, (x.sliced, *(WHOLE for _ in layout.given))
 
 
+@dataclass(frozen=True)
+class OwnRows:
+    """An indexing of every row of a tensor by the row's own number, beside other indices.
+
+    Attributes:
+        dim: The dimension of the tensor that the numbers index.
+        count: The numbers, 0, 1, 2, ...
+        place: The dimension of the result that has one entry for each row.
+    """
+
+    dim: int
+    count: Operand
+    place: int
+
+    def states(self, layout: Layout, outer: Size) -> tuple[States, ...]:
+        """Return the states of the indices; each slice takes the first of the whole's numbers."""
+        others = index_states(layout, Sliced(self.place, outer))
+        given = zip(layout.given, others, strict=True)
+        return tuple(WHOLE if i is self.count else state for i, state in given)
+
+    def expand(self, call: Call) -> Expand:
+        """Return how a slice is made: its rows are numbered from zero."""
+        extent, along = self.count.shape[self.count.counts or 0], self.count.counts
+
+        def one(emit: Emit, args: Args, kwargs: dict[str, Any], chunks: Chunks, i: int) -> Any:
+            x, indices, *rest = args
+            numbers = list(indices)
+            rows = chunks.part_of(extent, i)
+            numbers[self.dim] = emit(aten.slice.Tensor, numbers[self.dim], along, 0, rows)
+            return emit(call.op, x, numbers, *rest, **kwargs)
+
+        return one
+
+
+def own_rows(
+    x: Operand, dim: int, indices: Sequence[Operand | None], layout: Layout
+) -> OwnRows | None:
+    """Return how ``x[arange(N), j]`` takes something from each row of ``x``, if it does.
+
+    Args:
+        x: The indexed tensor.
+        dim: The dimension whose entries are the rows.
+        indices: An index or ``None`` for each dimension; the last ones may be missing.
+        layout: The layout of ``x[indices]``.
+    """
+    count = indices[dim] if dim < len(indices) else None
+    if count is None or count.counts is None or x.shape[dim] == 1:
+        return None
+    if not same(count.shape[count.counts], x.shape[dim]):
+        return None
+    return OwnRows(dim, count, layout.start + layout.block - count.rank + count.counts)
+
+
 def index(call: Call) -> Outcome:
-    """Cut ``x[i, j, ...]``: either in the indices, with ``x`` whole, or in ``x`` beside them."""
+    """Cut ``x[i, j, ...]``: in the indices, with ``x`` whole, or in ``x`` beside them, or in both.
+
+    It is cut in both if each row of ``x`` is indexed by its own number.
+    """
     x = call.operands[0]
-    layout = layout_of(x, call.arg(1, "indices"))
+    indices = call.arg(1, "indices")
+    layout = layout_of(x, indices)
     if isinstance(layout, Refusal):
         return layout
+    rows = own_rows(x, x.sliced.dim, indices, layout) if x.sliced is not None else None
+    if rows is not None and x.sliced is not None:
+        out = Sliced(rows.place, x.sliced.outer)
+        given = rows.states(layout, out.outer)
+        return Cut((x.sliced, *given), out, expand=rows.expand(call))
     states = index_cut(x, layout)
     return states if isinstance(states, Refusal) else Cut(states[1], states[0])
 
@@ -169,10 +233,36 @@ def index_put(call: Call) -> Outcome:
     x, *given, values = call.operands
     if len(given) == 1 and given[0].dtype is torch.bool:
         return fill_where(x, call.arg(1, "indices").index(given[0]), given[0], values)
-    layout = layout_of(x, call.arg(1, "indices"))
+    indices = call.arg(1, "indices")
+    layout = layout_of(x, indices)
     if isinstance(layout, Refusal):
         return layout
-    return put(x, layout, (values,), bool(call.arg(3, "accumulate", False)))
+    return put_in_rows(call, indices, layout) or put(
+        x, layout, (values,), bool(call.arg(3, "accumulate", False))
+    )
+
+
+def put_in_rows(call: Call, indices: Sequence[Operand | None], layout: Layout) -> Cut | None:
+    """Return the cut of a write into each row of ``x``, if the rows are what is cut."""
+    x, *_, values = call.operands
+    for dim in range(x.rank) if x.sliced is None else (x.sliced.dim,):
+        rows = own_rows(x, dim, indices, layout)
+        out = x.sliced or block_cut(layout) or pushed(values, layout)
+        if rows is None or out is None or (x.sliced is None and out.dim != rows.place):
+            continue
+        out = Sliced(rows.place, out.outer)
+        given = rows.states(layout, out.outer)
+        state = Sliced(dim, out.outer)
+        inputs = (state, *given, broadcast_state(values, out, layout.rank))
+        return Cut(inputs, state, expand=rows.expand(call))
+    return None
+
+
+def pushed(values: Operand, layout: Layout) -> Sliced | None:
+    """Return how written values cut ``x[indices]``, to whose shape they are broadcast."""
+    if values.sliced is None:
+        return None
+    return Sliced(values.sliced.dim + layout.rank - values.rank, values.sliced.outer)
 
 
 def fill_where(x: Operand, at: int, mask: Operand, values: Operand) -> Outcome:
@@ -224,8 +314,7 @@ def put(x: Operand, layout: Layout, values: Sequence[Operand], accumulate: bool)
     if x.sliced is not None and x.sliced.dim in layout.kept:
         out = Sliced(layout.place(x.sliced.dim), x.sliced.outer)
     for value in values:
-        if out is None and value.sliced is not None:
-            out = Sliced(value.sliced.dim + layout.rank - value.rank, value.sliced.outer)
+        out = out or pushed(value, layout)
     if out is None:
         return Refusal("writes along the cut dimension")
     value_states = tuple(broadcast_state(v, out, layout.rank) for v in values)

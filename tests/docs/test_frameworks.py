@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import domino_compile
-from benchmarks.frameworks import ACTIONS, BEGIN, CASES, END, RESULTS, table
+from benchmarks.frameworks import ACTIONS, BEGIN, CASES, END, PREDICTIONS, RESULTS, table
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()
@@ -37,10 +37,12 @@ def test_every_example_that_was_measured_has_a_snippet() -> None:
 
 
 def test_the_table_is_that_of_the_measurements() -> None:
-    results = json.loads(RESULTS.read_text())
-    assert list(results) == [case.name for case in CASES], "python -m benchmarks.frameworks"
+    results, predictions = (json.loads(path.read_text()) for path in (RESULTS, PREDICTIONS))
+    names = [case.name for case in CASES]
+    assert list(results) == names, "python -m benchmarks.frameworks"
+    assert list(predictions) == names, "python -m benchmarks.frameworks_sizes"
     shown = PAGE.split(BEGIN)[1].split(END)[0]
-    assert shown == table(results), "python -m benchmarks.frameworks --table"
+    assert shown == table(results, predictions), "python -m benchmarks.frameworks --table"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -48,6 +50,15 @@ def test_a_result_adds_up_and_names_its_versions(case: Any) -> None:
     found = json.loads(RESULTS.read_text())[case.name]
     assert set(found["versions"]) == {"torch", *case.packages}
     assert found["error"] or found["captured"] == sum(found[action] for action in ACTIONS) > 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_prediction_is_possible_or_has_a_reason(case: Any) -> None:
+    found = json.loads(PREDICTIONS.read_text())[case.name]
+    assert set(found["versions"]) == {"torch", *case.packages}
+    assert found["reason"] or 0 < found["predicted_ms"] <= found["inductor_ms"]
+    for who in () if found["reason"] else ("", "inductor_"):
+        assert 0 <= found[f"{who}exposed_ms"] <= found[f"{who}wire_ms"]
 
 
 class MLP(torch.nn.Module):

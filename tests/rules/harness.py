@@ -27,6 +27,31 @@ MODE = FakeTensorMode()
 
 
 @dataclass(frozen=True)
+class Count:
+    """An argument ``0, 1, ..., extent - 1`` that the graph makes, in the given shape."""
+
+    extent: int
+    shape: tuple[int, ...]
+
+    def emit(self, graph: fx.Graph) -> fx.Node:
+        """Make it in a graph."""
+        made = {"start": 0, "step": 1, "dtype": torch.int64, "device": "cpu"}
+        iota = torch.ops.prims.iota.default
+        node = graph.call_function(iota, (self.extent,), {**made, "requires_grad": False})
+        fill(node)
+        if self.shape == (self.extent,):
+            return node
+        node = graph.call_function(aten.view.default, (node, list(self.shape)))
+        fill(node)
+        return node
+
+
+def counted(*shape: int) -> Count:
+    """A count along the only dimension whose extent is not 1."""
+    return Count(max(shape), shape)
+
+
+@dataclass(frozen=True)
 class Sample:
     """An operation, its arguments, and what must come out.
 
@@ -128,10 +153,14 @@ def build(sample: Sample) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
     graph = fx.Graph(owner)
     inputs: list[fx.Node] = []
     made: dict[int, fx.Node] = {}
+    counts: list[Count] = []
 
     def placeholder(value: Any) -> Any:
         if isinstance(value, fx.GraphModule):
             return get_attr(value)
+        if isinstance(value, Count):
+            counts.append(value)
+            return value
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) in made:
@@ -152,6 +181,10 @@ def build(sample: Sample) -> tuple[fx.Graph, fx.Node, list[fx.Node]]:
     args, kwargs = pytree.tree_map(placeholder, (sample.args, sample.kwargs))
     if not inputs:
         graph.placeholder("unused").meta["val"] = 0
+    numbers = {count: count.emit(graph) for count in counts}
+    args, kwargs = pytree.tree_map(
+        lambda x: numbers[x] if isinstance(x, Count) else x, (args, kwargs)
+    )
     node = graph.call_function(sample.op, args, kwargs)
     fill(node)
     out: Any = node

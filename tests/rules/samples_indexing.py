@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.rules.harness import Sample
+from tests.rules.harness import Sample, counted
 from tests.rules.samples_pointwise import count, real
 
 aten = torch.ops.aten
@@ -199,4 +199,33 @@ PUT += [
         **both(no(WRITES, (0, 1))),
     ),
 ]
-SAMPLES = LOOKUPS + INDEX + PUT
+#: Each row is read and written at an index of its own, as in a loss whose classes are divided.
+ROW_BY_ROW = [
+    Sample(aten.index.Tensor, (real(6, 5), [counted(6), count(6)]), **both(no(INDEXES, (0, 1)))),
+    Sample(
+        aten.index.Tensor,
+        (real(3, 6, 5), [None, counted(6, 1), count(6, 2)]),
+        **both(no(INDEXES, (0, 2))),
+    ),
+    Sample(
+        aten.index.Tensor,
+        (real(6, 4, 5), [counted(6), None, count(6)]),
+        **both(no(INDEXES, (0, 2))),
+    ),
+    Sample(aten.index.Tensor, (real(6, 6), [counted(6), counted(6)])),
+    Sample(
+        aten.index.Tensor, (real(7, 5), [counted(6), count(6)]), **both(no(INDEXES, (0, 0), (0, 1)))
+    ),
+    Sample(
+        aten.index_put.default,
+        (real(6, 5), [counted(6), count(6)], real(6)),
+        **both(no(WRITES, (0, 1))),
+    ),
+    Sample(
+        aten.index_put.default,
+        (real(6, 5), [counted(6, 1), count(6, 2)], real(2), True),
+        **both(no(WRITES, (0, 1))),
+    ),
+    Sample(aten.index_put.default, (real(6, 6), [counted(6), counted(6)], real(), True)),
+]
+SAMPLES = LOOKUPS + INDEX + PUT + ROW_BY_ROW

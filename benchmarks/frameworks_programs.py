@@ -1,0 +1,265 @@
+"""The programs of ``benchmarks.frameworks_sizes``: the examples' models at real sizes.
+
+Each function is named like the case of ``benchmarks.frameworks`` that it enlarges. It makes the
+mesh, builds the model of fake tensors, and calls it once, as the example does. Whatever compiles
+with Inductor is compiled with domino, because the caller has turned the switch on.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
+
+ROWS, LENGTH = 4, 2048
+WIDTH, HEADS, LAYERS, VOCABULARY = 4096, 32, 2, 128256 * 2 // 32
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 14336,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": LENGTH,
+}
+#: Why a case has no prediction.
+WITHOUT: dict[str, str] = {
+    "titan_spmd_types": "not captured at real sizes yet",
+    "titan_checkpointing": "not captured at real sizes yet",
+    "titan_selective": "not captured at real sizes yet",
+    "titan_flex": "not captured at real sizes yet",
+    "deepspeed_autotp": "its engine reads numbers while it is set up, and fake tensors have none",
+    "hf_checkpointing": "not captured at real sizes yet",
+    "hf_lora": "not captured at real sizes yet",
+    "hf_lora_rows": "the program does not run",
+    "hf_experts": "not captured at real sizes yet",
+    "hf_experts_exchanged": "not captured at real sizes yet",
+    "ddp_dtensor": "the program does not run",
+}
+#: Cases whose graphs are those of another case: what they add is outside of the graphs.
+SAME_GRAPHS = {
+    "titan_fsdp": "torchtitan_llama",
+    "titan_fsdp_selective": "titan_selective",
+    "titan_pipeline": "torchtitan_llama",
+    "hf_trainer": "hf_tensor_parallel",
+    "hf_accelerate": "hf_tensor_parallel",
+}
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Make tensors that have shapes but no numbers; those of a model are bfloat16."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def enlarged(module: ModuleType) -> Iterator[None]:
+    """Replace the sizes of an example's model, which are constants of its module."""
+    known = {"VOCABULARY": VOCABULARY, "WIDTH": WIDTH, "HEADS": HEADS, "LENGTH": LENGTH}
+    sizes = {name: value for name, value in known.items() if hasattr(module, name)}
+    with mock.patch.multiple(module, **sizes):
+        yield
+
+
+def text() -> torch.Tensor:
+    """Return tokens, which are also the labels: only their shape matters."""
+    return torch.zeros(ROWS, LENGTH, dtype=torch.long)
+
+
+# torchtitan
+
+
+def titan(ranks: int, *, whole: bool = False, **choices: Any) -> None:
+    """Call torchtitan's Llama 3 8B, with two of its layers; FSDP2 stays outside of its graphs."""
+    import torchtitan_llama as example
+
+    example.without_cuda()  # before torchtitan is imported
+    import torchtitan.models.llama3 as models
+    import torchtitan.models.llama3.parallelize as parallelize
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+    from torchtitan.distributed import ParallelDims
+    from torchtitan.protocols.module import Module
+
+    registry = models.model_registry
+
+    def registered(name: str, **settings: Any) -> Any:
+        spec = copy.deepcopy(registry("8B", **settings))
+        model: Any = spec.model
+        model.vocab_size = VOCABULARY
+        model.tok_embeddings.num_embeddings = model.lm_head.out_features = VOCABULARY
+        return spec
+
+    build_mesh = ParallelDims.build_mesh
+
+    def built(dims: Any) -> Any:
+        with unset_fake_temporarily():  # a mesh cannot be made of fake tensors
+            return build_mesh(dims)
+
+    choice = replace(example.Choice(compiled=not whole), **choices)
+    sized = mock.patch.object(models, "model_registry", registered)
+    meshes = mock.patch.object(ParallelDims, "build_mesh", built)
+    unsharded = mock.patch.object(parallelize, "apply_fsdp_to_decoder", lambda *_, **__: None)
+    unfilled = mock.patch.object(Module, "_init_self_parameters", lambda *_, **__: None)
+    with enlarged(example), sized, meshes, unsharded, unfilled, shapes_only():
+        model = example.llama(ranks * choice.shards, choice)
+        (torch.compile(model) if whole else model)(text(), text())
+
+
+def torchtitan_llama(ranks: int) -> None:
+    """Sequence parallelism, block by block."""
+    titan(ranks)
+
+
+def titan_all_reduce(ranks: int) -> None:
+    """Without sequence parallelism."""
+    titan(ranks, sequence_parallel=False)
+
+
+def titan_whole(ranks: int) -> None:
+    """The model and its loss compiled at once."""
+    titan(ranks, whole=True)
+
+
+# Megatron-core
+
+
+def megatron(ranks: int, *, sequence_parallel: bool) -> None:
+    """Call Megatron-core's GPT."""
+    import megatron_core as example
+
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    example.without_cuda()
+    torch._dynamo.config.ignore_logging_functions.add(warnings.warn)
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(ranks, create_gloo_process_groups=False)
+    with enlarged(example), shapes_only():
+        model = example.gpt(ranks, sequence_parallel)
+        torch.compile(model, fullgraph=True)(text(), text())
+
+
+def megatron_core(ranks: int) -> None:
+    """Sequence parallelism."""
+    megatron(ranks, sequence_parallel=True)
+
+
+def megatron_all_reduce(ranks: int) -> None:
+    """Without sequence parallelism."""
+    megatron(ranks, sequence_parallel=False)
+
+
+# Hugging Face
+
+
+def hugging_face(ranks: int, family: str = "Llama", sizes: Any = SIZES, **ways: Any) -> nn.Module:
+    """Return a model that transformers divides over the ranks, as `from_pretrained` would."""
+    import transformers
+    from transformers.distributed import DistributedConfig
+
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    wanted = DistributedConfig(tp_size=ranks, **(ways or {"tp_plan": "auto"}))
+    wanted, _, mesh = model_class.prepare_distribute_model(wanted)
+    with shapes_only():
+        model = model_class(config)
+        return model_class.maybe_distribute_model(model, wanted, mesh)  # type: ignore[no-any-return]
+
+
+def step_of(model: nn.Module) -> None:
+    """Compile a Hugging Face model and call it for its loss."""
+    with shapes_only():
+        torch.compile(model)(input_ids=text(), labels=text(), use_cache=False)
+
+
+def hf_tensor_parallel(ranks: int) -> None:
+    """The model's own plan."""
+    step_of(hugging_face(ranks))
+
+
+def hf_generate(ranks: int) -> None:
+    """The prefill into a static cache."""
+    from transformers import StaticCache
+
+    model = hugging_face(ranks).eval()
+    with shapes_only(), torch.no_grad():
+        cache = StaticCache(config=model.config, max_cache_len=2 * LENGTH)
+        torch.compile(model)(input_ids=text(), past_key_values=cache, use_cache=True)
+
+
+# torch
+
+
+def fsdp_tp(ranks: int) -> None:
+    """FSDP2 around tensor parallelism."""
+    import dtensor_tp
+    import fsdp_tp as example
+
+    mesh = init_device_mesh("cpu", (2, ranks), mesh_dim_names=("dp", "tp"))
+    with enlarged(dtensor_tp), shapes_only():
+        with mock.patch.object(example, "fully_shard", lambda module, mesh: module):
+            model = example.sharded(mesh, compiled=False)
+        model.block.compile()
+        model(text(), text())
+
+
+def lightning_fabric(ranks: int) -> None:
+    """What Fabric compiles: the model, inside of which FSDP2 shards."""
+    import dtensor_tp
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    with enlarged(dtensor_tp), shapes_only():
+        model = dtensor_tp.GPT()
+        parallelize_module(model.block, mesh, dtensor_tp.PLAN)
+        torch.compile(model)(text(), text())
+
+
+def pipeline(ranks: int) -> None:
+    """Both stages, each on one micro-batch."""
+    import dtensor_tp
+    import pipeline as example
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    with enlarged(dtensor_tp), enlarged(example), shapes_only():
+        received = torch.zeros(ROWS, LENGTH, WIDTH, requires_grad=True)
+        for stage, given in ((example.First(), text()), (example.Last(), received)):
+            parallelize_module(stage.block, mesh, dtensor_tp.PLAN)
+            torch.compile(stage)(given)
+
+
+def ddp_tp(ranks: int) -> None:
+    """One replica; DDP reduces its gradients outside of the graph."""
+    import ddp_tp as example
+
+    group = dist.new_group(list(range(ranks)))
+    with enlarged(example), shapes_only():
+        x = torch.zeros(ROWS, LENGTH, WIDTH)
+        torch.compile(example.Model(group))(x, x)
+
+
+def context_parallel(ranks: int) -> None:
+    """Each rank with 2048 tokens of a row of all."""
+    import context_parallel as example
+
+    with enlarged(example), shapes_only():
+        x = torch.zeros(ROWS, LENGTH, WIDTH)
+        mask = torch.ones(LENGTH, ranks * LENGTH, dtype=torch.bool)
+        torch.compile(example.Model())(x, x, mask)
