@@ -128,7 +128,8 @@ def _rows(claim: Piece, value: torch.Tensor) -> torch.Tensor:
     extent = shape[claim.dim] // claim.outer
     opened = value.reshape(*shape[: claim.dim], claim.outer, extent, *shape[claim.dim + 1 :])
     part = opened.narrow(claim.dim + 1, claim.start, claim.length)
-    return part.reshape(*shape[: claim.dim], -1, *shape[claim.dim + 1 :])
+    rows = claim.outer * claim.length
+    return part.reshape(*shape[: claim.dim], rows, *shape[claim.dim + 1 :])
 
 
 def _least(part: Part) -> int:
