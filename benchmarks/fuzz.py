@@ -4,8 +4,8 @@
 
 Each run adds to the file: it goes on after the last seed, so that many programs can be run in
 several sittings. The result says how many programs ran in which sitting, how they were run
-(``tests/property/fuzz.py``), how long it took, and what was found. A program that differs is printed; it can be kept in
-``tests/property/test_regressions.py``.
+(``tests/property/fuzz.py``), how long it took, and what was found. A program that differs is
+printed; it can be kept in ``tests/property/test_regressions.py``.
 """
 
 from __future__ import annotations
