@@ -17,7 +17,7 @@ MATRIX := 2.11.0 $(shell sed -n s/^torch==//p constraints.txt) newest
 SUITE := -m pytest -n $(JOBS) --dist loadgroup
 PYTEST := $(BIN)/python $(SUITE)
 
-.PHONY: help venv setup hooks demo test test-with matrix coverage lint format types docs picture report-picture golden fuzz bench-compile clean
+.PHONY: help venv setup hooks demo test test-with matrix coverage lint format types docs picture report-picture golden fuzz fuzz-tests bench-compile clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -93,7 +93,11 @@ report-picture: setup  ## take docs/report.png anew, in a Chromium that is insta
 golden: setup  ## rewrite the golden files under tests/golden; review the diff
 	$(PYTEST) --update-golden $(ARGS)
 
-fuzz: setup  ## run the property tests with many examples and new seeds for MINUTES=5
+fuzz: setup  ## run random programs, cut against uncut, for MINUTES=5; out/fuzz.json adds up
+	@mkdir -p out
+	$(BIN)/python -m benchmarks.fuzz --programs 10000 --workers $(JOBS) --minutes $(MINUTES) --out out/fuzz.json $(ARGS)
+
+fuzz-tests: setup  ## run the property tests with many examples and new seeds for MINUTES=5
 	@end=$$(( $$(date +%s) + $(MINUTES) * 60 )); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	    seed=$$(( RANDOM * 32768 + RANDOM )); echo "== seed $$seed"; \

@@ -39,11 +39,13 @@ class Emitted:
         launches: The names of the graph's launches that work on a buffer, or return it, by the name
             of the buffer, in order.
         bytes: The sizes of buffers in bytes, by name.
+        problem: Why the code or the names are not known; empty if they are.
     """
 
-    code: str
+    code: str = ""
     launches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
 
 
 class LowerAgain(Exception):
@@ -94,11 +96,17 @@ def _looking(original: Any) -> Any:
         module = original(self, *args, **kwargs)
         if _wanted and self.graph is _wanted[0][0]:
             _, look = _wanted.pop()
-            code = Path(module.__file__).read_text()
-            look(Emitted(code, _launches(self), _sizes(self)))
+            look(_emitted(self, Path(module.__file__)))
         return module
 
     return compile_to_module
+
+
+def _emitted(lowering: Any, file: Path) -> Emitted:
+    try:
+        return Emitted(file.read_text(), _launches(lowering), _sizes(lowering))
+    except Exception as error:  # an Inductor that is not known yet: its code is refused, not broken
+        return Emitted(problem=f"{type(error).__name__}: {error}")
 
 
 def _loading(original: Any) -> Any:
@@ -121,7 +129,10 @@ def _lowering_again(original: Any) -> Any:
             return original(self, gm, *args, **kwargs)
         pristine = copy_of(gm)
         try:
-            return original(self, gm, *args, **kwargs)
+            made = original(self, gm, *args, **kwargs)
+            for _, look in _wanted:  # nobody has seen the code
+                look(Emitted(problem="Inductor lowered this graph in another way"))
+            return made
         except LowerAgain:
             return original(self, pristine, *args, **kwargs)
         finally:

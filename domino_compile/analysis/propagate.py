@@ -27,7 +27,7 @@ from domino_compile.axes import (
     to_shape,
 )
 from domino_compile.axes.sizes import divides, product, quotient
-from domino_compile.graph.collectives import is_launch, tensor_bytes
+from domino_compile.graph.collectives import is_launch, is_wait, tensor_bytes
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.subgraphs import subgraph_of
 from domino_compile.rules import (
@@ -169,8 +169,29 @@ def propagate(
         blocked: Operations that must run whole.
         limits: How far the cut may extend.
     """
-    analysis = Analysis(batch, seeds, limits)
     blocked |= _read_by_place(graph)
+    analysis = _propagated(graph, batch, seeds, blocked, limits)
+    while early := _joined_early(analysis) - blocked:
+        blocked |= early
+        analysis = _propagated(graph, batch, seeds, blocked, limits)
+    return analysis
+
+
+def _joined_early(analysis: Analysis) -> set[fx.Node]:
+    """Return the cut launches whose wait is whole: a join would read pieces before they arrive."""
+    pieces = (value for value, user in analysis.joins if is_wait(user))
+    launches = (x.args[0] if x.target is operator.getitem else x for x in pieces)
+    return {x for x in launches if isinstance(x, fx.Node) and is_launch(x)}
+
+
+def _propagated(
+    graph: fx.Graph,
+    batch: Size,
+    seeds: Mapping[fx.Node, Sliced],
+    blocked: frozenset[fx.Node],
+    limits: Limits,
+) -> Analysis:
+    analysis = Analysis(batch, seeds, limits)
     for node in graph.nodes:
         if node.op == "placeholder":
             if node in seeds:

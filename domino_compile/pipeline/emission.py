@@ -19,8 +19,11 @@ from domino_compile import _compat
 from domino_compile.agreement.votes import emitted_vote, groups_in_order
 from domino_compile.errors import STRICT, InternalError
 from domino_compile.pipeline import reporting
-from domino_compile.verify.order import Names, OrderCertificate, check_emitted
+from domino_compile.report import ScheduleReport
+from domino_compile.verify.order import check_emitted, refused
+from domino_compile.verify.order_certificate import Names, Promise
 from domino_compile.verify.order_promise import promise_of
+from domino_compile.verify.order_record import OrderRecord
 
 if TYPE_CHECKING:
     from domino_compile.pipeline.pipeline import Pipeline
@@ -40,37 +43,56 @@ def examine(pipeline: Pipeline, graph: fx.Graph) -> None:
         pipeline: Of the joint graph that the graph is part of.
         graph: The graph, as it is given to Inductor.
     """
-    promise = promise_of(graph)
-    if not promise.collectives or not pipeline.report.schedules:
+    if not pipeline.report.schedules:
         return
-    entry, report = pipeline.report.schedules[-1], pipeline.report
-    # Predicted, without what torch itself keeps on the device, which no code allocates.
-    library = round(pipeline.facts.cost(graph).rates.library_mib * 2**20)
-    peak = max(0, entry.step_peak_bytes - library)
-    promise = replace(promise, peak_bytes=peak, held_bytes=report.input_bytes)
+    entry = pipeline.report.schedules[-1]
+    promise, problem = _promise(pipeline, graph, entry)
+    if not problem and not promise.collectives:
+        return
 
     def look(emitted: _compat.Emitted) -> None:
-        names = Names(emitted.launches, emitted.bytes)
-        _settle(pipeline, entry.phase, check_emitted(emitted.code, promise, names))
+        code, names = emitted.code, Names(emitted.launches, emitted.bytes)
+        if why := problem or emitted.problem:
+            record = OrderRecord(entry.phase, refused(why))
+        else:
+            record = OrderRecord(entry.phase, check_emitted(code, promise, names), promise, names)
+        if pipeline.dump.wanted:
+            pipeline.dump.write(record.code, code.replace(_compat.cache_folder(), "cache"))
+        _settle(pipeline, record)
 
     _compat.look_at_code(graph, look)
 
 
-def _settle(pipeline: Pipeline, phase: str, certificate: OrderCertificate) -> None:
-    """Keep the certificate, or have the graph lowered again without an order.
+def _promise(pipeline: Pipeline, graph: fx.Graph, entry: ScheduleReport) -> tuple[Promise, str]:
+    """Return what the code must do, and why that is not known (empty if it is)."""
+    try:
+        promise = promise_of(graph)
+    except Exception as error:  # whatever the graph has: it is refused, not broken
+        return Promise(()), f"the graph cannot be read ({type(error).__name__}: {error})"
+    # Predicted, without what torch itself keeps on the device, which no code allocates.
+    library = round(pipeline.facts.cost(graph).rates.library_mib * 2**20)
+    peak = max(0, entry.step_peak_bytes - library)
+    return replace(promise, peak_bytes=peak, held_bytes=pipeline.report.input_bytes), ""
+
+
+def _settle(pipeline: Pipeline, record: OrderRecord) -> None:
+    """Keep the record, or have the graph lowered again without an order.
 
     Raises:
         LowerAgain: The order is not established, here or on another rank.
         InternalError: Likewise, under the option ``verify='strict'``.
     """
+    certificate, phase = record.certificate, record.phase
     why = "" if certificate.established else str(certificate.findings[0])
     if pipeline.check is not None:
         groups = groups_in_order(pipeline.report)
         order = {group: list(certificate.order.get(group, ())) for group in groups}
         why = pipeline.check.agree(emitted_vote(phase, order, why)) or why
+    if (verifier := pipeline.runner.verifier) is not None:
+        verifier.orders.append(replace(record, problem=why))
     written = json.dumps(certificate.as_dict(), indent=1, sort_keys=True) + "\n"
     pipeline.dump.write(f"{phase}/order.json", written)
-    pipeline.dump.write(f"{phase}/order.txt", certificate.as_text())
+    pipeline.dump.write(f"{phase}/order.txt", f"{phase} code: {certificate.as_text()}")
     if not why:
         pipeline.keep()
         return

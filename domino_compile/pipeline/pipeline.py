@@ -343,6 +343,8 @@ class Pipeline:
         self.regions.clear()
         self.left_because, self.kept = left_because, None
         self.rewrites = self.overlap = self.ran = False
+        if self.runner.verifier is not None:
+            self.runner.verifier = Verifier()
         if left_because:
             self.plan_key = None  # the ranks may agree later
 
@@ -379,7 +381,7 @@ class Pipeline:
         """Write what was established about the passes, if they were checked."""
         verifier = self.runner.verifier
         if verifier is not None and (verifier.checked or verifier.problem):
-            verdict = verifier.checked, verifier.problem
+            verdict = verifier.checked, verifier.problem, verifier.orders
             self.dump.write("certificate.txt", certificate_text(*verdict))
             self.dump.write("certificate.json", certificate_json(*verdict))
 

@@ -9,6 +9,7 @@ trusts, and establishes each claim from those of its operands:
 ``collectives``  none lost, none doubled, none with other ranks; waits
 ``part``       one thing to prove: the operations between values that are established
 ``elements``   by structure: both forms read the same elements in the same order
+``flex``       FlexAttention, by structure
 ``numbers``    by numbers: both forms agree on random values in float64, on all ranks
 ``sizes``      small sizes in place of large ones, for the numbers
 ``interpret``  runs operations (``kernels``: attention kernels by their definition)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from domino_compile.verify.check import (
@@ -16,12 +18,14 @@ from domino_compile.verify.check import (
     check,
 )
 from domino_compile.verify.claims import Witness
+from domino_compile.verify.order_certificate import OrderCertificate
+from domino_compile.verify.order_record import OrderRecord, check_order_again
 from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.plain import Graph, from_json, to_json
 from domino_compile.verify.verifier import Checked
 
 #: Raised whenever the data changes its form or meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAYS = {
     SAME: "the same operation on the same values",
     STRUCTURE: "by structure: the same operation reads the same elements",
@@ -29,16 +33,21 @@ WAYS = {
 }
 
 
-def certificate_text(checked: Sequence[Checked], problem: str = "") -> str:
-    """Return what was established, pass by pass.
+def certificate_text(
+    checked: Sequence[Checked], problem: str = "", orders: Sequence[OrderRecord] = ()
+) -> str:
+    """Return what was established, pass by pass, then about the code of each graph.
 
     Args:
         checked: The passes that were established.
-        problem: What was not established; empty if all was.
+        problem: What was not established about the passes; empty if all was.
+        orders: The code that was checked, if it was.
     """
-    lines = [_verdict(checked, problem), ""]
+    lines = [_verdict(checked, problem or _refused(orders)), ""]
     for one in checked:
         lines += _about(one)
+    for record in orders:
+        lines += [f"{record.phase} code: {record.certificate.as_text()}"]
     lines += [
         "A value is established if it equals what its claim says of a value before, given that its",
         "operands do. `domino verify FOLDER` repeats the proof from certificate.json.",
@@ -75,7 +84,14 @@ def _wrapped(head: str, names: Sequence[str]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def certificate_json(checked: Sequence[Checked], problem: str = "") -> str:
+def _refused(orders: Sequence[OrderRecord]) -> str:
+    refused = (f"the order of the {x.phase} code: {x.problem}" for x in orders if x.problem)
+    return next(refused, "")
+
+
+def certificate_json(
+    checked: Sequence[Checked], problem: str = "", orders: Sequence[OrderRecord] = ()
+) -> str:
     """Return graphs, claims and what was established, to be checked again."""
     graphs: list[dict[str, Any]] = []
     places: dict[int, int] = {}
@@ -101,15 +117,31 @@ def certificate_json(checked: Sequence[Checked], problem: str = "") -> str:
         }
         for one in checked
     ]
-    data = {"schema_version": SCHEMA_VERSION, "problem": problem, "passes": passes}
-    return json.dumps({**data, "graphs": graphs}, indent=None, separators=(",", ":")) + "\n"
+    data: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "problem": problem}
+    data["passes"] = passes
+    data |= {"orders": [record.to_json() for record in orders], "graphs": graphs}
+    return json.dumps(data, indent=None, separators=(",", ":"), default=str) + "\n"
 
 
-def check_again(text: str) -> list[tuple[str, Established]]:
+@dataclass(frozen=True)
+class Proved:
+    """What a certificate's second proof has established.
+
+    Attributes:
+        passes: Each pass, and what is established about it.
+        orders: The phase of each graph whose code was read, and what is established about it.
+    """
+
+    passes: list[tuple[str, Established]]
+    orders: list[tuple[str, OrderCertificate]]
+
+
+def check_again(text: str, folder: Path) -> Proved:
     """Prove anew what a certificate says.
 
-    Returns:
-        Each pass, and what is established about it.
+    Args:
+        text: The certificate (``certificate.json``).
+        folder: The folder that it is in, which has the emitted code.
 
     Raises:
         NotEstablished: The proof fails.
@@ -128,4 +160,5 @@ def check_again(text: str) -> list[tuple[str, Established]]:
         witness = Witness.from_json(one["claims"])
         established = check(graphs[one["before"]], graphs[one["after"]], witness, memory)
         done.append((title, established))
-    return done
+    orders = [(one["phase"], check_order_again(one, folder)) for one in data["orders"]]
+    return Proved(done, orders)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from domino_compile._compat.operators import OpOverload
+from domino_compile.verify import flex
 from domino_compile.verify.claims import Piece, Whole
 from domino_compile.verify.interpret import resolve
 from domino_compile.verify.part import Part
@@ -140,6 +141,8 @@ class _Follow:
         self, after: Operation, at: Points, before: Operation, where: Points
     ) -> bool:
         """Return whether two operations are the same and read equal elements."""
+        if after.target == before.target == GETITEM:
+            return self._same_row(after, at, before, where)
         if after.target != before.target or _others(after) != _others(before):
             return False
         if type_of(after.value) != type_of(before.value):
@@ -152,6 +155,36 @@ class _Follow:
             if not (isinstance(operand.value, Tensor) and isinstance(source.value, Tensor)):
                 return False
             pairs = _aligned(one, other, operand.value, source.value, at, where, self)
+            if pairs is None or not self.equal(operand, pairs[0], source, pairs[1]):
+                return False
+        return True
+
+    def _same_row(self, after: Operation, at: Points, before: Operation, where: Points) -> bool:
+        """Return whether results of FlexAttention are computed from equal rows."""
+        calls = self._after(after.operands[0]), self._before(before.operands[0])
+        member = after.args[1]
+        if (
+            member != before.args[1]
+            or member >= flex.RESULTS
+            or after.tensor.dtype != before.tensor.dtype
+        ):
+            return False
+        graphs = self.part.graphs[1], self.part.graphs[0]
+        if not flex.same_call(*calls, graphs) or not np.array_equal(at[2:], where[2:]):
+            return False
+        reads = [flex.rows_read(op, graph) for op, graph in zip(calls, graphs, strict=True)]
+        if reads[0] is None or reads[1] is None:
+            return False
+        for (name, dim), (other, along) in zip(*reads, strict=True):
+            operand, source = self._after(name), self._before(other)
+            if dim != along or not (
+                isinstance(operand.value, Tensor) and isinstance(source.value, Tensor)
+            ):
+                return False
+            dims = tuple(0 if place == dim else None for place in range(len(operand.value.shape)))
+            mine, theirs = _row_of(operand.value, dim, at), _row_of(source.value, dim, where)
+            read = Read(name, dims)
+            pairs = _aligned(read, read, operand.value, source.value, mine, theirs, self)
             if pairs is None or not self.equal(operand, pairs[0], source, pairs[1]):
                 return False
         return True
@@ -502,6 +535,14 @@ def _aligned(
         mine.append(core)
         theirs.append(core)
     return np.stack(mine), np.stack(theirs)
+
+
+def _row_of(operand: Tensor, dim: int | None, at: Points) -> Points:
+    """Return rank and row of elements of a result; the row is 0 in an operand that has but one."""
+    row = at[:2].copy()
+    if dim is not None and operand.shape[dim] == 1:
+        row[1] = 0
+    return row
 
 
 def _expand_to(at: Points, shape: tuple[int, ...]) -> Points:

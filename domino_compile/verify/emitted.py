@@ -53,6 +53,11 @@ OTHER_COMMUNICATION = (
 NO_USE = ("assert_size_stride", "assert_alignment", "get_raw_stream", "set_device")
 #: Functions that return a view of their first argument.
 VIEWS = ("reinterpret_tensor", "as_strided")
+#: What runs an operation with a state of random numbers, and which argument the operation is.
+WITH_STATE = {
+    "torch.ops.higher_order.run_and_save_rng_state": 0,
+    "torch.ops.higher_order.run_with_rng_state": 1,
+}
 #: The name of what a function of the module returned, until it has another one.
 RESULT = "(result)"
 #: Functions of the module call one another at most this deep.
@@ -265,6 +270,12 @@ class _Reader:
             made = self.new("", _bytes(node))
             self.emit(Made(node.lineno, made))
             return Value(frozenset({made}))
+        if (place := WITH_STATE.get(name)) is not None:
+            states = NONE.union(*(self.value(x).all for x in node.args[:place]))
+            self.emit(Use(node.lineno, last, states, NONE))
+            given = node.args[place + 1 :]
+            node = ast.copy_location(ast.Call(node.args[place], given, node.keywords), node)
+            name = ast.unparse(node.func)
         return self.other(node, name)
 
     def function(self, called: ast.expr) -> ast.FunctionDef | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
+from domino_compile.verify import flex
 from domino_compile.verify.claims import Claim, Piece, Whole
 from domino_compile.verify.elements import MOVES, is_pointwise
 from domino_compile.verify.interpret import Ranks, Unknown, run
@@ -29,6 +30,8 @@ def refuted(part: Part) -> str | None:
     """Return why the goal is not established; ``None`` if both forms agree."""
     if len(part.groups) > 1:
         return "collectives of several groups lie between values that are established"
+    if any(op.target in flex.ROWS for side in (part.before, part.after) for op in side.values()):
+        return "FlexAttention reads other rows, blocks or functions"  # here blocks would be ignored
     try:
         part = reduced(part)
         with _compat.on_real_tensors(), torch.no_grad():
@@ -128,7 +131,8 @@ def _rows(claim: Piece, value: torch.Tensor) -> torch.Tensor:
     extent = shape[claim.dim] // claim.outer
     opened = value.reshape(*shape[: claim.dim], claim.outer, extent, *shape[claim.dim + 1 :])
     part = opened.narrow(claim.dim + 1, claim.start, claim.length)
-    return part.reshape(*shape[: claim.dim], -1, *shape[claim.dim + 1 :])
+    rows = claim.outer * claim.length
+    return part.reshape(*shape[: claim.dim], rows, *shape[claim.dim + 1 :])
 
 
 def _least(part: Part) -> int:

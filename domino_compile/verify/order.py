@@ -17,13 +17,9 @@ input is for a collective of an earlier graph. A second wait for the same collec
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from domino_compile.verify.emitted import read
 from domino_compile.verify.emitted_events import (
@@ -37,157 +33,20 @@ from domino_compile.verify.emitted_events import (
     Use,
     Wait,
 )
+from domino_compile.verify.order_certificate import (
+    Collective,
+    Finding,
+    Names,
+    OrderCertificate,
+    Promise,
+    Rule,
+)
 
 #: How far live buffers may exceed the predicted peak: as a share of it, and in bytes. The largest
 #: excess in the suite's graphs is 7 % (``tests/verify/test_order.py``). The prediction knows
 #: neither what Inductor fuses nor the kernels' workspaces exactly; a graph far above it might not
 #: fit into memory.
 TOLERANCE, SLACK_BYTES = 0.25, 1 << 16
-
-
-class Rule(Enum):
-    """What emitted code can violate."""
-
-    READABLE = "the code is understood"
-    WAIT_AFTER_LAUNCH = "a wait comes after its launch"
-    WAITED = "every collective is waited for"
-    USE_AFTER_WAIT = "a result is used after its wait"
-    NOT_OVERWRITTEN = "what is being sent is not overwritten"
-    NOT_FREED = "a buffer in flight is not freed"
-    NOT_REUSED = "a buffer in flight is not reused"
-    COMPUTED = "what is sent has been computed"
-    SEQUENCE = "each group has the collectives of the graph, in its order"
-    PEAK = "the peak of live buffers is at most the predicted one"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A violation.
-
-    Attributes:
-        rule: What is violated.
-        line: The line of the emitted code; 0 if it is about the whole.
-        why: The buffer or collective, and what happens to it.
-    """
-
-    rule: Rule
-    line: int
-    why: str
-
-    def __str__(self) -> str:
-        where = f"line {self.line} of the emitted code: " if self.line else ""
-        return f"{where}{self.why} ({self.rule.value})"
-
-
-@dataclass(frozen=True)
-class Collective:
-    """A collective of the lowered graph.
-
-    Attributes:
-        name: Its node.
-        kind: ``all_reduce``, ...
-        settings: Its constant arguments besides tensors, the group's name last; ``None`` stands for
-            one that is not known before the program runs.
-        waited: Whether the graph waits for it.
-    """
-
-    name: str
-    kind: str
-    settings: tuple[object, ...]
-    waited: bool = True
-
-    @property
-    def group(self) -> str:
-        """Return the name of its process group."""
-        return str(self.settings[-1])
-
-    def matches(self, launch: Launch) -> bool:
-        """Return whether a launch in the code may be this collective."""
-        return launch.kind == self.kind and all(
-            mine is None or mine == theirs
-            for mine, theirs in zip(self.settings, launch.settings, strict=False)
-        )
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What the emitted code must do.
-
-    Attributes:
-        collectives: Those of the lowered graph, in order.
-        input_bytes: The sizes of its inputs by name, those that the graph may free.
-        held_bytes: The bytes that the caller holds while the graph runs.
-        peak_bytes: The predicted peak of live memory, including these; 0 if there is none.
-    """
-
-    collectives: tuple[Collective, ...]
-    input_bytes: Mapping[str, int] = field(default_factory=dict)
-    held_bytes: int = 0
-    peak_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Names:
-    """What Inductor says about names in the code that it emitted, as far as it is known.
-
-    Attributes:
-        launches: The graph's nodes of the launches that work on a buffer (or return it, if they do
-            not work in place), by the name of the buffer, in order.
-        bytes: The sizes of buffers by name.
-    """
-
-    launches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    bytes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class OrderCertificate:
-    """What was established about the emitted code of one graph.
-
-    Attributes:
-        order: The collectives of each group, as emitted.
-        waits: The number of waits.
-        peak_bytes: The peak of live buffers, including what the caller holds; 0 if unknown.
-        findings: What was violated; empty if the order is established.
-    """
-
-    order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    waits: int = 0
-    peak_bytes: int = 0
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def established(self) -> bool:
-        """Return whether nothing is violated."""
-        return not self.findings
-
-    def digest(self, group: str) -> str:
-        """Return a hash of a group's order; equal on all ranks of the group."""
-        return hashlib.sha256(json.dumps(self.order.get(group, ())).encode()).hexdigest()[:32]
-
-    def as_text(self) -> str:
-        """Return in words what is established, or what is not."""
-        if self.findings:
-            lines = ["The order of the emitted code is not established:", ""]
-            return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)]) + "\n"
-        lines = [
-            "Established from the code that Inductor emitted, from its first line to its last:"
-        ]
-        lines += [f"  {rule.value}" for rule in Rule]
-        lines += ["", f"The peak of live buffers is {self.peak_bytes} bytes.", ""]
-        for group, launches in self.order.items():
-            lines += [f"Group {group}, in this order:", *(f"  {x}" for x in launches)]
-        return "\n".join(lines) + "\n"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON data."""
-        findings = [{"rule": f.rule.name, "line": f.line, "why": f.why} for f in self.findings]
-        return {
-            "order": {group: list(names) for group, names in self.order.items()},
-            "waits": self.waits,
-            "peak_bytes": self.peak_bytes,
-            "findings": findings,
-        }
 
 
 def check_emitted(
@@ -203,9 +62,19 @@ def check_emitted(
             alike are not told apart.
     """
     try:
-        program = read(code)
+        return _checked(read(code), promise, names)
     except Unreadable as error:
-        return OrderCertificate(findings=(Finding(Rule.READABLE, 0, str(error)),))
+        return refused(str(error))
+    except Exception as error:  # a fault of this check: nothing is established
+        return refused(f"the check failed ({type(error).__name__}: {error})")
+
+
+def refused(why: str) -> OrderCertificate:
+    """Return that nothing is established, since the code or the promise is not understood."""
+    return OrderCertificate(findings=(Finding(Rule.READABLE, 0, " ".join(why.split())),))
+
+
+def _checked(program: Program, promise: Promise | None, names: Names | None) -> OrderCertificate:
     names, is_known, promise = names or Names(), promise is not None, promise or Promise(())
     walk = _Walk(program, promise if is_known else None)
     for event in program.events:
@@ -217,6 +86,9 @@ def check_emitted(
         waits=sum(isinstance(event, Wait) for event in program.events),
         peak_bytes=peak,
         findings=(*walk.findings, *(differences if is_known else ()), *_too_high(peak, promise)),
+        in_flight=walk.most,
+        buffers=len(walk.flown),
+        predicted_bytes=promise.peak_bytes,
     )
 
 
@@ -243,6 +115,8 @@ class _Walk:
         self.flying: list[_Flight] = []
         self.received: set[int] = set()
         self.empty: set[int] = set()
+        self.flown: set[int] = set()
+        self.most = 0
         self.findings: list[Finding] = []
 
     def follow(self, event: Event) -> None:
@@ -288,6 +162,8 @@ class _Walk:
         for out, into in zip(launch.sent, launch.received, strict=True):
             self.flying.append(_Flight(launch, out, into, here))
         self.received |= received
+        self.flown |= sent | received
+        self.most = max(self.most, len(self.flying))
 
     def _wait(self, wait: Wait) -> None:
         landed = [flight for flight in self.flying if flight.received & wait.buffers]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.verify.order import Collective, Promise
+from domino_compile.verify.order_certificate import Collective, Promise
 
 #: The operations that this is about, and the one among them that waits.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"

@@ -11,6 +11,7 @@ from torch import fx
 from domino_compile.errors import DominoError
 from domino_compile.verify.check import Established, Memory, check
 from domino_compile.verify.claims import Witness
+from domino_compile.verify.order_record import OrderRecord
 from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.plain import Graph
 from domino_compile.verify.read import read_graph
@@ -58,11 +59,13 @@ class Verifier:
 
     Attributes:
         checked: The passes so far, in order.
-        problem: What is not established; empty if everything is.
+        orders: What was established about the order of emitted code, graph by graph.
+        problem: What is not established about the passes; empty if everything is.
         seconds: How long all checks took.
     """
 
     checked: list[Checked] = field(default_factory=list)
+    orders: list[OrderRecord] = field(default_factory=list)
     problem: str = ""
     seconds: float = 0.0
     memory: Memory = field(default_factory=Memory)
@@ -73,12 +76,24 @@ class Verifier:
         self._latest = None
 
     def read(self, graph: fx.Graph) -> Graph:
-        """Return a graph as it is before a pass, which is as it was after the last one."""
-        began = time.perf_counter()
+        """Return a graph as it is before a pass, which is as it was after the last one.
+
+        Raises:
+            NotEqual: The graph cannot be read.
+        """
         latest = self._latest
-        made = latest[1] if latest is not None and latest[0] is graph else read_graph(graph)
-        self.seconds += time.perf_counter() - began
-        return made
+        if latest is not None and latest[0] is graph:
+            return latest[1]
+        return self._read(graph)
+
+    def _read(self, graph: fx.Graph) -> Graph:
+        began = time.perf_counter()
+        try:
+            return read_graph(graph)
+        except Exception as error:  # whatever the user's graph has: it is refused, not broken
+            raise self._refused("the check", "the graph", _fault(error), "") from error
+        finally:
+            self.seconds += time.perf_counter() - began
 
     def check(self, phase: str, name: str, before: Graph, graph: fx.Graph, outcome: Any) -> None:
         """Check what a pass has made of a graph.
@@ -86,19 +101,29 @@ class Verifier:
         Raises:
             NotEqual: The graph is not shown to compute the same.
         """
+        after = self._read(graph)
         began = time.perf_counter()
-        after = read_graph(graph)
         witness = getattr(outcome, "witness", None) or Witness()
         try:
             done = check(before, after, witness, self.memory)
         except NotEstablished as problem:
             known = after.operations.get(problem.node) or before.operations.get(problem.node)
             line = known.line if known is not None else ""
-            error = NotEqual(name, problem.node, problem.reason, line)
-            self.problem = str(error)
-            raise error from problem
+            raise self._refused(name, problem.node, problem.reason, line) from problem
+        except Exception as error:  # a fault of the checker: nothing is established
+            raise self._refused(name, "the graph", _fault(error), "") from error
         finally:
             seconds = time.perf_counter() - began
             self.seconds += seconds
         self._latest = graph, after
         self.checked.append(Checked(phase, name, before, after, witness, done, seconds))
+
+    def _refused(self, made: str, node: str, reason: str, line: str) -> NotEqual:
+        error = NotEqual(made, node, reason, line)
+        self.problem = str(error)
+        return error
+
+
+def _fault(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return f"it cannot be checked ({type(error).__name__}{': ' + said[0] if said else ''})"

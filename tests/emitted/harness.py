@@ -20,7 +20,8 @@ from domino_compile import _compat
 from domino_compile.graph.tags import piece_of
 from domino_compile.pipeline import emission
 from domino_compile.report import CompileReport
-from domino_compile.verify.order import Names, OrderCertificate, Promise, check_emitted
+from domino_compile.verify.order import check_emitted
+from domino_compile.verify.order_certificate import Names, OrderCertificate, Promise
 from tests.paths import FAST_LINK
 
 HIDDEN, HEADS, SEQ, VOCAB = 32, 2, 8, 48

@@ -24,6 +24,8 @@ FILES = {
     "joint/04.slice.after.py",
     "joint/04.slice.before.py",
     "joint/04.slice.ops.txt",
+    "certificate.json",
+    "certificate.txt",
     "plan.json",
     "graphs.json",
     "report.txt",
@@ -38,6 +40,9 @@ FILES = {
         "08.pin.after.py",
         "08.pin.before.py",
         "08.pin.ops.txt",
+        "emitted.py",
+        "order.json",
+        "order.txt",
     )
 }
 

@@ -28,7 +28,7 @@ def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def train(**options: object) -> Step:
-    return train_once({"verify": "on", **options})
+    return train_once(options)
 
 
 @pytest.fixture
@@ -91,6 +91,22 @@ def test_a_dump_is_checked_again(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path.write_text(json.dumps(data))
     assert run(["verify", str(tmp_path)]) == 1
     assert "not established" in capsys.readouterr().out
+
+
+def test_a_fault_of_the_checker_leaves_the_graph_to_inductor(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("domino_compile.verify.verifier.check", broken)
+    caplog.set_level(logging.WARNING, "domino_compile")
+    found = train()
+    assert reports()[-1].status == "inductor"
+    [record] = [r for r in caplog.records if r.name.startswith("domino_compile")]
+    assert "it cannot be checked (RecursionError: too deep)" in record.message
+    torch._dynamo.reset()
+    torch.testing.assert_close(found, train(slices=1))
 
 
 def test_a_folder_without_certificates(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Code whose order is not established does not run: Inductor alone orders the graph instead."""
 
+import functools
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -10,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from torch import nn
+from torch._inductor.graph import GraphLowering
 from torch._inductor.output_code import CompiledFxGraph
 
 import domino_compile
@@ -18,7 +22,10 @@ from domino_compile.agreement.votes import emitted_vote, order_vote
 from domino_compile.errors import STRICT
 from domino_compile.graph.collectives import Launch
 from domino_compile.pipeline import emission
-from domino_compile.verify.order import Finding, OrderCertificate, Rule, check_emitted
+from domino_compile.tools.cli.main import run
+from domino_compile.verify import order
+from domino_compile.verify.order import check_emitted
+from domino_compile.verify.order_certificate import Finding, OrderCertificate, Rule
 from tests.agreement import threads
 from tests.emitted.harness import fake_world
 from tests.paths import FAST_LINK
@@ -63,12 +70,12 @@ def _not_strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def step(refusing: Refusing, **options: object) -> list[torch.Tensor]:
+def step(refusing: Callable[..., OrderCertificate], **options: object) -> list[torch.Tensor]:
     """The results and gradients of one step."""
     fake_world()
     torch.manual_seed(0)
     model, x = Reduced(), torch.randn(6, WIDTH)
-    chosen = {"slices": 2, "link": FAST_LINK, "columns": 1, "verify": "on", **options}
+    chosen = {"slices": 2, "link": FAST_LINK, "columns": 1, **options}
     with mock.patch.object(emission, "check_emitted", refusing):
         out = torch.compile(model, backend="domino", options=chosen)(x)
         out.square().sum().backward()
@@ -111,6 +118,61 @@ def test_off_checks_nothing() -> None:
 def test_strict_is_an_error() -> None:
     with pytest.raises(Exception, match="emitted order of the forward graph is not established"):
         step(Refusing(0), verify="strict")
+
+
+@pytest.mark.parametrize("broken", ["check_emitted", "promise_of"])
+def test_a_fault_of_the_check_leaves_the_order_to_inductor(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = order if broken == "check_emitted" else emission
+    fault = mock.Mock(side_effect=KeyError("buf3"))
+    monkeypatch.setattr(where, "read" if broken == "check_emitted" else broken, fault)
+    caplog.set_level(logging.ERROR, logger="domino_compile")
+    step(check_emitted)
+    assert domino_compile.reports()[-1].schedules == []
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "KeyError: 'buf3'" in line and "Inductor orders this graph alone" in line
+
+
+def test_code_that_nobody_sees_is_not_run() -> None:
+    _compat.install_code_hook()
+    covered = GraphLowering.compile_to_module
+
+    @functools.wraps(covered)
+    def uncovered(self: GraphLowering) -> object:
+        return covered.__wrapped__(self)  # type: ignore[attr-defined]
+
+    with mock.patch.object(GraphLowering, "compile_to_module", uncovered):
+        step(check_emitted)
+    assert domino_compile.reports()[-1].schedules == []
+
+
+def test_the_order_is_in_the_certificate_and_is_proved_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step(check_emitted, dump_dir=str(tmp_path))
+    folder = tmp_path / "rank_0" / "graph_0"
+    text = (folder / "certificate.txt").read_text()
+    assert "every collective is waited for" in text and "2 tensors in flight" in text
+    assert text.count("all_reduce sum all_reduce_s0") == 1, text
+    (forward, _) = json.loads((folder / "certificate.json").read_text())["orders"]
+    assert forward["established"]["launches"] == forward["established"]["waits"] == 4
+    assert run(["verify", str(tmp_path)]) == 0
+    assert "the order of the emitted code (forward, backward)" in capsys.readouterr().out
+    code = folder / forward["code"]
+    assert str(_compat.cache_folder()) not in code.read_text()
+    lines = code.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if "wait_tensor.default" in line)
+    code.write_text("\n".join([*lines[:first], *lines[first + 1 :]]))
+    assert run(["verify", str(tmp_path)]) == 1
+    assert "the emitted order of the forward graph" in capsys.readouterr().out
+
+
+def test_a_refused_order_is_in_the_certificate(tmp_path: Path) -> None:
+    step(Refusing(1), dump_dir=str(tmp_path))
+    text = (tmp_path / "rank_0" / "graph_0" / "certificate.txt").read_text()
+    assert text.startswith("not established: the order of the backward code: line 7")
+    assert run(["verify", str(tmp_path)]) == 1
 
 
 def test_code_from_a_cache_counts_as_missing_if_its_order_is_not_established() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from domino_compile.verify.order import Names, Promise, Rule, check_emitted
+from domino_compile.verify.order import check_emitted
+from domino_compile.verify.order_certificate import Names, Promise, Rule
 from tests.emitted import test_order
 from tests.emitted.harness import Checked
 from tests.verify.order_mutants import FAULTS, HARMLESS, mutants

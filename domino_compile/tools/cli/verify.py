@@ -20,7 +20,7 @@ from domino_compile.tools.cli.show import examples, fail, json_option, print_jso
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def verify(folder: Path, as_json: bool) -> None:
-    """Prove that the passes left the graphs in FOLDER as they were.
+    """Prove that the passes left the graphs in FOLDER as they were, and the order of the code.
 
     FOLDER is what a compile with the option dump_dir wrote, or a part of it. The proof needs
     neither the program nor the compiler that made the dump. The exit code is 1 if it fails.
@@ -44,11 +44,13 @@ def _prove(path: Path) -> dict[str, Any]:
     from domino_compile.verify.part import NotEstablished
 
     try:
-        passes = check_again(path.read_text(encoding="utf-8"))
+        proved = check_again(path.read_text(encoding="utf-8"), path.parent)
     except NotEstablished as problem:
         return {"established": False, "verdict": f"not established: {problem}"}
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"{path} cannot be read as a certificate: {type(error).__name__}: {error}")
-    values = sum(len(done.how) for _, done in passes)
-    names = ", ".join(title for title, _ in passes)
-    return {"established": True, "verdict": f"established: {values} values ({names})"}
+    values = sum(len(done.how) for _, done in proved.passes)
+    verdict = f"established: {values} values ({', '.join(title for title, _ in proved.passes)})"
+    if proved.orders:
+        verdict += f", and the order of the emitted code ({', '.join(x for x, _ in proved.orders)})"
+    return {"established": True, "verdict": verdict}
