@@ -29,17 +29,15 @@ import torch
 from torch import fx
 
 import domino_compile
-from benchmarks.plan_only import plan_only, planned_only
+from benchmarks.plan_only import Backend, planned_only, planning_backend
 from domino_compile._compat import emitted
 from domino_compile.options import Options
 from domino_compile.passes import normalise, pin, schedule, slice
 from domino_compile.pipeline import decide, emission, pipeline, reporting, runner
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.hints import hints_of
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.runner import seconds_in_passes
 from domino_compile.planner import Planner
-from domino_compile.report import new_report
 from domino_compile.verify.verifier import Verifier
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
 
@@ -115,7 +113,7 @@ def measure_passes(layers: int, device: str) -> dict[str, float]:
     model, tokens = _program(layers, device)
     spent: dict[str, float] = defaultdict(float)
     with planned_only():
-        torch.compile(model, backend=lambda gm, inputs: _rewrite(gm, inputs, spent))(tokens, tokens)
+        torch.compile(model, backend=_backend(spent))(tokens, tokens)
     (report,) = domino_compile.reports()
     assert report.status == "sliced" and len(report.schedules) == 2, report.summary()
     stages = {stage: 1e3 * spent[stage] for stage in dict.fromkeys(s for s, _, _ in STAGES)}
@@ -132,18 +130,15 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
     return model, torch.randint(0, VOCAB, (4, SEQ), device=device)
 
 
-def _rewrite(gm: fx.GraphModule, inputs: list[Any], spent: dict[str, float]) -> Callable[..., Any]:
-    """Capture and plan, adding the time of each stage to ``spent``."""
+def _backend(spent: dict[str, float]) -> Backend:
+    """Return a backend that only plans, and adds the time of each stage to ``spent``."""
     options = Options(guard="off", memory_cap=10, verify="on")
 
     def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         with _timed_stages(spent), _timed(spent, "all"):
             _with_room(run, graph)
 
-    passes = Pipeline(
-        new_report(options.describe()), options, hints_of(gm, inputs, options), Lowering(fuses=True)
-    )
-    return plan_only(passes, gm, inputs, timed)
+    return planning_backend(options, timed, Lowering(fuses=True))
 
 
 def _roomy_call() -> Callable[..., Any]:

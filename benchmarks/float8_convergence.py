@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -86,11 +87,13 @@ def model_for(asked: Training, rank: int) -> nn.Module:
     group = dist.group.WORLD
     assert group is not None
     parallel = Parallel.of(Style.MEGATRON, group, "cpu")
-    convert_to = partial(convert, dtype=asked.recipe)
     model = make_model(
         *(SHAPE, SHAPE.layers, parallel),
-        **{"dropout": 0.0, "head": True, "device": "cpu", "dtype": torch.float32},
-        convert=convert_to,
+        dropout=0.0,
+        head=True,
+        device="cpu",
+        dtype=torch.float32,
+        convert=partial(convert, dtype=asked.recipe),
     )
     divided = torch.Generator().manual_seed(100 + rank)
     noise = torch.Generator().manual_seed(asked.seed or 0)
@@ -184,8 +187,6 @@ def measure(rank: int, rendezvous: str, asked: argparse.Namespace) -> None:
 
 def write(asked: argparse.Namespace, rows: dict[str, Any]) -> None:
     """Write the results so far."""
-    from importlib.metadata import version
-
     document = {
         "torch": torch.__version__,
         "torchao": version("torchao"),

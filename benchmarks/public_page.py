@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +19,6 @@ TITLES = (
 )
 #: Charon, arXiv 2605.17164: overall, and of training on a large cluster.
 REFERENCE, REFERENCE_CLUSTER = 0.0535, 0.0374
-
-
-def publish() -> None:
-    """Write the page's tables from the published results."""
-    from benchmarks.public_tables import RESULTS, ROWS
-
-    found, public = (json.loads(path.read_text()) for path in (RESULTS, ROWS))
-    PAGE.write_text(rendered(PAGE.read_text(), found, public))
 
 
 def rendered(page: str, found: dict[str, Any], public: dict[str, Any]) -> str:

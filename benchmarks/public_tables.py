@@ -26,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import public_page
 from benchmarks.page import ROOT
 from benchmarks.public_capture import Shape, Terms, base_rates, layer_and_end
 from benchmarks.public_step import (
@@ -60,10 +61,9 @@ def main() -> None:
             if str(shape) not in known:
                 print(shape, flush=True)
                 known[str(shape)] = layer_and_end(shape)
-    RESULTS.write_text(json.dumps(results(public["rows"], known), indent=1) + "\n")
-    from benchmarks import public_page
-
-    public_page.publish()
+    found = results(public["rows"], known)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    public_page.PAGE.write_text(public_page.rendered(public_page.PAGE.read_text(), found, public))
 
 
 def shapes(rows: Sequence[Row]) -> list[Shape]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,10 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.agreement.votes import emitted_vote, groups_in_order
-from domino_compile.errors import STRICT, InternalError
+from domino_compile.errors import InternalError
 from domino_compile.pipeline import reporting
 from domino_compile.report import ScheduleReport
+from domino_compile.report.faults import raises
 from domino_compile.verify.order import check_emitted, refused
 from domino_compile.verify.order_certificate import Names, Promise
 from domino_compile.verify.order_promise import promise_of
@@ -80,7 +80,7 @@ def _settle(pipeline: Pipeline, record: OrderRecord) -> None:
 
     Raises:
         LowerAgain: The order is not established, here or on another rank.
-        InternalError: Likewise, under the option ``verify='strict'``.
+        InternalError: Likewise, where a fault is an error (``report.faults.raises``).
     """
     certificate, phase = record.certificate, record.phase
     why = "" if certificate.established else str(certificate.findings[0])
@@ -100,7 +100,7 @@ def _settle(pipeline: Pipeline, record: OrderRecord) -> None:
     reporting.not_established(pipeline.report, phase, why)
     pipeline.keep()
     said = f"the emitted order of the {phase} graph is not established: {why}"
-    if pipeline.options.verify == "strict" or os.environ.get(STRICT) == "1":
+    if raises(pipeline.options, of_verify=True):
         raise InternalError(said)
     log.error("%s; Inductor orders this graph alone", said)
     raise _compat.LowerAgain(said)

@@ -35,6 +35,16 @@ class Failure:
     error: Exception
 
 
+def raises(options: Options, of_verify: bool) -> bool:
+    """Return whether a fault is an error, instead of a graph that Inductor alone compiles.
+
+    Args:
+        options: The user's options.
+        of_verify: Whether ``verify`` found it, so that its value ``'strict'`` applies.
+    """
+    return os.environ.get(STRICT) == "1" or (of_verify and options.verify == "strict")
+
+
 def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
     """Write the graphs, a repro and the traceback, and log one line about the fallback.
 
@@ -61,7 +71,7 @@ def report_fault(dump: Dump, failure: Failure, options: Options) -> None:
     message = f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
     if unequal:
         message = f"in the {phase} graph, {error}"
-    if os.environ.get(STRICT) == "1" or (unequal and options.verify == "strict"):
+    if raises(options, of_verify=unequal):
         raise InternalError(message, folder) from error
     log.log(
         logging.WARNING if unequal else logging.ERROR,
