@@ -273,8 +273,8 @@ class _Reader:
         if (place := WITH_STATE.get(name)) is not None:
             states = NONE.union(*(self.value(x).all for x in node.args[:place]))
             self.emit(Use(node.lineno, last, states, NONE))
-            rest = node.args[place + 1 :]
-            node = ast.copy_location(ast.Call(node.args[place], rest, node.keywords), node)
+            taken = node.args[place + 1 :]
+            node = ast.copy_location(ast.Call(node.args[place], taken, node.keywords), node)
             name = ast.unparse(node.func)
         return self.other(node, name)
 
