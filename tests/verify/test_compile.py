@@ -28,7 +28,7 @@ def one_of_two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def train(**options: object) -> Step:
-    return train_once(options)
+    return train_once({"verify": "on", **options})
 
 
 @pytest.fixture
