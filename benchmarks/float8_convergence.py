@@ -162,7 +162,7 @@ def compared(
         "difference": off,
         "noise": noise,
         "steps_equal_bit_by_bit": same,
-        "within_noise": math.isfinite(off) and off <= noise,
+        "within_noise": all(map(math.isfinite, cut)) and off <= noise,
     }
 
 

@@ -75,7 +75,7 @@ def step(refusing: Callable[..., OrderCertificate], **options: object) -> list[t
     fake_world()
     torch.manual_seed(0)
     model, x = Reduced(), torch.randn(6, WIDTH)
-    chosen = {"slices": 2, "link": FAST_LINK, "columns": 1, **options}
+    chosen = {"slices": 2, "link": FAST_LINK, "columns": 1, "verify": "on", **options}
     with mock.patch.object(emission, "check_emitted", refusing):
         out = torch.compile(model, backend="domino", options=chosen)(x)
         out.square().sum().backward()
