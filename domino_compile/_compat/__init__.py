@@ -546,12 +546,19 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
 
     process_group = group_named(group)
     store = distributed_c10d._get_process_group_store(process_group)
-    base = store
-    while isinstance(base, dist.PrefixStore):
-        base = base.underlying_store
-    if process_group.size() < 2 or not isinstance(base, (dist.TCPStore, dist.FileStore)):
+    shared = isinstance(base_store(store), (dist.TCPStore, dist.FileStore))
+    if process_group.size() < 2 or not shared:
         return None
     return store, dist.get_process_group_ranks(process_group), process_group.rank()
+
+
+def base_store(store: Any) -> Any:
+    """Return the store below the prefixes that process groups put in front of their keys."""
+    import torch.distributed as dist
+
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store
 
 
 def sleep_on_gpu(cycles: int) -> None:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from domino_compile import _compat
 from domino_compile.agreement.bounded import BoundedStore
 
 #: Seconds between two reads of the store: initially, and at most.
@@ -87,11 +86,8 @@ class Table:
     @staticmethod
     def of(group: str) -> Table | None:
         """Return the table of a group; ``None`` if there are no other ranks."""
-        shared = _compat.shared_store(group)
-        if shared is None:
-            return None
-        store, ranks, own = shared
-        return Table(group, BoundedStore(store, group), ranks, own)
+        shared = BoundedStore.of(group)
+        return None if shared is None else Table(group, *shared)
 
     def read(self, key: str) -> str | None:
         """Return a value of the store if it exists, without waiting."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from domino_compile import _compat
 from domino_compile.errors import RankMismatchError
 
 #: How many seconds a store may take to answer. It answers in milliseconds if it can be reached.
@@ -37,10 +38,16 @@ class BoundedStore:
 
     def __init__(self, store: Any, group: str) -> None:
         self._store, self._group = store, group
-        base = store
-        while isinstance(base, dist.PrefixStore):
-            base = base.underlying_store
-        self._remote = isinstance(base, dist.TCPStore)
+        self._remote = isinstance(_compat.base_store(store), dist.TCPStore)
+
+    @staticmethod
+    def of(group: str) -> tuple[BoundedStore, list[int], int] | None:
+        """Return the store of a group, as ``_compat.shared_store`` does, but bounded."""
+        shared = _compat.shared_store(group)
+        if shared is None:
+            return None
+        store, ranks, position = shared
+        return BoundedStore(store, group), ranks, position
 
     def check(self, keys: Sequence[str]) -> bool:
         """Return whether all keys exist."""

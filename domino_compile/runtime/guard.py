@@ -214,11 +214,9 @@ def agreed(
     if not (dist.is_available() and dist.is_initialized()):
         return most
     for group in dict.fromkeys(c.group for c in report.collectives):
-        shared = _compat.shared_store(group)
+        shared = BoundedStore.of(group)
         if shared is not None:
-            store, ranks, position = shared
-            bounded = BoundedStore(store, group)
-            most = _largest(most, group, names[group], bounded, ranks, position, timeout_s)
+            most = _largest(most, group, names[group], *shared, timeout_s)
     return most
 
 

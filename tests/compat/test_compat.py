@@ -218,6 +218,16 @@ def test_group_size_and_shared_store() -> None:
     assert _compat.group_timeout_s(name) > 0  # of the stand-in, if it has one
 
 
+def test_base_store() -> None:
+    store = dist.HashStore()
+    prefixed = dist.PrefixStore("a", dist.PrefixStore("b", store))
+    base = _compat.base_store(prefixed)
+    assert type(base) is dist.HashStore
+    prefixed.set("key", "value")
+    assert base.get("b/a/key") == store.get("b/a/key")
+    assert _compat.base_store(store) is store
+
+
 def test_preserve_order(mode: FakeTensorMode) -> None:
     graph = small_graph(mode)
     relu, view = (n for n in graph.nodes if n.op == "call_function")
