@@ -81,7 +81,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str, Run, str]:
     """Two runs through Inductor that differ in folder, hash seed and what else is recorded."""
     base = tmp_path_factory.mktemp("runs")
     trace = base / "trace"
-    options = {"dump_dir": "dump"}
+    options = {"dump_dir": "dump", "verify": "on"}
     first = start(base / "one", options, PYTHONHASHSEED="1", TORCH_TRACE=str(trace))
     second = start(base / "two", options, PYTHONHASHSEED="2", TORCH_LOGS="+domino_compile")
     first.output()
