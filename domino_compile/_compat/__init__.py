@@ -254,6 +254,11 @@ def group_named(name: str) -> Any:
     return resolve(name)
 
 
+def rank_in(name: str) -> int:
+    """Return this process's rank in the group with the name that functional collectives use."""
+    return int(group_named(name).rank())
+
+
 def group_timeout_s(name: str) -> float:
     """Return how many seconds a collective of a group may take; infinity if that is not known."""
     group = group_named(name)

@@ -38,6 +38,7 @@ from domino_compile._compat.operators import c10d
 from domino_compile.axes import WHOLE, Partial, PartialMax, PartialSum, Shape, Sliced
 from domino_compile.axes.sizes import product, same
 from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
+from domino_compile.ops.own_part import own_part
 from domino_compile.rules import Call, Cut, Outcome, Refusal, find_rule
 from domino_compile.rules.registry import rule_of, traits_of
 from domino_compile.rules.rule import Trait
@@ -85,10 +86,13 @@ Followed: TypeAlias = tuple[Outcome, Dealt | None]
 def scattered_over(node: fx.Node) -> tuple[int, str] | None:
     """Return the number of ranks, and the group, over which an operation begins to scatter tokens.
 
-    Such an operation is a reduce-scatter, or the split in front of a reduce-scatter along a
+    Such an operation takes a rank's part of what all ranks have (``passes.regroup``), or is a
+    reduce-scatter, or the split in front of a reduce-scatter along a
     dimension other than the first. The pieces of the split must be concatenated in their order, and
     only the reduce-scatter may use the result.
     """
+    if node.target is own_part:
+        return int(node.args[2]), str(node.args[3])  # type: ignore[arg-type]
     if node.target is SCATTER:
         return int(node.args[2]), str(node.args[3])  # type: ignore[arg-type]
     if node.target not in SPLITS:
@@ -119,7 +123,7 @@ def begin(node: fx.Node, call: Call) -> Followed | None:
     outcome = rule(replace(call, args=(strided, *call.args[1:]), operands=(strided,)))
     if not isinstance(outcome, Cut):
         return None
-    stacked = node.target is not SCATTER
+    stacked = node.target not in (SCATTER, own_part)
     cut = replace(outcome, inputs=(x.sliced,))
     return cut, Dealt(ranks, group, frozenset({node}), stacked)
 

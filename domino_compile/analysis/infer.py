@@ -27,7 +27,7 @@ from domino_compile.rules import Cut, find_pull
 #: The most candidates that are tried if the batch is not named; no program was seen to need more.
 MAX_CANDIDATES = 12
 #: The most rounds of making wanted values in slices (each reaches values one step further back).
-MAX_ROUNDS = 6
+MAX_ROUNDS = 8
 #: The fewest rows of a dynamic batch's slice: torch assumes that a dynamic extent is at least 2.
 MIN_DYNAMIC_ROWS = 2
 
@@ -250,11 +250,11 @@ def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
         more: dict[fx.Node, Sliced] = {}
         for node, state in analysis.wanted:
             _pull(analysis, node, state, {**seeds}, more)
-        blocked_now = blocked | analysis.unjoinable
-        if not more and blocked_now == blocked:
+        # What cannot be joined now may not have to be once more values are made in slices.
+        if not more and not analysis.unjoinable - blocked:
             break
         seeds.update(more)
-        blocked = blocked_now
+        blocked |= frozenset() if more else analysis.unjoinable
         analysis = again(blocked)
     while analysis.unjoinable - blocked:  # a whole operation may need others whole
         blocked |= analysis.unjoinable

@@ -221,6 +221,9 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
     base, index = node.args
     assert isinstance(base, fx.Node)
     states = analysis.state(base)
+    if states == WHOLE and node in analysis.seeds:
+        analysis.states[node] = analysis.seeds[node]
+        return
     if isinstance(states, tuple):
         assert isinstance(index, int)
         state = state_at(states, index)

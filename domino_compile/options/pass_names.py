@@ -13,6 +13,7 @@ class PassName(StrEnum):
     NORMALISE = "normalise"
     ACCUMULATE = "accumulate"
     MATERIALISE = "materialise"
+    REGROUP = "regroup"
     SLICE = "slice"
     COLUMNS = "columns"
     SCHEDULE = "schedule"

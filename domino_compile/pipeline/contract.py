@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from domino_compile.analysis.found import Found
+    from domino_compile.analysis.shards import Shards
     from domino_compile.cost import CostModel
     from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.pipeline.decision import Decision
@@ -65,6 +66,10 @@ class Outcomes:
         outcome: T | None = self._of.get(made.name)
         return outcome
 
+    def drop(self, made: Pass[Any]) -> None:
+        """Forget the result of a pass, whose work has been undone."""
+        self._of.pop(made.name, None)
+
     @property
     def changed(self) -> bool:
         """Return whether any pass has changed the graph."""
@@ -83,6 +88,8 @@ class Context:
         held_bytes: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
         found: For a joint graph, its current collectives.
+        shards: For a joint graph, where it takes over and returns one rank's tokens, if tokens
+            should be exchanged there.
         decision: For a joint graph, the decision about it, once it is made.
         outcomes: The results of the passes so far.
         agreed: Whether all ranks have a given order of a lowered graph's collectives.
@@ -95,6 +102,7 @@ class Context:
     held_bytes: int = 0
     saved: tuple[Result, ...] = ()
     found: Found | None = None
+    shards: Shards | None = None
     decision: Decision | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
     agreed: Callable[[ScheduleResult], bool] = lambda result: True

@@ -35,6 +35,7 @@ class Question:
         units: The units of the graph, where the graph is still as captured.
         options: The user's options.
         hints: What the user says about the inputs.
+        entries: Values along whose dimension rows are cut, instead of an input's.
     """
 
     graph: fx.Graph
@@ -45,6 +46,7 @@ class Question:
     units: UnitGraph | None
     options: Options
     hints: Hints = field(default_factory=Hints)
+    entries: Mapping[fx.Node, int] = field(default_factory=dict)
 
 
 def decide(about: Question) -> Decision:
@@ -145,6 +147,7 @@ def _rows(about: Question, slices: int) -> CutPlan | NoCut:
     hints = about.hints
     named = {node: hints.batch[p] for node, p in inputs.items() if p in hints.batch}
     unlikely = frozenset(node for node, p in inputs.items() if p in hints.parameters)
+    named = {**(about.entries or named)}
     plan = infer_cut(about.graph, slices, named, unlikely, about.found.to_overlap)
     if isinstance(plan, CutPlan) and plan.chunks.dynamic:
         bounded = _compat.strictly_bounded_sizes(about.graph)

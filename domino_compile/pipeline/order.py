@@ -2,7 +2,8 @@
 
 ``JOINT`` runs on the joint forward and backward graph (or the inference graph) before it is
 partitioned, ``GRAPH`` on each of the graphs that come out. What is done with a graph is decided
-between ``PREPARE`` and ``CUT``, on the graph that ``PREPARE`` leaves. The numbers in the names of
+between ``PREPARE`` and ``CUT``, on the graph that ``PREPARE`` leaves; where that finds no slices,
+``TRIED`` may make some possible, and is undone if they are not chosen. The numbers in the names of
 dumps and the README's table come from here.
 
 Importing this module does not import torch.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from domino_compile.graph.collectives import Replaced
     from domino_compile.passes.accumulate import Accumulated
     from domino_compile.passes.columns import Columns
+    from domino_compile.passes.regroup import Regrouped
     from domino_compile.passes.schedule import ScheduleResult
 
 
@@ -38,6 +40,10 @@ def _adds_in_products(at: Context) -> bool:
 
 def _fuses(at: Context) -> bool:
     return at.lowering.fuses
+
+
+def _has_shards(at: Context) -> bool:
+    return at.shards is not None
 
 
 def _cuts_rows(at: Context) -> bool:
@@ -70,6 +76,13 @@ def _materialise(graph: fx.Graph, at: Context) -> int:
     from domino_compile.passes.materialise import materialise_values
 
     return materialise_values(graph)
+
+
+def _regroup(graph: fx.Graph, at: Context) -> Regrouped:
+    from domino_compile.passes.regroup import regroup_graph
+
+    assert at.shards is not None
+    return regroup_graph(graph, at.shards)
 
 
 def _slice(graph: fx.Graph, at: Context) -> Replaced:
@@ -114,6 +127,7 @@ def _pin(graph: fx.Graph, at: Context) -> int:
 NORMALISE = Pass(PassName.NORMALISE.value, _always, _normalise)
 ACCUMULATE = Pass(PassName.ACCUMULATE.value, _adds_in_products, _accumulate)
 MATERIALISE = Pass(PassName.MATERIALISE.value, _fuses, _materialise)
+REGROUP = Pass(PassName.REGROUP.value, _has_shards, _regroup)
 SLICE = Pass(PassName.SLICE.value, _cuts_rows, _slice)
 COLUMNS = Pass(PassName.COLUMNS.value, _cuts_columns, _columns)
 SCHEDULE = Pass(PassName.SCHEDULE.value, _always, _schedule)
@@ -121,8 +135,9 @@ PRODUCTS = Pass(PassName.PRODUCTS.value, _tells_products, _products)
 PIN = Pass(PassName.PIN.value, _fuses, _pin)
 
 PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
+TRIED = (REGROUP,)
 CUT = (SLICE, COLUMNS)
-JOINT = (*PREPARE, *CUT)
+JOINT = (*PREPARE, *TRIED, *CUT)
 GRAPH = (SCHEDULE, PRODUCTS, PIN)
 
 

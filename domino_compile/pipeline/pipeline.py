@@ -39,6 +39,7 @@ from domino_compile.pipeline.order import (
     title,
 )
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
+from domino_compile.pipeline.regrouping import decide_regrouped
 from domino_compile.pipeline.runner import Runner
 from domino_compile.planner import by_inductor, predict_as_found, unfold
 from domino_compile.report import CompileReport, FurtherReports
@@ -190,13 +191,13 @@ class Pipeline:
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
         changed = at.outcomes.changed
-        decision = at.decision = decide(
-            Question(
-                *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
-                *(unfold(graph) if changed else program, None if changed else units),
-                *(self.options, self.hints),
-            )
+        question = Question(
+            *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
+            *(unfold(graph) if changed else program, None if changed else units),
+            *(self.options, self.hints),
         )
+        decision = decide_regrouped(question, decide(question), graph, at, self.runner)
+        at.decision = decision
         merged = at.outcomes.of(NORMALISE)
         self._settled(decision.described(at.found, len(merged) if merged else 0))
         self.runner.run(CUT, graph, "joint", at)

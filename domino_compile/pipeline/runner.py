@@ -111,6 +111,12 @@ class Runner:
             if isinstance(outcome, Replaced) and context.found is not None:
                 context.found = context.found.after(outcome)
 
+    def undone(self, made: Pass[Any], context: Context) -> None:
+        """Forget the last pass that ran, after its work has been undone."""
+        context.outcomes.drop(made)
+        if self.verifier is not None:
+            self.verifier.forget_last()
+
     def _one(self, made: Pass[Any], graph: fx.Graph, phase: str, context: Context) -> Any:
         name = f"{phase}/{title(made.name)}"
         before = op_counts(graph) if self.dump.wanted else None

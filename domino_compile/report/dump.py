@@ -7,9 +7,9 @@
         plan.json                     the same for programs (``report.CompileReport``)
         graphs.json                   the operations before and after, as rows (``graph_rows``)
         joint/01.normalise.before.py  ... the graph before and after each pass
-        joint/04.slice.after.py
-        joint/04.slice.ops.txt        how the number of each operation changed
-        forward/06.schedule.txt       the schedule: launches, waits, and what hides each collective
+        joint/05.slice.after.py
+        joint/05.slice.ops.txt        how the number of each operation changed
+        forward/07.schedule.txt       the schedule: launches, waits, and what hides each collective
         joint/fault.*                 only if one of our passes failed
 """
 

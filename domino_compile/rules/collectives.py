@@ -16,6 +16,7 @@ from dataclasses import replace
 from domino_compile._compat.operators import c10d
 from domino_compile.axes import Sliced, State, States, quotient
 from domino_compile.axes.sizes import product, same
+from domino_compile.ops.own_part import own_part
 from domino_compile.rules.call import Call, Cut, Outcome, Refusal, Scaled
 from domino_compile.rules.rule import Rule, RuleFn, Trait
 
@@ -46,6 +47,17 @@ def reduce_scatter(call: Call) -> Outcome:
     if outer is None:
         return Refusal("scatters the cut dimension itself over the ranks")
     return Cut((x.sliced,), Sliced(0, outer))
+
+
+def own(call: Call) -> Outcome:
+    """Cut ``own_part``, which takes one block for each rank of a dimension, like a scatter."""
+    (x,) = call.operands
+    assert x.sliced is not None
+    if x.sliced.dim != call.arg(1, "dim"):
+        return Cut((x.sliced,), x.sliced)
+    if not same(x.sliced.outer, call.arg(2, "ranks")):
+        return Refusal("takes a rank's part of the cut dimension itself")
+    return Cut((x.sliced,), Sliced(x.sliced.dim))
 
 
 def all_to_all(call: Call) -> Outcome:
@@ -104,4 +116,4 @@ RULES = {
         (c10d.all_gather_into_tensor_coalesced.default, coalesced(all_gather)),
         (c10d.reduce_scatter_tensor_coalesced.default, coalesced(reduce_scatter)),
     )
-}
+} | {own_part: Rule(own_part, "own part", own)}

@@ -12,7 +12,9 @@ from typing import Any
 
 from domino_compile.verify.claims import Piece
 from domino_compile.verify.part import Given, NotEstablished, Part
-from domino_compile.verify.plain import GETITEM, Graph, Operation, is_launch, is_wait
+from domino_compile.verify.plain import GETITEM, OWN_PART, Graph, Operation, is_launch, is_wait
+
+GATHER = "_c10d_functional.all_gather_into_tensor.default"
 
 
 def count_collectives(
@@ -83,11 +85,20 @@ def _same_kinds(part: Part) -> set[str]:
     assert part.launches is not None
     before, after = part.launches
     kinds = [Counter(map(_kind, launches)) for launches in (before, after)]
+    gathers = {_exchange(op) for op in part.after.values() if op.target == OWN_PART}
     for kind, count in kinds[1].items():
-        if count > kinds[0][kind]:
+        if count > kinds[0][kind] and kind not in gathers:
             name = next(op.name for op in after if _kind(op) == kind)
             raise NotEstablished(name, "a collective of this kind, reduction and group is new")
     return {op.name for op in after}
+
+
+def _exchange(own: Operation) -> Any:
+    """Return the kind of the gather whose result a rank takes its own part of again.
+
+    All ranks have it, since all have its group, and its result is what they had.
+    """
+    return GATHER, own.args[2:], ()
 
 
 def _kind(launch: Operation) -> Any:

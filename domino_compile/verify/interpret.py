@@ -20,6 +20,7 @@ from domino_compile.verify.plain import (
     CONSTANT,
     GETITEM,
     INPUT,
+    OWN_PART,
     Graph,
     Operation,
     Ref,
@@ -62,6 +63,9 @@ def run(operations: Iterable[Operation], env: dict[str, Ranks], graph: Graph, ra
 def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> Ranks:
     if op.target.startswith("_c10d_functional."):
         return _collective(op, env, ranks)
+    if op.target == OWN_PART:
+        values, dim = env[op.args[0].name], op.args[1]
+        return [value.chunk(ranks, dim)[rank] for rank, value in enumerate(values)]
     if op.target == CONSTANT:
         if op.name not in graph.inner:
             raise Unknown(f"the constant {op.name} is not at hand")

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from domino_compile.verify.claims import Claim, Piece, Whole
-from domino_compile.verify.plain import Graph, Operation, Ref, Tensor, is_launch, replaced
+from domino_compile.verify.plain import OWN_PART, Graph, Operation, Ref, Tensor, is_launch, replaced
 
 
 class NotEstablished(Exception):
@@ -90,9 +90,17 @@ class Part:
 
     @property
     def equal_on_ranks(self) -> list[str]:
-        """Return the operands before that must be equal on all ranks: those beside dealt values."""
-        whole = [x.before for x in self.given.values() if isinstance(x.claim, Whole)]
-        return whole if self.dealt else []
+        """Return the operands before that must be equal on all ranks.
+
+        These are whole values beside dealt ones, and those that each rank takes its own part of.
+        """
+        shared = {x for op in self.after.values() if op.target == OWN_PART for x in op.operands}
+        equal = [
+            given.before
+            for name, given in self.given.items()
+            if isinstance(given.claim, Whole) or name in shared
+        ]
+        return equal if self.dealt else []
 
     @cached_property
     def groups(self) -> frozenset[str]:

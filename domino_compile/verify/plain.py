@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
+#: The only operation whose result depends on the rank: a rank's block of what all ranks have.
+OWN_PART = "domino_compile.own_part.default"
 
 
 class Ref(NamedTuple):

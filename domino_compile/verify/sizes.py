@@ -94,8 +94,9 @@ def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...]) -> Iterator[tuple[i
             place += 1
         if product != extent:
             return
-        if place - first > 1:
-            yield extent, fine[first:place]
+        factors = tuple(n for n in fine[first:place] if n != 1)
+        if len(factors) > 1:
+            yield extent, factors
 
 
 class _Sizes:
@@ -103,7 +104,8 @@ class _Sizes:
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        self.small: dict[int, int] = {n: n for n in range(-1, LITTLE + 1)}
+        kept = (*range(-1, LITTLE + 1), part.ranks)  # there are as many ranks as there are
+        self.small: dict[int, int] = {n: n for n in kept}
         self.taken: set[int] = set(self.small)
         self.products = dict(_products(part))
         self._cut_sizes()

@@ -75,6 +75,11 @@ class Verifier:
         """Forget the last graph: what comes may have been changed by others."""
         self._latest = None
 
+    def forget_last(self) -> None:
+        """Forget the last pass, whose work has been undone."""
+        self.checked.pop()
+        self.begin()
+
     def read(self, graph: fx.Graph) -> Graph:
         """Return a graph as it is before a pass, which is as it was after the last one.
 

@@ -213,6 +213,7 @@ def test_group_size_and_shared_store() -> None:
     name = dist.group.WORLD.group_name  # type: ignore[union-attr]
     assert _compat.group_size(name) == 2
     assert _compat.group_size("no such group") == 1
+    assert _compat.rank_in(name) == 0
     assert _compat.shared_store(name) is None  # one process stands for the group
     assert _compat.rank_and_world() == (0, 2)
     assert _compat.group_timeout_s(name) > 0  # of the stand-in, if it has one

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor
 import domino_compile
 from domino_compile import CompileReport
 from domino_compile.backend import domino
+from domino_compile.tools.bench.workload import Step, Workload
 from tests.ranks import models
 
 STEPS = 3
@@ -147,3 +149,28 @@ def train_with_breaks(rank: int, world: int, which: str) -> dict[str, Training]:
     cut = train(rank, world, which, "float64", "domino", {"lowering": "eager", "slices": 2})
     torch._dynamo.reset()
     return {"cut": cut, "uncut": train(rank, world, which, "float64", "aot_eager")}
+
+
+def exchanged(
+    rank: int, world: int, style: str, granularity: str, options: Mapping[str, object]
+) -> dict[str, Any]:
+    """A step of one sequence whose tokens the ranks divide, uncut and cut, and the reports."""
+    work = Workload(
+        *("tiny-llama", 2, 1, 16 * world, world, style),
+        granularity=granularity,
+        dtype="fp32",
+    )
+    assert dist.group.WORLD is not None
+    domino_compile.reset_reports()
+
+    def results(compile_: Callable[..., Any] | None) -> dict[str, torch.Tensor]:
+        step = Step(work, dist.group.WORLD, models.DEVICE, compile_, exact=True)
+        with torch.no_grad():
+            for parameter in step.model.parameters():
+                if parameter.ndim > 1:  # this rank's part of a layer
+                    local(parameter).mul_(1 + 0.1 * rank)
+        return step.results()
+
+    uncut = results(None)
+    cut = results(partial(torch.compile, backend=domino, options=dict(options)))
+    return {"uncut": uncut, "cut": cut, "reports": domino_compile.reports()}

@@ -21,9 +21,9 @@ FILES = {
     "joint/03.materialise.after.py",
     "joint/03.materialise.before.py",
     "joint/03.materialise.ops.txt",
-    "joint/04.slice.after.py",
-    "joint/04.slice.before.py",
-    "joint/04.slice.ops.txt",
+    "joint/05.slice.after.py",
+    "joint/05.slice.before.py",
+    "joint/05.slice.ops.txt",
     "certificate.json",
     "certificate.txt",
     "plan.json",
@@ -33,13 +33,13 @@ FILES = {
     f"{phase}/{name}"
     for phase in ("forward", "backward")
     for name in (
-        "06.schedule.after.py",
-        "06.schedule.before.py",
-        "06.schedule.ops.txt",
-        "06.schedule.txt",
-        "08.pin.after.py",
-        "08.pin.before.py",
-        "08.pin.ops.txt",
+        "07.schedule.after.py",
+        "07.schedule.before.py",
+        "07.schedule.ops.txt",
+        "07.schedule.txt",
+        "09.pin.after.py",
+        "09.pin.before.py",
+        "09.pin.ops.txt",
         "emitted.py",
         "order.json",
         "order.txt",
@@ -123,7 +123,7 @@ def test_torch_logs_tells_what_was_done_and_why(runs: tuple[Run, str, Run, str])
         "sliced into rows 2+2; collectives: 4 sliced",
         "left to Inductor alone (no collective in this graph); collectives: none",
     ]
-    for stage in ("joint: 04.slice", "forward: 06.schedule", "backward: 08.pin"):
+    for stage in ("joint: 05.slice", "forward: 07.schedule", "backward: 09.pin"):
         assert re.search(rf"graph 0 {stage} took [\d.]+ ms, \d+ -> \d+ nodes", log)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 
+from domino_compile.ops.own_part import own_part as own_part_op
 from domino_compile.ops.random_slice import random_slice
 from tests.rules.harness import OVERRIDES
 
@@ -33,6 +34,11 @@ def reduce_scatter(calls: list[Any]) -> list[Any]:
     """Sum, then rank ``r`` keeps part ``r`` of dimension 0."""
     parts = sum(args[0] for args in calls).chunk(len(calls))
     return [part.clone() for part in parts]
+
+
+def own_part(calls: list[Any]) -> list[Any]:
+    """Rank ``r`` takes block ``r`` of a dimension."""
+    return [args[0].chunk(len(calls), args[1])[rank].clone() for rank, args in enumerate(calls)]
 
 
 def broadcast(calls: list[Any]) -> list[Any]:
@@ -213,6 +219,7 @@ def flex_backward(
 
 OVERRIDES.update(
     {
+        own_part_op: own_part,
         c10d.all_reduce.default: all_reduce,
         c10d.all_gather_into_tensor.default: all_gather,
         c10d.reduce_scatter_tensor.default: reduce_scatter,

@@ -1,0 +1,46 @@
+"""One long sequence whose tokens the ranks divide: tokens are exchanged, then cut."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ranks.conftest import Pools
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+def compare(ranks: list[dict[str, Any]]) -> None:
+    """Gradients that each rank has a summand of are equal in the sum, everything else is."""
+    for name, first in ranks[0]["uncut"].items():
+        pairs = [(rank["uncut"][name], rank["cut"][name]) for rank in ranks]
+        if first.ndim == 1:
+            sums = zip(*pairs, strict=True)
+            pairs = [tuple(torch.stack(values).sum(0) for values in sums)]  # type: ignore[misc]
+        for uncut, cut in pairs:
+            error = (cut - uncut).norm() / uncut.norm()
+            assert error < 1e-10, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("granularity", ["whole", "block"])
+@pytest.mark.parametrize("style", ["sp", "megatron-sp"])
+def test_a_batch_of_one_is_cut_into_tokens(pools: Pools, style: str, granularity: str) -> None:
+    options = {"lowering": "eager", "slices": 2, "verify": "strict", "guard": "off"}
+    ranks = pools[2].run("tests.ranks.checks:exchanged", style, granularity, options)
+    compare(ranks)
+    for rank in ranks:
+        reports = [report for report in rank["reports"] if report.collectives]
+        statuses = [report.status for report in reports]
+        assert statuses.count("sliced") >= (1 if granularity == "whole" else 2), statuses
+        assert all(report.tokens for report in reports if report.status == "sliced")
+
+
+def test_an_exchange_that_does_not_pay_is_undone(pools: Pools) -> None:
+    options = {"lowering": "eager", "margin": 0.9, "verify": "strict"}
+    ranks = pools[2].run("tests.ranks.checks:exchanged", "sp", "whole", options)
+    compare(ranks)
+    for rank in ranks:
+        (report,) = rank["reports"]
+        assert report.status in ("reordered", "inductor")
+        ordered = [wire for wires in report.collective_order().values() for wire in wires]
+        assert report.status == "inductor" or len(ordered) == len(report.collectives)

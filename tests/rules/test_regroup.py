@@ -1,0 +1,151 @@
+"""Tokens that ranks hold at the ends of a program are exchanged, and then cut; on ranks in step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from domino_compile.analysis import CutPlan
+from domino_compile.analysis.infer import infer_cut
+from domino_compile.analysis.shards import find_shards
+from domino_compile.axes import Chunks
+from domino_compile.graph.collectives import find_sites
+from domino_compile.passes.regroup import Regrouped, regroup_graph, undo
+from domino_compile.verify.check import Memory, check
+from domino_compile.verify.part import NotEstablished
+from domino_compile.verify.read import read_graph
+from tests.rules.capturing import Captured, capture, fake_group, largest_error
+from tests.rules.harness import run
+from tests.rules.test_dealt import RANKS, Gather, H, Scatter
+
+#: The tokens that a rank holds, and those of all ranks.
+HELD, S = 4, 4 * RANKS
+
+
+def block(x: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any, dim: int) -> Any:
+    """A block with causal attention on a rank's tokens, which are dimension ``dim``."""
+    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
+    heads = (h if dim else h.transpose(0, 1)) @ qkv
+    q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in heads.chunk(3, -1))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mixed = mixed.transpose(1, 2).flatten(2)
+    x = x + Scatter.apply((mixed if dim else mixed.transpose(0, 1)) @ out, dim)
+    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
+    return x + Scatter.apply(F.silu(h @ up) @ down, dim)
+
+
+def shards_throughout(dim: int) -> Any:
+    """A block compiled alone: a rank's tokens come in and go out."""
+
+    def step(x: Any, *weights: Any) -> Any:
+        return block(x, *weights, dim)
+
+    return step
+
+
+def piece_of_whole(dim: int) -> Any:
+    """Each rank takes its piece of a value that it has whole; the loss is of all tokens."""
+
+    def step(x: Any, target: Any, *weights: Any) -> Any:
+        own = x.chunk(RANKS, dim)[0]
+        return (Gather.apply(block(own, *weights, dim), dim) * target).sum()
+
+    return step
+
+
+def captured(kind: Any, dim: int, batch: int = 1) -> Captured:
+    fake_group()
+    generator = torch.Generator().manual_seed(0)
+    given = [HELD] if kind is shards_throughout else [S, S]
+    shapes = [(batch, n, H) if dim else (n, batch, H) for n in given]
+    shapes += [(H,), (H, 3 * 8), (8, H), (H, 6), (6, H)]
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    wanted = [x.requires_grad_(i not in range(1, len(given))) for i, x in enumerate(tensors)]
+    return capture(kind(dim), *wanted)
+
+
+def regrouped(found: Captured) -> Regrouped:
+    shards = find_shards(found.graph, frozenset())
+    assert shards is not None and shards.ranks == RANKS
+    return regroup_graph(found.graph, shards)
+
+
+def planned(found: Captured, made: Regrouped, sizes: tuple[int, ...]) -> CutPlan:
+    plan = infer_cut(found.graph, 2, {x.gathered: x.dim for x in made.entries})
+    assert isinstance(plan, CutPlan), plan
+    return CutPlan(Chunks(plan.analysis.batch, sizes), plan.analysis)
+
+
+def on_ranks(found: Captured, graph: Any) -> list[list[Any]]:
+    """The results of each rank, whose tokens and weights differ from the other ranks'."""
+    ranks = [
+        [x if x.shape == (H,) else x * (1 + 0.5 * rank) + rank for x in found.inputs]
+        for rank in range(RANKS)
+    ]
+    with torch.no_grad():
+        return [[x for x in result if x is not None] for result in run(graph, ranks, found.owner)]
+
+
+def compare(want: list[list[Any]], got: list[list[Any]]) -> None:
+    """Weights' gradients that ranks add up are equal in the sum, everything else on each rank."""
+    for place, several in enumerate(zip(*want, strict=True)):
+        ours = [result[place] for result in got]
+        if several[0].shape == (H,):
+            several, ours = [sum(several)], [sum(ours)]
+        for one, two in zip(several, ours, strict=True):
+            assert one.shape == two.shape
+            assert largest_error([one], [two]) < 1e-12
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("kind", [shards_throughout, piece_of_whole])
+def test_slices_of_exchanged_tokens_compute_what_the_uncut_program_does(
+    kind: Any, dim: int
+) -> None:
+    found = captured(kind, dim)
+    want = on_ranks(found, found.graph)
+    made = regrouped(found)
+    compare(want, on_ranks(found, found.graph))
+    for sizes in ((2, 2), (3, 1), (1, 1, 2)):
+        plan = planned(found, made, sizes)
+        assert plan.analysis.looks_back and plan.analysis.unit == RANKS
+        own = {site.launch for site in find_sites(found.graph)} - {
+            node for x in (*made.entries, *made.exits) for node in x.nodes
+        }
+        assert own <= set(plan.analysis.sliced_collectives())
+        compare(want, on_ranks(found, found.sliced(plan)))
+
+
+def test_an_exchange_can_be_undone() -> None:
+    found = captured(shards_throughout, 1)
+    before = str(found.graph)
+    made = regrouped(found)
+    assert made.entries and made.exits
+    undo(found.graph, made)
+    assert str(found.graph) == before
+
+
+@pytest.mark.parametrize("kind", [shards_throughout, piece_of_whole])
+def test_the_checker_establishes_an_exchange_and_its_slices(kind: Any) -> None:
+    found = captured(kind, 1)
+    graphs = [read_graph(found.graph)]
+    made = regrouped(found)
+    graphs.append(read_graph(found.graph))
+    done = check(graphs[0], graphs[1], made.witness, Memory())
+    assert done.collectives[1] - done.collectives[0] == len(made.entries) + len(made.exits)
+
+
+def test_the_checker_refuses_another_ranks_part() -> None:
+    found = captured(shards_throughout, 1)
+    before = read_graph(found.graph)
+    made = regrouped(found)
+    entry = made.entries[0]
+    with found.graph.inserting_after(entry.gathered):
+        moved = found.graph.call_function(torch.ops.aten.flip.default, (entry.gathered, [1]))
+    moved.meta = {**entry.gathered.meta}
+    entry.nodes[-1].replace_input_with(entry.gathered, moved)
+    with pytest.raises(NotEstablished, match=entry.shard.name):
+        check(before, read_graph(found.graph), made.witness, Memory())
