@@ -45,10 +45,10 @@ from domino_compile.axes import (
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
 from domino_compile.graph.collectives import Replaced, size_hint
-from domino_compile.graph.cut_inputs import separate_uses
 from domino_compile.graph.new_nodes import with_size
 from domino_compile.graph.slice_nodes import SliceNodes, inverse, order_in_memory
 from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
+from domino_compile.passes.cut_inputs import separate_uses
 from domino_compile.rules import Cut, Members, Summands
 from domino_compile.verify.claims import Piece, Whole, Witness
 

@@ -13,7 +13,7 @@ from torch.nn.functional import rms_norm
 
 from domino_compile import emulate
 from domino_compile.backend import domino
-from domino_compile.graph.cut_inputs import separate_uses
+from domino_compile.passes.cut_inputs import separate_uses
 from domino_compile.tools.bench.gradients import MOST_RATIO
 from tests.passes.graphs import Builder, aten
 
