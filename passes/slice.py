@@ -48,6 +48,7 @@ from domino_compile.graph.collectives import Replaced, size_hint
 from domino_compile.graph.new_nodes import with_size
 from domino_compile.graph.slice_nodes import SliceNodes, inverse, order_in_memory
 from domino_compile.graph.subgraphs import add_subgraph, copy_for, subgraph_of
+from domino_compile.passes.cut_inputs import separate_uses
 from domino_compile.rules import Cut, Members, Summands
 from domino_compile.verify.claims import Piece, Whole, Witness
 
@@ -58,6 +59,7 @@ def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
     """Cut the graph in place, and return the launches of each cut collective's slices."""
     slicer = Slicer(graph, plan)
     slicer.run()
+    separate_uses(graph, slicer.slices_of_inputs())
     cut = plan.analysis.sliced_collectives()
     launches = {x: tuple(slicer.pieces[x, plan.analysis.state(x)]) for x in cut}
     return Replaced(launches, slicer.witness())
@@ -127,6 +129,11 @@ class Slicer:
             if operand in self.analysis.states and operand.op != "placeholder":
                 with self.graph.inserting_before(node):
                     node.replace_input_with(operand, self._whole(operand))
+
+    def slices_of_inputs(self) -> list[fx.Node]:
+        """Return the slices of the graph's inputs."""
+        inputs = (pieces for (value, _), pieces in self.pieces.items() if value.op == "placeholder")
+        return [piece for pieces in inputs for piece in pieces]
 
     def witness(self) -> Witness:
         """Return which values after the rewriting stand for which before it."""
