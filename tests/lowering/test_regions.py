@@ -57,13 +57,11 @@ def test_nested_regions_are_cut_once_and_all_of_them_are_reported(lowering: str)
     assert found == [1, 1]  # the region's, and the one of the block that calls it
 
 
-def test_the_eager_lowering_takes_what_compiled_autograd_captures(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@torch._dynamo.config.patch(compiled_autograd=True)
+def test_the_eager_lowering_takes_what_compiled_autograd_captures() -> None:
     model = nn.Sequential(Block(), Block())
     wanted = gradients(model, model)
     model.zero_grad()
-    monkeypatch.setattr(torch._dynamo.config, "compiled_autograd", True)
     loss = torch.compile(model, backend=domino, options=OPTIONS)(batch(6)).square().sum()
     torch.compile(lambda x: x.backward(), backend=domino, options=OPTIONS)(loss)
     torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
