@@ -59,7 +59,7 @@ def test_the_readme_of_the_tests_describes_each_folder() -> None:
     described = {line.split("`")[1].rstrip("/") for line in lines if line.startswith("| `")}
     folders = {"tests"}
     for path in (ROOT / "tests").rglob("*"):
-        parts = path.relative_to(ROOT).parts
-        if path.is_dir() and "__pycache__" not in parts and parts[1:2] != ("golden",):
-            folders.add("/".join(parts))
+        parts = path.relative_to(ROOT).parent.parts
+        if path.is_file() and "__pycache__" not in parts and parts[1:2] != ("golden",):
+            folders.update("/".join(parts[:end]) for end in range(1, len(parts) + 1))
     assert described == folders | {"tests/golden"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -60,8 +61,45 @@ def grouped(
     return torch.cat(parts).to(bf16)
 
 
+def scaled(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *_: object,
+    **__: object,
+) -> torch.Tensor:
+    """``_scaled_mm`` for CPUs: one scale, or one for each row and column."""
+    product = (left.to(torch.float32) * scale_a) @ (right.to(torch.float32) * scale_b)
+    return (product if bias is None else product + bias).to(bf16)
+
+
+def scaled_v2(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    scale_a: list[torch.Tensor],
+    recipe_a: list[int],
+    swizzle_a: list[int],
+    scale_b: list[torch.Tensor],
+    recipe_b: list[int],
+    swizzle_b: list[int],
+    bias: torch.Tensor | None = None,
+    *_: object,
+    **__: object,
+) -> torch.Tensor:
+    """``_scaled_mm_v2`` for CPUs."""
+    del recipe_a, swizzle_a, recipe_b, swizzle_b
+    return scaled(left, right, scale_a[0], scale_b[0], bias)
+
+
 CPU_KERNELS = torch.library.Library("aten", "IMPL")
 CPU_KERNELS.impl("_scaled_grouped_mm", grouped, "CPU")
+if torch.__version__ < "2.12":  # which scales whole tensors only
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it replaces that kernel
+        CPU_KERNELS.impl("_scaled_mm", scaled, "CPU")
+    CPU_KERNELS.impl("_scaled_mm_v2", scaled_v2, "CPU")
 
 
 LEFT: list[tuple[int, int, str]] = [(0, 1, CONTRACTED), (1, 0, CONTRACTED), (1, 1, COLUMNS)]

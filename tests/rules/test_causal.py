@@ -123,7 +123,12 @@ def test_queries_alone_are_enough_to_begin_with() -> None:
     ("attend", "causal", "why"),
     [
         (flash, False, "without a causal mask"),
-        (overrideable, True, "log-sum-exp"),
+        pytest.param(
+            *(overrideable, True, "log-sum-exp"),
+            marks=pytest.mark.skipif(
+                torch.__version__ < "2.12", reason="this torch does not know the gradient's shapes"
+            ),
+        ),
     ],
 )
 def test_refused(attend: Any, causal: bool, why: str) -> None:

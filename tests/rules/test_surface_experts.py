@@ -219,7 +219,8 @@ def test_inductor_compiles_each_slice_with_its_own_branches() -> None:
     model = TwoGated().float()
     x, on = batch().float(), torch.tensor(True)
     found = []
-    for backend, options in (("eager", None), ("domino", {"slices": 3, "check_ranks": False})):
+    # Not `eager`: with torch 2.11 it loses gradients of a function that returns a wait's result.
+    for backend, options in (("aot_eager", None), ("domino", {"slices": 3, "check_ranks": False})):
         torch._dynamo.reset()
         model.zero_grad()
         loss = torch.compile(model, backend=backend, options=options, dynamic=False)(x, on)

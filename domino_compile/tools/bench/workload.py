@@ -254,6 +254,10 @@ def by_block(model: Model, compile_: Compile) -> Callable[..., torch.Tensor]:
 
     def call(x: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
         x, *angles = first(x)
+        # This rank's tokens of a single row keep the stride of the whole row. A block's result does
+        # not, and Dynamo would compile the blocks again, for strides that change. (DTensor cannot
+        # be traced with such strides in a checkpointed block.)
+        x = x.flatten().view(x.shape)
         if torch.is_grad_enabled() and not x.requires_grad:
             # As if a trained embedding came before it, so that the first block shares the program
             # of the others.

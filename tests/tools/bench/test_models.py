@@ -104,6 +104,28 @@ def test_checkpointing_and_parts_change_no_gradient(changes: dict[str, str]) -> 
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("style", ["sp", "megatron-sp"])
+def test_all_blocks_get_the_same_strides(style: str) -> None:
+    """Of a single row too, so that they share one program."""
+    given: list[torch.Tensor] = []
+
+    def compile_(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            if "run_block" in function.__name__:
+                given.append(args[1])
+            if "begin" in function.__name__ and style == "sp":
+                x, *angles = function(*args)  # Inductor returns a part of the whole row:
+                return x.as_strided(x.shape, (2 * x.stride(0), *x.stride()[1:])), *angles
+            return function(*args)
+
+        return call
+
+    work = workload("tiny-llama", style=style, batch=1, granularity="block")
+    Step(work, group(), "cpu", compile_)()
+    fresh = torch.empty(given[0].shape)
+    assert [x.stride() for x in given] == [fresh.stride()] * 2
+
+
 @pytest.mark.parametrize(
     ("ac", "attention", "again"), [("none", 1, 0), ("selective", 1, 3), ("full", 2, 6)]
 )
