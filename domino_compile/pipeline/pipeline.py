@@ -194,7 +194,7 @@ class Pipeline:
             Question(
                 *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
                 *(unfold(graph) if changed else program, None if changed else units),
-                *(self.options, self.hints),
+                *(self.options, self.hints, self.report.input_bytes),
             )
         )
         merged = at.outcomes.of(NORMALISE)
