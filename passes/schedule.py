@@ -20,9 +20,10 @@ from domino_compile.scheduling import (
     Schedule,
     StepMemory,
     UnitGraph,
+    allowed_bytes,
     build_units,
-    least_bytes,
     mark_recomputed,
+    own_orders,
     run_order,
     schedule_units,
     step_memory,
@@ -56,23 +57,34 @@ def schedule_graph(
     memory_cap: float,
     held: int = 0,
     saved: Sequence[Result] = (),
+    sure: float = 0.0,
 ) -> ScheduleResult:
     """Reorder the graph in place.
 
     Args:
         graph: The graph.
         cost: The model that predicts times.
-        memory_cap: Extra live memory allowed, as a fraction of what Inductor's order needs.
+        memory_cap: Extra memory allowed, as a fraction of what the graph's own order needs during
+            a step (the thriftier of ``own_orders``).
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
+        sure: The bytes that a step may need in any case.
     """
+
+    def memory_of(schedule: Schedule) -> StepMemory:
+        ordered = [units.units[index] for index in schedule.order]
+        return step_memory(graph, ordered, held, saved)
+
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
-    after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
+    own = own_orders(units)
+    most = max(sure, min(memory_of(order).peak_bytes for order in own) * (1 + memory_cap))
+    room = allowed_bytes(min(order.peak_bytes for order in own), memory_cap, held)
+    room = max(room, sure - held)
+    after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
+    memory = memory_of(after)
     _order(graph, units, after)
-    ordered = [units.units[index] for index in after.order]
-    memory = step_memory(graph, ordered, held, saved)
     return ScheduleResult(units, before, after, events_of(graph), memory)
 
 
@@ -83,6 +95,7 @@ def schedule_in_order(
     memory_cap: float,
     held: int = 0,
     saved: Sequence[Result] = (),
+    sure: float = 0.0,
 ) -> ScheduleResult:
     """Schedule a graph once more, its collectives in the order in which they were found.
 
@@ -93,11 +106,12 @@ def schedule_in_order(
         memory_cap: As for ``schedule_graph``, and so are the others.
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, what its forward returns, where that is known.
+        sure: The bytes that a step may need in any case.
     """
     _order(graph, earlier.units, earlier.before)
     for launch in filter(is_launch, graph.nodes):
         mark_in_order(launch)
-    return schedule_graph(graph, cost, memory_cap, held, saved)
+    return schedule_graph(graph, cost, memory_cap, held, saved, sure)
 
 
 def _order(graph: fx.Graph, units: UnitGraph, schedule: Schedule) -> None:

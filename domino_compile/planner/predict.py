@@ -38,12 +38,13 @@ from domino_compile.cost.model import Work, looking_back, slowdown, work_of
 from domino_compile.graph.collectives import tensor_bytes
 from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
-from domino_compile.planner.choose import Prediction
+from domino_compile.planner.choose import Policy, Prediction
 from domino_compile.planner.needs import Needs, looks_back, units_at
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
     UnitGraph,
+    allowed_bytes,
     least_bytes,
     run_order,
     schedule_units,
@@ -153,6 +154,8 @@ class Expansion:
         for value, size in unit.traffic.writes.items():
             extents.traffic[self._mask(value, cut)] += size
             extents.out_bytes[self._mask(value, cut)] += size
+        if unit.launch:
+            extents.out_bytes = Counter({self._mask(first, cut): unit.out_bytes})
         for value in unit.traffic.hard.values():
             extents.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
@@ -264,6 +267,7 @@ class Expansion:
             out_bytes=out_bytes,
             slowdown=slower,
             recomputed=unit.recomputed,
+            keeps_input=unit.keeps_input,
         )
 
     def _costs(
@@ -339,20 +343,23 @@ class Expansion:
         self,
         candidate: Candidate,
         phases: Sequence[UnitGraph],
-        cap: float,
+        policy: Policy,
         most_bytes: float = math.inf,
+        sure_bytes: float = 0.0,
     ) -> Prediction:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
 
         Args:
             candidate: The candidate that the units belong to.
             phases: The units of the candidate, phase by phase.
-            cap: The extra live memory that the order may use, as a fraction.
+            policy: The limits, which also hold when the graphs are scheduled.
             most_bytes: The live memory to stay below if possible.
+            sure_bytes: The memory, with that held, that orders may need in any case.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = min(most_bytes, least_bytes(graph) * (1 + cap))
+            room = allowed_bytes(least_bytes(graph), policy.memory_cap, policy.held)
+            room = min(most_bytes, max(room, sure_bytes - policy.held))
             schedule = schedule_units(graph, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)
@@ -420,4 +427,5 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         unit.out_bytes,
         unit.slowdown,
         recomputed=unit.recomputed,
+        keeps_input=unit.keeps_input,
     )
