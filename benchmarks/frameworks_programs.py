@@ -36,16 +36,11 @@ SIZES: dict[str, Any] = {
 }
 #: Why a case has no prediction.
 WITHOUT: dict[str, str] = {
-    "titan_spmd_types": "not captured at real sizes yet",
-    "titan_checkpointing": "not captured at real sizes yet",
-    "titan_selective": "not captured at real sizes yet",
-    "titan_flex": "not captured at real sizes yet",
+    "titan_spmd_types": "it keeps references to weights, so that fake tensors cannot replace them",
     "deepspeed_autotp": "its engine reads numbers while it is set up, and fake tensors have none",
-    "hf_checkpointing": "not captured at real sizes yet",
-    "hf_lora": "not captured at real sizes yet",
+    "hf_lora": "PEFT moves the adapters while it adds them, which fake tensors refuse",
     "hf_lora_rows": "the program does not run",
-    "hf_experts": "not captured at real sizes yet",
-    "hf_experts_exchanged": "not captured at real sizes yet",
+    "hf_experts_exchanged": "ranks read how many tokens they send, and fake tensors have none",
     "ddp_dtensor": "the program does not run",
 }
 #: Cases whose graphs are those of another case: what they add is outside of the graphs.
@@ -88,17 +83,26 @@ def text() -> torch.Tensor:
 # torchtitan
 
 
-def titan(ranks: int, *, whole: bool = False, **choices: Any) -> None:
-    """Call torchtitan's Llama 3 8B, with two of its layers; FSDP2 stays outside of its graphs."""
+def titan(ranks: int, *, whole: bool = False, checkpointed: str = "", **choices: Any) -> None:
+    """Call torchtitan's Llama 3 8B, with two of its layers; FSDP2 stays outside of its graphs.
+
+    Args:
+        ranks: The tensor-parallel ranks.
+        whole: Whether to compile the model at once.
+        checkpointed: The name of a policy of torchtitan's.
+        **choices: The example's other choices.
+    """
     import torchtitan_llama as example
 
     example.without_cuda()  # before torchtitan is imported
     import torchtitan.models.llama3 as models
     import torchtitan.models.llama3.parallelize as parallelize
     from torch._subclasses.fake_tensor import unset_fake_temporarily
-    from torchtitan.distributed import ParallelDims
+    from torchtitan.distributed import ParallelDims, activation_checkpoint
     from torchtitan.protocols.module import Module
 
+    if checkpointed:
+        choices["checkpointing"] = getattr(activation_checkpoint, checkpointed).Config()
     registry = models.model_registry
 
     def registered(name: str, **settings: Any) -> Any:
@@ -137,6 +141,24 @@ def titan_all_reduce(ranks: int) -> None:
 def titan_whole(ranks: int) -> None:
     """The model and its loss compiled at once."""
     titan(ranks, whole=True)
+
+
+def titan_flex(ranks: int) -> None:
+    """FlexAttention, torchtitan's default."""
+    from benchmarks.frameworks_titan import flex_on_cpu
+
+    with flex_on_cpu():
+        titan(ranks, flex=True)
+
+
+def titan_checkpointing(ranks: int) -> None:
+    """Every block checkpointed whole."""
+    titan(ranks, checkpointed="FullAC")
+
+
+def titan_selective(ranks: int) -> None:
+    """Every block checkpointed, but for the operations that torchtitan chooses to save."""
+    titan(ranks, checkpointed="SelectiveAC")
 
 
 # Megatron-core
@@ -193,6 +215,25 @@ def step_of(model: nn.Module) -> None:
 def hf_tensor_parallel(ranks: int) -> None:
     """The model's own plan."""
     step_of(hugging_face(ranks))
+
+
+def hf_checkpointing(ranks: int) -> None:
+    """Every block checkpointed."""
+    model = hugging_face(ranks).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    step_of(model)
+
+
+def hf_experts(ranks: int) -> None:
+    """Experts that the ranks divide; every rank has all tokens."""
+    experts_of(ranks, ep_implementation="all_reduce")
+
+
+def experts_of(ranks: int, **ways: Any) -> None:
+    """Call a Qwen3 mixture: eight experts, one a rank, of which each token takes two."""
+    experts = {"num_experts": ranks, "num_experts_per_tok": 2, "moe_intermediate_size": 14336 // 2}
+    sizes = {**SIZES, **experts, "head_dim": WIDTH // HEADS}
+    step_of(hugging_face(ranks, "Qwen3Moe", sizes, ep_size=ranks, **ways))
 
 
 def hf_generate(ranks: int) -> None:

@@ -111,7 +111,7 @@ def infer_cut(
     parts = min(slices, most_slices(best))
     if parts < 2:
         return NoCut(_too_few(rows, best.batch), best)
-    analysis = extended(graph, best)
+    analysis = _with_gradients(graph, extended(graph, best), sites)
     if not {site.launch for site in sites} & set(analysis.sliced_collectives()):
         return NoCut(reasons.no_carrier(), analysis, _first(find_stops(analysis, sites)))
     stops = find_stops(analysis, sites)
@@ -226,7 +226,7 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
         if node.op != "placeholder":
             break
         value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or str(node.target).startswith("tangents"):
+        if not isinstance(value, torch.Tensor) or _is_tangent(node):
             continue
         if node in unlikely:
             continue
@@ -236,6 +236,10 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
             shape = node.meta["val"].shape
             if dim < len(shape) and size_hint(shape[dim]) > 1:
                 yield Seed(node, dim, to_size(shape[dim]))
+
+
+def _is_tangent(node: fx.Node) -> bool:
+    return str(node.target).startswith("tangents")
 
 
 def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
@@ -260,6 +264,32 @@ def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
         blocked |= analysis.unjoinable
         analysis = again(blocked)
     return analysis
+
+
+def _with_gradients(graph: fx.Graph, analysis: Analysis, sites: Sequence[Site]) -> Analysis:
+    """Cut incoming gradients like the outputs of the same shape, if this cuts more collectives.
+
+    A gradient that goes straight into a collective (in a graph that ends with a scatter) cannot be
+    pulled through it from the slices behind.
+    """
+    before = set(analysis.sliced_collectives())
+    (output,) = graph.find_nodes(op="output")
+    cut = {x: analysis.states.get(x) for x in output.all_input_nodes}
+    more: dict[fx.Node, Sliced] = {}
+    for tangent in graph.find_nodes(op="placeholder"):
+        value = tangent.meta.get("val")
+        if not (_is_tangent(tangent) and isinstance(value, torch.Tensor)):
+            continue
+        alike = {state for x, state in cut.items() if x.meta["val"].shape == value.shape}
+        (state,) = alike if len(alike) == 1 else (None,)
+        if isinstance(state, Sliced) and tangent not in analysis.seeds:
+            more[tangent] = state
+    if not more or before >= {site.launch for site in sites}:
+        return analysis
+    seeds = {**analysis.seeds, **more}
+    tried = extended(graph, propagate(graph, analysis.batch, seeds, limits=analysis.limits))
+    gained = set(tried.sliced_collectives()) > before
+    return tried if gained and len(tried.inner_joins()) <= len(analysis.inner_joins()) else analysis
 
 
 def _pull(

@@ -155,3 +155,17 @@ def test_what_tells_tokens_apart_pins_their_ranks(between: Any, dim: int) -> Non
     cut = plan.analysis.sliced_collectives()
     assert len(cut) < len(find_sites(found.graph))
     compare(found, plan)
+
+
+def test_the_gradient_of_a_graph_that_ends_with_a_scatter_is_cut() -> None:
+    """An embedding alone: in backward the incoming gradient is gathered first."""
+    fake_group()
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn((16, H), generator=generator, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(0, 16, (4, S), generator=generator)
+    found = capture(lambda text, table: Scatter.apply(F.embedding(text, table), 1), tokens, table)
+    plan = planned(found, (2, 2))
+    sites = [site.launch for site in find_sites(found.graph)]
+    assert len(sites) == 2 and plan.analysis.sliced_collectives() == sites
+    assert plan.analysis.inner_joins() == []
+    compare(found, plan)
