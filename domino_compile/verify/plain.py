@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
+#: Operations that take a number from a tensor's data, on which sizes may depend.
+TAKEN = ("aten._local_scalar_dense.default",)
 
 
 class Ref(NamedTuple):
