@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
-from domino_compile.verify import flex
+from domino_compile.verify import flex, narrow, uninitialised
 from domino_compile.verify.claims import Claim, Piece, Whole
-from domino_compile.verify.elements import MOVES, is_pointwise
 from domino_compile.verify.interpret import Ranks, Unknown, run
+from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Part
 from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.reads import is_pointwise
 from domino_compile.verify.sizes import reduced
 
 #: How far results may differ, relative to the largest: a few hundred roundings of float64.
@@ -35,10 +36,12 @@ def refuted(part: Part) -> str | None:
     try:
         part = reduced(part)
         with _compat.on_real_tensors(), torch.no_grad():
-            state = torch.random.get_rng_state()
+            state, floats = torch.random.get_rng_state(), torch.get_default_dtype()
             try:
+                torch.set_default_dtype(torch.float64)  # for what is made of integers
                 return _compare(part)
             finally:
+                torch.set_default_dtype(floats)
                 torch.random.set_rng_state(state)
     except Unknown as unknown:
         return str(unknown)
@@ -48,16 +51,22 @@ def refuted(part: Part) -> str | None:
 
 def _compare(part: Part) -> str | None:
     chooses = any(op.target == "higher_order.cond" for op in part.before.values())
-    for condition in (True, False) if chooses else (None,):
-        if (reason := _compare_if(part, condition)) is not None:
-            return reason
+    for seed in range(uninitialised.DRAWS if _reads_uninitialised(part) else 1):
+        for condition in (True, False) if chooses else (None,):
+            torch.manual_seed(seed)
+            if (reason := _compare_if(part, condition)) is not None:
+                return reason
     return None
+
+
+def _reads_uninitialised(part: Part) -> bool:
+    calls = (op for side in (part.before, part.after) for op in side.values())
+    return any(op.target in uninitialised.OPERATIONS for op in calls)
 
 
 def _compare_if(part: Part, condition: bool | None) -> str | None:
     """Compare both forms, where conditions are as given."""
     for attempt in (_any, _positive):
-        torch.manual_seed(0)
         before, after = _both(part, attempt, condition)
         if not all(x.isfinite().any() for x in after if x.numel()):
             continue  # a logarithm of negative numbers, say
@@ -151,12 +160,14 @@ def _any(op: Operation, least: int) -> Any:
         return torch.randn(shape, dtype=torch.complex128)
     if not dtype.is_floating_point:
         return torch.randint(0, least, shape, dtype=dtype)
-    return torch.randn(shape, dtype=torch.float64)
+    return narrow.as_declared(torch.randn(shape, dtype=torch.float64), op.value)
 
 
 def _positive(op: Operation, least: int) -> Any:
     made = _any(op, least)
-    return torch.rand_like(made) * 0.7 + 0.2 if made.dtype is torch.float64 else made
+    if made.dtype is not torch.float64:
+        return made
+    return narrow.as_declared(torch.rand_like(made) * 0.7 + 0.2, op.value)
 
 
 def _difference(before: Ranks, after: Ranks) -> str | None:
