@@ -2,7 +2,8 @@
 
 Every rank's operands before are random. The operands after are made of them as the claims say.
 The result after must be what the goal says of the result before. Sums, products and polynomials
-that agree at one random point agree everywhere, but for an event of probability zero.
+that agree at one random point agree everywhere, but for an event of probability zero. Integers and
+bits may agree by chance, so these are drawn several times.
 
 Large sizes are replaced by small ones first (``sizes``).
 """
@@ -23,6 +24,9 @@ from domino_compile.verify.plain import Operation, Tensor
 from domino_compile.verify.reads import is_pointwise
 from domino_compile.verify.sizes import reduced
 
+#: How often integers and bits are drawn: with few of them, one draw in two may agree by chance.
+DRAWS = 20
+NOTHING_FINITE = "no random numbers were found for which it is finite"
 #: How far results may differ, relative to the largest: a few hundred roundings of float64.
 TOLERANCE = 1e-9
 
@@ -50,18 +54,32 @@ def refuted(part: Part) -> str | None:
 
 
 def _compare(part: Part) -> str | None:
+    """Compare both forms on every draw. One that leaves nothing finite, alone, says nothing."""
     chooses = any(op.target == "higher_order.cond" for op in part.before.values())
-    for seed in range(uninitialised.DRAWS if _reads_uninitialised(part) else 1):
+    reasons = []
+    for seed in range(DRAWS if _draws_few(part) else 1):
         for condition in (True, False) if chooses else (None,):
             torch.manual_seed(seed)
-            if (reason := _compare_if(part, condition)) is not None:
-                return reason
-    return None
+            reasons.append(_compare_if(part, condition))
+            if reasons[-1] not in (None, NOTHING_FINITE):
+                return reasons[-1]
+    return None if None in reasons else NOTHING_FINITE
 
 
-def _reads_uninitialised(part: Part) -> bool:
+def _draws_few(part: Part) -> bool:
+    """Return whether two draws may be equal by chance, as those of a few indices or bits may be.
+
+    Memory that nothing has written may be made of them too.
+    """
     calls = (op for side in (part.before, part.after) for op in side.values())
-    return any(op.target in uninitialised.OPERATIONS for op in calls)
+    drawn = (
+        getattr(torch, op.value.dtype)
+        for op in part.inputs.values()
+        if isinstance(op.value, Tensor)
+    )
+    return any(op.target in uninitialised.OPERATIONS for op in calls) or any(
+        not (dtype.is_floating_point or dtype.is_complex) for dtype in drawn
+    )
 
 
 def _compare_if(part: Part, condition: bool | None) -> str | None:
@@ -71,7 +89,7 @@ def _compare_if(part: Part, condition: bool | None) -> str | None:
         if not all(x.isfinite().any() for x in after if x.numel()):
             continue  # a logarithm of negative numbers, say
         return _difference(before, after)
-    return "no random numbers were found for which it is finite"
+    return NOTHING_FINITE
 
 
 def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:

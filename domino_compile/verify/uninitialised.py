@@ -25,9 +25,6 @@ OPERATIONS = frozenset(
         "aten.new_empty_strided.default",
     }
 )
-#: How often such numbers are drawn: a single bit that depends on them differs at least once, but
-#: with a probability of one in a million.
-DRAWS = 20
 
 
 class Unwritten:
