@@ -54,16 +54,23 @@ def refuted(part: Part) -> str | None:
 
 
 def _compare(part: Part) -> str | None:
-    """Compare both forms on every draw. One that leaves nothing finite, alone, says nothing."""
     chooses = any(op.target == "higher_order.cond" for op in part.before.values())
-    reasons = []
+    for condition in (True, False) if chooses else (None,):
+        if (reason := _compare_draws(part, condition)) is not None:
+            return reason
+    return None
+
+
+def _compare_draws(part: Part, condition: bool | None) -> str | None:
+    """Compare both forms on every draw; one that leaves nothing finite says nothing."""
+    reason: str | None = NOTHING_FINITE
     for seed in range(DRAWS if _draws_few(part) else 1):
-        for condition in (True, False) if chooses else (None,):
-            torch.manual_seed(seed)
-            reasons.append(_compare_if(part, condition))
-            if reasons[-1] not in (None, NOTHING_FINITE):
-                return reasons[-1]
-    return None if None in reasons else NOTHING_FINITE
+        torch.manual_seed(seed)
+        found = _compare_if(part, condition)
+        if found not in (None, NOTHING_FINITE):
+            return found
+        reason = reason and found
+    return reason
 
 
 def _draws_few(part: Part) -> bool:

@@ -221,6 +221,32 @@ def test_what_is_never_written_is_no_constant() -> None:
     assert refused(after, before)
 
 
+# -- integers that may be equal by chance --------------------------------------------------------
+
+
+def looked_up(order: tuple[int, ...]) -> Made:
+    """Two rows of a table of two, one by one, by the numbers with these places."""
+    made = Made()
+    made.given("table", (2, 3))
+    made.given("rows", (2,), I64)
+    if not order:
+        made.outputs = (made.op("y", "aten.index.Tensor", ("%table", ("%rows",)), (2, 3)),)
+        return made
+    for i, place in enumerate(order):
+        made.op(f"row{i}", SLICE, ("%rows", 0, place, place + 1), (1,), I64)
+        made.op(f"y{i}", "aten.index.Tensor", ("%table", (f"%row{i}",)), (1, 3))
+    made.outputs = (made.op("y", CAT, (("%y0", "%y1"), 0), (2, 3)),)
+    return made
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_indices_that_agree_in_one_draw_of_two_are_drawn_again(claimed: bool) -> None:
+    pieces: list[Claim] = [rows("y0", 0, 1), rows("y1", 1, 1)] if claimed else []
+    assert established(looked_up(()), looked_up((0, 1)), y=[*pieces, Whole("y")])
+    for wrong in ((0, 0), (1, 1), (1, 0)):
+        assert refused(looked_up(()), looked_up(wrong), y=[*pieces, Whole("y")])
+
+
 # -- collectives with equal payloads -------------------------------------------------------------
 
 
