@@ -8,11 +8,14 @@ trusts, and establishes each claim from those of its operands:
 ``check``      walks through the graph after a pass; results, effects
 ``collectives``  none lost, none doubled, none with other ranks; waits
 ``part``       one thing to prove: the operations between values that are established
-``elements``   by structure: both forms read the same elements in the same order
+``elements``   by structure: both forms read the same elements in the same order (``movements``:
+               where an element of a view comes from; ``reads``: what an element is computed from)
 ``flex``       FlexAttention, by structure
 ``numbers``    by numbers: both forms agree on random values in float64, on all ranks
 ``sizes``      small sizes in place of large ones, for the numbers
-``interpret``  runs operations (``kernels``: attention kernels by their definition)
+``interpret``  runs operations (``kernels``: attention kernels by their definition; ``narrow``:
+               float8 and products of it)
+``uninitialised``  memory that nothing has written
 ``verifier``   checks each pass of a compile; ``certificate``: what was established, as a file
 =============  ===================================================================================
 

@@ -22,14 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from domino_compile.verify import elements, numbers
+from domino_compile.verify import elements, numbers, uninitialised
 from domino_compile.verify.claims import Claim, Piece, Whole, Witness
 from domino_compile.verify.collectives import count_collectives
+from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import (
     CONSTANT,
     GETITEM,
     INPUT,
+    TAKEN,
     Graph,
     Operation,
     Ref,
@@ -129,6 +131,7 @@ class _Checker:
         self.equal: set[str] = set()
         #: The parts that were proved and have collectives.
         self.parts: list[Part] = []
+        self.unwritten = uninitialised.Unwritten()
         self.done = Established()
 
     def run(self, witness: Witness) -> None:
@@ -141,10 +144,11 @@ class _Checker:
         for name, op in self.after.operations.items():
             if name in claims:
                 about, claim = claims[name]
-                self._establish(self.before.operations[about], op, claim)
+                self._claimed(self.before.operations[about], op, claim)
             elif name in self.before.operations:
-                self._establish(self.before.operations[name], op, self._unsaid(op))
+                self._claimed(self.before.operations[name], op, self._unsaid(op))
         self._outputs()
+        self._numbers()
         self._effects()
         self.done.collectives = count_collectives(self.before, self.after, self.known, self.parts)
 
@@ -160,6 +164,17 @@ class _Checker:
         } - {""}
         added = len(groups) == 1 and not is_launch(op)
         return Whole(op.name, groups.pop()) if added else Whole(op.name)
+
+    def _claimed(self, source: Operation, op: Operation, claim: Claim) -> None:
+        """Establish a claim. Memory that nothing has written is taken for what it is claimed to be.
+
+        Where that cannot be, the claim is not needed unless something depends on the numbers.
+        """
+        if not {source.target, op.target} <= uninitialised.OPERATIONS:
+            self._establish(source, op, claim)
+        elif self.unwritten.take(source.name, claim):
+            self._types(source.tensor, op, claim)
+            self._note(source, op, claim, SAME)
 
     def _establish(self, source: Operation, op: Operation, claim: Claim) -> None:
         if not isinstance(source.value, Tensor) or not isinstance(op.value, Tensor):
@@ -220,6 +235,8 @@ class _Checker:
     def _is_same(self, source: Operation, op: Operation, claim: Claim) -> bool:
         """Return whether it is the same operation on the same whole values."""
         if not isinstance(claim, Whole) or claim.summed_over or source.target != op.target:
+            return False
+        if source.target in uninitialised.OPERATIONS:
             return False
         if source.target in (INPUT, CONSTANT):
             inside = [graph.inner.get(source.name) for graph in (self.before, self.after)]
@@ -369,6 +386,12 @@ class _Checker:
             else:
                 raise NotEstablished(name, f"result {place} is gone")
 
+    def _numbers(self) -> None:
+        """Establish that numbers that are taken from data are taken from the same values."""
+        for op in self.after.operations.values():
+            if op.target in TAKEN and op.name not in self.known:
+                raise NotEstablished(op.name, "this number is taken from another value")
+
     def _effects(self) -> None:
         """Establish that operations with effects are there, whole, once, and in order."""
         needed = [op.name for op in self._with_effects(self.before)]
@@ -412,7 +435,7 @@ class _Checker:
             written = written or op.name == writer
             if op.name != writer and any(x in seen for x in op.operands):
                 readers[written].add(op.name)
-                if op.target in elements.MOVES:
+                if op.target in MOVES:
                     seen.add(op.name)
         return readers
 

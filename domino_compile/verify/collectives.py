@@ -53,7 +53,7 @@ def count_collectives(
     for name in old:
         if name not in done:
             raise NotEstablished(name, "this collective is gone")
-    _not_repeated(old, new)
+    _not_repeated(old, new, known)
     return len(old), len(new)
 
 
@@ -107,12 +107,24 @@ def _kind(launch: Operation) -> Any:
     return launch.target, names, launch.kwargs
 
 
-def _not_repeated(old: Mapping[str, Operation], new: Mapping[str, Operation]) -> None:
-    counts = [Counter((op.target, op.args, op.kwargs) for op in x.values()) for x in (old, new)]
+def _not_repeated(
+    old: Mapping[str, Operation], new: Mapping[str, Operation], known: Mapping[str, Given]
+) -> None:
+    """Establish that a collective is not done again, on the same operands, as part of a proof.
+
+    Those that stand for collectives before are counted by ``_complete``: two collectives before
+    whose payloads are equal may have one operand after.
+    """
+    counts = [Counter(map(_call, launches.values())) for launches in (old, new)]
+    stand = Counter(_call(op) for name, op in new.items() if name in known)
     for name, op in new.items():
-        made = (op.target, op.args, op.kwargs)
-        if counts[1][made] > max(counts[0][made], 1):
+        made = _call(op)
+        if counts[1][made] > max(counts[0][made], stand[made], 1):
             raise NotEstablished(name, "this collective is done twice")
+
+
+def _call(launch: Operation) -> Any:
+    return launch.target, launch.args, launch.kwargs
 
 
 def _waited_for(before: Graph, after: Graph) -> None:

@@ -14,22 +14,17 @@ few pieces, whose ends are at corners.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
-from domino_compile._compat.operators import OpOverload
 from domino_compile.verify import flex
 from domino_compile.verify.claims import Piece, Whole
-from domino_compile.verify.interpret import resolve
+from domino_compile.verify.movements import MOVES, Points, join, member
 from domino_compile.verify.part import Part
-from domino_compile.verify.plain import GETITEM, Operation, Ref, Tensor
+from domino_compile.verify.plain import GETITEM, Operation, Tensor
+from domino_compile.verify.reads import Read, others, reads_of
 
-Points: TypeAlias = Any  # an integer array (1 + dimensions, elements)
 #: An element as far as it was followed: an operation, and where in its result.
 Place: TypeAlias = tuple[Operation, Points]
 
@@ -143,11 +138,11 @@ class _Follow:
         """Return whether two operations are the same and read equal elements."""
         if after.target == before.target == GETITEM:
             return self._same_row(after, at, before, where)
-        if after.target != before.target or _others(after) != _others(before):
+        if after.target != before.target or others(after) != others(before):
             return False
         if type_of(after.value) != type_of(before.value):
             return False
-        mine, theirs = _reads(after), _reads(before)
+        mine, theirs = reads_of(after, self._after), reads_of(before, self._before)
         if mine is None or theirs is None or len(mine) != len(theirs):
             return False
         for one, other in zip(mine, theirs, strict=True):
@@ -208,12 +203,12 @@ class _Follow:
             Where groups of elements come from (``None``: unknown), and which elements these are.
         """
         while op.name in inside and (move := MOVES.get(op.target)) is not None:
-            if move is _join:
+            if move is join:
                 yield from self._joined(op, at, inside, chosen)
                 return
             source = self._find(op.operands[0], inside)
             if op.target == GETITEM:
-                if source.name not in inside or (taken := _member(op, source, at)) is None:
+                if source.name not in inside or (taken := member(op, source, at)) is None:
                     break
                 op, at = self._find(source.operands[0], inside), taken
                 continue
@@ -250,139 +245,6 @@ def type_of(value: Any) -> Any:
     return tuple(map(type_of, value)) if isinstance(value, tuple) else None
 
 
-# -- movements: where an element of the result comes from ----------------------------------
-
-
-def _flat(points: Points, shape: tuple[int, ...]) -> Any:
-    flat = np.zeros(points.shape[1], dtype=np.int64)
-    for row, extent in zip(points[1:], shape, strict=True):
-        flat = flat * extent + row
-    return flat
-
-
-def _view(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    flat, rows = _flat(at, op.tensor.shape), []
-    for extent in reversed(shape):
-        rows.append(flat % max(extent, 1))
-        flat = flat // max(extent, 1)
-    return np.stack([at[0], *reversed(rows)])
-
-
-def _permute(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    rank = len(shape)
-    if op.target == "aten.permute.default":
-        order = [d % rank for d in op.args[1]]
-    else:
-        order = list(range(rank))
-        a, b = (0, 1) if op.target == "aten.t.default" else op.args[1:3]
-        if rank > 1:
-            order[a % rank], order[b % rank] = order[b % rank], order[a % rank]
-    moved = at.copy()
-    for place, dim in enumerate(order):
-        moved[dim + 1] = at[place + 1]
-    return moved
-
-
-def _expand(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    rows = at[at.shape[0] - len(shape) :].copy() if shape else at[:0]
-    for place, extent in enumerate(shape):
-        if extent == 1:
-            rows[place] = 0
-    return np.concatenate([at[:1], rows])
-
-
-def _slice(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | None:
-    if op.kwargs:
-        return None
-    given = dict(enumerate(op.args))
-    dim, start, step = given.get(1, 0), given.get(2), given.get(4, 1)
-    extent = shape[dim % len(shape)]
-    start = min(max((start or 0) + (extent if (start or 0) < 0 else 0), 0), extent)
-    moved = at.copy()
-    moved[dim % len(shape) + 1] = at[dim % len(shape) + 1] * step + start
-    return moved
-
-
-def _select(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    dim, index = op.args[1] % len(shape), op.args[2]
-    index += shape[dim] if index < 0 else 0
-    row = np.full((1, at.shape[1]), index, dtype=np.int64)
-    return np.concatenate([at[: dim + 1], row, at[dim + 1 :]])
-
-
-def _stay(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    return at
-
-
-def _member(op: Operation, base: Operation, at: Points) -> Points | None:
-    """Return where an element of one result of a split is in what was split."""
-    index = op.args[1]
-    if base.target not in SPLITS or not isinstance(base.value, tuple) or base.kwargs:
-        return None
-    dim = base.args[2] if len(base.args) > 2 else 0
-    moved = at.copy()
-    moved[dim % (at.shape[0] - 1) + 1] += sum(x.shape[dim] for x in base.value[:index])
-    return moved
-
-
-def _gather(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    moved = at.copy()
-    moved[0], moved[1] = at[1] // shape[0], at[1] % shape[0]
-    return moved
-
-
-def _exchange(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | None:
-    if len({*op.args[1], *op.args[2]}) != 1:
-        return None
-    size = op.args[1][0]
-    moved = at.copy()
-    moved[0], moved[1] = at[1] // size, at[0] * size + at[1] % size
-    return moved
-
-
-def _from_source(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
-    moved = at.copy()
-    moved[0] = op.args[1]
-    return moved
-
-
-def _join(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | None:
-    raise NotImplementedError("a join has several operands")
-
-
-MOVES: dict[str, Callable[[Operation, Points, tuple[int, ...]], Points | None]] = {
-    **dict.fromkeys(
-        (
-            "aten.view.default", "aten._unsafe_view.default", "aten.reshape.default",
-            "aten.unsqueeze.default", "aten.squeeze.default", "aten.squeeze.dim",
-            "aten.squeeze.dims",
-        ),
-        _view,
-    ),
-    **dict.fromkeys(
-        ("aten.permute.default", "aten.transpose.int", "aten.t.default"), _permute
-    ),
-    "aten.expand.default": _expand,
-    "aten.slice.Tensor": _slice,
-    "aten.select.int": _select,
-    "aten.cat.default": _join,
-    GETITEM: _stay,
-    "_c10d_functional.all_gather_into_tensor.default": _gather,
-    "_c10d_functional.all_to_all_single.default": _exchange,
-    "_c10d_functional.broadcast.default": _from_source,
-    **dict.fromkeys(
-        (
-            "aten.clone.default", "aten.alias.default", "aten.detach.default",
-            "aten.contiguous.default", "_c10d_functional.wait_tensor.default",
-        ),
-        _stay,
-    ),
-}  # fmt: skip
-
-
-SPLITS = ("aten.split.Tensor", "aten.split_with_sizes.default")
-
-
 def _constant(op: Operation) -> Any:
     """Return the value that all elements have, with its type; ``None`` if they may differ."""
     if op.target in ("aten.full.default", "aten.full_like.default"):
@@ -412,100 +274,7 @@ def _drawn(op: Operation, at: Points) -> Any:
     return None
 
 
-# -- what an element of the result is computed from ------------------------------------------
-
-
-@dataclass(frozen=True)
-class Read:
-    """Which elements of an operand an element is computed from.
-
-    Attributes:
-        name: The operand.
-        dims: For each of its dimensions, the dimension of the result that has the same index;
-            ``None``: all of its elements are read. Empty: the operand is broadcast to the result.
-        ranks: ``own``; ``all``, which are reduced; or ``scattered``: all, the rank's own part.
-    """
-
-    name: str
-    dims: tuple[int | None, ...]
-    ranks: str = "own"
-
-
-def _reads(op: Operation) -> list[Read] | None:
-    if op.target.startswith("_c10d_functional."):
-        return _collective(op)
-    if is_pointwise(op.target):
-        return _pointwise(op)
-    rule = ALIGNED.get(op.target)
-    return None if rule is None else rule(op)
-
-
-@cache
-def is_pointwise(target: str) -> bool:
-    """Return whether an element of the result is computed from one element of each operand."""
-    if target in UNTAGGED:
-        return True
-    overload = resolve(target)
-    if not isinstance(overload, OpOverload):
-        return False
-    tags = overload.tags
-    if torch.Tag.pointwise not in tags or torch.Tag.nondeterministic_seeded in tags:
-        return False
-    return [str(r.type) for r in overload._schema.returns] == ["Tensor"]
-
-
-UNTAGGED = frozenset(
-    {
-        "aten._to_copy.default", "aten.masked_fill.Tensor", "aten.threshold_backward.default",
-        "prims.convert_element_type.default", "aten.hardswish.default",
-    }
-)  # fmt: skip
-
-
-def _pointwise(op: Operation) -> list[Read]:
-    return [Read(name, ()) for name in op.operands]
-
-
-def _others(op: Operation) -> Any:
-    """Return the arguments that are no operands; sizes are compared as shapes instead."""
-    if op.target in MOVES or op.target in SIZED:
-        return ()
-    return _without_refs((op.args, op.kwargs))
-
-
-SIZED = ("aten.native_layer_norm.default",)
-
-
-def _without_refs(argument: Any) -> Any:
-    if isinstance(argument, Ref):
-        return Ref
-    if type(argument) is tuple:
-        return tuple(map(_without_refs, argument))
-    return (type(argument), argument)
-
-
-def _collective(op: Operation) -> list[Read] | None:
-    how = {"all_reduce": "all", "reduce_scatter_tensor": "scattered"}.get(op.target.split(".")[1])
-    if how is None or not isinstance(op.value, Tensor):
-        return None
-    return [Read(op.operands[0], tuple(range(len(op.value.shape))), how)]
-
-
-def _product(op: Operation) -> list[Read]:
-    *added, left, right = op.operands
-    rank = len(op.tensor.shape)
-    rows, columns = rank - 2, rank - 1
-    lead = tuple(range(rows))
-    return [
-        *(Read(name, ()) for name in added),
-        Read(left, (*lead, rows, None)),
-        Read(right, (*lead, None, columns)),
-    ]
-
-
-ALIGNED: dict[str, Callable[[Operation], list[Read] | None]] = dict.fromkeys(
-    ("aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"), _product
-)
+# -- the operands' elements that are compared ----------------------------------------------
 
 
 def _aligned(

@@ -1,8 +1,8 @@
 """Runs operations on small tensors in float64, for all ranks of a group at once.
 
 A value is a list with one entry for each rank. Collectives are done by hand; attention kernels that
-exist on GPUs only are replaced by their definition (``kernels``); everything else is torch's own
-operation on a CPU.
+exist on GPUs only (``kernels``) and products of float8 (``narrow``) are replaced by their
+definition; everything else is torch's own operation on a CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 
 from domino_compile._compat.operators import OpOverload
-from domino_compile.verify import kernels
+from domino_compile.verify import kernels, narrow, uninitialised
 from domino_compile.verify.plain import (
     CONSTANT,
     GETITEM,
@@ -31,6 +31,7 @@ Ranks: TypeAlias = list[Any]
 #: What views are run as: the strides here are not those of the compiled program.
 AS_RESHAPE = "aten.reshape.default"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+KERNELS = {**kernels.KERNELS, **narrow.KERNELS}
 
 
 class Unknown(Exception):
@@ -79,21 +80,31 @@ def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> R
         args, kwargs = replaced((op.args, op.kwargs), of_rank)
         if op.target == GETITEM:
             results.append(args[0][args[1]])
+        elif op.target == narrow.BITS:
+            results.append(_bits(op, args[0], graph))
         else:
             results.append(_call(op, args, dict(kwargs)))
     return results
 
 
+def _bits(op: Operation, value: torch.Tensor, graph: Graph) -> torch.Tensor:
+    source = graph.operations[op.operands[0]].tensor.dtype
+    return narrow.bits(value, source, op.tensor.dtype)
+
+
 def _call(op: Operation, args: Any, kwargs: dict[str, Any]) -> Any:
     name = AS_RESHAPE if op.target == "aten.view.default" else op.target
-    target: Any = kernels.KERNELS.get(name) or resolve(name)
+    target: Any = KERNELS.get(name) or resolve(name)
     if target is None:
         raise Unknown(f"{op.target} is not known here")
     if isinstance(target, OpOverload):
         args = _as_lists(args)
     args, kwargs = _in_double(args), _in_double(kwargs)
     try:
-        return target(*args, **kwargs)
+        made = target(*args, **kwargs)
+        if op.target in uninitialised.OPERATIONS:
+            made = uninitialised.anything(made)
+        return narrow.as_declared(made, op.value)
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise Unknown(f"{op.target} cannot be run: {reason[0] if reason else error!r}") from error
@@ -109,8 +120,9 @@ def _in_double(argument: Any) -> Any:
         return {key: _in_double(x) for key, x in argument.items()}
     if isinstance(argument, (list, tuple)):
         return type(argument)(map(_in_double, argument))
-    if argument in FLOATS if isinstance(argument, torch.dtype) else False:
-        return torch.float64
+    if isinstance(argument, torch.dtype):
+        narrower = argument in FLOATS or narrow.is_float8(str(argument).removeprefix("torch."))
+        return torch.float64 if narrower else argument
     return torch.device("cpu") if isinstance(argument, torch.device) else argument
 
 

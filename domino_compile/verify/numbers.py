@@ -2,7 +2,8 @@
 
 Every rank's operands before are random. The operands after are made of them as the claims say.
 The result after must be what the goal says of the result before. Sums, products and polynomials
-that agree at one random point agree everywhere, but for an event of probability zero.
+that agree at one random point agree everywhere, but for an event of probability zero. Integers and
+bits may agree by chance, so these are drawn several times.
 
 Large sizes are replaced by small ones first (``sizes``).
 """
@@ -14,14 +15,18 @@ from typing import Any
 import torch
 
 from domino_compile import _compat
-from domino_compile.verify import flex
+from domino_compile.verify import flex, narrow, uninitialised
 from domino_compile.verify.claims import Claim, Piece, Whole
-from domino_compile.verify.elements import MOVES, is_pointwise
 from domino_compile.verify.interpret import Ranks, Unknown, run
+from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Part
 from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.reads import is_pointwise
 from domino_compile.verify.sizes import reduced
 
+#: How often integers and bits are drawn: with few of them, one draw in two may agree by chance.
+DRAWS = 20
+NOTHING_FINITE = "no random numbers were found for which it is finite"
 #: How far results may differ, relative to the largest: a few hundred roundings of float64.
 TOLERANCE = 1e-9
 
@@ -35,10 +40,12 @@ def refuted(part: Part) -> str | None:
     try:
         part = reduced(part)
         with _compat.on_real_tensors(), torch.no_grad():
-            state = torch.random.get_rng_state()
+            state, floats = torch.random.get_rng_state(), torch.get_default_dtype()
             try:
+                torch.set_default_dtype(torch.float64)  # for what is made of integers
                 return _compare(part)
             finally:
+                torch.set_default_dtype(floats)
                 torch.random.set_rng_state(state)
     except Unknown as unknown:
         return str(unknown)
@@ -49,20 +56,47 @@ def refuted(part: Part) -> str | None:
 def _compare(part: Part) -> str | None:
     chooses = any(op.target == "higher_order.cond" for op in part.before.values())
     for condition in (True, False) if chooses else (None,):
-        if (reason := _compare_if(part, condition)) is not None:
+        if (reason := _compare_draws(part, condition)) is not None:
             return reason
     return None
+
+
+def _compare_draws(part: Part, condition: bool | None) -> str | None:
+    """Compare both forms on every draw; one that leaves nothing finite says nothing."""
+    reason: str | None = NOTHING_FINITE
+    for seed in range(DRAWS if _draws_few(part) else 1):
+        torch.manual_seed(seed)
+        found = _compare_if(part, condition)
+        if found not in (None, NOTHING_FINITE):
+            return found
+        reason = reason and found
+    return reason
+
+
+def _draws_few(part: Part) -> bool:
+    """Return whether two draws may be equal by chance, as those of a few indices or bits may be.
+
+    Memory that nothing has written may be made of them too.
+    """
+    calls = (op for side in (part.before, part.after) for op in side.values())
+    drawn = (
+        getattr(torch, op.value.dtype)
+        for op in part.inputs.values()
+        if isinstance(op.value, Tensor)
+    )
+    return any(op.target in uninitialised.OPERATIONS for op in calls) or any(
+        not (dtype.is_floating_point or dtype.is_complex) for dtype in drawn
+    )
 
 
 def _compare_if(part: Part, condition: bool | None) -> str | None:
     """Compare both forms, where conditions are as given."""
     for attempt in (_any, _positive):
-        torch.manual_seed(0)
         before, after = _both(part, attempt, condition)
         if not all(x.isfinite().any() for x in after if x.numel()):
             continue  # a logarithm of negative numbers, say
         return _difference(before, after)
-    return "no random numbers were found for which it is finite"
+    return NOTHING_FINITE
 
 
 def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
@@ -151,12 +185,14 @@ def _any(op: Operation, least: int) -> Any:
         return torch.randn(shape, dtype=torch.complex128)
     if not dtype.is_floating_point:
         return torch.randint(0, least, shape, dtype=dtype)
-    return torch.randn(shape, dtype=torch.float64)
+    return narrow.as_declared(torch.randn(shape, dtype=torch.float64), op.value)
 
 
 def _positive(op: Operation, least: int) -> Any:
     made = _any(op, least)
-    return torch.rand_like(made) * 0.7 + 0.2 if made.dtype is torch.float64 else made
+    if made.dtype is not torch.float64:
+        return made
+    return narrow.as_declared(torch.rand_like(made) * 0.7 + 0.2, op.value)
 
 
 def _difference(before: Ranks, after: Ranks) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from domino_compile.verify.order_certificate import Collective, Promise
 
 #: The operations that this is about, and the one among them that waits.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
+#: The operation that calls a graph (a nested compile region).
+CALL = "invoke_subgraph"
 #: Inputs that the caller holds all the time: parameters and the inputs of the step.
 HELD = "primals"
 
@@ -22,7 +25,7 @@ def promise_of(graph: fx.Graph) -> Promise:
     Args:
         graph: A graph in the order in which it is to run.
     """
-    collectives = [node for node in graph.nodes if _operation(node) not in ("", WAIT)]
+    collectives = [node for node in _executed(graph) if _operation(node) not in ("", WAIT)]
     inputs = graph.find_nodes(op="placeholder")
     is_backward = any(str(node.target).startswith("tangents") for node in inputs)
     owned = [n for n in inputs if is_backward and not str(n.target).startswith(HELD)]
@@ -30,6 +33,16 @@ def promise_of(graph: fx.Graph) -> Promise:
         collectives=tuple(map(_collective, collectives)),
         input_bytes={str(node.target): _bytes(node.meta.get("val")) for node in owned},
     )
+
+
+def _executed(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Yield a graph's nodes in order, and in place of a call of a graph the nodes of that graph."""
+    for node in graph.nodes:
+        if str(node.target) == CALL:
+            called: Any = node.args[0]
+            yield from _executed(getattr(graph.owning_module, str(called.target)).graph)
+        else:
+            yield node
 
 
 def _operation(node: fx.Node) -> str:

@@ -11,10 +11,12 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import HigherOrderOperator, OpOverload
+from domino_compile._compat.sizes import number_of
 from domino_compile.verify.plain import (
     CONSTANT,
     GETITEM,
     INPUT,
+    TAKEN,
     Graph,
     Operation,
     Ref,
@@ -59,6 +61,8 @@ class _Reader:
             self.made.outputs = tuple(x.name if isinstance(x, Ref) else x for x in several)
         elif isinstance(value, (int, float, torch.SymInt)) and not isinstance(value, bool):
             self.numbers[node] = self._number(node, value)
+            if _name(node.target) in TAKEN:
+                self._add(node, _name(node.target), (*self.argument(node.args), self.numbers[node]))
         elif node.op == "placeholder":
             self._add(node, INPUT, ())
         elif node.op == "get_attr":
@@ -76,9 +80,7 @@ class _Reader:
             return self.numbers[argument] if argument in self.numbers else Ref(argument.name)
         if isinstance(argument, (tuple, list)):
             return tuple(map(self.argument, argument))
-        if isinstance(argument, (torch.SymInt, torch.SymFloat)):
-            return _hint(argument)
-        return argument
+        return number_of(argument)
 
     def _number(self, node: fx.Node, value: Any) -> Any:
         if node.op == "call_function" and not isinstance(node.target, OpOverload):
@@ -86,7 +88,7 @@ class _Reader:
             if all(isinstance(x, (int, float)) for x in args):
                 target: Any = node.target
                 return target(*args)
-        return _hint(value)
+        return number_of(value)
 
     def _call(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
@@ -173,16 +175,7 @@ def _name(target: Any) -> str:
 
 def _value(value: Any) -> Value:
     if isinstance(value, torch.Tensor):
-        return Tensor(tuple(map(_hint, value.shape)), _dtype(value.dtype))
+        return Tensor(tuple(map(number_of, value.shape)), _dtype(value.dtype))
     if isinstance(value, (tuple, list)):
         return tuple(map(_value, value))
     return None
-
-
-def _hint(number: Any) -> Any:
-    """Return a number that may be dynamic, as seen while compiling."""
-    if type(number) is int:
-        return number
-    if isinstance(number, (torch.SymInt, torch.SymFloat)):
-        return number.node.hint
-    return number

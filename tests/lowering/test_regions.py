@@ -48,7 +48,9 @@ def gradients(model: nn.Module, run: Callable[[torch.Tensor], torch.Tensor]) -> 
 @pytest.mark.parametrize("lowering", ["eager", "inductor"])
 def test_nested_regions_are_cut_once_and_all_of_them_are_reported(lowering: str) -> None:
     model = nn.Sequential(Region(), Region(), Region())
-    compiled = torch.compile(model, backend=domino, options={**OPTIONS, "lowering": lowering})
+    compiled = torch.compile(
+        model, backend=domino, options={**OPTIONS, "lowering": lowering, "verify": "strict"}
+    )
     torch.testing.assert_close(gradients(model, compiled), gradients(model, model))
     names = [w.name for r in domino_compile.reports() for s in r.schedules for w in s.wires]
     assert "all_reduce_s0" in names and "all_reduce_s1" in names

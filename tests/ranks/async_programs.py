@@ -126,7 +126,7 @@ def run(rank: int, world: int, name: str, lowering: str, grad: bool) -> dict[str
     """
     if not _groups:
         _groups.append(dist.new_group(list(range(world))))
-    options = {"slices": 2, "lowering": lowering}
+    options = {"slices": 2, "lowering": lowering, "verify": "strict"}
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     domino_compile.reset_reports()

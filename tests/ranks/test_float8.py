@@ -27,7 +27,7 @@ scales_rows = pytest.mark.skipif(
 )
 def test_cut_and_uncut_steps_are_equal(pools: Pools, recipe: str) -> None:
     """What is quantised is the same, bit by bit: products of it are equal."""
-    options = {"lowering": "eager", "slices": 2, "batch": {"x": 0}}
+    options = {"lowering": "eager", "slices": 2, "batch": {"x": 0}, "verify": "strict"}
     cut = pools[2].run("tests.ranks.float8:step", recipe, options)
     uncut = pools[2].run("tests.ranks.float8:step", recipe, None)
     for ours, theirs in zip(cut, uncut, strict=True):
@@ -51,7 +51,7 @@ def test_gathers_in_float8_are_cut() -> None:
         domino_compile.reset_reports()
         made = dtensors(2)
         x = torch.randn(ROWS, TOKENS // 2, WIDTH).bfloat16()
-        options = {"slices": 2, "batch": {"x": 0}, "lowering": "eager"}
+        options = {"slices": 2, "batch": {"x": 0}, "lowering": "eager", "verify": "on"}
         domino_compile.explain(made, x, options=options)
         report = only(domino_compile.reports())
     gathers = [c for c in report.collectives if "gather" in c.kind]
