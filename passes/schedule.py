@@ -57,7 +57,6 @@ def schedule_graph(
     memory_cap: float,
     held: int = 0,
     saved: Sequence[Result] = (),
-    sure: float = 0.0,
 ) -> ScheduleResult:
     """Reorder the graph in place.
 
@@ -68,7 +67,6 @@ def schedule_graph(
             a step (the thriftier of ``own_orders``).
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
-        sure: The bytes that a step may need in any case.
     """
 
     def memory_of(schedule: Schedule) -> StepMemory:
@@ -79,9 +77,8 @@ def schedule_graph(
     mark_recomputed(graph, units.units)
     before = run_order(units)
     own = own_orders(units)
-    most = max(sure, min(memory_of(order).peak_bytes for order in own) * (1 + memory_cap))
+    most = min(memory_of(order).peak_bytes for order in own) * (1 + memory_cap)
     room = allowed_bytes(min(order.peak_bytes for order in own), memory_cap, held)
-    room = max(room, sure - held)
     after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
     memory = memory_of(after)
     _order(graph, units, after)
@@ -95,7 +92,6 @@ def schedule_in_order(
     memory_cap: float,
     held: int = 0,
     saved: Sequence[Result] = (),
-    sure: float = 0.0,
 ) -> ScheduleResult:
     """Schedule a graph once more, its collectives in the order in which they were found.
 
@@ -106,12 +102,11 @@ def schedule_in_order(
         memory_cap: As for ``schedule_graph``, and so are the others.
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, what its forward returns, where that is known.
-        sure: The bytes that a step may need in any case.
     """
     _order(graph, earlier.units, earlier.before)
     for launch in filter(is_launch, graph.nodes):
         mark_in_order(launch)
-    return schedule_graph(graph, cost, memory_cap, held, saved, sure)
+    return schedule_graph(graph, cost, memory_cap, held, saved)
 
 
 def _order(graph: fx.Graph, units: UnitGraph, schedule: Schedule) -> None:

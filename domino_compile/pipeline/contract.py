@@ -86,7 +86,6 @@ class Context:
         on_gpu: Whether its collectives run on a GPU.
         memory_cap: How much more memory an order may need, as a fraction.
         held_bytes: The bytes of parameters and inputs of the whole step.
-        sure_bytes: The memory of a step that an order may need in any case.
         saved: For a backward graph, the results of its forward, if known.
         found: For a joint graph, its current collectives.
         shards: For a joint graph, where it takes over and returns one rank's tokens, if tokens
@@ -101,7 +100,6 @@ class Context:
     on_gpu: bool
     memory_cap: float
     held_bytes: int = 0
-    sure_bytes: float = 0.0
     saved: tuple[Result, ...] = ()
     found: Found | None = None
     shards: Shards | None = None

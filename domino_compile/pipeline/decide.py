@@ -121,7 +121,6 @@ def _decided(planner: Planner, rows: CutPlan | NoCut, columns: int | None) -> De
         at=chosen.at,
         choice=choice,
         predictions=tuple(planner.predictions),
-        sure_bytes=planner.policy.sure_bytes(planner.alone, chosen),
     )
 
 

@@ -41,7 +41,6 @@ class Decision:
         choice: The comparison of candidates; ``None`` if the options leave no choice.
         predictions: The predictions that were compared.
         possible: The cuts that are possible, if fewer are made.
-        sure_bytes: The memory of a step that an order may need in any case.
     """
 
     reorder: bool
@@ -51,7 +50,6 @@ class Decision:
     choice: Choice | None = None
     predictions: tuple[Prediction, ...] = ()
     possible: Possible = Possible()
-    sure_bytes: float = 0.0
 
     def described(self, collectives: Found, merged: int) -> list[str]:
         """Return what other ranks must do too; empty if the graph is left to Inductor.

@@ -102,11 +102,12 @@ def _columns(graph: fx.Graph, at: Context) -> Columns:
 def _schedule(graph: fx.Graph, at: Context) -> ScheduleResult:
     from domino_compile.passes.schedule import schedule_graph, schedule_in_order
 
-    given = at.cost, at.memory_cap, at.held_bytes, at.saved, at.sure_bytes
-    result = schedule_graph(graph, *given)
+    result = schedule_graph(graph, at.cost, at.memory_cap, at.held_bytes, at.saved)
     if at.agreed(result):
         return result
-    return schedule_in_order(graph, result, *given)
+    return schedule_in_order(
+        *(graph, result, at.cost, at.memory_cap), held=at.held_bytes, saved=at.saved
+    )
 
 
 def _products(graph: fx.Graph, at: Context) -> dict[str, float]:

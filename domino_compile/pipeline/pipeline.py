@@ -70,7 +70,6 @@ class Pipeline:
         rewrites: Whether the joint graph was cut or its order is ours; otherwise the program is
             compiled by Inductor alone.
         overlap: Whether to order the next graphs. A fault ends this too.
-        sure_bytes: The memory of a step that an order may need in any case.
         results: What the graph that was scheduled last returns.
         ran: Whether the joint passes ran (they do not where the lowering answers from its cache).
         check: The agreement with the other ranks; ``None``: they are not asked.
@@ -91,7 +90,6 @@ class Pipeline:
     rows: GraphRows = field(default_factory=GraphRows)
     facts: Facts = field(init=False)
     results: tuple[Result, ...] = ()
-    sure_bytes: float = 0.0
     rewrites: bool = False
     overlap: bool = False
     ran: bool = False
@@ -203,7 +201,6 @@ class Pipeline:
         at.decision = decision
         merged = at.outcomes.of(NORMALISE)
         self._settled(decision.described(at.found, len(merged) if merged else 0))
-        self.sure_bytes = decision.sure_bytes
         self.runner.run(CUT, graph, "joint", at)
         if any(has_own_sizes(site.launch) for site in collectives.sites):
             for launch in filter(is_launch, graph.nodes):
@@ -257,7 +254,7 @@ class Pipeline:
         """Order and pin; return that the graph is ours."""
         at = self.facts.context(graph, None)
         at.agreed = partial(self._agreed, phase)
-        at.held_bytes, at.sure_bytes = self.report.input_bytes, self.sure_bytes
+        at.held_bytes = self.report.input_bytes
         at.saved = self.results if phase == "backward" else ()
         self.runner.run(GRAPH, graph, phase, at)
         ordered = at.outcomes.of(SCHEDULE)

@@ -24,9 +24,6 @@ from domino_compile.scheduling import allowed_bytes
 #: The fraction of its time that reordering must save. Smaller gains are below the accuracy of the
 #: predictions, and leaving a program to Inductor can never make it slower than Inductor's.
 LEAST_GAIN = 0.005
-#: The fraction of Inductor's predicted memory that a cut may need in any case. The prediction for a
-#: joint graph was within 10 % of what was measured (six jobs of ``benchmarks.jobs``).
-SURE = 0.9
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,6 @@ class Policy:
     def allowed_bytes(self, by_inductor: Prediction) -> float:
         """Return the bytes that a cut may need, given the prediction for the captured graph."""
         return allowed_bytes(by_inductor.peak_bytes, self.memory_cap, self.held)
-
-    def sure_bytes(self, by_inductor: Prediction, candidate: Candidate) -> float:
-        """Return the bytes, with those held, that an order of a candidate may need in any case.
-
-        A cut often needs far less than the captured graph. An order of the captured graph itself is
-        compared with that graph's own orders instead, which is more accurate.
-        """
-        return SURE * (by_inductor.peak_bytes + self.held) if candidate.cut else 0.0
 
     @property
     def missed(self) -> str:

@@ -167,7 +167,6 @@ class Planner:
             if rank < MOST_ORDERED and promising:
                 predictions[place] = expansion.predict(
                     *(candidate, phases, self.policy, self.policy.allowed_bytes(self.alone)),
-                    self.policy.sure_bytes(self.alone, candidate),
                 )
                 best_us = min(best_us, predictions[place].us)
             else:

@@ -345,7 +345,6 @@ class Expansion:
         phases: Sequence[UnitGraph],
         policy: Policy,
         most_bytes: float = math.inf,
-        sure_bytes: float = 0.0,
     ) -> Prediction:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
 
@@ -354,12 +353,11 @@ class Expansion:
             phases: The units of the candidate, phase by phase.
             policy: The limits, which also hold when the graphs are scheduled.
             most_bytes: The live memory to stay below if possible.
-            sure_bytes: The memory, with that held, that orders may need in any case.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
             room = allowed_bytes(least_bytes(graph), policy.memory_cap, policy.held)
-            room = min(most_bytes, max(room, sure_bytes - policy.held))
+            room = min(most_bytes, room)
             schedule = schedule_units(graph, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)

@@ -83,9 +83,9 @@ def schedule_units(
         better one fits.
     """
     stages = stages_of(graph.units)
-    own = own_orders(graph)
-    allowed = max(cap_bytes, min(order.peak_bytes for order in own))
-    graph_order = min(own, key=lambda order: (not fits(order), order.peak_bytes > allowed))
+    own = sorted(own_orders(graph), key=lambda order: order.peak_bytes)
+    allowed = max(cap_bytes, own[0].peak_bytes)
+    graph_order = next(filter(fits, own), own[0])
     best, enough_us = graph_order, 0.0
     for schedule in _orders(graph, stages, allowed):
         enough_us = enough_us or schedule.total_us * (1 + ENOUGH)

@@ -31,13 +31,7 @@ from torch import fx
 from domino_compile._compat.operators import HigherOrderOperator
 from domino_compile.graph.collectives import kind_of, tensor_bytes
 from domino_compile.graph.nodes import users_of
-from domino_compile.scheduling.kinds import (
-    IN_PLACE,
-    is_fusible,
-    is_pointwise,
-    is_work,
-    sums_over_rows,
-)
+from domino_compile.scheduling.kinds import IN_PLACE, is_fusible, is_pointwise, is_work, sums_over_rows
 from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
 from domino_compile.scheduling.units import Unit
 
