@@ -20,10 +20,9 @@ from domino_compile.scheduling import (
     Schedule,
     StepMemory,
     UnitGraph,
-    allowed_bytes,
     build_units,
+    least_bytes,
     mark_recomputed,
-    own_orders,
     run_order,
     schedule_units,
     step_memory,
@@ -63,25 +62,17 @@ def schedule_graph(
     Args:
         graph: The graph.
         cost: The model that predicts times.
-        memory_cap: Extra memory allowed, as a fraction of what the graph's own order needs during
-            a step (the thriftier of ``own_orders``).
+        memory_cap: Extra live memory allowed, as a fraction of what Inductor's order needs.
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
     """
-
-    def memory_of(schedule: Schedule) -> StepMemory:
-        ordered = [units.units[index] for index in schedule.order]
-        return step_memory(graph, ordered, held, saved)
-
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
-    own = own_orders(units)
-    most = min(memory_of(order).peak_bytes for order in own) * (1 + memory_cap)
-    room = allowed_bytes(min(order.peak_bytes for order in own), memory_cap, held)
-    after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
-    memory = memory_of(after)
+    after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
     _order(graph, units, after)
+    ordered = [units.units[index] for index in after.order]
+    memory = step_memory(graph, ordered, held, saved)
     return ScheduleResult(units, before, after, events_of(graph), memory)
 
 

@@ -195,7 +195,6 @@ class Pipeline:
             *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
             *(unfold(graph) if changed else program, None if changed else units),
             *(self.options, self.hints),
-            held=self.report.input_bytes,
         )
         decision = decide_regrouped(question, decide(question), graph, at, self.runner)
         at.decision = decision

@@ -38,13 +38,12 @@ from domino_compile.cost.model import Work, looking_back, slowdown, work_of
 from domino_compile.graph.collectives import tensor_bytes
 from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
-from domino_compile.planner.choose import Policy, Prediction
+from domino_compile.planner.choose import Prediction
 from domino_compile.planner.needs import Needs, looks_back, units_at
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
     UnitGraph,
-    allowed_bytes,
     least_bytes,
     run_order,
     schedule_units,
@@ -154,8 +153,6 @@ class Expansion:
         for value, size in unit.traffic.writes.items():
             extents.traffic[self._mask(value, cut)] += size
             extents.out_bytes[self._mask(value, cut)] += size
-        if unit.launch:
-            extents.out_bytes = Counter({self._mask(first, cut): unit.out_bytes})
         for value in unit.traffic.hard.values():
             extents.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
@@ -267,7 +264,6 @@ class Expansion:
             out_bytes=out_bytes,
             slowdown=slower,
             recomputed=unit.recomputed,
-            keeps_input=unit.keeps_input,
         )
 
     def _costs(
@@ -343,7 +339,7 @@ class Expansion:
         self,
         candidate: Candidate,
         phases: Sequence[UnitGraph],
-        policy: Policy,
+        cap: float,
         most_bytes: float = math.inf,
     ) -> Prediction:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
@@ -351,13 +347,12 @@ class Expansion:
         Args:
             candidate: The candidate that the units belong to.
             phases: The units of the candidate, phase by phase.
-            policy: The limits, which also hold when the graphs are scheduled.
+            cap: The extra live memory that the order may use, as a fraction.
             most_bytes: The live memory to stay below if possible.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = allowed_bytes(least_bytes(graph), policy.memory_cap, policy.held)
-            room = min(most_bytes, room)
+            room = min(most_bytes, least_bytes(graph) * (1 + cap))
             schedule = schedule_units(graph, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)
@@ -425,5 +420,4 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         unit.out_bytes,
         unit.slowdown,
         recomputed=unit.recomputed,
-        keeps_input=unit.keeps_input,
     )

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from domino_compile.graph.collectives import backward_nodes
-from domino_compile.scheduling.simulate import Schedule, run_order
+from domino_compile.scheduling.simulate import run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
 
@@ -116,30 +116,14 @@ def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:
     return (max(1, len(slices)) - 0.5) * largest
 
 
-def own_orders(graph: UnitGraph) -> tuple[Schedule, Schedule]:
-    """Return the order that recomputes late, and the order of the graph."""
-    late = late_order(graph, stages_of(graph.units))
-    return run_order(graph, late), run_order(graph)
-
-
 def least_bytes(graph: UnitGraph) -> int:
-    """Return the least peak of the graph's own orders.
+    """Return the peak of the graph's order, or of the order that recomputes late if that is less.
 
     Without us, Inductor looks for an order that needs little memory, so the captured order may need
     far more than Inductor's program does.
     """
-    return min(order.peak_bytes for order in own_orders(graph))
-
-
-def allowed_bytes(least: float, cap: float, held: int) -> float:
-    """Return the live memory that an order may need.
-
-    Args:
-        least: The live memory that Inductor's order needs, without what the caller holds.
-        cap: How much more the whole step may need, as a fraction.
-        held: The bytes of parameters and inputs, which the caller holds.
-    """
-    return least + cap * (least + held)
+    late = late_order(graph, stages_of(graph.units))
+    return min(run_order(graph).peak_bytes, run_order(graph, late).peak_bytes)
 
 
 def late_order(graph: UnitGraph, stages: Sequence[Stage]) -> list[int]:
