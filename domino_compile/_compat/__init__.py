@@ -254,6 +254,17 @@ def group_named(name: str) -> Any:
     return resolve(name)
 
 
+def is_misdeclared_attention(node: fx.Node) -> bool:
+    """Return whether a node is attention on a CPU whose log-sum-exp has not its declared type.
+
+    Up to torch 2.12 the log-sum-exp is declared as float32, but is float64 for float64 values.
+    """
+    if node.target is not torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return False
+    out, log_sum_exp = node.meta["val"]
+    return bool(out.dtype is torch.float64 and log_sum_exp.dtype is not torch.float64)
+
+
 def rank_in(name: str) -> int:
     """Return this process's rank in the group with the name that functional collectives use."""
     return int(group_named(name).rank())

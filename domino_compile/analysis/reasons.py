@@ -24,6 +24,7 @@ class Code(StrEnum):
     ONE_ROW = "one_row"
     FEW_DYNAMIC_ROWS = "few_dynamic_rows"
     BOUNDED_BATCH = "bounded_batch"
+    MISDECLARED_ATTENTION = "misdeclared_attention"
     NO_AXIS = "no_axis"
     NO_CARRIER = "no_carrier"
     COUPLED = "coupled"
@@ -137,6 +138,16 @@ def bounded_batch() -> Reason:
         Code.BOUNDED_BATCH,
         "the batch is marked dynamic with bounds, which forbids other guards",
         "mark it without min and max",
+    )
+
+
+def misdeclared_attention() -> Reason:
+    """Results of attention are combined by Inductor, which is told a wrong type of them."""
+    return Reason(
+        Code.MISDECLARED_ATTENTION,
+        "this version of torch tells Inductor a wrong type of what attention returns in float64 on"
+        " a CPU, so its tokens cannot be cut",
+        "torch 2.13 tells the right one; lowering='eager' does not need it",
     )
 
 

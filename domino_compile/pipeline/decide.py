@@ -149,6 +149,10 @@ def _rows(about: Question, slices: int) -> CutPlan | NoCut:
     unlikely = frozenset(node for node, p in inputs.items() if p in hints.parameters)
     named = {**(about.entries or named)}
     plan = infer_cut(about.graph, slices, named, unlikely, about.found.to_overlap)
+    if isinstance(plan, CutPlan) and about.options.lowering == "inductor":
+        cuts = plan.analysis.cuts if plan.analysis.looks_back else ()
+        if any(map(_compat.is_misdeclared_attention, cuts)):
+            return NoCut(reasons.misdeclared_attention())
     if isinstance(plan, CutPlan) and plan.chunks.dynamic:
         bounded = _compat.strictly_bounded_sizes(about.graph)
         if bounded & sympy.sympify(plan.chunks.total).free_symbols:

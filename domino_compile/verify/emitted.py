@@ -57,7 +57,10 @@ VIEWS = ("reinterpret_tensor", "as_strided")
 WITH_STATE = {
     "torch.ops.higher_order.run_and_save_rng_state": 0,
     "torch.ops.higher_order.run_with_rng_state": 1,
+    "torch.ops.higher_order.graphsafe_run_with_rng_state": 0,
 }
+#: The name of the argument that is the state, where it is not given in front of the operation.
+STATE = "rng_state"
 #: The name of what a function of the module returned, until it has another one.
 RESULT = "(result)"
 #: Functions of the module call one another at most this deep.
@@ -271,10 +274,11 @@ class _Reader:
             self.emit(Made(node.lineno, made))
             return Value(frozenset({made}))
         if (place := WITH_STATE.get(name)) is not None:
-            states = NONE.union(*(self.value(x).all for x in node.args[:place]))
+            named = [keyword.value for keyword in node.keywords if keyword.arg == STATE]
+            states = NONE.union(*(self.value(x).all for x in (*node.args[:place], *named)))
             self.emit(Use(node.lineno, last, states, NONE))
-            taken = node.args[place + 1 :]
-            node = ast.copy_location(ast.Call(node.args[place], taken, node.keywords), node)
+            taken, rest = node.args[place + 1 :], [k for k in node.keywords if k.arg != STATE]
+            node = ast.copy_location(ast.Call(node.args[place], taken, rest), node)
             name = ast.unparse(node.func)
         return self.other(node, name)
 

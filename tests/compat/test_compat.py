@@ -219,6 +219,17 @@ def test_group_size_and_shared_store() -> None:
     assert _compat.group_timeout_s(name) > 0  # of the stand-in, if it has one
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_misdeclared_attention(mode: FakeTensorMode, dtype: torch.dtype) -> None:
+    attention = aten._scaled_dot_product_flash_attention_for_cpu.default
+    graph = fx.Graph()
+    node = graph.call_function(attention, ())
+    with mode:
+        node.meta["val"] = attention(*[torch.empty(1, 1, 4, 8, dtype=dtype)] * 3)
+    declared, real = node.meta["val"][1], attention(*[torch.rand(1, 1, 4, 8, dtype=dtype)] * 3)[1]
+    assert _compat.is_misdeclared_attention(node) == (declared.dtype != real.dtype)
+
+
 def test_base_store() -> None:
     store = dist.HashStore()
     prefixed = dist.PrefixStore("a", dist.PrefixStore("b", store))

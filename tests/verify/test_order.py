@@ -170,6 +170,24 @@ def test_operations_of_torch_say_what_they_write() -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        "run_and_save_rng_state({}, {})",
+        "run_with_rng_state(arg1_1, {}, {})",
+        "graphsafe_run_with_rng_state({}, {}, rng_state=arg1_1)",
+    ],
+)
+def test_checkpointed_attention_writes_what_its_operation_writes(call: str) -> None:
+    """Recomputed on a GPU, it runs with the random numbers' state of the first time."""
+    wait = "torch.ops._c10d_functional.wait_tensor.default(buf0)"
+    wrapped = f"buf1 = torch.ops.higher_order.{call}"
+    read = wrapped.format("torch.ops.aten.relu.default", "arg0_1")
+    assert not established(GATHER, read, wait, "return (buf0, buf1)")
+    write = wrapped.format("torch.ops.aten.relu_.default", "arg0_1")
+    assert established(GATHER, write, wait, "return (buf0, buf1)") == ["NOT_OVERWRITTEN"]
+
+
+@pytest.mark.parametrize(
     ("code", "why"),
     [
         ("cpp_wrapper_src = ''", "cpp_wrapper"),
