@@ -115,10 +115,16 @@ def _shards(graph: fx.Graph, local: Analysis, gather: fx.Node, extent: int) -> S
             exits.setdefault((value, state.dim), []).append(user)
         elif user.op == "output":
             return None  # it returns tokens of all ranks in the order of the uncut program
+    if not all(_is_static(node) for node, _ in (*entries, *exits)):
+        return None
     return Shards(
         *(ranks, group, tuple(entries)),
         tuple((value, dim, tuple(users)) for (value, dim), users in exits.items()),
     )
+
+
+def _is_static(node: fx.Node) -> bool:
+    return all(isinstance(extent, int) for extent in node.meta["val"].shape)
 
 
 def _length(node: fx.Node, dim: int) -> int:

@@ -23,7 +23,8 @@ def _own_part(gathered: torch.Tensor, dim: int, ranks: int, group: str) -> torch
         ranks: The number of ranks.
         group: The name of their process group.
     """
-    return gathered.chunk(ranks, dim)[_compat.rank_in(group)].contiguous().clone()
+    own = gathered.chunk(ranks, dim)[_compat.rank_in(group)]
+    return own.clone(memory_format=torch.contiguous_format)
 
 
 def _like_own_part(gathered: torch.Tensor, dim: int, ranks: int, group: str) -> torch.Tensor:
