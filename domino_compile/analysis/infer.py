@@ -273,18 +273,21 @@ def _with_gradients(graph: fx.Graph, analysis: Analysis, sites: Sequence[Site]) 
     pulled through it from the slices behind.
     """
     before = set(analysis.sliced_collectives())
+    if before >= {site.launch for site in sites}:
+        return analysis
     (output,) = graph.find_nodes(op="output")
-    cut = {x: analysis.states.get(x) for x in output.all_input_nodes}
+    values = [(x, x.meta.get("val")) for x in output.all_input_nodes]
+    cut = [(x.shape, analysis.states.get(n)) for n, x in values if isinstance(x, torch.Tensor)]
     more: dict[fx.Node, Sliced] = {}
     for tangent in graph.find_nodes(op="placeholder"):
         value = tangent.meta.get("val")
         if not (_is_tangent(tangent) and isinstance(value, torch.Tensor)):
             continue
-        alike = {state for x, state in cut.items() if x.meta["val"].shape == value.shape}
+        alike = {state for shape, state in cut if shape == value.shape}
         (state,) = alike if len(alike) == 1 else (None,)
         if isinstance(state, Sliced) and tangent not in analysis.seeds:
             more[tangent] = state
-    if not more or before >= {site.launch for site in sites}:
+    if not more:
         return analysis
     seeds = {**analysis.seeds, **more}
     tried = extended(graph, propagate(graph, analysis.batch, seeds, limits=analysis.limits))

@@ -55,7 +55,7 @@ def _shards(about: Question, first: Decision) -> Shards | None:
     """Return where tokens could be exchanged, if that may help."""
     if about.hints.batch or {REGROUP.name, SLICE.name} & set(about.options.disable_passes):
         return None
-    if about.options.slices == 1 or (_cuts(first) and not _joins(first)):
+    if about.options.slices == 1 or (_cuts(first) and _joins(first) == 0):
         return None
     parameters = frozenset(
         node
@@ -73,16 +73,17 @@ def _cuts(decision: Decision) -> bool:
     return decision.cuts_rows or decision.parts > 1
 
 
-def _joins(decision: Decision) -> bool:
-    """Return whether what is cut is joined within the graph."""
-    return isinstance(decision.rows, CutPlan) and bool(decision.rows.analysis.inner_joins())
+def _joins(decision: Decision) -> int:
+    """Return how often what is cut is joined within the graph."""
+    rows = decision.rows
+    return len(rows.analysis.inner_joins()) if isinstance(rows, CutPlan) else 0
 
 
 def _better(second: Decision, first: Decision, margin: float) -> bool:
     """Return whether the decision with exchanges is better than the one without."""
     if not second.cuts_rows:
         return False
-    if second.choice is None or first.choice is None:
-        return not first.cuts_rows
+    if second.choice is None or first.choice is None:  # the options ask for slices
+        return not first.cuts_rows or _joins(second) < _joins(first)
     without, with_exchange = first.choice.chosen.us, second.choice.chosen.us
     return with_exchange <= without * (1 if _cuts(first) else 1 - margin)

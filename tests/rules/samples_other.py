@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from domino_compile.ops.own_part import own_part
 from tests.rules import reference  # noqa: F401  (registers the stand-ins)
 from tests.rules.harness import Sample
 from tests.rules.samples_pointwise import real
@@ -33,6 +34,13 @@ COLLECTIVES = [
         (real(12, 6), "sum", 2, "g"),
         ranks=2,
         refused={(0, 0): RANKS},
+        blocks_refused={(0, 0): ""},
+    ),
+    Sample(
+        own_part,
+        (real(12, 6), 0, 2, "g"),
+        ranks=2,
+        refused={(0, 0): "takes a rank's part of the cut dimension"},
         blocks_refused={(0, 0): ""},
     ),
 ]
