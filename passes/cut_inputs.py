@@ -34,12 +34,11 @@ def separate_uses(graph: fx.Graph, slices: Iterable[fx.Node]) -> int:
         slices: The slices of its inputs.
     """
     backward = backward_nodes(graph)
-    place = {node: number for number, node in enumerate(graph.nodes)}
     added = 0
     for piece in slices:
         if piece.meta["val"].dtype not in HALVES:
             continue
-        forward = sorted(piece.users.keys() - backward, key=place.__getitem__)
+        forward = sorted(piece.users.keys() - backward)
         view = piece
         for user in forward[1:]:
             with graph.inserting_before(user):

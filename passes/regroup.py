@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile._compat.operators import c10d
+from domino_compile.analysis.dealt import GATHER
 from domino_compile.analysis.shards import Shards
 from domino_compile.graph.collectives import WAIT
 from domino_compile.graph.new_nodes import new_node
@@ -31,7 +31,6 @@ from domino_compile.ops.own_part import own_part
 from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
-GATHER = c10d.all_gather_into_tensor.default
 
 
 @dataclass(frozen=True)

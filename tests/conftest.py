@@ -75,6 +75,18 @@ def process_group_of_its_own() -> Iterator[None]:
     leave()
 
 
+@pytest.fixture(scope="module")
+def lone_rank() -> Iterator[None]:
+    """The first of two ranks; collectives give numbers as ``emulate.symmetric`` says."""
+    from domino_compile import emulate
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    emulate.init_lone_rank(2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Return `check(name, text)`, which compares `text` with the file tests/golden/`name`."""

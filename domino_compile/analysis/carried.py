@@ -18,7 +18,7 @@ from torch import fx
 
 from domino_compile.analysis.propagate import Analysis, propagate
 from domino_compile.axes import Partial, Sliced, to_size
-from domino_compile.graph.collectives import size_hint
+from domino_compile.graph.collectives import is_tangent, size_hint
 from domino_compile.rules.registry import rule_of
 from domino_compile.rules.rule import Trait
 
@@ -36,7 +36,7 @@ def carry_rows(
         launches: The collectives to classify.
         parameters: The inputs that are known to be parameters.
     """
-    inputs = [n for n in _tensors(graph) if n not in parameters and not _is_tangent(n)]
+    inputs = [n for n in _tensors(graph) if n not in parameters and not is_tangent(n)]
     if not inputs:
         return set(launches)
     carrying: set[fx.Node] = set()
@@ -68,10 +68,6 @@ def _likeliest(inputs: Collection[fx.Node]) -> list[fx.Node]:
     return sorted(inputs, key=lambda n: n.meta["val"].is_floating_point())
 
 
-def _is_tangent(node: fx.Node) -> bool:
-    return str(node.target).startswith("tangents")
-
-
 def _reached(graph: fx.Graph, sources: Collection[fx.Node]) -> set[fx.Node]:
     """Return the nodes that are computed from some inputs, and these inputs."""
     reached = set(sources)
@@ -87,7 +83,7 @@ def _along(graph: fx.Graph, node: fx.Node, dim: int) -> Analysis:
     seeds = {node: Sliced(dim)}
     for other in _tensors(graph):
         shape = other.meta["val"].shape
-        if _is_tangent(other) and len(shape) > dim and to_size(shape[dim]) == extent:
+        if is_tangent(other) and len(shape) > dim and to_size(shape[dim]) == extent:
             seeds[other] = Sliced(dim)
     return propagate(graph, extent, seeds)
 

@@ -19,6 +19,7 @@ from domino_compile.axes import Chunks, Partial, Size, Sliced, quotient, to_size
 from domino_compile.graph.collectives import (
     Site,
     find_sites,
+    is_tangent,
     size_hint,
     tensor_bytes,
 )
@@ -226,7 +227,7 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
         if node.op != "placeholder":
             break
         value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or _is_tangent(node):
+        if not isinstance(value, torch.Tensor) or is_tangent(node):
             continue
         if node in unlikely:
             continue
@@ -236,10 +237,6 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
             shape = node.meta["val"].shape
             if dim < len(shape) and size_hint(shape[dim]) > 1:
                 yield Seed(node, dim, to_size(shape[dim]))
-
-
-def _is_tangent(node: fx.Node) -> bool:
-    return str(node.target).startswith("tangents")
 
 
 def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
@@ -281,7 +278,7 @@ def _with_gradients(graph: fx.Graph, analysis: Analysis, sites: Sequence[Site]) 
     more: dict[fx.Node, Sliced] = {}
     for tangent in graph.find_nodes(op="placeholder"):
         value = tangent.meta.get("val")
-        if not (_is_tangent(tangent) and isinstance(value, torch.Tensor)):
+        if not (is_tangent(tangent) and isinstance(value, torch.Tensor)):
             continue
         alike = {state for shape, state in cut if shape == value.shape}
         (state,) = alike if len(alike) == 1 else (None,)

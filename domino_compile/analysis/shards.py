@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from domino_compile.analysis.dealt import GATHER, SPLITS
 from domino_compile.analysis.infer import MAX_CANDIDATES, extended
 from domino_compile.analysis.propagate import Analysis, propagate
 from domino_compile.axes import Sliced
-from domino_compile.graph.collectives import group_of
+from domino_compile.graph.collectives import group_of, is_tangent
 
 aten = torch.ops.aten
 
@@ -53,9 +54,7 @@ def find_shards(graph: fx.Graph, parameters: frozenset[fx.Node]) -> Shards | Non
     """
     if not any(node.target is GATHER for node in graph.nodes):
         return None
-    for number, node in enumerate(_candidates(graph, parameters)):
-        if number >= MAX_CANDIDATES:
-            break
+    for node in islice(_candidates(graph, parameters), MAX_CANDIDATES):
         for dim, extent in enumerate(node.meta["val"].shape[:2]):
             if not isinstance(extent, int) or extent < 2:
                 continue
@@ -72,7 +71,7 @@ def _candidates(graph: fx.Graph, parameters: frozenset[fx.Node]) -> Iterator[fx.
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim < 2:
             continue
-        if node not in parameters and not str(node.target).startswith("tangents"):
+        if node not in parameters and not is_tangent(node):
             yield node
 
 

@@ -208,12 +208,17 @@ def _portable(path: str) -> str:
     return path[len(max(inside, key=len)) + 1 :] if inside else path
 
 
+def is_tangent(node: fx.Node) -> bool:
+    """Return whether an input is the gradient of an output (``tangents`` of a joint graph)."""
+    return str(node.target).startswith("tangents")
+
+
 def backward_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that depend on a gradient of an output (``tangents`` of a joint graph)."""
+    """Return the nodes that depend on a gradient of an output."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder":
-            if str(node.target).startswith("tangents"):
+            if is_tangent(node):
                 reached.add(node)
         elif any(x in reached for x in node.all_input_nodes):
             reached.add(node)

@@ -139,15 +139,13 @@ def _rows(about: Question, slices: int) -> CutPlan | NoCut:
     """Return how the rows can be cut, or why they cannot."""
     if SLICE.name in about.options.disable_passes:
         return NoCut(reasons.pass_disabled(SLICE.name))
-    inputs = {
-        node: position
-        for node in about.graph.find_nodes(op="placeholder")
-        if (position := _compat.input_position(node)) is not None
-    }
     hints = about.hints
-    named = {node: hints.batch[p] for node, p in inputs.items() if p in hints.batch}
-    unlikely = frozenset(node for node, p in inputs.items() if p in hints.parameters)
-    named = {**(about.entries or named)}
+    named = about.entries or {
+        node: hints.batch[position]
+        for node in about.graph.find_nodes(op="placeholder")
+        if (position := _compat.input_position(node)) is not None and position in hints.batch
+    }
+    unlikely = hints.parameters_in(about.graph)
     plan = infer_cut(about.graph, slices, named, unlikely, about.found.to_overlap)
     if isinstance(plan, CutPlan) and about.options.lowering == "inductor":
         cuts = plan.analysis.cuts if plan.analysis.looks_back else ()

@@ -71,16 +71,11 @@ class Facts:
         """Return the bytes that a joint graph's inputs hold during the whole step."""
         return held_bytes(graph) + self._copied_bytes(graph)
 
-    def parameters(self, graph: fx.Graph) -> frozenset[fx.Node]:
-        """Return the inputs of a graph that are parameters."""
-        inputs = graph.find_nodes(op="placeholder")
-        return frozenset(n for n in inputs if _compat.input_position(n) in self.hints.parameters)
-
     def _copied_bytes(self, graph: fx.Graph) -> int:
         """Return the bytes of the inputs that the lowering copies: all except parameters."""
         if not self.lowering.copies_inputs or device_of(graph).type == "cpu":
             return 0
-        parameters = self.parameters(graph)
+        parameters = self.hints.parameters_in(graph)
         return sum(
             tensor_bytes(n.meta["val"])
             for n in graph.find_nodes(op="placeholder")

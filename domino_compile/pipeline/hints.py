@@ -31,6 +31,11 @@ class Hints:
     parameters: frozenset[int] = frozenset()
     names: Mapping[int, str] = field(default_factory=dict)
 
+    def parameters_in(self, graph: fx.Graph) -> frozenset[fx.Node]:
+        """Return the inputs of a graph that are parameters."""
+        inputs = graph.find_nodes(op="placeholder")
+        return frozenset(n for n in inputs if _compat.input_position(n) in self.parameters)
+
     def identity(self) -> str:
         """Return the facts that decide the result of the passes, for cache keys."""
         return f"{sorted(self.batch.items())} {sorted(self.parameters)}"

@@ -140,7 +140,7 @@ class Pipeline:
 
     def _run_joint(self, graph: fx.Graph) -> None:
         self.ran = True
-        collectives = find_collectives(graph, self.facts.parameters(graph))
+        collectives = find_collectives(graph, self.hints.parameters_in(graph))
         for site in (site for site in collectives.sites if site.launch not in collectives.parallel):
             mark_alone(site.launch)
         if not collectives.parallel:

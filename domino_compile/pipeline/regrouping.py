@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from torch import fx
 
-from domino_compile import _compat
 from domino_compile.analysis import CutPlan
 from domino_compile.analysis.shards import Shards, find_shards
 from domino_compile.passes.regroup import Regrouped, undo
@@ -57,12 +56,7 @@ def _shards(about: Question, first: Decision) -> Shards | None:
         return None
     if about.options.slices == 1 or (_cuts(first) and _joins(first) == 0):
         return None
-    parameters = frozenset(
-        node
-        for node in about.graph.find_nodes(op="placeholder")
-        if _compat.input_position(node) in about.hints.parameters
-    )
-    return find_shards(about.graph, parameters)
+    return find_shards(about.graph, about.hints.parameters_in(about.graph))
 
 
 def _entries(made: Regrouped) -> dict[fx.Node, int]:

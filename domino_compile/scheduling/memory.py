@@ -29,7 +29,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import HigherOrderOperator
-from domino_compile.graph.collectives import kind_of, tensor_bytes
+from domino_compile.graph.collectives import is_tangent, kind_of, tensor_bytes
 from domino_compile.graph.nodes import users_of
 from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work, sums_over_rows
 from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
@@ -83,7 +83,7 @@ class StepMemory:
 
 def held_bytes(graph: fx.Graph) -> int:
     """Return the bytes of the parameters and inputs of a joint, forward or inference graph."""
-    return sum(bytes_of(n) for n in _tensor_inputs(graph) if not _is_tangent(n))
+    return sum(bytes_of(n) for n in _tensor_inputs(graph) if not is_tangent(n))
 
 
 def step_memory(
@@ -99,20 +99,16 @@ def step_memory(
     """
     inputs = _tensor_inputs(graph)
     owned: list[fx.Node] = []
-    if any(_is_tangent(n) for n in inputs):
+    if any(is_tangent(n) for n in inputs):
         owned = [n for n in inputs if not str(n.target).startswith("primals")]
     walk = _Walk(graph, units)
     walk.take_inputs(inputs, owned)
-    others = walk.take_results([n for n in inputs if not _is_tangent(n)], owned, forward)
+    others = walk.take_results([n for n in inputs if not is_tangent(n)], owned, forward)
     return StepMemory(walk.peak(held + others), walk.results())
 
 
 def _tensor_inputs(graph: fx.Graph) -> list[fx.Node]:
     return [n for n in graph.find_nodes(op="placeholder") if bytes_of(n)]
-
-
-def _is_tangent(node: fx.Node) -> bool:
-    return str(node.target).startswith("tangents")
 
 
 class _Walk:

@@ -26,7 +26,13 @@ from torch import fx
 from domino_compile._compat.operators import prims
 from domino_compile.cost import CostModel
 from domino_compile.cost.model import is_attention, is_matmul, slowdown, work_of
-from domino_compile.graph.collectives import group_of, is_launch, is_wait, tensor_bytes
+from domino_compile.graph.collectives import (
+    group_of,
+    is_launch,
+    is_tangent,
+    is_wait,
+    tensor_bytes,
+)
 from domino_compile.graph.nodes import is_free, users_of
 from domino_compile.graph.tags import Piece, is_in_order, piece_of
 from domino_compile.scheduling.kinds import (
@@ -291,7 +297,7 @@ def _renumber(units: list[Unit], order: list[int]) -> list[Unit]:
 
 def is_backward(graph: fx.Graph) -> bool:
     """Return whether a graph is a backward or joint one: gradients of outputs are inputs."""
-    return any(str(n.target).startswith("tangents") for n in graph.find_nodes(op="placeholder"))
+    return any(map(is_tangent, graph.find_nodes(op="placeholder")))
 
 
 def _memory(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import rms_norm
 
-from domino_compile import emulate
 from domino_compile.backend import domino
 from domino_compile.passes.cut_inputs import separate_uses
 from domino_compile.tools.bench.gradients import MOST_RATIO
@@ -19,15 +18,6 @@ from tests.passes.graphs import Builder, aten
 
 c10d: Any = torch.ops._c10d_functional
 WIDTH = 128
-
-
-@pytest.fixture(scope="module")
-def lone_rank() -> Iterator[None]:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    emulate.init_lone_rank(2)
-    yield
-    dist.destroy_process_group()
 
 
 def summed(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from domino_compile.analysis import CutPlan
 from domino_compile.analysis.infer import infer_cut
@@ -19,22 +18,10 @@ from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.read import read_graph
 from tests.rules.capturing import Captured, capture, fake_group, largest_error
 from tests.rules.harness import run
-from tests.rules.test_dealt import RANKS, Gather, H, Scatter
+from tests.rules.test_dealt import RANKS, Gather, H, block
 
 #: The tokens that a rank holds, and those of all ranks.
 HELD, S = 4, 4 * RANKS
-
-
-def block(x: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any, dim: int) -> Any:
-    """A block with causal attention on a rank's tokens, which are dimension ``dim``."""
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
-    heads = (h if dim else h.transpose(0, 1)) @ qkv
-    q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in heads.chunk(3, -1))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mixed = mixed.transpose(1, 2).flatten(2)
-    x = x + Scatter.apply((mixed if dim else mixed.transpose(0, 1)) @ out, dim)
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
-    return x + Scatter.apply(F.silu(h @ up) @ down, dim)
 
 
 def shards_throughout(dim: int) -> Any:
