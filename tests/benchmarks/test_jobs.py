@@ -121,7 +121,8 @@ def test_one_process_cannot_judge_tokens_that_change_ranks(style: str, judged: b
     ours = VariantResult("domino")
     ours.judge(0.01, 70.0, "blocks.0.q.weight")
     cell = JobCell(0, "llama3-8b", 4, 1, 64, 8, "demo-2", style, True)
-    found = _judged(cell, ours, [report(1.0, "tokens")])
+    result = SimpleNamespace(emulated=True, variants=[ours])
+    found = _judged(cell, result, [report(1.0, "tokens")])  # type: ignore[arg-type]
     assert (found["grad_error_ratio"] == 70.0) is judged
     assert (found["grad_passes"] is False) is judged and bool(found["grad_note"]) is not judged
 
