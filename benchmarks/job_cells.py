@@ -57,7 +57,7 @@ class JobCell(Cell):
     def __str__(self) -> str:
         return (
             f"#{self.number} {self.job}: {self.model}, {self.layers} layers, {self.style} "
-            f"tp{self.tp}, {self.batch}x{self.seq}, ac {self.ac}, {self.granularity}"
+            f"tp{self.tp}, {self.batch}x{self.seq}, ac {self.ac}, {self.granularity}, {self.dtype}"
             + ("" if self.training else ", forward")
         )
 
@@ -96,6 +96,11 @@ class JobCell(Cell):
         return (16 * self.parameters + activations + scores) / GIB
 
     @property
+    def is_float8(self) -> bool:
+        """Whether its products are in float8."""
+        return self.dtype.startswith("fp8")
+
+    @property
     def divides_tokens(self) -> bool:
         """Whether it is sequence parallel."""
         return self.style in ("sp", "megatron-sp")
@@ -123,6 +128,7 @@ class JobCell(Cell):
 def jobs() -> list[JobCell]:
     """Return all jobs, those with a goal in the issue tracker first."""
     found = [*_goals(), *_hugging_face(), *_titan(), *_megatron(), *_prefill(), *_paper()]
+    found += _float8()
     return [replace(cell, number=number) for number, cell in enumerate(found)]
 
 
@@ -198,6 +204,26 @@ def _prefill() -> list[JobCell]:
             ("prefill-70b", "llama3-70b", 1, 8192, 8),
         )
     ]
+
+
+def _float8() -> list[JobCell]:
+    """Return training in float8, where collectives take as long and products half the time."""
+    cells = [
+        replace(
+            _cell(f"fp8-{model.removeprefix('llama3-')}", model, layers, batch, 8192, 8, "sp"),
+            ac=ac,
+            dtype="fp8-rowwise",
+            to_reach=0.83,
+            faster=1.30 if batch == 2 else 0.99,
+        )
+        for model, layers in (("llama3-8b", 4), ("llama3-70b", 2), ("llama3-405b", 2))
+        for batch in (2, 1)
+        for ac in ("none", "full")
+    ]
+    scaled_whole = [
+        replace(cell, dtype="fp8-tensorwise", faster=0.99) for cell in cells if cell.batch == 2
+    ]
+    return [*cells, *scaled_whole]
 
 
 def _paper() -> list[JobCell]:

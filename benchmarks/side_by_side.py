@@ -289,7 +289,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=150.0, help="seconds a configuration may compile")
     add("--workers", type=int, help="processes in all; default: 12 a GPU, cores - 2 at most")
     add("--start", choices=["forkserver", "spawn"], help="default: the first that works")
-    add("--only", type=_numbers, metavar="N,M", help="these configurations")
+    add("--only", type=_numbers, metavar="N,M-K", help="these configurations")
     add("--limit", type=int, metavar="N", help="the first N")
     add("--resume", action="store_true", help="those that the results lack or have failed")
     add("--baseline-path", type=Path, metavar="DIR", help="measure this checkout's package too")
@@ -314,4 +314,8 @@ def show(cells: Sequence[Cell]) -> None:
 
 
 def _numbers(text: str) -> set[int]:
-    return {int(part) for part in text.split(",")}
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found

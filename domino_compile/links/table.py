@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from domino_compile.errors import DominoError, did_you_mean
+from domino_compile.links.contention import Contention
 
 COLLECTIVES = (
     "all_reduce",
@@ -116,6 +117,7 @@ class LinkTable:
         note: Anything else that a reader of results should know.
         nccl: The NCCL version of the measurement, if known.
         modelled: Whether the numbers follow a formula, and not a measurement.
+        contention: What collectives and compute cost each other; ``None`` if it was not measured.
     """
 
     name: str
@@ -129,6 +131,7 @@ class LinkTable:
     note: str = ""
     nccl: str = ""
     modelled: bool = False
+    contention: Contention | None = None
 
     @property
     def kind(self) -> str:

@@ -64,7 +64,10 @@ class Unit:
         after: The units whose results it needs.
         after_wire: The launches whose collectives it needs completed.
         out_bytes: The bytes that it leaves in memory.
-        slowdown: For compute, its predicted time beside a collective divided by ``cost_us``.
+        slowdown: For compute, its predicted time beside a collective divided by ``cost_us``; for a
+            launch, the collective's time beside compute divided by ``cost_us``.
+        regained: For a launch, the share of the time that compute waits for its collective which
+            compute regains afterwards (``links.contention``).
         traffic: What it reads and writes.
         recomputed: Whether it recomputes forward's values in backward (``mark_recomputed``).
     """
@@ -81,6 +84,7 @@ class Unit:
     slowdown: float = 1.0
     traffic: Traffic = field(default_factory=Traffic)
     recomputed: bool = False
+    regained: float = 0.0
 
     @property
     def is_fused(self) -> bool:
@@ -253,6 +257,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     unit.out_bytes = sum(traffic.writes.values())
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
+        unit.slowdown, unit.regained = cost.wire_slowdown(only), cost.regained
         return unit
     work = work_of(only)
     if work is None:

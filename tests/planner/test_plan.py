@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from benchmarks.predict import FREE, planned
 from domino_compile import fake_ranks
+from domino_compile.links import Contention, load_link, save_link
 from domino_compile.report import CompileReport
 from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel
 from tests.emitted.test_uncut import report_of
@@ -72,6 +74,16 @@ def test_a_free_link_is_not_worth_a_cut(h200: Path) -> None:
     assert rows.predicted_us > chosen.predicted_us and rows.reason
     anyway = step(link=str(h200 / "free.json"), guard="off")
     assert anyway.status == "sliced"
+
+
+def test_a_link_that_slows_compute_down_is_not_worth_a_cut(h200: Path) -> None:
+    found = Contention((8192, 4096, 4096), 2.5, 1.5, {"all_reduce": 1.5}, 0.3)
+    save_link(replace(load_link(LINK), contention=found), h200 / "contended.json")
+    report = step(link=str(h200 / "contended.json"))
+    assert report.status == "reordered" and not report.slices
+    (rows,) = [c for c in report.candidates if c.split == "rows" and c.slices == [4, 4]]
+    (chosen,) = [c for c in report.candidates if c.chosen]
+    assert rows.predicted_us > chosen.predicted_us and rows.reason
 
 
 def test_a_batch_of_one_is_cut_along_its_tokens() -> None:

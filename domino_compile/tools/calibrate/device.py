@@ -70,14 +70,15 @@ def probes(device: torch.device) -> list[Probe]:
     """Return all operations to time on a device."""
     operations = []
     for dtype in (torch.bfloat16, torch.float32):
-        operations += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]
+        operations += [matmul_probe(shape, dtype, device) for shape in MATMULS[device.type]]
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     for shape in ATTENTION[device.type]:
         operations += [_attention(shape, half, device, backward) for backward in (False, True)]
-    return [*operations, _copy(device), _launch(device)]
+    return [*operations, copy_probe(device), _launch(device)]
 
 
-def _matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
+def matmul_probe(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
+    """Return a probe of a product of ``(m, k)`` and ``(k, n)``, for a shape ``(m, n, k)``."""
     m, n, k = shape
 
     def make() -> Run:
@@ -109,7 +110,8 @@ def _attention(
     return Probe(what, dtype, shape, forward * (2.5 if backward else 1.0), make)
 
 
-def _copy(device: torch.device) -> Probe:
+def copy_probe(device: torch.device) -> Probe:
+    """Return a probe of a large copy within the device."""
     nbytes = COPY_BYTES[device.type]
 
     def make() -> Run:
