@@ -126,13 +126,18 @@ def build_units(
     """
     nodes = [n for n in graph.nodes if is_work(n)]
     near: Near = {n: tuple(sources(n)) for n in [*nodes, graph.output_node()]}
-    groups = _fused_groups(graph, kind, near)
-    members: dict[Any, list[fx.Node]] = defaultdict(list)
-    for node in nodes:
-        members[groups.get(node, node)].append(node)
-    units = _connect(list(members.values()), cost, near)
-    order = _topological(units)
-    if len(order) < len(units):
+    # Where a slice's value passes through a joined one and back, as in the largest value of a batch
+    # that every slice is scaled by, a group of that slice would need its own results.
+    for apart in (False, True):
+        members: dict[Any, list[fx.Node]] = defaultdict(list)
+        groups = _fused_groups(graph, kind, near, apart)
+        for node in nodes:
+            members[groups.get(node, node)].append(node)
+        units = _connect(list(members.values()), cost, near)
+        order = _topological(units)
+        if len(order) == len(units):
+            break
+    else:
         circular = set(range(len(units))) - set(order)
         split = [[n] for i in circular for n in units[i].nodes]
         kept = [units[i].nodes for i in order]
@@ -158,9 +163,16 @@ def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
 
 
 def _fused_groups(
-    graph: fx.Graph, kind: Callable[[fx.Node], Hashable], near: Near
+    graph: fx.Graph, kind: Callable[[fx.Node], Hashable], near: Near, apart: bool
 ) -> dict[fx.Node, fx.Node]:
-    """Return, for each fusible node, the representative of its group."""
+    """Return, for each fusible node, the representative of its group.
+
+    Args:
+        graph: The graph.
+        kind: Nodes of different kinds are never fused.
+        near: What each node depends on.
+        apart: Whether to fuse no nodes with a value of another kind between them.
+    """
     level: dict[fx.Node, int] = {}
     parent: dict[fx.Node, fx.Node] = {}
 
@@ -174,6 +186,9 @@ def _fused_groups(
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
+        if apart and is_fusible(node):
+            others = (x for x, _ in near[node] if is_fusible(x) and kind(x) != kind(node))
+            level[node] = max([level[node], *(level[x] + 1 for x in others)])
     _sink(level, kind, near)
     for node in graph.nodes:
         if is_fusible(node) and not draws(node):
