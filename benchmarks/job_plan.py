@@ -8,13 +8,18 @@ jobs of ``benchmarks.rivals``.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
+import sys
 from functools import partial
 from typing import Any
 from unittest import mock
 
-from benchmarks.job_cells import JobCell
+from benchmarks.job_cells import JobCell, jobs, real_jobs
+from benchmarks.side_by_side import numbers
 
+#: The device to plan for, and the link table of jobs on real links.
 DEVICE, REAL_LINK = "H200", "h200-nvlink-2"
 
 
@@ -61,3 +66,31 @@ def plan(cell: JobCell, link: str, **options: Any) -> Any:
     finally:
         dist.destroy_process_group()
     return next(report for report in domino_compile.reports() if report.collectives)
+
+
+def lines(cell: JobCell, report: Any) -> list[str]:
+    """Return a job's plan and the candidates it was chosen from, with predicted milliseconds."""
+    found = [f"{cell}: {report.status}" + (f", {report.reason}" if report.reason else "")]
+    for one in report.candidates:
+        why = "chosen" if one.chosen else one.reason
+        times = f"{one.predicted_us / 1e3:.2f} ms, {one.exposed_us / 1e3:.2f} exposed"
+        found.append(f"  {one.name}: {times}; {why}")
+    return found
+
+
+def main() -> int:
+    """Plan the jobs and print the plans."""
+    parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__ or "")[0])
+    parser.add_argument("--only", type=numbers, metavar="N,M-K", help="these jobs")
+    parser.add_argument("--real", type=int, metavar="RANKS", help="the jobs of benchmarks.rivals")
+    parser.add_argument("--link", help=f"default: the job's; with --real {REAL_LINK}")
+    asked = parser.parse_args()
+    for cell in real_jobs(asked.real) if asked.real else jobs():
+        if asked.only is None or cell.number in asked.only:
+            report = plan(cell, asked.link or cell.link or REAL_LINK)
+            print("\n".join(lines(cell, report)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -289,7 +289,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=150.0, help="seconds a configuration may compile")
     add("--workers", type=int, help="processes in all; default: 12 a GPU, cores - 2 at most")
     add("--start", choices=["forkserver", "spawn"], help="default: the first that works")
-    add("--only", type=_numbers, metavar="N,M-K", help="these configurations")
+    add("--only", type=numbers, metavar="N,M-K", help="these configurations")
     add("--limit", type=int, metavar="N", help="the first N")
     add("--resume", action="store_true", help="those that the results lack or have failed")
     add("--baseline-path", type=Path, metavar="DIR", help="measure this checkout's package too")
@@ -313,7 +313,8 @@ def show(cells: Sequence[Cell]) -> None:
     print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in cells))
 
 
-def _numbers(text: str) -> set[int]:
+def numbers(text: str) -> set[int]:
+    """Parse numbers and ranges of them, such as ``0,4-6``."""
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
