@@ -11,7 +11,7 @@ replaces such collectives by the operations of ``domino_compile.transport``:
   compute.
 
 Each start gets a slot. A slot that is read on the compute stream is used again only after its
-release, which the transport's proof against deadlocks asks for (``transport.protocol``), and no more
+release, which the transport's proof against deadlocks asks for (``transport.protocol``). No more
 than ``SLOTS`` of one size are in use at once, which bounds the memory. A collective that finds no
 free slot keeps NCCL, as does one that is not hidden.
 
@@ -97,12 +97,12 @@ def transport_collectives(graph: fx.Graph, choice: Choice) -> Carried:
             site = sites[node]
             why = choice.against(site) or ("" if node in hidden else "nothing hides it")
             size = _slot_size(site)
-            number = None if why else free.take(size)
-            if number is None:
+            slot = None if why else free.take(size)
+            if slot is None:
                 result.left[node.name] = why or f"more than {SLOTS} of its size are in flight"
                 continue
-            result.carried[node.name] = number
-            begun[site.waits[0]] = site, number, size
+            result.carried[node.name] = slot
+            begun[site.waits[0]] = site, slot, size
     result.slots = free.most
     return result
 

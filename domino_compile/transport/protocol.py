@@ -2,9 +2,9 @@
 
 A *slot* is a buffer on every rank of a group that one collective uses at a time. For each ordered
 pair of ranks, a producer and a consumer, it has two flags: ``FULL`` in the consumer's memory and
-``EMPTY`` in the producer's. At first every slot is empty. ``take`` waits until a flag is raised and
-then lowers it; ``put`` raises it. Flags are binary and commands contain no counters, so a CUDA graph
-can replay them any number of times, and replays and eager calls may alternate.
+``EMPTY`` in the producer's. At first every slot is empty. ``take`` waits until a flag is raised
+and then lowers it; ``put`` raises it. Flags are binary and commands contain no counters, so a CUDA
+graph can replay them any number of times, and replays and eager calls may alternate.
 
 **No payload is overwritten early.** A producer writes a slot after it took ``EMPTY``, which its
 consumer puts after everything that reads the slot, in the order of one queue.
@@ -15,13 +15,13 @@ after it took ``EMPTY``. So the two alternate, and each flag is lowered before i
 **No deadlock.** All ranks run the same collectives in the same order. Every ``take`` waits for a
 ``put`` that comes earlier in that order, if these rules are kept:
 
-1. One queue, the *side queue*, runs all sends, publications and fetches of a device, for all groups,
-   in the order in which the program launches them.
+1. One queue, the *side queue*, runs all sends, publications and fetches of a device, for all
+   groups, in the order in which the program launches them.
 2. A slot that the compute queue reads (``receive`` and ``release``) is used again only by a
    collective that the program launches after that release.
 
-So by induction over the order every ``take`` returns, even if a rank runs all its commands one after
-the other. An action may be delayed by any action before it, but never by a later one.
+So by induction over the order every ``take`` returns, even if a rank runs all its commands one
+after the other. An action may be delayed by any action before it, but never by a later one.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Member(Generic[P]):
 
     @property
     def peers(self) -> list[int]:
-        """The other ranks, beginning with the next one, so that no two ranks begin with the same."""
+        """The other ranks from the next one on, so that no two ranks begin with the same."""
         return [(self.rank + step) % self.ranks for step in range(1, self.ranks)]
 
     def send(self, queue: Queue[P], pieces: Sequence[P]) -> None:

@@ -28,7 +28,8 @@ class SymmetricSlot(Slot):
 
     def memory(self, rank: int) -> torch.Tensor:
         """Return a rank's bytes."""
-        return self._buffer.parts[rank]
+        part: torch.Tensor = self._buffer.parts[rank]
+        return part
 
     def address(self, flag: Flag) -> int:
         """Return the address of a flag, as this GPU sees it."""

@@ -1,7 +1,7 @@
 """The transport of one process group: its slots, its side queue, and the collectives on them.
 
-A collective has a *launch* on the side queue and a *wait* on the compute queue. What a rank receives
-by ``send`` lies in its slot until ``release``; what it fetches is an ordinary tensor.
+A collective has a *launch* on the side queue and a *wait* on the compute queue. What a rank
+receives by ``send`` lies in its slot until ``release``; what it fetches is an ordinary tensor.
 """
 
 from __future__ import annotations
