@@ -125,10 +125,9 @@ def _products(graph: fx.Graph, at: Context) -> dict[str, float]:
 
 
 def _transport(graph: fx.Graph, at: Context) -> Carried:
-    from domino_compile.passes.transport import transport_collectives
+    from domino_compile.passes.transport import Carried, transport_collectives
 
-    assert at.choice is not None
-    return transport_collectives(graph, at.choice)
+    return Carried() if at.choice is None else transport_collectives(graph, at.choice)
 
 
 def _pin(graph: fx.Graph, at: Context) -> int:
