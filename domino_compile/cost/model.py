@@ -84,6 +84,7 @@ class CostModel:
         slower: How many times slower collectives are than in the table.
         configured: Whether products beside a collective are configured for the multiprocessors
             that it leaves (``passes.products``).
+        by_copy_engines: Whether collectives hold no multiprocessors (``transport``).
     """
 
     def __init__(
@@ -93,14 +94,15 @@ class CostModel:
         group_size: Callable[[str], int],
         slower: float = 1.0,
         configured: bool = False,
+        by_copy_engines: bool = False,
     ) -> None:
         self.rates: DeviceRates = rates_for(device)
-        self.configured = configured
+        self.configured = configured and not by_copy_engines
         self.slower = slower
         self.group_size = group_size
         self.link: LinkTable = load_link(self.rates.link if link is None else link)
         #: The multiprocessors that a collective in flight holds, and those that it leaves.
-        self.held = self.rates.held_by(self.link.ctas)
+        self.held = 0 if by_copy_engines else self.rates.held_by(self.link.ctas)
         self.free = self.rates.multiprocessors - self.held
         self._contention = self.link.contention
         self._beyond = self._beyond_held()

@@ -240,7 +240,7 @@ def parse_link(data: object, where: str) -> LinkTable:
             for name, value in collectives.data.items()
         },
         busbw_ratio={name: ratio.number(name) for name in ratio.data},
-        ctas=reader.integer("ctas", 1, 16),
+        ctas=reader.integer("ctas", 0, 16),
         made_up=reader.flag("made_up", False),
         modelled=reader.flag("modelled", is_model),
         note=reader.text("note", ""),

@@ -112,7 +112,8 @@ class LinkTable:
         source: The origin of the numbers.
         curves: The curve of each measured collective; ``all_reduce`` is always there.
         busbw_ratio: For collectives without a curve, their bus bandwidth over all_reduce's.
-        ctas: The thread blocks that a collective holds on the GPU (one per NCCL channel).
+        ctas: The thread blocks that a collective holds on the GPU (one per NCCL channel); 0 if
+            copy engines carry it.
         made_up: Whether the numbers are invented (for demos), and not measured.
         note: Anything else that a reader of results should know.
         nccl: The NCCL version of the measurement, if known.

@@ -182,6 +182,13 @@ class Runner:
         return results
 
 
+def _ctas(place: Place, world: World) -> int | None:
+    """Return the thread blocks that an emulated collective holds; ``None`` for real ones."""
+    if world.table is None:
+        return None
+    return world.table.ctas if place.ctas is None else place.ctas
+
+
 def _allocated() -> int:
     """Return the GPU memory in use, without memory that recording a CUDA graph gives back."""
     if not torch.cuda.is_available():
@@ -248,7 +255,7 @@ class Bench:
             command=command,
             rounds=self.plan.rounds,
             steps=self.plan.steps,
-            wire_ctas=(place.ctas or world.table.ctas) if self.on_gpu and world.table else None,
+            wire_ctas=_ctas(place, world) if self.on_gpu else None,
             high_priority=self.on_gpu and place.high_priority,
         )
 
