@@ -24,6 +24,9 @@ RIVAL_FIELDS = {
 }
 #: Steps of a variant in a round; fewer for steps longer than this many milliseconds.
 STEPS, LONG_MS = 3, 60.0
+#: The host is surely ahead of the device if it issues a step in this share of the step's time. If
+#: not, the device pauses this many times longer than the host needs to get ahead.
+HIDDEN, LEAD = 0.6, 1.5
 #: The number of steps of each variant whose kernels are traced.
 TRACED = 2
 
@@ -44,9 +47,15 @@ class JobBench(CellBench):
         self.plan = replace(self.plan, steps=1)
         for runner in self.runners:
             runner.decide()
+        if self.on_gpu:
+            for runner in self.runners:
+                runner.result.host_ms = self._host_ms(runner)
         times = self.world.agreed([self._timed(runner) for runner in self.runners])
         steps = 1 if max(times) > LONG_MS else STEPS
-        round_s = sum(times) * (steps + 1) / 1e3
+        hosts = self.world.agreed([runner.result.host_ms or 0.0 for runner in self.runners])
+        behind = max(0.0, *(h - HIDDEN * ms for h, ms in zip(hosts, times, strict=True)))
+        self.pause_ms = LEAD * (steps + 1) * behind
+        round_s = (sum(times) * (steps + 1) + self.pause_ms * len(times)) / 1e3
         rounds = min(self.most, most_rounds, max(self.fewest, int(self.timed_s / round_s)))
         self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED)
 
@@ -108,6 +117,8 @@ def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> 
         "compute_ms": {name: variant.compute_ms for name, variant in found.items()},
         "parts_ms": {name: variant.parts_ms for name, variant in found.items()},
         "inductor_wire_ms": alone.wire_ms,
+        "host_ms": {name: variant.host_ms for name, variant in found.items()},
+        "notes": {name: variant.note for name, variant in found.items() if variant.note},
         "grad_error_float64": {name: variant.grad_error_float64 for name, variant in found.items()},
         "rounds": result.rounds,
         "steps": result.steps,

@@ -77,7 +77,8 @@ def line(row: Row) -> str:
     pairs = zip(TITLES, cells_of(row), strict=True)
     text = f"#{row['number']} " + "; ".join(f"{title} {cell}" for title, cell in pairs if cell)
     failed = [f"{name} failed: {why}" for name, why in row.get("failed", {}).items()]
-    return "; ".join([text, *failed])
+    notes = [f"{name}: {note}" for name, note in row.get("notes", {}).items()]
+    return "; ".join([text, *failed, *notes])
 
 
 def markdown(rows: Sequence[Row]) -> str:

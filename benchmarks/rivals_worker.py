@@ -35,7 +35,7 @@ class RivalsBench(JobBench):
     #: Real ranks differ more from round to round than one GPU does.
     timed_s, fewest, most = 8.0, 8, 20
     #: How long after its start a job still begins to compile a rival.
-    compile_s = 160.0
+    compile_s = 150.0
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -23,6 +23,8 @@ from domino_compile._compat.emitted import Emitted as Emitted
 from domino_compile._compat.emitted import LowerAgain as LowerAgain
 from domino_compile._compat.emitted import accept_loaded as accept_loaded
 from domino_compile._compat.emitted import look_at_code as look_at_code
+from domino_compile._compat.graph_trees import forget_failed_warm_up as forget_failed_warm_up
+from domino_compile._compat.graph_trees import graph_skips as graph_skips
 from domino_compile._compat.kernels import BOTH_REDUCTIONS as BOTH_REDUCTIONS
 from domino_compile._compat.kernels import compile_kernels_by as compile_kernels_by
 from domino_compile._compat.kernels import fuse_both_reductions as fuse_both_reductions

@@ -68,12 +68,12 @@ forked.SETTLE_S = 0.0
 rank, others = forked.fork(3)
 if rank == 2 and sys.argv[1] == "fails":
     os._exit(3)
-for number, process in enumerate(others, start=1):
-    forked.watch(process, lambda number=number: (print("ended:", number, flush=True), os._exit(0)))
 if rank == 0:
     print(*others, flush=True)
     if sys.argv[1] == "ends":
         os._exit(0)
+for number, process in enumerate(others, start=1):
+    forked.watch(process, lambda number=number: (print("ended:", number, flush=True), os._exit(0)))
 time.sleep(30)
 """
 

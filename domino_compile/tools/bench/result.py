@@ -23,6 +23,7 @@ class VariantResult:
         columns: The number of column parts; 1 if columns were not cut.
         status: The outcome of the compile (``sliced``, ``reordered``, ``inductor``), or ``failed``.
         error: One line, if it failed.
+        note: One line, if its CUDA graphs differ from the other variants' (GPU).
         step_ms: The slowest rank's median step time over the rounds.
         spread_ms: The middle half of the rounds: lower and upper quartile.
         ratio_to_inductor: ``step_ms`` divided by Inductor's; below 1 is faster.
@@ -55,6 +56,7 @@ class VariantResult:
     columns: int = 1
     status: str = ""
     error: str = ""
+    note: str = ""
     step_ms: float | None = None
     spread_ms: tuple[float, float] | None = None
     ratio_to_inductor: float | None = None

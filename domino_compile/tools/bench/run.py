@@ -6,6 +6,7 @@ import gc
 import random
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from domino_compile.host.turns import Turn
 from domino_compile.runtime.guard import TURNS
 from domino_compile.tools.bench.gradients import Error, compare, errors, worst
 from domino_compile.tools.bench.kernels import Account, record
+from domino_compile.tools.bench.recording import recorded
 from domino_compile.tools.bench.reference import exact_results
 from domino_compile.tools.bench.result import BenchResult, VariantResult
 from domino_compile.tools.bench.variants import Variant
@@ -118,17 +120,22 @@ class Runner:
         before = _allocated()
         world.choose(variant.free)
         variant.prepare(world.group_for(variant.free))
+        as_a_whole = graphs and world.table is None and variant.recorded_as_a_whole
+        by_trees = graphs and not as_a_whole
         self._step = Step(
             workload,
             world.group_for(variant.free),
             world.place.device,
-            partial(variant.compile, cuda_graphs=graphs, link=plan.link, kernels=plan.kernels),
+            partial(variant.compile, cuda_graphs=by_trees, link=plan.link, kernels=plan.kernels),
         )
-        known = len(domino_compile.reports())
+        self._run: Callable[[], object] = self._step
+        known, skipped = len(domino_compile.reports()), _compat.graph_skips()
         began = time.perf_counter()
         self.first = self._step.results()
         self.result.compile_s = time.perf_counter() - began
         self._describe(known)
+        if as_a_whole:
+            self._run, self.result.note = recorded(self._step)
         gc.collect()  # memory left over from compiling must not count as the step's
         if world.place.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -136,9 +143,12 @@ class Runner:
         if world.place.device == "cuda":
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated()
-            self.result.peak_mib = (peak - before) / 2**20
+            # The memory of a step that is recorded as a whole is kept by its graph.
+            self.result.peak_mib = None if as_a_whole else (peak - before) / 2**20
         for _ in range(WARM_UP - 1):
             self()
+        if by_trees and (count := _compat.graph_skips() - skipped):
+            self.result.note = f"{count} programs without CUDA graphs"
         self._decided = not variant.measures
         # Gradients that stay alive in the pool of CUDA graphs would count as the next variant's.
         self._step.forget()
@@ -158,7 +168,7 @@ class Runner:
     def __call__(self) -> None:
         """Run one step."""
         self.world.choose(self.variant.free)
-        self._step()
+        self._run()
 
     def decide(self) -> None:
         """Run the steps in which a variant chooses its program, while nothing else runs here."""
@@ -272,6 +282,7 @@ class Bench:
                 result.variants.append(VariantResult(variant.label, status="failed", error=reason))
                 continue
             self.tell(f"compiling {variant.label}")
+            message = ""
             try:
                 runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
                 if self.plan.float64 and self.workload.dropout and not variant.free:
@@ -282,6 +293,7 @@ class Bench:
                     raise RanksError(f"{variant.label} failed: {message}") from error
                 if not runners:
                     raise
+                traceback.print_exc()
                 result.variants.append(VariantResult(variant.label, status="failed", error=message))
             else:
                 base = runners[0] if runners else runner
@@ -292,6 +304,9 @@ class Bench:
                     runner.first = {}
                 runners.append(runner)
                 result.variants.append(runner.result)
+            if message:  # the error is gone, and with it the memory that its frames held
+                gc.collect()
+                _compat.forget_failed_warm_up()
             self.tell(f"compiled {variant.label}", 10)
         runners[0].first = {}
         return runners

@@ -71,6 +71,15 @@ class Variant:
         """Return whether its first steps decide which program it keeps."""
         return self.name == MEASURED
 
+    @property
+    def recorded_as_a_whole(self) -> bool:
+        """Return whether its whole step is one CUDA graph on real links.
+
+        With torch 2.11 sequence-parallel jobs failed in the first call that Inductor's graph trees
+        made of asynchronous TP, which moves data by streams and memory of its own.
+        """
+        return self.name in ("inductor-async-tp", "free")
+
     def missing(self) -> str:
         """Return why this torch cannot compile it; empty if it can."""
         option = RIVALS.get(self.name, "")
