@@ -31,11 +31,13 @@ from domino_compile.graph.collectives import (
     is_launch,
     is_tangent,
     is_wait,
+    kind_of,
     tensor_bytes,
 )
 from domino_compile.graph.nodes import is_free, users_of
 from domino_compile.graph.tags import Piece, is_in_order, piece_of
 from domino_compile.scheduling.kinds import (
+    IN_PLACE,
     draws,
     is_anchor,
     is_fusible,
@@ -67,6 +69,8 @@ class Unit:
         slowdown: For compute, its predicted time beside a collective divided by ``cost_us``.
         traffic: What it reads and writes.
         recomputed: Whether it recomputes forward's values in backward (``mark_recomputed``).
+        keeps_input: Whether it is a launch whose input stays in memory until the collective is
+            waited for.
     """
 
     index: int
@@ -81,6 +85,7 @@ class Unit:
     slowdown: float = 1.0
     traffic: Traffic = field(default_factory=Traffic)
     recomputed: bool = False
+    keeps_input: bool = False
 
     @property
     def is_fused(self) -> bool:
@@ -253,6 +258,8 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     unit.out_bytes = sum(traffic.writes.values())
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
+        unit.keeps_input = kind_of(only) not in IN_PLACE
+        unit.out_bytes = tensor_bytes(only.meta.get("val"))
         return unit
     work = work_of(only)
     if work is None:
