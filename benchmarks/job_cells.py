@@ -30,6 +30,8 @@ POOL = 1.4
 #: bf16 number is that of communication-free gpt3-6.7b in ``results/targets.json``).
 FLOPS, FLOPS64 = 5.5e14, 4e13
 GIB = 2**30
+#: The programs of a job in ``benchmarks.rivals`` that have parameters of their own.
+RIVAL_PROGRAMS = 6
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,21 @@ class JobCell(Cell):
         ac: activation checkpointing, as in ``domino bench``.
         granularity: the unit that is compiled as one program, as in ``domino bench``.
         to_reach: the goal as a fraction of communication-free Inductor's speed.
+        faster: the goal as a fraction of Inductor's speed; 0 if there is none.
+        programs: the number of programs in its process.
     """
 
     job: str = ""
     ac: str = "none"
     granularity: str = "whole"
     to_reach: float = OF_FREE
+    faster: float = 0.0
+    programs: int = 3
 
     def __str__(self) -> str:
         return (
             f"#{self.number} {self.job}: {self.model}, {self.layers} layers, {self.style} "
-            f"tp{self.tp}, {self.batch}x{self.seq}, ac {self.ac}, {self.granularity}"
+            f"tp{self.tp}, {self.batch}x{self.seq}, ac {self.ac}, {self.granularity}, {self.dtype}"
             + ("" if self.training else ", forward")
         )
 
@@ -73,7 +79,7 @@ class JobCell(Cell):
         kept["full"] = self.layers * whole + block
         units = 12 + (kept[self.ac] if self.training else 0)
         activations = units * self.batch * self.seq * shape.hidden * 2
-        programs = 3 * (2 if self.training else 1) * self.parameters * 2
+        programs = self.programs * (2 if self.training else 1) * self.parameters * 2
         return (programs + POOL * activations) / GIB
 
     @property
@@ -88,6 +94,11 @@ class JobCell(Cell):
         activations = (10 if self.divides_tokens else 20) * row
         scores = 5 * self.seq**2 * 8
         return (16 * self.parameters + activations + scores) / GIB
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether its products are in float8."""
+        return self.dtype.startswith("fp8")
 
     @property
     def divides_tokens(self) -> bool:
@@ -117,6 +128,7 @@ class JobCell(Cell):
 def jobs() -> list[JobCell]:
     """Return all jobs, those with a goal in the issue tracker first."""
     found = [*_goals(), *_hugging_face(), *_titan(), *_megatron(), *_prefill(), *_paper()]
+    found += _float8()
     return [replace(cell, number=number) for number, cell in enumerate(found)]
 
 
@@ -194,6 +206,26 @@ def _prefill() -> list[JobCell]:
     ]
 
 
+def _float8() -> list[JobCell]:
+    """Return training in float8, where collectives take as long and products half the time."""
+    cells = [
+        replace(
+            _cell(f"fp8-{model.removeprefix('llama3-')}", model, layers, batch, 8192, 8, "sp"),
+            ac=ac,
+            dtype="fp8-rowwise",
+            to_reach=0.83,
+            faster=1.30 if batch == 2 else 0.99,
+        )
+        for model, layers in (("llama3-8b", 4), ("llama3-70b", 2), ("llama3-405b", 2))
+        for batch in (2, 1)
+        for ac in ("none", "full")
+    ]
+    scaled_whole = [
+        replace(cell, dtype="fp8-tensorwise", faster=0.99) for cell in cells if cell.batch == 2
+    ]
+    return [*cells, *scaled_whole]
+
+
 def _paper() -> list[JobCell]:
     """Return the paper's models, whose earlier results must not get worse."""
     return [
@@ -207,6 +239,44 @@ def _paper() -> list[JobCell]:
             ("gpt3-6.7b", False, 0.80),
         )
     ]
+
+
+def real_jobs(ranks: int) -> list[JobCell]:
+    """Return the jobs of ``benchmarks.rivals``, on real links (``link`` is empty).
+
+    Args:
+        ranks: the number of ranks.
+    """
+    kinds = (
+        # style, batch, seq, ac, granularity, faster than Inductor
+        ("sp", 4, 2048, "none", "whole", 1.08),
+        ("sp", 4, 2048, "none", "block", 0.99),
+        ("sp", 1, 8192, "none", "whole", 1.06),
+        ("sp", 1, 8192, "full", "whole", 0.99),
+        ("dtensor", 4, 2048, "none", "whole", 1.12),
+        ("dtensor", 1, 8192, "none", "whole", 0.99),
+    )
+    return [
+        replace(
+            _cell(
+                f"{'sp' if style == 'sp' else 'ar'}-8b", "llama3-8b", 4, batch, seq, ranks, style
+            ),
+            number=number,
+            link="",
+            ac=ac,
+            granularity=granularity,
+            faster=faster,
+            programs=RIVAL_PROGRAMS,
+        )
+        for number, (style, batch, seq, ac, granularity, faster) in enumerate(kinds)
+    ]
+
+
+def dry_real_jobs(ranks: int) -> list[JobCell]:
+    """Return small jobs for a dry run on real gloo ranks."""
+    small = {"model": "tiny-llama", "layers": 1, "seq": 64, "dtype": "fp32", "job": "dry"}
+    chosen = [real_jobs(ranks)[number] for number in (0, 1, 4)]
+    return [replace(cell, **small) for cell in chosen]  # type: ignore[arg-type]
 
 
 def dry_jobs() -> list[JobCell]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,8 +15,13 @@ from domino_compile.report import CompileReport
 from domino_compile.tools.bench.result import BenchResult, VariantResult
 from domino_compile.tools.bench.variants import parse_variants
 
-#: The approximate time of a job's timed rounds, and the fewest and most rounds.
-TIMED_S, ROUNDS = 3.0, (6, 20)
+#: The field of each rival's time in a row.
+RIVAL_FIELDS = {
+    "inductor-async-tp": "async_tp_ms",
+    "inductor-overlap": "overlap_ms",
+    "inductor-simple-overlap": "simple_overlap_ms",
+    "domino-measured": "measured_ms",
+}
 #: Steps of a variant in a round; fewer for steps longer than this many milliseconds.
 STEPS, LONG_MS = 3, 60.0
 #: The number of steps of each variant whose kernels are traced.
@@ -22,16 +29,25 @@ TRACED = 2
 
 
 class JobBench(CellBench):
-    """A bench that runs as many rounds as fit in its time."""
+    """A bench that runs as many rounds as fit in its time.
+
+    Attributes:
+        timed_s: The approximate time of the timed rounds.
+        fewest: The fewest rounds.
+        most: The most rounds.
+    """
+
+    timed_s, fewest, most = 3.0, 6, 20
 
     def settle(self, most_rounds: int) -> None:
         """Choose the numbers of rounds and steps by how long a step takes."""
         self.plan = replace(self.plan, steps=1)
-        times = [self._timed(runner) for runner in self.runners]
+        for runner in self.runners:
+            runner.decide()
+        times = self.world.agreed([self._timed(runner) for runner in self.runners])
         steps = 1 if max(times) > LONG_MS else STEPS
         round_s = sum(times) * (steps + 1) / 1e3
-        least, most = ROUNDS
-        rounds = min(most, most_rounds, max(least, int(TIMED_S / round_s)))
+        rounds = min(self.most, most_rounds, max(self.fewest, int(self.timed_s / round_s)))
         self.plan = replace(self.plan, rounds=rounds, steps=steps, traced=TRACED)
 
 
@@ -48,17 +64,21 @@ def work(
         variants: the variants, as in ``domino bench``.
         rounds: the most rounds to measure.
     """
-
-    def measure(bench: CellBench, result: BenchResult) -> Row:
-        assert isinstance(bench, JobBench)
-        bench.settle(rounds)
-        bench.plan = replace(bench.plan, traces=settings.logs / str(cell.number))
-        result.rounds, result.steps = bench.plan.rounds, bench.plan.steps
-        bench.measure(result, bench.runners)
-        reports = [r for runner in bench.runners for r in runner.reports]
-        return row_of(cell, result, reports)
-
+    measure = partial(measured, cell, settings, rounds)
     live(cell, settings, gpu, pipe, parse_variants(variants), measure, JobBench)
+
+
+def measured(
+    cell: JobCell, settings: Settings, rounds: int, bench: CellBench, result: BenchResult
+) -> Row:
+    """Measure a compiled job, and return its row."""
+    assert isinstance(bench, JobBench)
+    bench.settle(rounds)
+    bench.plan = replace(bench.plan, traces=settings.logs / str(cell.number))
+    result.rounds, result.steps = bench.plan.rounds, bench.plan.steps
+    bench.measure(result, bench.runners)
+    ours = next(runner for runner in bench.runners if runner.variant.label == "domino")
+    return row_of(cell, result, ours.reports)
 
 
 def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> Row:
@@ -68,7 +88,7 @@ def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> 
     free = found.get("free", VariantResult("free"))
     row = asdict(cell) | {
         "version": "baseline" if cell.number >= BASELINE else "",
-        "emulated": True,
+        "emulated": result.emulated,
         "link": result.link,
         "inductor_ms": alone.step_ms,
         "domino_ms": ours.step_ms,
@@ -78,7 +98,9 @@ def row_of(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> 
         "wire_ms": ours.wire_ms,
         "exposed_ms": ours.exposed_ms,
         "peak_ratio": _ratio(ours.peak_mib, alone.peak_mib),
-        **_judged(cell, ours, reports),
+        **_rivals(found),
+        **_wire(result),
+        **_judged(cell, result, reports),
         **_planned(cell, reports),
         "spread_ms": {name: variant.spread_ms for name, variant in found.items()},
         "peak_mib": {name: variant.peak_mib for name, variant in found.items()},
@@ -101,13 +123,28 @@ def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def _judged(cell: JobCell, ours: VariantResult, reports: list[CompileReport]) -> dict[str, Any]:
+def _rivals(found: Mapping[str, VariantResult]) -> dict[str, Any]:
+    """Return the times of Inductor's own ways to overlap, and of a plan that was measured."""
+    times = {field: found[name].step_ms for name, field in RIVAL_FIELDS.items() if name in found}
+    failed = {variant.variant: variant.error for variant in found.values() if variant.error}
+    return times | ({"failed": failed} if failed else {})
+
+
+def _wire(result: BenchResult) -> dict[str, Any]:
+    """Return what carried the collectives on real links, and the thread blocks that it held."""
+    if result.emulated:
+        return {}
+    return {"transport": result.link.lower(), "ctas": result.wire_ctas}
+
+
+def _judged(cell: JobCell, result: BenchResult, reports: list[CompileReport]) -> dict[str, Any]:
     """Return the float64 verdict on the gradients, if one process can judge them.
 
     If ranks divide tokens and a sequence is cut, each rank holds a part of every slice instead of
     one part of the whole. On real ranks that changes nothing. Here other ranks' tokens are copies
     of this one's (``emulate.symmetric``), so holding other tokens means computing other numbers.
     """
+    ours = next(v for v in result.variants if v.variant == "domino")
     splits = [c.split for report in reports for c in report.candidates if c.chosen]
     found = {
         "grad_error_ratio": ours.grad_error_ratio,
@@ -115,7 +152,7 @@ def _judged(cell: JobCell, ours: VariantResult, reports: list[CompileReport]) ->
         "grad_passes": ours.grad_passes,
         "grad_note": "",
     }
-    if cell.divides_tokens and any("tokens" in split for split in splits):
+    if result.emulated and cell.divides_tokens and any("tokens" in split for split in splits):
         found |= {"grad_error_ratio": None, "grad_passes": None, "grad_worst": ""}
         found["grad_note"] = "tokens change ranks: only real ranks can judge"
     return found

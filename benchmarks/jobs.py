@@ -1,7 +1,8 @@
 """Measure common tensor-parallel jobs on one GPU, acting as one rank of an *emulated* link.
 
 Usage: ``python -m benchmarks.jobs`` on a machine with a GPU: about nine minutes on an H200 with 16
-cores. ``--list`` shows the jobs and their estimated needs, ``--only 0,4`` selects some,
+cores. ``--float8`` measures those in float8 instead, which need torchao. ``--list`` shows the jobs
+and their estimated needs, ``--only 0,4`` selects some,
 ``--resume`` those that are missing or failed. ``--baseline-path DIR`` also measures the package in
 another checkout. ``--dry-run`` runs small models on the CPU. ``--render`` writes the table in
 BENCHMARKS.md from the published results.
@@ -49,7 +50,7 @@ def main() -> int:
     if asked.render:
         publish()
         return 0
-    chosen, kept = select(asked, dry_jobs() if asked.device == "cpu" else jobs())
+    chosen, kept = select(asked, dry_jobs() if asked.device == "cpu" else table(asked))
     if asked.list:
         show([cell for cell in chosen if isinstance(cell, JobCell)])
         return 0
@@ -66,6 +67,13 @@ def main() -> int:
     )
     print(markdown(rows))
     return 0 if complete(rows, chosen) else 1
+
+
+def table(asked: argparse.Namespace) -> list[JobCell]:
+    """Return the jobs to choose from."""
+    if asked.only is not None:
+        return jobs()
+    return [cell for cell in jobs() if cell.is_float8 == asked.float8]
 
 
 def keep_compiled(asked: argparse.Namespace) -> None:
@@ -98,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(seconds=SECONDS, timeout=TIMEOUT_S, logs=ROOT / "out/jobs")
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20, help="at most")
+    parser.add_argument("--float8", action="store_true", help="the float8 jobs (needs torchao)")
     parser.add_argument("--dry-run", action="store_true", help="small models on the CPU")
     parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
     if "--dry-run" in sys.argv:

@@ -41,6 +41,7 @@ def cells_of(row: Row) -> list[str]:
 def name_of(row: Row) -> str:
     """Return the name of a job and its model."""
     what = "" if row["training"] else ", forward"
+    what += f", {row['dtype']}" if row["dtype"].startswith("fp8") else ""
     what += ", baseline" if row["number"] >= BASELINE else ""
     return f"{row['job']} ({row['model']}{what})"
 

@@ -56,6 +56,7 @@ class Settings:
         judged: whether float64 judges the gradients.
         measure_limit_s: the time limit for measuring a configuration.
         measuring_s: the usual time for measuring a configuration.
+        planned_link: the link table to plan with on real links; empty for the device's own.
     """
 
     device: str
@@ -69,10 +70,11 @@ class Settings:
     judged: bool = False
     measure_limit_s: float = MEASURE_LIMIT_S
     measuring_s: float = MEASURE_S
+    planned_link: str = ""
 
-    def log_of(self, cell: Cell) -> Path:
-        """Return the file for the output of a configuration's process."""
-        return self.logs / f"{cell.number}.log"
+    def log_of(self, cell: Cell, rank: int = 0) -> Path:
+        """Return the file for the output of a configuration's process, or of another rank's."""
+        return self.logs / (f"{cell.number}.rank{rank}.log" if rank else f"{cell.number}.log")
 
 
 def work(cell: Cell, settings: Settings, gpu: str, pipe: connection.Connection) -> None:
@@ -146,7 +148,7 @@ class Worker:
 
 def failure(cell: Cell, problem: str) -> Row:
     """Return the row of a configuration without a result."""
-    return {**asdict(cell), "emulated": True, "error": problem}
+    return {**asdict(cell), "emulated": bool(cell.link), "error": problem}
 
 
 def last_line(log: Path) -> str:
@@ -210,10 +212,10 @@ class Queue:
 
 @dataclass
 class Lane:
-    """One GPU and the processes that use it.
+    """One GPU, or the GPUs that all ranks of a configuration need, and the processes that use it.
 
     Attributes:
-        gpu: the GPU, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
+        gpu: the GPU or GPUs, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         start: makes processes.
         target: the function that they run; ``work``, except in tests.
         settings: the settings of the processes and of this lane.

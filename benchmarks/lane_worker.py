@@ -83,14 +83,19 @@ class CellBench(Bench):
         """Compile and warm up the variants.
 
         Raises:
-            RuntimeError: one of them failed.
+            RuntimeError: one that must not fail has failed.
         """
         result = self.empty("")
         self.runners = self.compile(result)
         for found in result.variants:
-            if found.error:
+            if found.error and self.must_work(found.variant):
                 raise RuntimeError(f"{found.variant}: {found.error}")
         return result
+
+    def must_work(self, variant: str) -> bool:
+        """Return whether there is no result without a variant."""
+        del variant
+        return True
 
     def time_for(self, seconds: float) -> None:
         """Time the variants in turn for about this long."""
@@ -145,6 +150,7 @@ def live(
     variants: Sequence[Variant],
     measure: Callable[[CellBench, BenchResult], Row],
     kind: type[CellBench] = CellBench,
+    place: Place | None = None,
 ) -> None:
     """Run the whole life of a process, which ends in this function.
 
@@ -156,20 +162,22 @@ def live(
         variants: the variants of the configuration to compile.
         measure: makes the configuration's row, while nobody else uses the GPU.
         kind: the class of the bench.
+        place: this rank's place among real ranks; ``None`` acts as one rank of an emulated link.
     """
-    _log_to(settings.log_of(cell))
+    rank = 0 if place is None else place.rank or 0
+    _log_to(settings.log_of(cell, rank))
     faulthandler.enable()
     faulthandler.dump_traceback_later(max(1.0, settings.limit_s - 5), exit=False)
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(settings.threads)
     try:
-        with _open(cell, settings) as world:
-            link = cell.link if settings.link_known else None
+        with _open(cell, settings) if place is None else open_world(place, cell.tp) as world:
+            link = settings.planned_link if place is not None else cell.link
             plan = Plan(
                 variants,
                 steps=STEPS,
-                link=link,
+                link=(link or None) if settings.link_known else None,
                 float64=settings.judged,
                 kernels=settings.device == "cuda",
             )
@@ -214,8 +222,7 @@ def _serve(
     compile_s = time.perf_counter() - began
     faulthandler.cancel_dump_traceback_later()
     pipe.send(("compiled", compile_s))
-    if pipe.recv() != "measure":
-        return
+    bench.world.first_rank_only(pipe.recv)  # until it says "measure"
     row = measure(bench, result)
     pipe.send(("measured", row | {"compile_s": round(compile_s, 1)}))
     pipe.recv()  # blocks until this process is ended

@@ -11,12 +11,16 @@ results.
 3. steps: ``domino bench`` of each model with real collectives, and of the first one also without
    CUDA graphs and with other numbers of CTAs;
 4. the same steps on the emulated link with the tables just measured, on each GPU separately: no two
-   are equally fast, and a real step is as slow as the slowest.
+   are equally fast, and a real step is as slow as the slowest;
+5. jobs: ``benchmarks.rivals``, planned with the table just measured.
+
+``--only jobs`` runs some of these parts (``tables``, ``steps`` with numerics, ``jobs``); those that
+are not measured plan with the device's own link table.
 
 Writes ``nccl-<ranks>.json`` (bench results with ``emulated: false`` and, beside them, the emulated
-ones), the link tables, and the log of every step; ends with a table of measured against emulated. A
-step that fails or takes too long is named in it, and the others continue. The machine's setting of
-NVLink multicast is not changed.
+ones), ``nccl-jobs-<ranks>.json``, the link tables, and the log of every step; ends with a table of
+measured against emulated. A step that fails or takes too long is named in it, and the others
+continue. The machine's setting of NVLink multicast is not changed.
 
 Graphs do not come from a cache. The graph for ``cuda:1`` has another cache key than the one for
 ``cuda:0``, so one rank might find its graph while another compiles; Inductor's own overlap
@@ -26,24 +30,22 @@ scheduling exchanges estimates between ranks while it compiles, and would wait f
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import as_table
+from benchmarks.rivals_table import file_of
+from benchmarks.steps import Machine
 from domino_compile.host.turns import Turn
 
-ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"cuda": ("gpt3-6.7b", "llama2-7b", "gpt3-13b"), "cpu": ("tiny-gpt", "tiny-llama")}
 SHAPE = {"cuda": ("--batch", "8", "--seq", "1024"), "cpu": ("--batch", "4", "--seq", "64")}
 VARIANTS = {"cuda": "inductor,inductor-overlap,domino,free", "cpu": "inductor,domino"}
@@ -54,116 +56,16 @@ ROUNDS = {"cuda": "20", "cpu": "2"}
 SIZES = {"cuda": "64K,1M,4M,16M,32M,64M,128M,256M", "cpu": "64K,1M"}
 #: The values of NCCL_MAX_CTAS to try; None leaves the choice to NCCL.
 CTAS: tuple[int | None, ...] = (None, 8, 16)
+#: The parts of the whole, for ``--only``.
+PARTS = ("tables", "steps", "jobs")
 TITLES = (
     *("workload", "CTAs", "graphs", "variant", "step ms", "speed-up", "hidden"),
     *("emulated ms", "off"),
 )
 #: The number of benches that compile side by side: as many as fit in a GPU's memory.
 BESIDE = 3
-#: The time that Python needs to write its threads' stacks.
-WRITING_S = 1.0
 #: Measured link tables by the size of the group and NCCL_MAX_CTAS.
 Links = dict[tuple[int, int | None], Path]
-
-
-@dataclass
-class Outcome:
-    """The outcome of a step: its time, and why it failed if it did."""
-
-    name: str
-    seconds: float
-    problem: str = ""
-
-
-@dataclass
-class Machine:
-    """The environment of the steps.
-
-    Attributes:
-        device: ``cuda`` or ``cpu``.
-        ranks: the number of ranks.
-        out: the folder for results.
-        limit_s: the time limit of one step.
-        resume: whether existing results are kept.
-    """
-
-    device: str
-    ranks: int
-    out: Path
-    limit_s: float
-    resume: bool = False
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def run(self, name: str, command: Sequence[str], **environment: str) -> bool:
-        """Run a step with its output in ``<name>.log``; return False if it failed."""
-        print(f"{name} ...\n", end="", flush=True)  # in one piece, beside other threads
-        began, problem = time.monotonic(), ""
-        with (self.out / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT,
-                env=os.environ | {"PYTHONFAULTHANDLER": "1"} | environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                if code := process.wait(self.limit_s):
-                    problem = f"exit code {code}, see {name}.log"
-            except subprocess.TimeoutExpired:
-                problem = f"took more than {self.limit_s:.0f} s, see {name}.log"
-            finally:
-                end(process)
-        self.outcomes.append(Outcome(name, time.monotonic() - began, problem))
-        took = f"{time.monotonic() - began:.0f} s"
-        print(f"  {name}: {problem or took}\n", end="", flush=True)
-        return not problem
-
-    def torchrun(self, ranks: int) -> list[str]:
-        """Return the beginning of a command, to be followed by ``domino``'s arguments."""
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        return [*start, "-m", "domino_compile"]
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its descendants, after it and its children have written their stacks.
-
-    torchrun starts its ranks in separate sessions: they outlive its process group, and a rank that
-    hangs in a collective keeps its GPU busy for the next step.
-    """
-    if process.poll() is not None:
-        return
-    family = descendants(process.pid)
-    for pid in [*_children().get(process.pid, ()), process.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGABRT)
-    time.sleep(WRITING_S)
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return a process's children, their children, and so on."""
-    children = _children()
-    found = list(children.get(pid, ()))
-    for child in found:
-        found += children.get(child, ())
-    return found
-
-
-def _children() -> dict[int, list[int]]:
-    """Return the children of each process."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            after_name = entry.read_text().rsplit(")", 1)[1].split()
-            children.setdefault(int(after_name[1]), []).append(int(entry.parent.name))
-    return children
 
 
 def numerics(machine: Machine) -> None:
@@ -187,8 +89,9 @@ def tables(machine: Machine, sizes: Sequence[int]) -> Links:
             options += ["--rates-out", str(machine.out / "rates.json")]
             options += ["--sizes", SIZES[machine.device], "--round-ms", "5"]
             if (machine.resume and path.exists()) or machine.run(
-                f"calibrate-{name}", [*machine.torchrun(ranks), *options], **_nccl(ctas)
-            ):
+                f"calibrate-{name}", [*machine.torchrun(ranks), *options], **_nccl(ctas),
+                TORCH_NCCL_HIGH_PRIORITY="1",  # as in the steps
+            ):  # fmt: skip
                 found[ranks, ctas] = path
     return found
 
@@ -298,6 +201,16 @@ def _bench(machine: Machine, run: Run, ranks: int, link: Links, gpu: int | None)
     return json.loads(path.read_text())
 
 
+def jobs(machine: Machine, ranks: int, link: Links) -> bool:
+    """Measure the jobs beside Inductor's own ways to overlap; return False if one failed."""
+    command = ["-m", "benchmarks.rivals", "--device", machine.device, "--ranks", str(ranks)]
+    command += ["--out", str(machine.out / file_of(ranks)), "--logs", str(machine.out / "jobs")]
+    command += ["--resume"] if machine.resume else []
+    if (table := link.get((ranks, None))) is not None:
+        command += ["--planned-link", str(table)]
+    return machine.run("jobs", command)
+
+
 def write(machine: Machine, results: list[Any]) -> None:
     """Write the results so far."""
     kind = "nccl" if machine.device == "cuda" else "gloo"
@@ -350,10 +263,13 @@ def main() -> int:
     machine.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     sizes = [size for size in (2, 4, 8) if size <= machine.ranks] or [machine.ranks]
-    link = tables(machine, sizes)
-    results = steps(machine, machine.ranks, link)
-    for row in [list(TITLES), ["---"] * len(TITLES), *summary(results)]:
-        print(f"| {' | '.join(row)} |")
+    link = tables(machine, sizes) if "tables" in asked.only else {}
+    if "steps" in asked.only:
+        results = steps(machine, machine.ranks, link)
+        print(as_table(TITLES, summary(results)))
+    if "jobs" in asked.only:
+        jobs(machine, machine.ranks, link)
+        print((machine.out / "jobs.log").read_text())
     failed = [outcome for outcome in machine.outcomes if outcome.problem]
     for outcome in failed:
         print(f"failed: {outcome.name}: {outcome.problem}")
@@ -369,6 +285,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, help="default: all GPUs; 2 with --device cpu")
     parser.add_argument("--out", type=Path, default=Path("out/multi_gpu"))
     parser.add_argument("--resume", action="store_true", help="keep the results that are there")
+    parser.add_argument("--only", type=_parts, default=PARTS, metavar=",".join(PARTS))
     parser.add_argument("--limit", type=float, default=480.0, help="seconds a step may take")
     asked = parser.parse_args()
     if asked.ranks is None:
@@ -376,6 +293,13 @@ def parse() -> argparse.Namespace:
     if asked.ranks < 2:
         parser.error(f"{asked.ranks} GPUs: at least 2 are needed (--device cpu is a dry run)")
     return asked
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r}: choose from {', '.join(PARTS)}")
+    return parts
 
 
 def _gpus() -> int:

@@ -160,6 +160,7 @@ def run(
     target: Callable[..., None],
     describe: Callable[[Row], str],
     programs: int = 2,
+    ranks: int = 1,
     **others: Any,
 ) -> list[Row]:
     """Compile and measure configurations.
@@ -171,6 +172,8 @@ def run(
         target: the function that a process runs.
         describe: returns a row as one line.
         programs: the number of programs compiled for each configuration.
+        ranks: the number of real ranks of each configuration, with a GPU each; 1 if one process
+            acts as one rank of an emulated link.
         others: other fields of ``Settings``.
 
     Returns:
@@ -180,14 +183,15 @@ def run(
     prepare_environment(asked)
     start, gpus = machine(asked.device, [asked.start] if asked.start else ["forkserver", "spawn"])
     host = len(os.sched_getaffinity(0))
-    workers = asked.workers or max(1, min(MOST_WORKERS * len(gpus), host - 2))
+    gpus = together(gpus, ranks) if asked.device == "cuda" else gpus
+    workers = asked.workers or max(1, min(MOST_WORKERS * len(gpus), (host - 2) // ranks))
     each = max(1, workers // len(gpus))
     chosen = [*chosen, *baseline_of(asked, chosen)]
     settings = Settings(
         device=asked.device,
         logs=asked.logs.resolve(),
         limit_s=asked.timeout,
-        threads=max(1, host // workers),
+        threads=max(1, host // (workers * ranks)),
         baseline=None if asked.baseline_path is None else asked.baseline_path.resolve(),
         **others,
     )
@@ -195,8 +199,9 @@ def run(
     room = ROOM * min(gpu.gib for gpu in gpus) * 2 / programs  # `process_gib` counts two programs
     rounds = rounds_of(chosen, each, room)
     print(
-        f"{len(chosen)} configurations in {len(rounds)} rounds of up to {each} on each of "
-        f"{len(gpus)} {'GPU(s)' if asked.device == 'cuda' else 'CPU'}; emulated links",
+        f"{len(chosen)} configurations in {len(rounds)} rounds of up to {each}, GPUs "
+        f"{' + '.join(gpu.place for gpu in gpus) or 'the CPU'}; "
+        f"{'emulated' if ranks == 1 else 'real'} links",
         flush=True,
     )
     module = Path(sys.argv[0]).stem
@@ -214,6 +219,20 @@ def run(
         print(f"no time for {len(left)}: --only {','.join(map(str, sorted(left)))}")
     print(f"took {time.monotonic() - began:.0f} s; results: {asked.out}; logs: {settings.logs}")
     return results.sorted()
+
+
+def together(gpus: Sequence[Gpu], ranks: int) -> list[Gpu]:
+    """Return groups of GPUs of one host, each as one place with the memory of its smallest.
+
+    Raises:
+        SystemExit: there are too few.
+    """
+    if len(gpus) < ranks:
+        raise SystemExit(f"{ranks} ranks need as many GPUs; here are {len(gpus)}")
+    groups = [gpus[at : at + ranks] for at in range(0, len(gpus) - ranks + 1, ranks)]
+    return [
+        Gpu(",".join(gpu.place for gpu in group), min(gpu.gib for gpu in group)) for group in groups
+    ]
 
 
 def baseline_of(asked: argparse.Namespace, chosen: Sequence[Cell]) -> list[Cell]:
@@ -270,7 +289,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=150.0, help="seconds a configuration may compile")
     add("--workers", type=int, help="processes in all; default: 12 a GPU, cores - 2 at most")
     add("--start", choices=["forkserver", "spawn"], help="default: the first that works")
-    add("--only", type=_numbers, metavar="N,M", help="these configurations")
+    add("--only", type=numbers, metavar="N,M-K", help="these configurations")
     add("--limit", type=int, metavar="N", help="the first N")
     add("--resume", action="store_true", help="those that the results lack or have failed")
     add("--baseline-path", type=Path, metavar="DIR", help="measure this checkout's package too")
@@ -279,7 +298,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def parse_common(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
     """Parse the command line; results go to a file of this name by default."""
-    asked = parser.parse_args()
+    return with_out(parser.parse_args(), name)
+
+
+def with_out(asked: argparse.Namespace, name: str) -> argparse.Namespace:
+    """Return the arguments with a file for the results, of this name by default."""
     if asked.out is None:
         asked.out = ROOT / ("benchmarks/results" if asked.device == "cuda" else "out") / name
     return asked
@@ -290,5 +313,10 @@ def show(cells: Sequence[Cell]) -> None:
     print("\n".join(f"{cell}  ~{cell.live_gib:.1f} GiB" for cell in cells))
 
 
-def _numbers(text: str) -> set[int]:
-    return {int(part) for part in text.split(",")}
+def numbers(text: str) -> set[int]:
+    """Parse numbers and ranges of them, such as ``0,4-6``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found

@@ -23,17 +23,18 @@ from domino_compile import _compat
 from domino_compile.graph.collectives import is_launch
 from domino_compile.graph.nodes import is_free
 from domino_compile.scheduling.kinds import event_kind, is_wrapped_attention
+from domino_compile.transport.ops import is_command
 
 
 def is_event(node: fx.Node) -> bool:
     """Return whether the node is an event, whose position is pinned."""
-    return event_kind(node) is not None
+    return event_kind(node) is not None or is_command(node)
 
 
 def pin_order(graph: fx.Graph) -> int:
     """Pin the order of the events in place, and return the number of added dependencies."""
     events = [n for n in graph.nodes if is_event(n)]
-    if not any(is_launch(n) for n in events):
+    if not any(is_launch(n) or is_command(n) for n in events):
         return 0
     after = ordering_dependencies(graph, events)
     _compat.preserve_order(graph, after)

@@ -31,6 +31,10 @@ from domino_compile._compat.requests import Asked as Asked
 from domino_compile._compat.requests import GraphCompiler as GraphCompiler
 from domino_compile._compat.requests import answer_requests as answer_requests
 from domino_compile._compat.requests import load_dynamo as load_dynamo
+from domino_compile._compat.symmetric import keep_calls as keep_calls
+from domino_compile._compat.symmetric import (
+    register_collective_lowerings as register_collective_lowerings,
+)
 from domino_compile._compat.wrap import wrap_once
 
 

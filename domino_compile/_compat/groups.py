@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -97,3 +98,13 @@ def allow_most_shared_memory(kernel: Any) -> int:
         return 16
     configure(most)
     return int(most)
+
+
+def enable_symmetric_memory(group: Any) -> None:
+    """Let Inductor move parts of products between a group's ranks (asynchronous TP)."""
+    from torch.distributed import _symmetric_memory
+
+    with warnings.catch_warnings():
+        # Inductor still asks whether this was called, although torch 2.11 calls it deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        _symmetric_memory.enable_symm_mem_for_group(group.group_name)

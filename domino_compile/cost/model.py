@@ -84,6 +84,7 @@ class CostModel:
         slower: How many times slower collectives are than in the table.
         configured: Whether products beside a collective are configured for the multiprocessors
             that it leaves (``passes.products``).
+        by_copy_engines: Whether collectives hold no multiprocessors (``transport``).
     """
 
     def __init__(
@@ -93,15 +94,18 @@ class CostModel:
         group_size: Callable[[str], int],
         slower: float = 1.0,
         configured: bool = False,
+        by_copy_engines: bool = False,
     ) -> None:
         self.rates: DeviceRates = rates_for(device)
-        self.configured = configured
+        self.configured = configured and not by_copy_engines
         self.slower = slower
         self.group_size = group_size
         self.link: LinkTable = load_link(self.rates.link if link is None else link)
         #: The multiprocessors that a collective in flight holds, and those that it leaves.
-        self.held = self.rates.held_by(self.link.ctas)
+        self.held = 0 if by_copy_engines else self.rates.held_by(self.link.ctas)
         self.free = self.rates.multiprocessors - self.held
+        self._contention = self.link.contention
+        self._beyond = self._beyond_held()
         self._tables: dict[str, LinkTable] = {}
 
     def table(self, group: str) -> LinkTable:
@@ -118,17 +122,39 @@ class CostModel:
         table = self.table(group_of(launch))
         return table.time_us(kind, round(payload_of(launch) * share)) * self.slower
 
+    def wire_slowdown(self, launch: fx.Node) -> float:
+        """Return a collective's time beside compute divided by its time alone."""
+        if self._contention is None:
+            return 1.0
+        return self._contention.of(LINK_KINDS.get(kind_of(launch), "all_reduce"))
+
+    @property
+    def regained(self) -> float:
+        """Return the share of the time that compute waits for the wire which it regains."""
+        return 0.0 if self._contention is None else self._contention.regained
+
+    def _beyond_held(self) -> float:
+        """Return how many times more collectives slow products down than ``held`` explains."""
+        if self._contention is None:
+            return 1.0
+        rows, columns, inner = self._contention.product
+        alone, beside = (
+            self.rates.matmul_us(Product(1, rows, columns, inner), torch.bfloat16, held)
+            for held in (0, self.held)
+        )
+        return self._contention.products * alone / beside
+
     def work_us(self, work: Work, nbytes: float) -> tuple[float, float]:
         """Return the time of work that moves ``nbytes``, alone and beside a collective.
 
-        Work that is limited by memory is not slowed down: the remaining multiprocessors still
-        saturate the memory.
+        Work that is limited by memory is not slowed down by missing multiprocessors: the remaining
+        ones still saturate the memory. A link's ``contention`` says what else slows work down.
         """
         moved = self.rates.memory_us(nbytes)
         undisturbed, beside = (
             max(self._busy_us(work, held), moved) + self.rates.launch_us for held in (0, self.held)
         )
-        return undisturbed, beside
+        return undisturbed, max(undisturbed, beside * self._beyond)
 
     def _busy_us(self, work: Work, held: int) -> float:
         if work.product is not None:
@@ -148,7 +174,7 @@ class CostModel:
             self.rates.fused_us(work, held, inductors) + self.rates.launch_us
             for held in (0, self.held)
         )
-        return undisturbed, beside
+        return undisturbed, beside * (1.0 if self._contention is None else self._contention.memory)
 
 
 def slowdown(alone_us: float, beside_us: float) -> float:

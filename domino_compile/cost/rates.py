@@ -269,6 +269,7 @@ def _calibrated(known: DeviceRates, measured: RatesFile, name: str) -> DeviceRat
         attention_backward_tflops=rates.get("attention_backward_tflops", faster * backward),
         multiprocessors=int(rates.get("multiprocessors", known.multiprocessors)),
         fused_share=rates.get("fused_share", known.fused_share),
+        float8_tflops=rates.get("float8_tflops", faster * known.float8_tflops),
     )
 
 

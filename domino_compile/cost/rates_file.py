@@ -27,6 +27,7 @@ OPTIONAL = (
     "attention_backward_tflops",
     "multiprocessors",
     "fused_share",
+    "float8_tflops",
 )
 
 

@@ -35,7 +35,7 @@ from domino_compile.emulate.settings import EmulateError
 from domino_compile.emulate.symmetric import Move, moves
 from domino_compile.emulate.trace import Record
 
-_THREADS = 512
+_THREADS, _WARP = 512, 32
 #: Blocks per cluster, used if the number of blocks is a multiple of it.
 CLUSTER = 4
 # Integers reach the kernel as 32-bit int.
@@ -135,13 +135,15 @@ class WireKernel:
     ) -> None:
         """Occupy ``ctas`` blocks for ``wire_us`` on ``stream`` and move ``move`` meanwhile.
 
-        If the kernel cannot address a move's tensors, tensor operations move them beforehand.
+        If the kernel cannot address a move's tensors, tensor operations move them beforehand. So
+        they do without blocks (0), where one sleeping warp keeps the time.
         """
         wire_ns = min(round(wire_us * 1e3), _MOST)
-        shape = None if move is None else _units(move)
+        shape = None if move is None or ctas == 0 else _units(move)
         if move is None or shape is None:
             if move is not None:
                 move.apply()
+            exclusive = exclusive and ctas > 0
             nothing = self._nothing
             self._launch(nothing, nothing, (1, 1, 0), wire_ns, False, ctas, exclusive, stream)
             return
@@ -160,10 +162,10 @@ class WireKernel:
         exclusive: bool,
         stream: Any,
     ) -> None:
-        together = self._clustered if ctas % CLUSTER == 0 else None
+        together = self._clustered if ctas and ctas % CLUSTER == 0 else None
         (together or self._kernel)(
-            grid=(ctas, 1, 1),
-            block=(_THREADS, 1, 1),
+            grid=(max(ctas, 1), 1, 1),
+            block=(_THREADS if ctas else _WARP, 1, 1),
             args=[source, target, *shape, wire_ns, int(must)],
             shared_mem=self._whole_sm if exclusive else 16,
             stream=stream,
@@ -284,14 +286,15 @@ class CudaTransport:
     def _occupy(self, steps: list[Move], record: Record) -> None:
         """Launch one kernel per move; the wire time is divided among them by bytes."""
         now = settings.current()
-        ctas = now.ctas or (16 if record.ctas is None else record.ctas)
+        ctas = now.ctas if now.ctas is not None else record.ctas
+        ctas = 16 if ctas is None else ctas
         total = sum(step.nbytes for step in steps)
         wire_us = record.wire_ms * 1e3
         if total == 0:
             self._kernel.run(None, wire_us, ctas, now.exclusive, self._stream)
         for step in steps if total else []:
             part_us = wire_us * step.nbytes / total
-            move = _part(step, now.local_share)
+            move = _part(step, now.local_share if ctas else 0.0)
             self._kernel.run(move, part_us, ctas, now.exclusive, self._stream)
 
 

@@ -27,8 +27,8 @@ class Settings:
             time.
         groups: Tables by mesh dimension name, group name or group description.
         device: ``cpu`` (numbers travel through gloo) or ``cuda`` (one process acts as one rank).
-        ctas: The thread blocks that a collective holds on the GPU; ``None`` takes the table's
-            number.
+        ctas: The thread blocks that a collective holds on the GPU: 0 if copy engines carry it;
+            ``None`` takes the table's number.
         local_share: The share of an all-reduce's payload that is read and written in local memory.
         exclusive: Whether to keep matrix products off the multiprocessors that are held on the GPU.
         stream_priority: The priority of a group's CUDA stream: 0 is NCCL's default in torch, and -1
@@ -46,8 +46,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
             raise EmulateError(f"device must be 'cpu' or 'cuda', not {self.device!r}")
-        if self.ctas is not None and self.ctas < 1:
-            raise EmulateError(f"ctas must be at least 1, not {self.ctas}")
+        if self.ctas is not None and self.ctas < 0:
+            raise EmulateError(f"ctas must be at least 0, not {self.ctas}")
         if not 0 <= self.local_share <= 1:
             raise EmulateError(f"local_share must lie between 0 and 1, not {self.local_share}")
 

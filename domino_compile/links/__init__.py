@@ -7,6 +7,7 @@
 Conventions and formulas are in ``table.py``, the file format in ``README.md`` beside this file.
 """
 
+from domino_compile.links.contention import Contention
 from domino_compile.links.load import (
     LinkFile,
     link_files,
@@ -19,6 +20,7 @@ from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable,
 
 __all__ = [
     "COLLECTIVES",
+    "Contention",
     "Curve",
     "LinkError",
     "LinkFile",

@@ -6,22 +6,25 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from domino_compile.errors import did_you_mean
+from domino_compile.links.contention import Contention
 from domino_compile.links.table import COLLECTIVES, Curve, LinkError, LinkTable, busbw_factor
 from domino_compile.links.user import links_folder
 
 DATA = Path(__file__).parent
-#: The version of the file format; a file without a version has version 1.
-SCHEMA = 1
+#: The version of the file format; a file without a version has version 1. Version 2 adds
+#: ``contention``, and only files that have it are written as version 2.
+SCHEMA = 2
 _MIB = 1 << 20
 _REQUIRED = ("name", "source", "ranks", "nodes", "collectives")
-_OPTIONAL = ("schema", "busbw_ratio", "ctas", "made_up", "modelled", "note", "nccl")
+_OPTIONAL = ("schema", "busbw_ratio", "ctas", "made_up", "modelled", "note", "nccl", "contention")
 _POINT_KEYS = ("size_bytes", "size_mib", "time_us", "busbw_gb_s", "floor_us")
+_CONTENTION_KEYS = ("product", "products", "memory", "collectives", "regained")
 _MODEL_KEYS = ("latency_us", "algbw_gb_s", "ramp_bytes_per_rank", "ramp")
 # A model is tabulated at every power of two in this range, 4 KiB to 16 GiB.
 _MODEL_SIZES = tuple(1 << bits for bits in range(12, 35))
@@ -83,6 +86,18 @@ class _Reader:
         if not math.isfinite(number) or number <= 0:
             raise self.error(key, f"must be positive and finite, not {value!r}")
         return number
+
+    def slowdown(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value < 1:
+            raise self.error(key, f"must be at least 1 (nothing is faster beside), not {value!r}")
+        return value
+
+    def share(self, key: str) -> float:
+        value = self.number(key) if self.data.get(key, 0) != 0 else 0.0
+        if value >= 1:
+            raise self.error(key, f"must be less than 1, not {value!r}")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.data.get(key, default)
@@ -177,6 +192,23 @@ def _curve(reader: _Reader, name: str, ranks: int) -> Curve:
     return _measured_curve(reader, name, ranks)
 
 
+def _contention(reader: _Reader) -> Contention:
+    reader.only(_CONTENTION_KEYS)
+    extents = reader.numbers("product")
+    if len(extents) != 3 or any(extent != round(extent) for extent in extents):
+        raise reader.error("product", "must be three whole numbers: rows, columns, contracted")
+    beside = reader.child("collectives", reader.data.get("collectives", {}))
+    beside.only(COLLECTIVES[:-1])
+    rows, columns, inner = map(round, extents)
+    return Contention(
+        product=(rows, columns, inner),
+        products=reader.slowdown("products"),
+        memory=reader.slowdown("memory", 1.0),
+        collectives={name: beside.slowdown(name) for name in beside.data},
+        regained=reader.share("regained"),
+    )
+
+
 def parse_link(data: object, where: str) -> LinkTable:
     """Return a ``LinkTable`` from decoded JSON.
 
@@ -208,11 +240,16 @@ def parse_link(data: object, where: str) -> LinkTable:
             for name, value in collectives.data.items()
         },
         busbw_ratio={name: ratio.number(name) for name in ratio.data},
-        ctas=reader.integer("ctas", 1, 16),
+        ctas=reader.integer("ctas", 0, 16),
         made_up=reader.flag("made_up", False),
         modelled=reader.flag("modelled", is_model),
         note=reader.text("note", ""),
         nccl=reader.text("nccl", ""),
+        contention=(
+            _contention(reader.child("contention", reader.data["contention"]))
+            if "contention" in reader.data
+            else None
+        ),
     )
 
 
@@ -335,8 +372,9 @@ def _as_json(table: LinkTable) -> Mapping[str, object]:
         }
         for name, curve in table.curves.items()
     }
-    return {
-        "schema": SCHEMA,
+    more = {} if table.contention is None else {"contention": asdict(table.contention)}
+    return more | {
+        "schema": SCHEMA if more else 1,
         "name": table.name,
         "ranks": table.ranks,
         "nodes": table.nodes,

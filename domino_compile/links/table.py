@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from domino_compile.errors import DominoError, did_you_mean
+from domino_compile.links.contention import Contention
 
 COLLECTIVES = (
     "all_reduce",
@@ -111,11 +112,13 @@ class LinkTable:
         source: The origin of the numbers.
         curves: The curve of each measured collective; ``all_reduce`` is always there.
         busbw_ratio: For collectives without a curve, their bus bandwidth over all_reduce's.
-        ctas: The thread blocks that a collective holds on the GPU (one per NCCL channel).
+        ctas: The thread blocks that a collective holds on the GPU (one per NCCL channel); 0 if
+            copy engines carry it.
         made_up: Whether the numbers are invented (for demos), and not measured.
         note: Anything else that a reader of results should know.
         nccl: The NCCL version of the measurement, if known.
         modelled: Whether the numbers follow a formula, and not a measurement.
+        contention: What collectives and compute cost each other; ``None`` if it was not measured.
     """
 
     name: str
@@ -129,6 +132,7 @@ class LinkTable:
     note: str = ""
     nccl: str = ""
     modelled: bool = False
+    contention: Contention | None = None
 
     @property
     def kind(self) -> str:

@@ -19,6 +19,7 @@ from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.emission import accepts, examine
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.report import CompileReport
+from domino_compile.transport.ops import register_lowerings
 
 #: Inductor settings that would undo the schedule. They are switched off if this torch has them.
 OFF: Mapping[str, object] = {
@@ -127,6 +128,7 @@ def _register_operators() -> None:
     """Register our operators with Inductor, before any compile, even one from a cache."""
     _compat.register_random_slice_lowering(random_slice)
     _compat.register_materialise_lowering(materialise)
+    register_lowerings()
     _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
 
 

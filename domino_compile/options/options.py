@@ -22,6 +22,7 @@ from domino_compile.options.pass_names import PASS_NAMES
 Guard = Literal["predict", "measure", "off"]
 Lowering = Literal["inductor", "eager"]
 Verify = Literal["off", "on", "strict"]
+Transport = Literal["nccl", "auto", "symmetric"]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
@@ -127,6 +128,13 @@ class Options:
         " link has become permanently slower or faster; 0 never does.",
         checks.integer(minimum=0),
         in_digest=False,
+    )
+    transport: Transport = _option(
+        "nccl",
+        "What carries the collectives that computation hides: 'nccl'; 'symmetric' uses the copy"
+        " engines of GPUs on one host, which hold no multiprocessors, wherever it can; 'auto' does"
+        " so where it is expected to be faster. The report gives the reasons for the others.",
+        checks.one_of("nccl", "auto", "symmetric"),
     )
     require: Literal["overlap"] | None = _option(
         None,

@@ -18,6 +18,7 @@ class PassName(StrEnum):
     COLUMNS = "columns"
     SCHEDULE = "schedule"
     PRODUCTS = "products"
+    TRANSPORT = "transport"
     PIN = "pin"
 
 

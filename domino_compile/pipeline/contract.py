@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.pipeline.decision import Decision
     from domino_compile.scheduling import Result
+    from domino_compile.transport.choice import Choice
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ class Context:
             should be exchanged there.
         decision: For a joint graph, the decision about it, once it is made.
         outcomes: The results of the passes so far.
+        choice: What decides the transport of collectives; ``None``: NCCL carries all.
         agreed: Whether all ranks have a given order of a lowered graph's collectives.
     """
 
@@ -105,4 +107,5 @@ class Context:
     shards: Shards | None = None
     decision: Decision | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
+    choice: Choice | None = None
     agreed: Callable[[ScheduleResult], bool] = lambda result: True

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from domino_compile.passes.columns import Columns
     from domino_compile.passes.regroup import Regrouped
     from domino_compile.passes.schedule import ScheduleResult
+    from domino_compile.passes.transport import Carried
 
 
 def _always(at: Context) -> bool:
@@ -55,7 +56,12 @@ def _cuts_columns(at: Context) -> bool:
 
 
 def _tells_products(at: Context) -> bool:
-    return at.lowering.products and at.on_gpu and at.outcomes.of(SCHEDULE) is not None
+    tells = at.lowering.products and at.on_gpu and at.cost.held > 0
+    return tells and at.outcomes.of(SCHEDULE) is not None
+
+
+def _has_transport(at: Context) -> bool:
+    return at.choice is not None and at.outcomes.of(SCHEDULE) is not None
 
 
 def _normalise(graph: fx.Graph, at: Context) -> Replaced:
@@ -118,6 +124,12 @@ def _products(graph: fx.Graph, at: Context) -> dict[str, float]:
     return mark_products(graph, ordered.units, ordered.after, at.cost.held)
 
 
+def _transport(graph: fx.Graph, at: Context) -> Carried:
+    from domino_compile.passes.transport import Carried, transport_collectives
+
+    return Carried() if at.choice is None else transport_collectives(graph, at.choice)
+
+
 def _pin(graph: fx.Graph, at: Context) -> int:
     from domino_compile.passes.pin import pin_order
 
@@ -132,13 +144,14 @@ SLICE = Pass(PassName.SLICE.value, _cuts_rows, _slice)
 COLUMNS = Pass(PassName.COLUMNS.value, _cuts_columns, _columns)
 SCHEDULE = Pass(PassName.SCHEDULE.value, _always, _schedule)
 PRODUCTS = Pass(PassName.PRODUCTS.value, _tells_products, _products)
+TRANSPORT = Pass(PassName.TRANSPORT.value, _has_transport, _transport)
 PIN = Pass(PassName.PIN.value, _fuses, _pin)
 
 PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
 TRIED = (REGROUP,)
 CUT = (SLICE, COLUMNS)
 JOINT = (*PREPARE, *TRIED, *CUT)
-GRAPH = (SCHEDULE, PRODUCTS, PIN)
+GRAPH = (SCHEDULE, PRODUCTS, TRANSPORT, PIN)
 
 
 def title(name: str) -> str:

@@ -36,6 +36,7 @@ from domino_compile.pipeline.order import (
     PREPARE,
     PRODUCTS,
     SCHEDULE,
+    TRANSPORT,
     title,
 )
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
@@ -267,6 +268,8 @@ class Pipeline:
             told = at.outcomes.of(PRODUCTS) or {}
             entry.configured = {name: part for name, part in told.items() if part}
             entry.pinned = at.outcomes.of(PIN) or 0
+            carried = at.outcomes.of(TRANSPORT)
+            entry.transport = carried.text() if carried is not None else ""
             reporting.scheduled(self.report, entry)
             if self.dump.wanted:
                 self.dump.write(f"{phase}/{title(SCHEDULE.name)}.txt", schedule_text(entry))

@@ -276,6 +276,7 @@ class Expansion:
             slowdown=slower,
             recomputed=unit.recomputed,
             keeps_input=unit.keeps_input,
+            regained=unit.regained,
         )
 
     def _costs(
@@ -287,7 +288,8 @@ class Expansion:
         """
         out_bytes = round(_scaled(work.out_bytes, part))
         if work.unit.launch:
-            return self.cost.wire_us(work.unit.nodes[0], math.prod(part)), 1.0, out_bytes
+            wire_us = self.cost.wire_us(work.unit.nodes[0], math.prod(part))
+            return wire_us, work.unit.slowdown, out_bytes
         moved = _scaled(work.traffic, part)
         if work.work is None:
             whole = work.unit.traffic
@@ -337,14 +339,18 @@ class Expansion:
             compute = sum(u.cost_us for u in graph.units if not u.launch)
             beside = sum(u.cost_us * u.slowdown for u in graph.units if not u.launch)
             wires: dict[str | None, float] = defaultdict(float)
+            hidden: dict[str | None, float] = defaultdict(float)
             for unit in graph.units:
-                if unit.launch and self.program.origin(unit.nodes[0]).name in at:
-                    wires[unit.group] += parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
-                elif unit.launch:
-                    wires[unit.group] += unit.cost_us
-            wire = max(wires.values(), default=0.0)
-            price = min(wire, beside) * (1 - compute / beside) if beside else 0.0
-            total += max(wire, compute + price)
+                if not unit.launch:
+                    continue
+                wire_us = unit.cost_us
+                if self.program.origin(unit.nodes[0]).name in at:
+                    wire_us = parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
+                wires[unit.group] += wire_us
+                hidden[unit.group] += wire_us * unit.slowdown
+            longest = min(max(hidden.values(), default=0.0), beside)
+            price = longest * (1 - compute / beside) if beside else 0.0
+            total += max(max(wires.values(), default=0.0), compute + price)
         return total
 
     def predict(
@@ -453,4 +459,5 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         unit.slowdown,
         recomputed=unit.recomputed,
         keeps_input=unit.keeps_input,
+        regained=unit.regained,
     )

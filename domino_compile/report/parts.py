@@ -135,6 +135,8 @@ class ScheduleReport:
         step_peak_bytes: The estimated peak of all memory of a step while this graph runs in the
             planned order: parameters, inputs, tensors saved for backward, gradients and the rest. 0
             if unknown.
+        transport: Which collectives copy engines carry, and why NCCL carries the others; empty if
+            the option ``transport`` asks for NCCL.
     """
 
     phase: str
@@ -151,6 +153,7 @@ class ScheduleReport:
     steps: list[Step] = field(default_factory=list)
     configured: dict[str, float] = field(default_factory=dict)
     step_peak_bytes: int = 0
+    transport: str = ""
 
     @property
     def on_wire_us(self) -> float:

@@ -66,7 +66,10 @@ class Unit:
         after: The units whose results it needs.
         after_wire: The launches whose collectives it needs completed.
         out_bytes: The bytes that it leaves in memory.
-        slowdown: For compute, its predicted time beside a collective divided by ``cost_us``.
+        slowdown: For compute, its predicted time beside a collective divided by ``cost_us``; for a
+            launch, the collective's time beside compute divided by ``cost_us``.
+        regained: For a launch, the share of the time that compute waits for its collective which
+            compute regains afterwards (``links.contention``).
         traffic: What it reads and writes.
         recomputed: Whether it recomputes forward's values in backward (``mark_recomputed``).
         keeps_input: Whether it is a launch whose input stays in memory until the collective is
@@ -86,6 +89,7 @@ class Unit:
     traffic: Traffic = field(default_factory=Traffic)
     recomputed: bool = False
     keeps_input: bool = False
+    regained: float = 0.0
 
     @property
     def is_fused(self) -> bool:
@@ -127,13 +131,18 @@ def build_units(
     """
     nodes = [n for n in graph.nodes if is_work(n)]
     near: Near = {n: tuple(sources(n)) for n in [*nodes, graph.output_node()]}
-    groups = _fused_groups(graph, kind, near)
-    members: dict[Any, list[fx.Node]] = defaultdict(list)
-    for node in nodes:
-        members[groups.get(node, node)].append(node)
-    units = _connect(list(members.values()), cost, near)
-    order = _topological(units)
-    if len(order) < len(units):
+    # Where a slice's value passes through a joined one and back, as in the largest value of a batch
+    # that every slice is scaled by, a group of that slice would need its own results.
+    for apart in (False, True):
+        members: dict[Any, list[fx.Node]] = defaultdict(list)
+        groups = _fused_groups(graph, kind, near, apart)
+        for node in nodes:
+            members[groups.get(node, node)].append(node)
+        units = _connect(list(members.values()), cost, near)
+        order = _topological(units)
+        if len(order) == len(units):
+            break
+    else:
         circular = set(range(len(units))) - set(order)
         split = [[n] for i in circular for n in units[i].nodes]
         kept = [units[i].nodes for i in order]
@@ -159,9 +168,16 @@ def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
 
 
 def _fused_groups(
-    graph: fx.Graph, kind: Callable[[fx.Node], Hashable], near: Near
+    graph: fx.Graph, kind: Callable[[fx.Node], Hashable], near: Near, apart: bool
 ) -> dict[fx.Node, fx.Node]:
-    """Return, for each fusible node, the representative of its group."""
+    """Return, for each fusible node, the representative of its group.
+
+    Args:
+        graph: The graph.
+        kind: Nodes of different kinds are never fused.
+        near: What each node depends on.
+        apart: Whether to fuse no nodes with a value of another kind between them.
+    """
     level: dict[fx.Node, int] = {}
     parent: dict[fx.Node, fx.Node] = {}
 
@@ -175,6 +191,9 @@ def _fused_groups(
         level[node] = max(
             (level[x] + (is_wait(x) or is_anchor(x)) for x in node.all_input_nodes), default=0
         )
+        if apart and is_fusible(node):
+            others = (x for x, _ in near[node] if is_fusible(x) and kind(x) != kind(node))
+            level[node] = max([level[node], *(level[x] + 1 for x in others)])
     _sink(level, kind, near)
     for node in graph.nodes:
         if is_fusible(node) and not draws(node):
@@ -260,6 +279,7 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
         unit.keeps_input = kind_of(only) not in IN_PLACE
         unit.out_bytes = tensor_bytes(only.meta.get("val"))
+        unit.slowdown, unit.regained = cost.wire_slowdown(only), cost.regained
         return unit
     work = work_of(only)
     if work is None:

@@ -46,15 +46,24 @@ def test_every_job_can_be_built_and_scales_its_link() -> None:
         assert work.ac == cell.ac and work.granularity == cell.granularity
         assert load_link(cell.link).scaled_to(cell.tp).ranks == cell.tp
         assert 2 <= cell.layers <= 4 and 0 < cell.to_reach < 1
+    float8 = {(cell.model, cell.batch, cell.ac) for cell in found if cell.is_float8}
+    assert float8 == {
+        (f"llama3-{size}", batch, ac)
+        for size in ("8b", "70b", "405b")
+        for batch in (1, 2)
+        for ac in ("none", "full")
+    }
     names = {cell.job for cell in found}
     assert names >= {"titan-8b", "titan-70b", "titan-405b", "bridge-70b", "sft-70b", "hf-8b"}
     assert names >= {"prefill-32b", "prefill-70b", "paper"}
 
 
-def test_three_rounds_hold_all_jobs() -> None:
+def test_few_rounds_hold_all_jobs() -> None:
     """Of what fits into the memory of one GPU, so that all take nine minutes."""
-    rounds = rounds_of(jobs(), WORKERS, 0.85 * GPU_GIB)
-    assert len(rounds) == 3 and sum(map(len, rounds)) == len(jobs())
+    for float8, count in ((False, 3), (True, 3)):
+        cells = [cell for cell in jobs() if cell.is_float8 == float8]
+        rounds = rounds_of(cells, WORKERS, 0.85 * GPU_GIB)
+        assert len(rounds) == count and sum(map(len, rounds)) == len(cells)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +130,8 @@ def test_one_process_cannot_judge_tokens_that_change_ranks(style: str, judged: b
     ours = VariantResult("domino")
     ours.judge(0.01, 70.0, "blocks.0.q.weight")
     cell = JobCell(0, "llama3-8b", 4, 1, 64, 8, "demo-2", style, True)
-    found = _judged(cell, ours, [report(1.0, "tokens")])
+    result = SimpleNamespace(emulated=True, variants=[ours])
+    found = _judged(cell, result, [report(1.0, "tokens")])  # type: ignore[arg-type]
     assert (found["grad_error_ratio"] == 70.0) is judged
     assert (found["grad_passes"] is False) is judged and bool(found["grad_note"]) is not judged
 

@@ -4,7 +4,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.multi_gpu import Machine, descendants
+from benchmarks.steps import Machine, descendants
 
 CHILD = "import time; time.sleep(60)"
 PARENT = (

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from domino_compile import _compat
+from domino_compile._compat import groups
 from domino_compile.backend import domino
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
@@ -525,6 +526,22 @@ def test_break_line() -> None:
     broken(torch.ones(2))
     assert "test_compat.py" in lines[0] and "graph_break" in lines[0]
     assert lines[1] == ""
+
+
+def test_symmetric_memory_of_a_group(lone_rank: None) -> None:
+    from torch.distributed._symmetric_memory import is_symm_mem_enabled_for_group
+
+    group = dist.group.WORLD
+    assert group is not None
+    groups.enable_symmetric_memory(group)
+    assert is_symm_mem_enabled_for_group(group.group_name)
+
+    @torch.compile(options={"_micro_pipeline_tp": True})
+    def gathered(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return groups.funcol.all_gather_tensor(x, 0, group) @ w
+
+    x, w = torch.randn(4, 8), torch.randn(8, 4)
+    torch.testing.assert_close(gathered(x, w)[:4], x @ w)
 
 
 @pytest.mark.cuda

@@ -10,9 +10,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from domino_compile.cost.fused import Fused
-from domino_compile.cost.model import work_of
+from domino_compile.cost.model import CostModel, Work, slowdown, work_of
 from domino_compile.cost.rates import CPU, TABLE
 from domino_compile.cost.waves import MOST, Product, rows_a_block, time_factor
+from domino_compile.links import Contention, load_link
 from domino_compile.planner import by_inductor
 from domino_compile.scheduling import Unit, UnitGraph, run_order
 from domino_compile.scheduling.traffic import Traffic
@@ -122,6 +123,31 @@ def test_sums_over_rows_take_about_what_was_measured(columns: int, added: float)
     plain, summed = Fused(elements * 9), Fused(elements * 9, sums=1, summed=elements)
     assert H200.fused_us(summed) - H200.fused_us(plain) == pytest.approx(added, rel=0.25)
     assert CPU.fused_us(summed) == CPU.fused_us(plain)  # a loop of the same kernel
+
+
+def contended(products: float, memory: float = 1.0) -> CostModel:
+    """Of an H200, on a link where that was measured for products of 8192 x 4096 x 4096."""
+    found = Contention((8192, 4096, 4096), products, memory, {"all_gather": 1.2}, 0.25)
+    link = replace(load_link("h200-nvlink-2"), contention=found)
+    return CostModel("H200", link, lambda _: 2)
+
+
+def test_a_link_says_how_much_slower_work_is_beside_its_collectives() -> None:
+    half, single = torch.bfloat16, torch.float32
+    work = Work(half, Product(1, 8192, 4096, 4096))
+    alone_us, beside_us = contended(1.4).work_us(work, 0.0)
+    assert slowdown(alone_us, beside_us) == pytest.approx(1.4, rel=0.01)
+    plain = CostModel("H200", "h200-nvlink-2", lambda _: 2)
+    for other in (work, Work(single, Product(1, 512, 512, 64)), Work(half, attention=1e9)):
+        times = [contended(x).work_us(other, 1e6) for x in (1.0, 1.3, 2.0)]
+        assert {alone for alone, _ in times} == {plain.work_us(other, 1e6)[0]}
+        beside = [us for _, us in times]
+        assert beside == sorted(beside) and beside[0] >= times[0][0]
+    fused = Fused(1e8)
+    alone_us, beside_us = contended(1.4, memory=1.25).fused_us(fused)
+    assert slowdown(alone_us, beside_us) == pytest.approx(1.25)
+    assert plain.fused_us(fused) == (alone_us, alone_us)
+    assert (plain.regained, contended(1.4).regained) == (0.0, 0.25)
 
 
 def test_what_inductor_alone_takes_is_of_its_own_kernels() -> None:

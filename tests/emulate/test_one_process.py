@@ -80,7 +80,7 @@ def test_link_is_needed_and_checked() -> None:
     ("option", "message"),
     [
         ({"device": "tpu"}, "device must be 'cpu' or 'cuda', not 'tpu'"),
-        ({"ctas": 0}, "ctas must be at least 1, not 0"),
+        ({"ctas": -1}, "ctas must be at least 0, not -1"),
         ({"local_share": 1.5}, "local_share must lie between 0 and 1, not 1.5"),
     ],
 )

@@ -1,6 +1,7 @@
 """Link tables: measured points are met, curves behave, wrong files and names are refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from domino_compile.errors import DominoError
 from domino_compile.links import (
     COLLECTIVES,
+    Contention,
     LinkError,
     LinkTable,
     busbw_factor,
@@ -23,6 +25,7 @@ from tests.profiles import examples
 
 TABLES = list_links()
 MIB = 1 << 20
+CONTENTION = {"product": [8, 8, 8], "products": 1.5}
 sizes = st.integers(min_value=0, max_value=1 << 36)
 
 
@@ -123,6 +126,41 @@ def test_path_and_round_trip(tmp_path: Path) -> None:
     assert table.time_us("all_reduce", 2 * MIB) == pytest.approx((100 * 250) ** 0.5)
     save_link(TABLES[0], tmp_path / "copy.json")
     assert load_link(tmp_path / "copy.json") == TABLES[0]
+
+
+def test_contention_is_optional_and_survives_a_round_trip(tmp_path: Path) -> None:
+    assert all(table.contention is None for table in TABLES)
+    save_link(TABLES[0], tmp_path / "plain.json")
+    assert json.loads((tmp_path / "plain.json").read_text())["schema"] == 1
+    found = Contention((8192, 4096, 4096), 1.3, 1.1, {"all_reduce": 1.2}, 0.25)
+    table = replace(TABLES[0], contention=found)
+    save_link(table, tmp_path / "copy.json")
+    assert load_link(tmp_path / "copy.json") == table
+    assert json.loads((tmp_path / "copy.json").read_text())["schema"] == 2
+    assert table.scaled_to(4).contention == found
+    assert (found.of("all_reduce"), found.of("all_gather")) == (1.2, 1.2)
+    assert parse_link(good() | {"contention": CONTENTION}, "").contention == Contention(
+        (8, 8, 8), 1.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"products": 0.9}, "products: must be at least 1"),
+        ({"product": [8, 8]}, "product: must be three whole numbers"),
+        ({"product": [8, 8, 0.5]}, "product: must be three whole numbers"),
+        ({"collectives": {"all_reduce": "2"}}, "collectives.all_reduce: must be a number"),
+        ({"collectives": {"all_reduced": 2}}, "collectives.all_reduced: unknown key"),
+        ({"regained": 1.0}, "regained: must be less than 1"),
+        ({"regained": -0.1}, "regained: must be positive"),
+        ({"wire": 2}, "wire: unknown key"),
+    ],
+)
+def test_malformed_contention_names_the_key(change: dict[str, object], message: str) -> None:
+    with pytest.raises(LinkError) as caught:
+        parse_link(good() | {"contention": CONTENTION | change}, "x.json")
+    assert f"link file x.json: contention.{message}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "link": [("h200-nvlink-8", "h200-nvlink-8")],
     "device": [("H200", "H200"), ("cpu", "cpu")],
     "watch": [(1, 1), (100, 100)],
+    "transport": [("auto", "auto"), ("symmetric", "symmetric")],
     "require": [("overlap", "overlap")],
     "memory_cap": [(0, 0.0), (0.5, 0.5), (2, 2.0)],
     "disable_passes": [
@@ -65,6 +66,7 @@ BAD: dict[str, list[Any]] = {
     "link": ["", "  ", 3, "h200", Path("missing.json")],
     "device": ["cuda", "h200", "", 0],
     "watch": [-1, 1.5, True, None],
+    "transport": ["gloo", True, None, ""],
     "require": ["hidden", True, ""],
     "memory_cap": [-0.1, 10**400, -(10**400), math.nan, math.inf, True, "0.1", None],
     "disable_passes": ["pin", ["pinn"], [3], None, 3, {"pin": 1}, [["pin"]]],

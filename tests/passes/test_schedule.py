@@ -1,5 +1,8 @@
 """``schedule``: for any graph a valid order, within its memory, never predicted slower."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +112,60 @@ def test_results_and_inputs_of_collectives_on_the_wire_are_in_memory() -> None:
     gather.keeps_input = True
     assert peak(in_place) == 8 + 2
     assert peak(gather) == 4 + 8 + 2
+
+
+def contended(graph: UnitGraph, compute: float, wire: float, regained: float = 0.0) -> UnitGraph:
+    units = [
+        replace(u, slowdown=wire if u.launch else compute, regained=regained) for u in graph.units
+    ]
+    return replace(graph, units=units)
+
+
+slower = st.sampled_from([1.0, 1.2, 1.5, 3.0])
+
+
+@examples(100)
+@given(unit_graphs(), slower, slower, slower)
+def test_contention_only_costs_time(
+    graph: UnitGraph, compute: float, wire: float, more: float
+) -> None:
+    plain, some, much = (
+        run_order(contended(graph, *by))
+        for by in ((1, 1), (compute, wire), (compute * more, wire * more))
+    )
+    assert plain.total_us <= some.total_us + 1e-6 <= much.total_us + 2e-6
+    for plan in (some, much):
+        by_unit = {busy.unit: busy for busy in plan.occupancies}
+        for busy in plan.occupancies:
+            needed = [by_unit[i].end_us for i in graph.units[busy.unit].after_wire]
+            assert max(needed, default=0.0) <= busy.start_us + 1e-6
+        for group in ("tp", "dp"):
+            wires = [s for s in plan.occupancies if s.wire and graph.units[s.unit].group == group]
+            for one, next_ in pairwise(sorted(wires, key=lambda s: s.end_us)):
+                assert one.end_us <= next_.start_us + 1e-6
+                assert one.end_us - one.start_us >= graph.units[one.unit].cost_us - 1e-6
+
+
+@examples(100)
+@given(unit_graphs(), st.sampled_from([0.1, 0.5, 0.9]))
+def test_no_more_than_a_share_of_the_wait_is_regained(graph: UnitGraph, share: float) -> None:
+    plain = run_order(graph)
+    rested = run_order(contended(graph, 1.0, 1.0, share))
+    assert rested.total_us <= plain.total_us + 1e-6
+    assert rested.total_us >= plain.total_us - share * plain.stall_us - 1e-6
+
+
+def test_a_collective_is_not_slowed_while_compute_waits_for_it() -> None:
+    units = [
+        unit(0, 30, set(), launch=True),
+        unit(1, 20, set()),
+        unit(2, 100, {0}, wire=0),
+    ]
+    units[0].slowdown, units[0].regained = 2.0, 0.5
+    plan = run_order(UnitGraph(units, [], set()))
+    # After 20 us beside compute 10 of 30 are done; the other 20 are waited for, and 10 regained.
+    assert plan.stall_us == 20 and plan.total_us == 20 + 20 + 100 - 10
+    assert plan.occupancies[0].end_us == 40
 
 
 def test_the_end_of_the_last_collective_is_exposed() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from benchmarks.predict import FREE, planned
 from domino_compile import fake_ranks
+from domino_compile.links import Contention, load_link, save_link
 from domino_compile.report import CompileReport
 from tests.emitted.harness import SEQ, VOCAB, Model, ReduceFromTensorParallel
 from tests.emitted.test_uncut import report_of
@@ -41,10 +43,11 @@ def predicted_us(report: CompileReport) -> float:
 
 def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
     report = step()
-    assert report.status == "sliced" and report.slices == ["4", "4"] and not report.columns
+    assert report.status == "sliced" and len(report.slices) == 2 and not report.columns
     (chosen,) = [c for c in report.candidates if c.chosen]
     alone = report.candidates[0]
-    assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
+    assert alone.split == "inductor" and chosen.split == "rows"
+    assert report.slices == [str(rows) for rows in chosen.slices] and sum(chosen.slices) == 8
     assert chosen.predicted_us < 0.94 * alone.predicted_us
     times = report.times
     assert times is not None and f"predicted {times.change}" in report.summary()
@@ -72,6 +75,16 @@ def test_a_free_link_is_not_worth_a_cut(h200: Path) -> None:
     assert rows.predicted_us > chosen.predicted_us and rows.reason
     anyway = step(link=str(h200 / "free.json"), guard="off")
     assert anyway.status == "sliced"
+
+
+def test_a_link_that_slows_compute_down_is_not_worth_a_cut(h200: Path) -> None:
+    found = Contention((8192, 4096, 4096), 2.5, 1.5, {"all_reduce": 1.5}, 0.3)
+    save_link(replace(load_link(LINK), contention=found), h200 / "contended.json")
+    report = step(link=str(h200 / "contended.json"))
+    assert report.status == "reordered" and not report.slices
+    (rows,) = [c for c in report.candidates if c.split == "rows" and c.slices == [4, 4]]
+    (chosen,) = [c for c in report.candidates if c.chosen]
+    assert rows.predicted_us > chosen.predicted_us and rows.reason
 
 
 def test_a_batch_of_one_is_cut_along_its_tokens() -> None:
@@ -114,7 +127,7 @@ def test_sums_of_weight_gradients_do_not_pile_up() -> None:
     """Each slice adds to what the slice before has left, so that one of them lives at a time."""
     report = step(seq=128, guard="off", columns=1)
     peaks = {c.split: c.peak_bytes for c in report.candidates if not c.estimated}
-    assert report.collectives and peaks["rows"] < 1.05 * peaks["inductor"]
+    assert report.collectives and peaks["rows"] < 1.10 * peaks["inductor"]
 
 
 def test_no_memory_no_cut() -> None:

@@ -37,9 +37,9 @@ FILES = {
         "07.schedule.before.py",
         "07.schedule.ops.txt",
         "07.schedule.txt",
-        "09.pin.after.py",
-        "09.pin.before.py",
-        "09.pin.ops.txt",
+        "10.pin.after.py",
+        "10.pin.before.py",
+        "10.pin.ops.txt",
         "emitted.py",
         "order.json",
         "order.txt",
@@ -123,7 +123,7 @@ def test_torch_logs_tells_what_was_done_and_why(runs: tuple[Run, str, Run, str])
         "sliced into rows 2+2; collectives: 4 sliced",
         "left to Inductor alone (no collective in this graph); collectives: none",
     ]
-    for stage in ("joint: 05.slice", "forward: 07.schedule", "backward: 09.pin"):
+    for stage in ("joint: 05.slice", "forward: 07.schedule", "backward: 10.pin"):
         assert re.search(rf"graph 0 {stage} took [\d.]+ ms, \d+ -> \d+ nodes", log)
 
 

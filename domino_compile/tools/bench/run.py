@@ -19,6 +19,7 @@ from domino_compile import _compat, emulate
 from domino_compile.errors import first_line
 from domino_compile.host.launch import RanksError
 from domino_compile.host.turns import Turn
+from domino_compile.runtime.guard import TURNS
 from domino_compile.tools.bench.gradients import Error, compare, errors, worst
 from domino_compile.tools.bench.kernels import Account, record
 from domino_compile.tools.bench.reference import exact_results
@@ -116,6 +117,7 @@ class Runner:
         self.without_dropout: dict[str, torch.Tensor] = {}
         before = _allocated()
         world.choose(variant.free)
+        variant.prepare(world.group_for(variant.free))
         self._step = Step(
             workload,
             world.group_for(variant.free),
@@ -137,6 +139,7 @@ class Runner:
             self.result.peak_mib = (peak - before) / 2**20
         for _ in range(WARM_UP - 1):
             self()
+        self._decided = not variant.measures
         # Gradients that stay alive in the pool of CUDA graphs would count as the next variant's.
         self._step.forget()
 
@@ -157,6 +160,14 @@ class Runner:
         self.world.choose(self.variant.free)
         self._step()
 
+    def decide(self) -> None:
+        """Run the steps in which a variant chooses its program, while nothing else runs here."""
+        steps, self._decided = 0 if self._decided else len(TURNS) + 1, True
+        for _ in range(steps):
+            self()
+        if steps:
+            self._step.forget()
+
     def judged(self) -> dict[str, torch.Tensor]:
         """Return the results to compare with float64, from a step like the measured ones.
 
@@ -169,6 +180,13 @@ class Runner:
         results = self._step.results()
         self._step.forget()
         return results
+
+
+def _ctas(place: Place, world: World) -> int | None:
+    """Return the thread blocks that an emulated collective holds; ``None`` for real ones."""
+    if world.table is None:
+        return None
+    return world.table.ctas if place.ctas is None else place.ctas
 
 
 def _allocated() -> int:
@@ -198,14 +216,30 @@ class Bench:
 
     def measure(self, result: BenchResult, runners: Sequence[Runner]) -> None:
         """Measure the variants, account for their time, and fill in the result."""
+        for runner in runners:
+            runner.decide()
         self._time(runners)
-        blocks = max(self._account(runner) for runner in runners)
+        blocks = max(self._account(runner) for runner in runners if self.is_traced(runner.variant))
         if not result.emulated:
             result.wire_ctas = blocks or None
         if self.plan.float64:
             self._compare_float64(runners)
         result.compare()
         self.tell("done", self._whole)
+
+    def left_out(self, variant: Variant) -> str:
+        """Return why a variant is not compiled, equal on all ranks; empty if it is."""
+        del variant
+        return ""
+
+    def is_traced(self, variant: Variant) -> bool:
+        """Return whether kernel traces account for a variant's time."""
+        del variant
+        return True
+
+    def is_judged(self, variant: Variant) -> bool:
+        """Return whether a variant's gradients are compared with float64."""
+        return not variant.free
 
     def empty(self, command: str) -> BenchResult:
         """Return a result without variants."""
@@ -221,7 +255,7 @@ class Bench:
             command=command,
             rounds=self.plan.rounds,
             steps=self.plan.steps,
-            wire_ctas=(place.ctas or world.table.ctas) if self.on_gpu and world.table else None,
+            wire_ctas=_ctas(place, world) if self.on_gpu else None,
             high_priority=self.on_gpu and place.high_priority,
         )
 
@@ -234,6 +268,9 @@ class Bench:
         """
         runners: list[Runner] = []
         for variant in self.plan.variants:
+            if reason := self.left_out(variant):
+                result.variants.append(VariantResult(variant.label, status="failed", error=reason))
+                continue
             self.tell(f"compiling {variant.label}")
             try:
                 runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
@@ -359,7 +396,7 @@ class Bench:
         base: dict[str, Error] | None = None
         for runner in runners:
             self.tell(f"comparing {runner.variant.label} with float64", 10)
-            if runner.variant.free:
+            if not self.is_judged(runner.variant):
                 continue
             judged = errors(runner.judged(), exact, device)
             base = judged if base is None else base

@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from domino_compile import _compat
+from domino_compile._compat.groups import enable_symmetric_memory
 from domino_compile.backend import domino
 from domino_compile.errors import did_you_mean
 from domino_compile.tools.bench.shapes import BenchError
 
-NAMES = ("inductor", "inductor-overlap", "domino", "free", "domino-free")
-#: Inductor's own option for overlap, which schedules collectives in the graph.
-INDUCTOR_OVERLAP = {"aten_distributed_optimizations.enable_overlap_scheduling": True}
+#: Inductor's own options for overlap. The first schedules collectives in the graph; the second
+#: swaps neighbours in the scheduler and is on by default in the torch versions that have it; the
+#: third (asynchronous TP) divides products and moves their parts through symmetric memory.
+RIVALS: dict[str, str] = {
+    "inductor-overlap": "aten_distributed_optimizations.enable_overlap_scheduling",
+    "inductor-simple-overlap": "aten_distributed_optimizations.enable_simple_overlap",
+    "inductor-async-tp": "_micro_pipeline_tp",
+}
+#: This package, which times its plan against the uncut program in the first steps.
+MEASURED = "domino-measured"
+NAMES = ("inductor", *RIVALS, "domino", MEASURED, "free", "domino-free")
 #: A backend that does the same as Inductor, but generates no kernels.
 WITHOUT_KERNELS = "aot_eager_decomp_partition"
 
@@ -25,9 +36,10 @@ class Variant:
     """One way to compile the step.
 
     Attributes:
-        name: ``inductor`` is Inductor alone, ``inductor-overlap`` Inductor with its own overlap
-            scheduling, and ``domino`` this package. ``free`` and ``domino-free`` are Inductor and
-            this package with collectives that take no time.
+        name: ``inductor`` is Inductor alone, and ``domino`` this package. The names in ``RIVALS``
+            are Inductor with one of its own options for overlap, and ``domino-measured`` is this
+            package with ``guard="measure"``. ``free`` and ``domino-free`` are Inductor and this
+            package with collectives that take no time.
         slices: The number of slices for ``domino``; ``None`` lets the package choose.
         columns: The number of column parts for ``domino``; ``None`` lets the package choose.
     """
@@ -54,6 +66,29 @@ class Variant:
         """Return whether this package compiles it."""
         return self.name.startswith("domino")
 
+    @property
+    def measures(self) -> bool:
+        """Return whether its first steps decide which program it keeps."""
+        return self.name == MEASURED
+
+    def missing(self) -> str:
+        """Return why this torch cannot compile it; empty if it can."""
+        option = RIVALS.get(self.name, "")
+        if option and not _compat.inductor_has_option(option):
+            return f"torch {torch.__version__} has no {option}"
+        return ""
+
+    def prepare(self, group: dist.ProcessGroup) -> None:
+        """Give the group what the program needs, before it is compiled.
+
+        Raises:
+            BenchError: This torch cannot compile the variant.
+        """
+        if problem := self.missing():
+            raise BenchError(f"--variants: {self.name}: {problem}")
+        if self.name == "inductor-async-tp":
+            enable_symmetric_memory(group)
+
     def compile(
         self,
         model: Callable[..., Any],
@@ -74,14 +109,16 @@ class Variant:
         if not self.domino:
             if not kernels:
                 return torch.compile(model, backend=WITHOUT_KERNELS)
-            if self.name == "inductor-overlap":
-                settings |= INDUCTOR_OVERLAP
+            if self.name in RIVALS:
+                settings[RIVALS[self.name]] = True
             return torch.compile(model, backend="inductor", options=settings)
         options: dict[str, Any] = {"inductor": settings}
         if not kernels:
             options["lowering"] = "eager"
         if link is not None:
             options["link"] = link
+        if self.measures:
+            options["guard"] = "measure"
         chosen = {"slices": self.slices, "columns": self.columns}
         options |= {name: parts for name, parts in chosen.items() if parts is not None}
         return torch.compile(model, backend=domino, options=options)

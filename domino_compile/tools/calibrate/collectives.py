@@ -64,14 +64,14 @@ def unsupported(ranks: Ranks, collective: str, group: Any, dtype: torch.dtype) -
     """Return why the backend cannot run a collective, equal on all ranks; empty if it can."""
     reason = ""
     try:
-        call_of(collective, _payload(4, group.size(), dtype, ranks.device), group)()
+        call_of(collective, payload_of(4, group.size(), dtype, ranks.device), group)()
     except (NotImplementedError, RuntimeError) as error:
         reason = first_line(error)
     (failed,) = ranks.slowest([float(bool(reason))])
     return (reason or "another rank refused it") if failed else ""
 
 
-def _payload(nbytes: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def payload_of(nbytes: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return zeros of at least ``nbytes``, rounded up to whole elements for each rank."""
     elements = -(-nbytes // dtype.itemsize)
     return torch.zeros(-(-elements // size) * size, dtype=dtype, device=device)
@@ -101,7 +101,7 @@ def measure(
     times: list[float] = []
     for nbytes in (1, *settings.sizes):  # the first one is the floor
         tick(f"{collective} {nbytes / 1024:g} KiB" if nbytes > 1 else f"{collective}, smallest")
-        payload = _payload(nbytes, group.size(), dtype, ranks.device)
+        payload = payload_of(nbytes, group.size(), dtype, ranks.device)
         real = payload.numel() * payload.element_size()
         if nbytes > 1 and sizes[1:] and real <= sizes[-1]:
             continue  # rounded up to the previous size
@@ -119,7 +119,7 @@ def blocks_held(ranks: Ranks, settings: Settings, group: Any, dtype: torch.dtype
     """
     blocks = 0
     if ranks.device.type == "cuda":
-        payload = _payload(settings.sizes[-1], group.size(), dtype, ranks.device)
+        payload = payload_of(settings.sizes[-1], group.size(), dtype, ranks.device)
         kernels = record(call_of("all_reduce", payload, group))
         blocks = max((kernel.blocks for kernel in kernels if kernel.kind == "wire"), default=0)
     (most,) = ranks.slowest([float(blocks)])

@@ -31,6 +31,8 @@ ATTENTION = {
     "cuda": ((4, 32, 2048, 128), (8, 16, 1024, 128)),
     "cpu": ((1, 4, 256, 64), (1, 4, 512, 64)),
 }
+#: The type of float8 operands in forward.
+FLOAT8 = torch.float8_e4m3fn
 COPY_BYTES = {"cuda": 1024 * MIB, "cpu": 64 * MIB}
 _LAUNCHES = 100
 
@@ -70,14 +72,17 @@ def probes(device: torch.device) -> list[Probe]:
     """Return all operations to time on a device."""
     operations = []
     for dtype in (torch.bfloat16, torch.float32):
-        operations += [_matmul(shape, dtype, device) for shape in MATMULS[device.type]]
+        operations += [matmul_probe(shape, dtype, device) for shape in MATMULS[device.type]]
+    if has_float8(device):
+        operations += [_scaled_probe(shape, device) for shape in MATMULS[device.type]]
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     for shape in ATTENTION[device.type]:
         operations += [_attention(shape, half, device, backward) for backward in (False, True)]
-    return [*operations, _copy(device), _launch(device)]
+    return [*operations, copy_probe(device), _launch(device)]
 
 
-def _matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
+def matmul_probe(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Probe:
+    """Return a probe of a product of ``(m, k)`` and ``(k, n)``, for a shape ``(m, n, k)``."""
     m, n, k = shape
 
     def make() -> Run:
@@ -88,6 +93,28 @@ def _matmul(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devic
         return lambda: torch.mm(left, right, out=out)
 
     return Probe("matmul", dtype, shape, 2.0 * m * n * k, make)
+
+
+def has_float8(device: torch.device) -> bool:
+    """Return whether a device multiplies in float8: NVIDIA's from Ada and Hopper on."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _scaled_probe(shape: tuple[int, int, int], device: torch.device) -> Probe:
+    """Return a probe of a product in float8 with a scale for each row, as torchao's ``rowwise``."""
+    m, n, k = shape
+
+    def make() -> Run:
+        left, right = (torch.randn(x, k, device=device).to(FLOAT8) for x in (m, n))
+        rows, columns = torch.ones(m, 1, device=device), torch.ones(1, n, device=device)
+        scaled_mm = torch.ops.aten._scaled_mm.default
+        return lambda: scaled_mm(
+            left, right.t(), rows, columns, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    return Probe("matmul", FLOAT8, shape, 2.0 * m * n * k, make)
 
 
 def _attention(
@@ -109,7 +136,8 @@ def _attention(
     return Probe(what, dtype, shape, forward * (2.5 if backward else 1.0), make)
 
 
-def _copy(device: torch.device) -> Probe:
+def copy_probe(device: torch.device) -> Probe:
+    """Return a probe of a large copy within the device."""
     nbytes = COPY_BYTES[device.type]
 
     def make() -> Run:
@@ -190,8 +218,11 @@ def rates_of(timed: list[Probe], times: list[float]) -> dict[str, float]:
     for probe, time_us in zip(timed, times, strict=True):
         key = (probe.what, probe.dtype)
         speeds[key] = max(speeds.get(key, 0.0), probe.amount / time_us)
+    more = {}
+    if ("matmul", FLOAT8) in speeds:
+        more["float8_tflops"] = speeds["matmul", FLOAT8] / 1e6
     attention = next(p.dtype for p in timed if p.what == "attention_forward")
-    return {
+    return more | {
         "half_tflops": speeds["matmul", torch.bfloat16] / 1e6,
         "single_tflops": speeds["matmul", torch.float32] / 1e6,
         "memory_gb_s": speeds["copy", torch.uint8] / 1e3,

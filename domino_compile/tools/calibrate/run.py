@@ -12,7 +12,7 @@ import torch
 
 from domino_compile.cost.rates_file import RatesFile, save_rates
 from domino_compile.links import LinkTable, save_link
-from domino_compile.tools.calibrate import collectives, device
+from domino_compile.tools.calibrate import beside, collectives, device
 from domino_compile.tools.calibrate.clock import clock_for
 from domino_compile.tools.calibrate.ranks import Ranks
 from domino_compile.tools.calibrate.settings import (
@@ -66,6 +66,8 @@ def calibrate(ranks: Ranks, settings: Settings, progress: Progress) -> Calibrati
         raise CalibrateError(f"the ranks have different devices: {', '.join(different)}")
     sizes = settings.group_sizes or ((place.world,) if place.world > 1 else ())
     steps = len(sizes) * len(collectives.COLLECTIVES) * (len(settings.sizes) + 1)
+    if ranks.device.type == "cuda":
+        steps += len(sizes) * (len(collectives.COLLECTIVES) + 1)  # also beside compute
     tick = _ticker(progress, steps + len(device.probes(ranks.device)))
     if place.world > 1:
         ranks.join()
@@ -153,6 +155,9 @@ def _link(
     ctas = settings.ctas or collectives.blocks_held(ranks, settings, group, dtype)
     if settings.ctas or ctas is None:
         notes.append("ctas not measured")
+    contention = None
+    if ranks.device.type == "cuda":
+        contention = beside.measure(ranks, settings, tuple(curves), group, tick)
     nodes = ranks.place.nodes(size)
     table = LinkTable(
         name=settings.table_name(name, size),
@@ -163,6 +168,7 @@ def _link(
         ctas=ctas or ASSUMED_CTAS,
         note="; ".join(notes),
         nccl=_nccl() if ranks.device.type == "cuda" else "",
+        contention=contention,
     )
     return table, raised
 

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +250,7 @@ def _as_data(calibration: Calibration) -> dict[str, Any]:
             "nodes": table.nodes,
             "source": table.source,
             "note": table.note,
+            "contention": None if table.contention is None else asdict(table.contention),
             "collectives": {
                 name: {
                     "floor_us": curve.floor_us,
@@ -303,4 +305,15 @@ def _show_link(link: dict[str, Any]) -> None:
     show_table(["payload", *curves, "GB/s"], rows, title=title)
     say(link["source"])
     say(link["note"])
+    if link["contention"] is not None:
+        say(_contention_text(link["contention"]))
     say("")
+
+
+def _contention_text(found: dict[str, Any]) -> str:
+    slowed = [f"{name} {digits(times)}" for name, times in found["collectives"].items()]
+    return (
+        f"When both run at once, products take {digits(found['products'])} times as long, copies"
+        f" {digits(found['memory'])}, {', '.join(slowed)}; compute regains"
+        f" {found['regained']:.0%} of the time that it waits."
+    )

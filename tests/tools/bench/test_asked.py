@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from domino_compile.tools.bench.shapes import SHAPES, BenchError, shape_of
-from domino_compile.tools.bench.variants import Variant, parse_variant, parse_variants
+from domino_compile.tools.bench.variants import RIVALS, Variant, parse_variant, parse_variants
 from domino_compile.tools.bench.workload import Workload
 
 
@@ -76,6 +76,15 @@ def test_variants() -> None:
     assert parse_variants("free,domino,free") == [
         Variant("inductor"), Variant("free"), Variant("domino"),
     ]  # fmt: skip
+
+
+def test_variants_of_inductors_own_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, rival = parse_variants("domino-measured,inductor-async-tp")[1:]
+    assert measured.domino and measured.measures and not measured.missing()
+    assert not (rival.domino or rival.free or rival.measures or rival.missing())
+    monkeypatch.setitem(RIVALS, "inductor-overlap", "no_such_option")
+    with pytest.raises(BenchError, match=r"inductor-overlap: torch .* has no no_such_option"):
+        parse_variant("inductor-overlap").prepare(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""What Inductor emits for carried collectives: all commands, in the planned order."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._inductor.utils import run_and_get_code
+
+import domino_compile
+from domino_compile.transport import choice, ops
+from domino_compile.transport.memory import Layout, Slot
+from domino_compile.transport.protocol import Member
+from domino_compile.transport.wire import Key, Wire
+from tests.emitted.harness import SEQ, VOCAB, Model, body, fake_world, kernels_unbuilt
+from tests.paths import FAST_LINK
+
+COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+)\.default\((\w+)")
+MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm)\(")
+
+
+class LoneSlot(Slot):
+    """A slot without peers: nothing arrives."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._bytes = torch.zeros(layout.nbytes, dtype=torch.uint8)
+
+    def memory(self, rank: int) -> torch.Tensor:
+        return self._bytes
+
+
+class LoneWire(Wire):
+    """A transport without peers, which notes what it is asked."""
+
+    def new_slot(self, key: Key, layout: Layout) -> Slot:
+        return LoneSlot(layout)
+
+    def launch(self, slot: Slot, commands: Callable[[Any], None]) -> Any:
+        return None
+
+    def join(self, launched: Any) -> None:
+        pass
+
+    def compute_queue(self, slot: Slot) -> Any:
+        return self
+
+    def take(self, flag: object) -> None:
+        pass
+
+    put = take
+
+
+@pytest.fixture(scope="module")
+def compiled() -> tuple[list[str], domino_compile.CompileReport]:
+    fake_world()
+    torch._dynamo.reset()
+    domino_compile.reset_reports()
+    with pytest.MonkeyPatch.context() as patch:
+        lone = LoneWire("0", Member(0, 2))
+        patch.setattr(ops, "wire_of", lambda group, device: lone)
+        patch.setattr(choice, "against_group", lambda name, device: "")
+        options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric"}
+        step = torch.compile(Model(1), backend="domino", options=options)
+        tokens = torch.zeros(4, SEQ, dtype=torch.long) % VOCAB
+        with kernels_unbuilt():
+            _, codes = run_and_get_code(lambda: step(tokens, tokens).backward())
+        assert not lone._pending
+    (report,) = domino_compile.reports()
+    return codes, report
+
+
+def commands(code: str) -> list[tuple[str, str]]:
+    """The commands with the buffer that they are about, and matrix products."""
+    found = []
+    for line in body(code):
+        if match := COMMAND.search(line):
+            made = re.match(r"(\w+) = ", line)
+            found.append((match[1], made[1] if made else match[2]))
+        elif MATMUL.search(line):
+            found.append(("product", ""))
+    return found
+
+
+def test_each_start_is_waited_for_and_released(
+    compiled: tuple[list[str], domino_compile.CompileReport],
+) -> None:
+    codes, report = compiled
+    carried = [re.match(r"(\d+) of", schedule.transport) for schedule in report.schedules]
+    for code, counted in zip(codes, carried, strict=True):
+        found = commands(code)
+        starts = [place for place, (name, _) in enumerate(found) if name == "exchange_start"]
+        assert counted is not None and len(starts) == int(counted[1]) > 0
+        for place in starts:
+            rest = [(n, p) for p, (n, b) in enumerate(found) if b == found[place][1] and p > place]
+            (wait, waited), (release, released) = rest[:2]
+            assert (wait, release) == ("inbox_wait", "inbox_release")
+            assert any(name == "product" for name, _ in found[place:waited])
+            # The sum is read between the two, before anything else is launched.
+            assert not any(name.endswith("start") for name, _ in found[waited:released])
+
+
+def test_a_slot_is_used_again_only_after_its_release(
+    compiled: tuple[list[str], domino_compile.CompileReport],
+) -> None:
+    """The second rule of the protocol against deadlocks."""
+    for code in compiled[0]:
+        holder: dict[str, str] = {}
+        for line in body(code):
+            if not (match := COMMAND.search(line)):
+                continue
+            slot = re.findall(r", (\d+), '", line)[-1] + str("scatter" in line)
+            if match[1].endswith("start"):
+                assert slot not in holder
+                made = re.match(r"(\w+) = ", line)
+                assert made is not None
+                holder[slot] = made[1]
+            elif match[1] == "inbox_release":
+                assert holder.pop(slot) == match[2]
+
+
+def test_a_received_buffer_is_never_reused(
+    compiled: tuple[list[str], domino_compile.CompileReport],
+) -> None:
+    for code in compiled[0]:
+        inboxes = {buffer for name, buffer in commands(code) if name == "exchange_start"}
+        reused = re.findall(
+            r"= (buf\d+); del \1  # reuse|= reinterpret_tensor\((buf\d+).*# reuse", code
+        )
+        assert inboxes and not inboxes & {name for pair in reused for name in pair}

@@ -1,0 +1,33 @@
+"""The transport between real ranks, in shared memory: equal to gloo's collectives."""
+
+import pytest
+
+from tests.ranks.conftest import Pools
+
+pytestmark = pytest.mark.xdist_group("ranks")
+HERE = "tests.transport.checks"
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_operation_agrees_with_gloo(pools: Pools, world: int) -> None:
+    held = pools[world].run(f"{HERE}:collectives", 8, timeout=60)
+    assert len(set(held)) == 1
+    assert not any(pools[world].run(f"{HERE}:left_behind"))
+
+
+def test_two_groups_at_once(pools: Pools) -> None:
+    assert pools[2].run(f"{HERE}:two_groups") == [True, True]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rewritten_graph_computes_the_same(pools: Pools, world: int) -> None:
+    (text, targets), *_ = pools[world].run(f"{HERE}:rewritten", timeout=60)
+    assert text.startswith("3 of 3 collectives by copy engines")
+    reduced = "exchange" if world == 2 else "reduce"
+    assert targets[0] == f"domino_compile.{reduced}_start.default"
+    assert targets.count("domino_compile.inbox_release.default") == (2 if world == 2 else 1)
+
+
+def test_a_rank_that_does_not_answer_is_named(pools: Pools) -> None:
+    message, _ = pools[2].run(f"{HERE}:lonely")
+    assert message.startswith("rank 1 of the group has not answered")
