@@ -196,7 +196,8 @@ class Pipeline:
         question = Question(
             *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward, held)),
             *(unfold(graph) if changed else program, None if changed else units),
-            *(self.options, self.hints, held),
+            *(self.options, self.hints),
+            held=held,
         )
         decision = decide_regrouped(question, decide(question), graph, at, self.runner)
         at.decision = decision
