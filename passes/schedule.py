@@ -20,9 +20,11 @@ from domino_compile.scheduling import (
     Schedule,
     StepMemory,
     UnitGraph,
+    allowed_bytes,
     build_units,
-    least_bytes,
+    inductors_bytes,
     mark_recomputed,
+    own_orders,
     run_order,
     schedule_units,
     step_memory,
@@ -62,17 +64,25 @@ def schedule_graph(
     Args:
         graph: The graph.
         cost: The model that predicts times.
-        memory_cap: Extra live memory allowed, as a fraction of what Inductor's order needs.
+        memory_cap: How much more memory a step may need than with Inductor's own order, as a
+            fraction.
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
     """
+
+    def memory_of(schedule: Schedule) -> StepMemory:
+        ordered = [units.units[index] for index in schedule.order]
+        return step_memory(graph, ordered, held, saved)
+
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
-    after = schedule_units(units, least_bytes(units) * (1 + memory_cap))
+    peaks = [memory_of(order).peak_bytes - held for order in own_orders(units)]
+    most = allowed_bytes(inductors_bytes(units, held, peaks), memory_cap, held) + held
+    room = allowed_bytes(inductors_bytes(units, held), memory_cap, held)
+    after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
+    memory = memory_of(after)
     _order(graph, units, after)
-    ordered = [units.units[index] for index in after.order]
-    memory = step_memory(graph, ordered, held, saved)
     return ScheduleResult(units, before, after, events_of(graph), memory)
 
 

@@ -143,9 +143,9 @@ class Options:
         checks.optional(checks.one_of("overlap")),
     )
     memory_cap: float = _option(
-        0.05,
-        "How much more live memory a cut may need than the uncut program, and a schedule than the"
-        " graph before scheduling, as a fraction of the estimated peak.",
+        0.03,
+        "How much more memory a step may need than with Inductor alone, as a fraction of the"
+        " estimated peak.",
         checks.number(minimum=0),
     )
     disable_passes: tuple[str, ...] = _option(

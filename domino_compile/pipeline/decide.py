@@ -35,6 +35,7 @@ class Question:
         units: The units of the graph, where the graph is still as captured.
         options: The user's options.
         hints: What the user says about the inputs.
+        held: The bytes of parameters and inputs.
         entries: Values along whose dimension rows are cut, instead of an input's.
     """
 
@@ -46,6 +47,7 @@ class Question:
     units: UnitGraph | None
     options: Options
     hints: Hints = field(default_factory=Hints)
+    held: int = 0
     entries: Mapping[fx.Node, int] = field(default_factory=dict)
 
 
@@ -91,7 +93,7 @@ def _decide(about: Question) -> Decision:
         columns=cache(
             lambda at: cut_columns(about.graph, columns or 2, about.found.to_overlap, at)
         ),
-        policy=_policy(options),
+        policy=_policy(options, about.held),
         parts=columns,
         units=about.units,
     )
@@ -129,10 +131,10 @@ def _columns_asked(options: Options) -> int | None:
     return None if options.columns == "auto" else options.columns
 
 
-def _policy(options: Options) -> Policy:
+def _policy(options: Options, held: int) -> Policy:
     """Return the limits for a cut. If it is timed as well, a small predicted loss is allowed."""
     margins: Mapping[str, float] = {"predict": options.margin, "measure": -options.margin}
-    return Policy(margins.get(options.guard, -math.inf), options.memory_cap)
+    return Policy(margins.get(options.guard, -math.inf), options.memory_cap, held)
 
 
 def _rows(about: Question, slices: int) -> CutPlan | NoCut:

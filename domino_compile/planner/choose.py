@@ -19,6 +19,7 @@ from domino_compile.analysis import reasons
 from domino_compile.analysis.reasons import Reason
 from domino_compile.planner.candidates import Candidate
 from domino_compile.ratio import factor_text
+from domino_compile.scheduling import allowed_bytes
 
 #: The fraction of its time that reordering must save. Smaller gains are below the accuracy of the
 #: predictions, and leaving a program to Inductor can never make it slower than Inductor's.
@@ -54,15 +55,18 @@ class Policy:
     Attributes:
         margin: The fraction of the uncut time that a cut must save; minus infinity if any cut
             is wanted.
-        memory_cap: How much more memory than the captured graph a cut may need, as a fraction.
+        memory_cap: How much more memory than with the captured graph a step may need with a cut,
+            as a fraction.
+        held: The bytes of parameters and inputs, which predictions do not count.
     """
 
     margin: float
     memory_cap: float
+    held: int = 0
 
     def allowed_bytes(self, by_inductor: Prediction) -> float:
         """Return the bytes that a cut may need, given the prediction for the captured graph."""
-        return by_inductor.peak_bytes * (1 + self.memory_cap)
+        return allowed_bytes(by_inductor.peak_bytes, self.memory_cap, self.held)
 
     @property
     def missed(self) -> str:

@@ -77,7 +77,7 @@ class Planner:
                 return choose(self.predictions, replace(self.policy, memory_cap=math.inf))
         reordered = Expansion(self.program, self.cost, units=self.units)
         whole = reordered.expanded(())
-        uncut = reordered.predict(REORDERED, whole, self.policy.memory_cap)
+        uncut = reordered.predict(REORDERED, whole, self.policy)
         self.predictions.append(uncut)
         self._rows()
         if self.parts is None:
@@ -166,8 +166,7 @@ class Planner:
             promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.policy.always)
             if rank < MOST_ORDERED and promising:
                 predictions[place] = expansion.predict(
-                    *(candidate, phases, self.policy.memory_cap),
-                    self.policy.allowed_bytes(self.alone),
+                    *(candidate, phases, self.policy, self.policy.allowed_bytes(self.alone)),
                 )
                 best_us = min(best_us, predictions[place].us)
             else:

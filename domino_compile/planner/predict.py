@@ -38,17 +38,18 @@ from domino_compile.cost.model import Work, looking_back, slowdown, work_of
 from domino_compile.graph.collectives import tensor_bytes
 from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
-from domino_compile.planner.choose import Prediction
+from domino_compile.planner.choose import Policy, Prediction
 from domino_compile.planner.needs import Needs, looks_back, units_at
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
     UnitGraph,
-    least_bytes,
+    allowed_bytes,
+    inductors_bytes,
     run_order,
     schedule_units,
 )
-from domino_compile.scheduling.kinds import is_anchor
+from domino_compile.scheduling.kinds import is_anchor, is_fusible
 from domino_compile.scheduling.traffic import elements_of
 
 #: A collective counts as not hidden if nothing computes for more than this fraction of its time.
@@ -71,14 +72,22 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     return replace(units, units=theirs)
 
 
-def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
-    """Predict the program as Inductor compiles it without us: the units in the captured order."""
+def predict_as_found(
+    units: UnitGraph, backward: Callable[[fx.Node], Hashable], held: int = 0
+) -> Prediction:
+    """Predict the program as Inductor compiles it without us: the units in the captured order.
+
+    Args:
+        units: The units of the joint or inference graph.
+        backward: Tells the phase of a node.
+        held: The bytes of parameters and inputs.
+    """
     parts = _phases(units.units, units.kept, backward)
     runs = [run_order(part) for part in parts]
     return Prediction(
         INDUCTOR,
         sum(run.total_us for run in runs),
-        max(least_bytes(part) for part in parts),
+        round(max(inductors_bytes(part, held) for part in parts)),
         sum(run.stall_us for run in runs),
     )
 
@@ -153,6 +162,8 @@ class Expansion:
         for value, size in unit.traffic.writes.items():
             extents.traffic[self._mask(value, cut)] += size
             extents.out_bytes[self._mask(value, cut)] += size
+        if unit.launch:
+            extents.out_bytes = Counter({self._mask(first, cut): unit.out_bytes})
         for value in unit.traffic.hard.values():
             extents.hard[self._mask(value, cut)] += elements_of(value)
         for value in unit.traffic.sums.values():
@@ -264,6 +275,7 @@ class Expansion:
             out_bytes=out_bytes,
             slowdown=slower,
             recomputed=unit.recomputed,
+            keeps_input=unit.keeps_input,
             regained=unit.regained,
         )
 
@@ -345,7 +357,7 @@ class Expansion:
         self,
         candidate: Candidate,
         phases: Sequence[UnitGraph],
-        cap: float,
+        policy: Policy,
         most_bytes: float = math.inf,
     ) -> Prediction:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
@@ -353,12 +365,14 @@ class Expansion:
         Args:
             candidate: The candidate that the units belong to.
             phases: The units of the candidate, phase by phase.
-            cap: The extra live memory that the order may use, as a fraction.
+            policy: The limits, which also hold when the graphs are scheduled.
             most_bytes: The live memory to stay below if possible.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = min(most_bytes, least_bytes(graph) * (1 + cap))
+            room = inductors_bytes(graph, policy.held)
+            room = allowed_bytes(room, policy.memory_cap, policy.held)
+            room = min(most_bytes, room)
             schedule = schedule_units(graph, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)
@@ -393,24 +407,42 @@ def _phases(
 ) -> list[UnitGraph]:
     """Split the units into separate graphs for forward and backward."""
     later = [bool(backward(unit.nodes[0])) for unit in units]
-    forwarded = {i for unit in units if later[unit.index] for i in unit.after if not later[i]}
+    across = _saved(units, later)
     graphs = []
     for phase in sorted(set(later)):
         members = [unit for unit in units if later[unit.index] == phase]
         new = {unit.index: place for place, unit in enumerate(members)}
-        saved: dict[int, set[int]] = defaultdict(set)
         parts = []
         for unit in members:
-            for i in unit.after:
-                if i not in new:
-                    saved[i].add(new[unit.index])
             after = {new[i] for i in unit.after if i in new}
             wires = {new[i] for i in unit.after_wire if i in new}
             parts.append(_moved(unit, new[unit.index], after, wires))
-        uses = [(units[i].out_bytes, readers) for i, readers in sorted(saved.items())]
-        left = {new[i] for i in (kept | forwarded) & new.keys()}
-        graphs.append(UnitGraph(parts, uses if phase else [], left))
+        uses = [(units[i].out_bytes, {new[r] for r in readers}) for i, readers in across if phase]
+        left = {new[i] for i in (kept | {i for i, _ in across}) & new.keys()}
+        graphs.append(UnitGraph(parts, uses, left))
     return graphs
+
+
+def _saved(units: Sequence[Unit], later: Sequence[bool]) -> list[tuple[int, set[int]]]:
+    """Return the units of forward whose results backward keeps, each with its readers there.
+
+    As the partitioner does, backward computes a fused unit again if that unit's inputs are smaller
+    than its results: the float32 copy of a saved value is not saved as well.
+    """
+    readers: dict[int, set[int]] = defaultdict(set)
+    for unit in units:
+        if later[unit.index]:
+            for i in unit.after:
+                if not later[i]:
+                    readers[i].add(unit.index)
+    for i in sorted(readers, reverse=True):
+        inputs = units[i].after
+        missing = sum(units[j].out_bytes for j in inputs if j not in readers)
+        if is_fusible(units[i].nodes[0]) and missing < units[i].out_bytes:
+            used_by = readers.pop(i)
+            for j in inputs:
+                readers[j] |= used_by
+    return sorted(readers.items())
 
 
 def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
@@ -426,5 +458,6 @@ def _moved(unit: Unit, index: int, after: set[int], wires: set[int]) -> Unit:
         unit.out_bytes,
         unit.slowdown,
         recomputed=unit.recomputed,
+        keeps_input=unit.keeps_input,
         regained=unit.regained,
     )

@@ -2,7 +2,12 @@
 
 from domino_compile.scheduling.list_schedule import schedule_units
 from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
-from domino_compile.scheduling.recompute import least_bytes, mark_recomputed
+from domino_compile.scheduling.recompute import (
+    allowed_bytes,
+    inductors_bytes,
+    mark_recomputed,
+    own_orders,
+)
 from domino_compile.scheduling.simulate import Occupancy, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph, build_units
 
@@ -13,10 +18,12 @@ __all__ = [
     "StepMemory",
     "Unit",
     "UnitGraph",
+    "allowed_bytes",
     "build_units",
     "held_bytes",
-    "least_bytes",
+    "inductors_bytes",
     "mark_recomputed",
+    "own_orders",
     "run_order",
     "schedule_units",
     "step_memory",

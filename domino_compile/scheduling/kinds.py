@@ -48,6 +48,8 @@ REDUCTIONS = {
     aten.var.correction,
     aten.var_mean.correction,
 }
+#: Collectives that write their result into their input's buffer.
+IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
 #: Operations that Inductor inlines into the kernels that use them: constants, and lookups of seeds.
 FOLDED = {aten.full.default, aten.scalar_tensor.default, prims.inductor_lookup_seed.default}
 

@@ -25,13 +25,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
-from domino_compile.scheduling.recompute import Stage, holds, late_order, stages_of, window_of
-from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule, run_order
+from domino_compile.scheduling.recompute import Stage, holds, own_orders, stages_of, window_of
+from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule
 from domino_compile.scheduling.units import Unit, UnitGraph
 
 
@@ -55,7 +55,7 @@ class Thrift:
 
 #: What is tried in turn.
 THRIFTS = (
-    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)),
+    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.0)),
     *(Thrift(pressure, 1.0, 16) for pressure in (0.95, 0.8)),
     *(Thrift(pressure, 0.5, 16) for pressure in (1.0, 0.95, 0.9, 0.8)),
 )
@@ -64,7 +64,9 @@ THRIFTS = (
 ENOUGH = 0.01
 
 
-def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
+def schedule_units(
+    graph: UnitGraph, cap_bytes: float, fits: Callable[[Schedule], bool] = lambda schedule: True
+) -> Schedule:
     """Order the units so that collectives run while the device computes.
 
     List scheduling is greedy, so its results are checked: the fastest order is used that needs no
@@ -73,23 +75,27 @@ def schedule_units(graph: UnitGraph, cap_bytes: float) -> Schedule:
     Args:
         graph: The units of the graph.
         cap_bytes: Above this much live memory, filler that frees memory goes first. If the graph's
-            own order needs more, the limit is raised to that.
+            own orders need more, the limit is raised to the least that one of them needs.
+        fits: Whether an order that keeps to this limit may be used. It is asked about few orders.
 
     Returns:
-        The schedule with predicted times.
+        The schedule with predicted times; one of the graph's own orders (``own_orders``) if no
+        better one fits.
     """
     stages = stages_of(graph.units)
-    graph_order = run_order(graph, late_order(graph, stages))
-    allowed = max(cap_bytes, graph_order.peak_bytes)
+    own = sorted(own_orders(graph), key=lambda order: order.peak_bytes)
+    allowed = max(cap_bytes, own[0].peak_bytes)
+    graph_order = next(filter(fits, own), own[0])
     best, enough_us = graph_order, 0.0
     for schedule in _orders(graph, stages, allowed):
         enough_us = enough_us or schedule.total_us * (1 + ENOUGH)
-        fits = schedule.peak_bytes <= allowed
-        if fits and (best is graph_order or schedule.total_us < best.total_us):
+        better = schedule.total_us <= graph_order.total_us
+        better = better and (best is graph_order or schedule.total_us < best.total_us)
+        if better and schedule.peak_bytes <= allowed and fits(schedule):
             best = schedule
         if best is not graph_order and best.total_us <= enough_us:
             break
-    return best if best.total_us <= graph_order.total_us else graph_order
+    return best
 
 
 def _orders(graph: UnitGraph, stages: Sequence[Stage], allowed: float) -> Iterator[Schedule]:

@@ -31,7 +31,13 @@ from torch import fx
 from domino_compile._compat.operators import HigherOrderOperator
 from domino_compile.graph.collectives import is_tangent, kind_of, tensor_bytes
 from domino_compile.graph.nodes import users_of
-from domino_compile.scheduling.kinds import is_fusible, is_pointwise, is_work, sums_over_rows
+from domino_compile.scheduling.kinds import (
+    IN_PLACE,
+    is_fusible,
+    is_pointwise,
+    is_work,
+    sums_over_rows,
+)
 from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
 from domino_compile.scheduling.units import Unit
 
@@ -49,8 +55,6 @@ SCATTERS = {
 #: A pointwise value with several users is computed again in each kernel that uses it, unless it
 #: reads more values than this (Inductor's ``realize_reads_threshold``) or needs more operations.
 MOST_READS = 4
-#: Collectives that write their result into their input's buffer.
-IN_PLACE = ("all_reduce", "broadcast", "all_reduce_coalesced")
 
 
 @dataclass(frozen=True)

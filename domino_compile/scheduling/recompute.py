@@ -18,14 +18,20 @@ differentiation, and fills the gaps there::
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from domino_compile.graph.collectives import backward_nodes
-from domino_compile.scheduling.simulate import run_order
+from domino_compile.scheduling.simulate import Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
+
+#: How much more memory Inductor's program needs than the thriftier of a graph's own orders where
+#: all-gathers or all-reduces are recomputed, as a fraction. These are about the least measured
+#: (``benchmarks.jobs`` on an H200 with torch 2.11): 0.10 and 0.21 with sequence parallelism (8B,
+#: full and selective checkpointing), 0.21 to 0.65 with all-reduces.
+MORE_GATHERED, MORE_REDUCED = 0.10, 0.25
 
 
 @dataclass(frozen=True)
@@ -111,19 +117,52 @@ def window_of(units: Sequence[Unit], stages: Sequence[Stage]) -> float:
     This is less than one block leaves (the largest stage times the number of slices), and more than
     all of its slices but one leave, because blocks differ in size.
     """
-    slices = {unit.piece for unit in units if unit.recomputed and unit.piece is not None}
     largest = max((stage.out_bytes for stage in stages), default=0)
-    return (max(1, len(slices)) - 0.5) * largest
+    return (_slices(units) - 0.5) * largest
 
 
-def least_bytes(graph: UnitGraph) -> int:
-    """Return the peak of the graph's order, or of the order that recomputes late if that is less.
+def _slices(units: Sequence[Unit]) -> int:
+    """Return the number of slices in which values are recomputed."""
+    return max(1, len({unit.piece for unit in units if unit.recomputed and unit.piece is not None}))
+
+
+def own_orders(graph: UnitGraph) -> tuple[Schedule, Schedule]:
+    """Return the order that recomputes late, and the order of the graph."""
+    late = late_order(graph, stages_of(graph.units))
+    return run_order(graph, late), run_order(graph)
+
+
+def inductors_bytes(graph: UnitGraph, held: int, peaks: Iterable[int] | None = None) -> float:
+    """Estimate the live memory that Inductor's own program needs, without what the caller holds.
 
     Without us, Inductor looks for an order that needs little memory, so the captured order may need
-    far more than Inductor's program does.
+    far more than its program does. Where collectives are recomputed, Inductor finds no order as
+    thrifty as the one that recomputes late, but it keeps less than one more block.
+
+    Args:
+        graph: The units of the graph.
+        held: The bytes of parameters and inputs, which the caller holds.
+        peaks: The peaks of the graph's own orders, if they are known better.
     """
-    late = late_order(graph, stages_of(graph.units))
-    return min(run_order(graph).peak_bytes, run_order(graph, late).peak_bytes)
+    least = min(peaks or (order.peak_bytes for order in own_orders(graph)))
+    recomputed = [unit for unit in graph.units if unit.recomputed and unit.launch]
+    if not recomputed:
+        return least
+    stages, slices = stages_of(graph.units), _slices(graph.units)
+    block = slices * max((stage.out_bytes for stage in stages), default=0)
+    more = max(MORE_GATHERED if unit.keeps_input else MORE_REDUCED for unit in recomputed)
+    return least + min(block, more * (least + held))
+
+
+def allowed_bytes(inductors: float, cap: float, held: int) -> float:
+    """Return the live memory that an order may need, without what the caller holds.
+
+    Args:
+        inductors: The live memory that Inductor's order needs (``inductors_bytes``).
+        cap: How much more the whole step may need, as a fraction.
+        held: The bytes of parameters and inputs, which the caller holds.
+    """
+    return inductors + cap * (inductors + held)
 
 
 def late_order(graph: UnitGraph, stages: Sequence[Stage]) -> list[int]:

@@ -81,10 +81,12 @@ class Schedule:
 class Lifetimes:
     """Which units need each result and input of a graph, and so when its memory is free again.
 
-    Results come first, numbered like their units, and then the inputs.
+    Results come first, numbered like their units, and then the inputs. Users are units, and after
+    them collectives on the wire: one whose input stays in memory (``Unit.keeps_input``) uses it
+    until the first unit waits for it.
 
     Attributes:
-        used: For each unit the numbers of what it needs.
+        used: For each user the numbers of what it needs.
         sizes: The bytes of each; 0 where it is never freed.
         held: The bytes of the inputs.
     """
@@ -92,23 +94,28 @@ class Lifetimes:
     def __init__(self, graph: UnitGraph) -> None:
         count = len(graph.units)
         kept = graph.kept
-        self.used = [sorted(unit.after) for unit in graph.units]
+        self.used: list[list[int]] = [sorted(unit.after) for unit in graph.units]
+        self.used += [[] for _ in graph.units]
         self.sizes = [0 if unit.index in kept else unit.out_bytes for unit in graph.units]
         self.sizes += [size for size, _ in graph.input_uses]
         self.held = sum(self.sizes[count:])
         for number, (_, users) in enumerate(graph.input_uses, count):
             for user in users:
                 self.used[user].append(number)
+        for unit in graph.units:
+            if unit.keeps_input:
+                in_flight = count + unit.index
+                self.used[in_flight], self.used[unit.index] = self.used[unit.index], []
         #: Of each result and input: how many units still need it, and the sum of their numbers,
         #: which names the last one.
         self.users = [0] * len(self.sizes)
         self.user_sum = [0] * len(self.sizes)
-        for unit, used in enumerate(self.used):
+        for user, used in enumerate(self.used):
             for number in used:
                 self.users[number] += 1
-                self.user_sum[number] += unit
-        #: For each unit the bytes that no other unit needs any more.
-        self.frees = [0] * count
+                self.user_sum[number] += user
+        #: For each user the bytes that no other user needs any more.
+        self.frees = [0] * (2 * count)
         for number, remaining in enumerate(self.users):
             if remaining == 1:
                 self.frees[self.user_sum[number]] += self.sizes[number]
@@ -135,6 +142,8 @@ class Machine:
         self.users, self.user_sum = list(graph_lifetimes.users), list(graph_lifetimes.user_sum)
         self.frees = list(graph_lifetimes.frees)
         self.live = self.peak = graph_lifetimes.held
+        self._count = len(graph.units)
+        self._arrived: set[int] = set()
 
     def available(self, unit: Unit) -> tuple[float, int | None]:
         """Return when the collectives that a unit needs are complete, and the last of them."""
@@ -163,16 +172,22 @@ class Machine:
             self.now = start + self._duration(unit)
             self.occupancies.append(Occupancy(unit.index, start, self.now, stall, stalled_by))
         self.live += unit.out_bytes
-        self.peak = max(self.peak, self.live)
-        self.live -= self.frees[unit.index]
-        return self._used_by(unit.index)
+        in_place = self.frees[unit.index] if unit.launch else 0
+        self.peak = max(self.peak, self.live - min(in_place, unit.out_bytes))
+        more = self._used_by(unit.index)
+        for launch in unit.after_wire:
+            if launch not in self._arrived:
+                self._arrived.add(launch)
+                more += self._used_by(self._count + launch)
+        return more
 
-    def _used_by(self, unit: int) -> list[int]:
-        """Note that a unit needs nothing any more; return those that now free more than before."""
+    def _used_by(self, user: int) -> list[int]:
+        """Free what no other user needs; return the users that now free more than before."""
         users, user_sum, more = self.users, self.user_sum, []
-        for number in self.used[unit]:
+        self.live -= self.frees[user]
+        for number in self.used[user]:
             users[number] -= 1
-            user_sum[number] -= unit
+            user_sum[number] -= user
             if users[number] == 1 and self.sizes[number]:
                 last = user_sum[number]
                 self.frees[last] += self.sizes[number]

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -31,11 +31,13 @@ from domino_compile.graph.collectives import (
     is_launch,
     is_tangent,
     is_wait,
+    kind_of,
     tensor_bytes,
 )
 from domino_compile.graph.nodes import is_free, users_of
 from domino_compile.graph.tags import Piece, is_in_order, piece_of
 from domino_compile.scheduling.kinds import (
+    IN_PLACE,
     draws,
     is_anchor,
     is_fusible,
@@ -70,6 +72,8 @@ class Unit:
             compute regains afterwards (``links.contention``).
         traffic: What it reads and writes.
         recomputed: Whether it recomputes forward's values in backward (``mark_recomputed``).
+        keeps_input: Whether it is a launch whose input stays in memory until the collective is
+            waited for.
     """
 
     index: int
@@ -84,6 +88,7 @@ class Unit:
     slowdown: float = 1.0
     traffic: Traffic = field(default_factory=Traffic)
     recomputed: bool = False
+    keeps_input: bool = False
     regained: float = 0.0
 
     @property
@@ -126,25 +131,29 @@ def build_units(
     """
     nodes = [n for n in graph.nodes if is_work(n)]
     near: Near = {n: tuple(sources(n)) for n in [*nodes, graph.output_node()]}
-    # Where a slice's value passes through a joined one and back, as in the largest value of a batch
-    # that every slice is scaled by, a group of that slice would need its own results.
-    for apart in (False, True):
-        members: dict[Any, list[fx.Node]] = defaultdict(list)
-        groups = _fused_groups(graph, kind, near, apart)
-        for node in nodes:
-            members[groups.get(node, node)].append(node)
-        units = _connect(list(members.values()), cost, near)
-        order = _topological(units)
-        if len(order) == len(units):
-            break
-    else:
+    units, order = _grouped(nodes, _fused_groups(graph, kind, near, apart=False), cost, near)
+    if len(order) < len(units):
+        # A slice's value passes through a joined one and back, as in the largest value of a batch
+        # that every slice is scaled by: a group of that slice needs its own results.
+        units, order = _grouped(nodes, _fused_groups(graph, kind, near, apart=True), cost, near)
+    if len(order) < len(units):
         circular = set(range(len(units))) - set(order)
         split = [[n] for i in circular for n in units[i].nodes]
-        kept = [units[i].nodes for i in order]
-        units = _connect(kept + split, cost, near)
+        units = _connect([units[i].nodes for i in order] + split, cost, near)
         order = _topological(units)
     units = _renumber(units, order)
     return UnitGraph(units, *_memory(graph, units, near))
+
+
+def _grouped(
+    nodes: Sequence[fx.Node], groups: Mapping[fx.Node, fx.Node], cost: CostModel, near: Near
+) -> tuple[list[Unit], list[int]]:
+    """Return the units of a grouping, and an order of those that are on no cycle."""
+    members: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    for node in nodes:
+        members[groups.get(node, node)].append(node)
+    units = _connect(list(members.values()), cost, near)
+    return units, _topological(units)
 
 
 def sources(node: fx.Node) -> Iterator[tuple[fx.Node, bool]]:
@@ -272,6 +281,8 @@ def _unit(index: int, nodes: list[fx.Node], cost: CostModel, traffic: Traffic) -
     unit.out_bytes = sum(traffic.writes.values())
     if unit.launch:
         unit.cost_us, unit.group = cost.wire_us(only), group_of(only)
+        unit.keeps_input = kind_of(only) not in IN_PLACE
+        unit.out_bytes = tensor_bytes(only.meta.get("val"))
         unit.slowdown, unit.regained = cost.wire_slowdown(only), cost.regained
         return unit
     work = work_of(only)

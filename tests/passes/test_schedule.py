@@ -16,6 +16,7 @@ from domino_compile.scheduling import (
     build_units,
     run_order,
     schedule_units,
+    step_memory,
 )
 from tests.passes.costs import COSTS
 from tests.passes.graphs import Builder, aten, random_inputs, run, same
@@ -72,6 +73,45 @@ def test_a_reordered_graph_computes_the_same(graph: fx.Graph, memory_cap: float)
     graph.lint()
     assert set(graph.nodes) == nodes
     assert same(run(graph, inputs), expected)
+
+
+@examples(100)
+@given(graphs(), st.sampled_from([0.0, 0.05]), st.integers(0, 500))
+def test_a_step_needs_little_more_memory_than_in_the_graphs_own_order(
+    graph: fx.Graph, memory_cap: float, held: int
+) -> None:
+    units = build_units(graph, COSTS)
+    own = step_memory(graph, units.units, held).peak_bytes
+    result = schedule_graph(graph, COSTS, memory_cap, held)
+    ordered = [result.units.units[index] for index in result.after.order]
+    assert result.memory == step_memory(graph, ordered, held)
+    assert result.memory.peak_bytes <= own * (1 + memory_cap)
+
+
+def test_an_order_that_does_not_fit_is_not_used() -> None:
+    units = [
+        unit(0, 10, set()),
+        unit(1, 30, {0}, launch=True),
+        unit(2, 20, {1}, wire=1),
+        unit(3, 30, set()),
+    ]
+    graph = UnitGraph(units, [], set())
+    own = run_order(graph)
+    assert schedule_units(graph, 100).total_us < own.total_us
+    assert schedule_units(graph, 100, lambda order: order == own) == own
+
+
+def test_results_and_inputs_of_collectives_on_the_wire_are_in_memory() -> None:
+    def peak(launched: Unit) -> int:
+        made, other = unit(0, 10, set()), unit(2, 10, set())
+        made.out_bytes, launched.out_bytes, other.out_bytes = 4, 8, 2
+        used = unit(3, 10, {1, 2}, wire=1)
+        return run_order(UnitGraph([made, launched, other, used], [], set())).peak_bytes
+
+    in_place, gather = (unit(1, 30, {0}, launch=True) for _ in range(2))
+    gather.keeps_input = True
+    assert peak(in_place) == 8 + 2
+    assert peak(gather) == 4 + 8 + 2
 
 
 def contended(graph: UnitGraph, compute: float, wire: float, regained: float = 0.0) -> UnitGraph:

