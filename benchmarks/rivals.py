@@ -24,6 +24,10 @@ in a new random order each round:
 Writes ``nccl-jobs-<ranks>.json``: the fields of ``jobs.json`` with ``emulated: false``, the rivals'
 times, the transport of the collectives and the thread blocks that it holds. The peaks count what
 torch's allocator gives out; symmetric memory is not among it.
+
+Inductor records CUDA graphs of forward and of backward. ``inductor-async-tp`` and ``free`` are
+recorded here, as one graph of the whole step, which is to their advantage. ``notes`` in a row says
+so, or why there is no graph.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ import argparse
 import os
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +47,7 @@ from benchmarks.side_by_side import ROOT, add_common, complete, run, select, wit
 
 #: The most important first: when time runs out, the others are left out.
 VARIANTS = (
-    "inductor,domino,inductor-overlap,free,inductor-async-tp,inductor-simple-overlap,"
+    "inductor,domino,inductor-async-tp,inductor-overlap,free,inductor-simple-overlap,"
     "domino-measured"
 )
 #: The time limits of a job for compiling and measuring, and its usual time for measuring.
@@ -65,7 +70,10 @@ def main() -> int:
         publish()
         return 0
     on_cpu = asked.device == "cpu"
-    chosen, kept = select(asked, dry_real_jobs(asked.ranks) if on_cpu else real_jobs(asked.ranks))
+    table = dry_real_jobs(asked.ranks) if on_cpu else real_jobs(asked.ranks)
+    if asked.layers is not None:
+        table = [replace(cell, layers=asked.layers) for cell in table]
+    chosen, kept = select(asked, table)
     if asked.list:
         show([cell for cell in chosen if isinstance(cell, JobCell)])
         return 0
@@ -105,6 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2, help="real ranks, with a GPU each")
     parser.add_argument("--variants", default=VARIANTS, help="as of domino bench")
     parser.add_argument("--rounds", type=int, default=20, help="at most")
+    parser.add_argument("--layers", type=int, help="of each model; default: the jobs' own")
     parser.add_argument("--planned-link", default="", help="default: the device's own")
     parser.add_argument("--render", action="store_true", help="write BENCHMARKS.md's table")
     asked = parser.parse_args()

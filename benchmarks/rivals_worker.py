@@ -33,7 +33,7 @@ class RivalsBench(JobBench):
     """A job's bench in which a rival may fail, and which traces and judges few variants."""
 
     #: Real ranks differ more from round to round than one GPU does.
-    timed_s, fewest, most = 8.0, 8, 20
+    timed_s, fewest, most = 7.0, 8, 20
     #: How long after its start a job still begins to compile a rival.
     compile_s = 150.0
 

@@ -25,7 +25,8 @@ class Contention:
         memory: The same of a copy, which stands for all work that is limited by memory.
         collectives: The same of each collective beside products, by its name.
         regained: The share of the time that compute waits for the wire which it regains afterwards
-            by a higher clock (at least 0, below 1).
+            by a higher clock (below 1). It is negative (at least -1) if waiting costs more than the
+            collective alone takes, because ranks arrive at different times.
     """
 
     product: tuple[int, int, int]

@@ -94,10 +94,10 @@ class _Reader:
         return value
 
     def share(self, key: str) -> float:
-        value = self.number(key) if self.data.get(key, 0) != 0 else 0.0
-        if value >= 1:
-            raise self.error(key, f"must be less than 1, not {value!r}")
-        return value
+        value = self.data.get(key, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value < 1:
+            raise self.error(key, f"must be at least -1 and less than 1, not {value!r}")
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.data.get(key, default)

@@ -152,8 +152,8 @@ def test_contention_is_optional_and_survives_a_round_trip(tmp_path: Path) -> Non
         ({"product": [8, 8, 0.5]}, "product: must be three whole numbers"),
         ({"collectives": {"all_reduce": "2"}}, "collectives.all_reduce: must be a number"),
         ({"collectives": {"all_reduced": 2}}, "collectives.all_reduced: unknown key"),
-        ({"regained": 1.0}, "regained: must be less than 1"),
-        ({"regained": -0.1}, "regained: must be positive"),
+        ({"regained": 1.0}, "regained: must be at least -1 and less than 1"),
+        ({"regained": -1.1}, "regained: must be at least -1 and less than 1"),
         ({"wire": 2}, "wire: unknown key"),
     ],
 )

@@ -153,6 +153,8 @@ def test_no_more_than_a_share_of_the_wait_is_regained(graph: UnitGraph, share: f
     rested = run_order(contended(graph, 1.0, 1.0, share))
     assert rested.total_us <= plain.total_us + 1e-6
     assert rested.total_us >= plain.total_us - share * plain.stall_us - 1e-6
+    late = run_order(contended(graph, 1.0, 1.0, -share))
+    assert plain.total_us - 1e-6 <= late.total_us <= plain.total_us + share * late.stall_us + 1e-6
 
 
 def test_a_collective_is_not_slowed_while_compute_waits_for_it() -> None:

@@ -10,10 +10,11 @@ import torch
 from domino_compile._compat import kernels
 from domino_compile._compat.config import inductor_config
 from domino_compile.lowering.kernels import WARPS_OF_MANY
+from domino_compile.tools.bench.recording import AS_A_WHOLE, recorded
 from domino_compile.tools.bench.run import Plan, run
 from domino_compile.tools.bench.variants import Variant
-from domino_compile.tools.bench.workload import Workload
-from domino_compile.tools.bench.world import Place
+from domino_compile.tools.bench.workload import Step, Workload
+from domino_compile.tools.bench.world import Place, open_world
 
 pytestmark = [
     pytest.mark.cuda,
@@ -31,6 +32,22 @@ def test_memory_is_not_that_of_variants_before() -> None:
     assert first is not None and None not in others
     # The first also pays for what libraries keep.
     assert max(other or 0.0 for other in others) < 1.05 * first
+
+
+def test_a_whole_step_is_recorded_as_one_graph() -> None:
+    with open_world(Place("cuda", "h200-nvlink-8"), 2) as world:
+        world.choose(free=True)
+        group, variant = world.group_for(True), Variant("free")
+        step = Step(Workload("llama2-7b", 1, 1, 128, 2), group, "cuda", variant.compile)
+        exact = step.results()
+        run_again, note = recorded(step)
+        assert note == AS_A_WHOLE
+        for _ in range(2):
+            run_again()
+        torch.cuda.synchronize()
+        assert all(parameter.grad is None for parameter in step.model.parameters())
+        again = step.results()
+    assert all(torch.equal(exact[name], again[name]) for name in exact)
 
 
 @pytest.mark.parametrize(

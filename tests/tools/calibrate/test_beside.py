@@ -3,30 +3,41 @@
 import pytest
 import torch
 
-from domino_compile.tools.calibrate.beside import MOST_REGAINED, Times, contention_of
+from domino_compile.tools.calibrate.beside import (
+    MOST_LOST,
+    MOST_REGAINED,
+    MOST_SLOWED,
+    Times,
+    contention_of,
+)
 from domino_compile.tools.calibrate.device import _scaled_probe, has_float8, probes, rates_of
 
-#: 400 us of products and 100 of a collective; beside each other 520 and 125.
-TIMES = Times(400.0, 100.0, 520.0, 125.0, in_turn_us=470.0, works=1)
+#: Three products of 100 us and a collective of 100. Beside each other the collective takes 130 us;
+#: meanwhile 100 us of products are done, and the other 200 follow.
+TIMES = Times(100.0, 100.0, 330.0, 130.0, in_turn_us=370.0, works=3)
 
 
 def test_times_become_slowdowns() -> None:
-    copies = Times(500.0, 100.0, 550.0, 150.0, 600.0, 1)
+    copies = Times(500.0, 100.0, 510.0, 110.0, 600.0, 1)
     found = contention_of({"all_reduce": TIMES, "all_gather": TIMES}, copies)
     assert (found.products, found.memory) == (1.3, 1.1)
-    assert found.collectives == {"all_reduce": 1.25, "all_gather": 1.25}
+    assert found.collectives == {"all_reduce": 1.3, "all_gather": 1.3}
     assert found.regained == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("in_turn_us", "regained"), [(510.0, 0.0), (100.0, MOST_REGAINED)])
+@pytest.mark.parametrize(
+    ("in_turn_us", "regained"), [(420.0, -0.2), (900.0, -MOST_LOST), (100.0, MOST_REGAINED)]
+)
 def test_what_is_regained_stays_within_bounds(in_turn_us: float, regained: float) -> None:
-    assert Times(400.0, 100.0, 1.0, 1.0, in_turn_us, 1).regained == regained
+    assert Times(100.0, 100.0, 1.0, 1.0, in_turn_us, 3).regained == pytest.approx(regained)
 
 
-def test_noise_makes_nothing_faster() -> None:
-    noisy = Times(400.0, 100.0, 399.0, 99.0, 500.0, 1)
+def test_noise_makes_nothing_faster_and_nothing_stand_still() -> None:
+    noisy = Times(100.0, 100.0, 299.0, 99.0, 400.0, 3)
     found = contention_of({"all_reduce": noisy}, noisy)
     assert (found.products, found.memory, found.of("all_reduce")) == (1.0, 1.0, 1.0)
+    assert Times(100.0, 100.0, 440.0, 130.0, 500.0, 3).slowed == MOST_SLOWED  # in turn
+    assert Times(100.0, 100.0, 500.0, 600.0, 500.0, 3).slowed == pytest.approx(500 / 300)
 
 
 def test_rates_of_float8_products_are_the_best_of_their_shapes() -> None:
