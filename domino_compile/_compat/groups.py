@@ -100,11 +100,22 @@ def allow_most_shared_memory(kernel: Any) -> int:
     return int(most)
 
 
-def enable_symmetric_memory(group: Any) -> None:
-    """Let Inductor move parts of products between a group's ranks (asynchronous TP)."""
+def enable_symmetric_memory(group: Any, nbytes: int = 0) -> None:
+    """Let Inductor move parts of products between a group's ranks (asynchronous TP).
+
+    Args:
+        group: The group. All its ranks have to call this.
+        nbytes: The most bytes that a collective gathers or scatters; 0 reserves no memory for it.
+            Otherwise the first step that is compiled reserves it. If Inductor records CUDA graphs,
+            that step allocates in their pool, and what it keeps there lets all later steps of the
+            process fail.
+    """
     from torch.distributed import _symmetric_memory
 
     with warnings.catch_warnings():
         # Inductor still asks whether this was called, although torch 2.11 calls it deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         _symmetric_memory.enable_symm_mem_for_group(group.group_name)
+    if nbytes and torch.cuda.is_available():
+        # Reduce-scatter has two chunks of 1/ranks of it in flight, and all-gather one.
+        _symmetric_memory.get_symm_mem_workspace(group.group_name, nbytes)

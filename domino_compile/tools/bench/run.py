@@ -113,14 +113,14 @@ class Runner:
         world: World,
         graphs: bool,
         plan: Plan,
+        as_a_whole: bool = False,
     ) -> None:
         self.variant, self.world = variant, world
         self.result = VariantResult(variant.label)
         self.without_dropout: dict[str, torch.Tensor] = {}
         before = _allocated()
         world.choose(variant.free)
-        variant.prepare(world.group_for(variant.free))
-        as_a_whole = graphs and world.table is None and variant.recorded_as_a_whole
+        variant.prepare(world.group_for(variant.free), workload.hidden_bytes)
         by_trees = graphs and not as_a_whole
         self._step = Step(
             workload,
@@ -282,34 +282,51 @@ class Bench:
                 result.variants.append(VariantResult(variant.label, status="failed", error=reason))
                 continue
             self.tell(f"compiling {variant.label}")
-            message = ""
+            runner = self._compiled(variant, needed=not runners)
+            if isinstance(runner, str):
+                failed = VariantResult(variant.label, status="failed", error=runner)
+                result.variants.append(failed)
+            else:
+                self._compare_first(runner, runners[0] if runners else runner)
+                runners.append(runner)
+                result.variants.append(runner.result)
+            self.tell(f"compiled {variant.label}", 10)
+        runners[0].first = {}
+        return runners
+
+    def _compiled(self, variant: Variant, needed: bool) -> Runner | str:
+        """Compile a variant; return why that is impossible if it is so on all ranks."""
+        message = ""
+        on_real_links = self.graphs and self.world.table is None
+        for as_a_whole in variant.recordings if on_real_links else (False,):
+            at = variant.label + (" as a whole" if as_a_whole else "")
             try:
-                runner = Runner(variant, self.workload, self.world, self.graphs, self.plan)
+                runner = Runner(
+                    variant, self.workload, self.world, self.graphs, self.plan, as_a_whole
+                )
                 if self.plan.float64 and self.workload.dropout and not variant.free:
                     runner.without_dropout = self._without_dropout(variant)
             except Exception as error:
                 message = f"{type(error).__name__}: {first_line(error)}"
-                if not self.world.failed_alike(variant.label):
-                    raise RanksError(f"{variant.label} failed: {message}") from error
-                if not runners:
+                if not self.world.failed_alike(at):
+                    raise RanksError(f"{at} failed: {message}") from error
+                if needed:
                     raise
                 traceback.print_exc()
-                result.variants.append(VariantResult(variant.label, status="failed", error=message))
             else:
-                base = runners[0] if runners else runner
-                if not variant.free or self.world.table is not None:
-                    differences = errors(runner.first, base.first, self.world.place.device)
-                    runner.result.grad_error = worst(differences)
-                if runner is not base:
-                    runner.first = {}
-                runners.append(runner)
-                result.variants.append(runner.result)
-            if message:  # the error is gone, and with it the memory that its frames held
-                gc.collect()
-                _compat.forget_failed_warm_up()
-            self.tell(f"compiled {variant.label}", 10)
-        runners[0].first = {}
-        return runners
+                if message:
+                    runner.result.note += f"; Inductor's graphs failed: {message}"
+                return runner
+            gc.collect()  # the error is gone, and with it the memory that its frames held
+            _compat.forget_failed_warm_up()
+        return message
+
+    def _compare_first(self, runner: Runner, base: Runner) -> None:
+        if not runner.variant.free or self.world.table is not None:
+            differences = errors(runner.first, base.first, self.world.place.device)
+            runner.result.grad_error = worst(differences)
+        if runner is not base:
+            runner.first = {}
 
     def _time(self, runners: Sequence[Runner]) -> None:
         """Run all variants once per round; the first round is not counted.

@@ -72,13 +72,13 @@ class Variant:
         return self.name == MEASURED
 
     @property
-    def recorded_as_a_whole(self) -> bool:
-        """Return whether its whole step is one CUDA graph on real links.
+    def recordings(self) -> tuple[bool, ...]:
+        """Return how to record its CUDA graphs on real links, best first: as a whole or not.
 
-        With torch 2.11 sequence-parallel jobs failed in the first call that Inductor's graph trees
-        made of asynchronous TP, which moves data by streams and memory of its own.
+        Inductor records one graph of each compiled program. A step can also be recorded as a whole,
+        which is to its advantage.
         """
-        return self.name in ("inductor-async-tp", "free")
+        return {"free": (True,), "inductor-async-tp": (False, True)}.get(self.name, (False,))
 
     def missing(self) -> str:
         """Return why this torch cannot compile it; empty if it can."""
@@ -87,8 +87,12 @@ class Variant:
             return f"torch {torch.__version__} has no {option}"
         return ""
 
-    def prepare(self, group: dist.ProcessGroup) -> None:
+    def prepare(self, group: dist.ProcessGroup, nbytes: int = 0) -> None:
         """Give the group what the program needs, before it is compiled.
+
+        Args:
+            group: The group of the program's collectives.
+            nbytes: The most bytes that a collective gathers or scatters.
 
         Raises:
             BenchError: This torch cannot compile the variant.
@@ -96,7 +100,7 @@ class Variant:
         if problem := self.missing():
             raise BenchError(f"--variants: {self.name}: {problem}")
         if self.name == "inductor-async-tp":
-            enable_symmetric_memory(group)
+            enable_symmetric_memory(group, nbytes)
 
     def compile(
         self,

@@ -115,6 +115,11 @@ class Workload:
         return shape_of(self.model)
 
     @property
+    def hidden_bytes(self) -> int:
+        """Return the bytes of the hidden states of all tokens."""
+        return self.batch * self.seq * self.shape.hidden * DTYPES[self.dtype].itemsize
+
+    @property
     def parallel_style(self) -> Style:
         """Return how ranks share the layers."""
         return Style(self.style)
