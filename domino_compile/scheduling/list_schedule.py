@@ -55,7 +55,7 @@ class Thrift:
 
 #: What is tried in turn.
 THRIFTS = (
-    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.0)),
+    *(Thrift(pressure) for pressure in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.0)),
     *(Thrift(pressure, 1.0, 16) for pressure in (0.95, 0.8)),
     *(Thrift(pressure, 0.5, 16) for pressure in (1.0, 0.95, 0.9, 0.8)),
 )
