@@ -18,6 +18,7 @@ in a new random order each round:
                             all-gathers and reduce-scatters
 ``domino``                  this package
 ``domino-measured``         this package with ``guard="measure"``, after it has decided
+``domino-wire``             this package with ``transport="symmetric"``
 ``free``                    Inductor with collectives that take no time
 ==========================  ================================================================
 
@@ -42,7 +43,7 @@ from benchmarks.side_by_side import ROOT, add_common, complete, run, select, wit
 
 #: The most important first: when time runs out, the others are left out.
 VARIANTS = (
-    "inductor,domino,inductor-async-tp,inductor-overlap,domino-measured,free,"
+    "inductor,domino,domino-wire,inductor-async-tp,inductor-overlap,domino-measured,free,"
     "inductor-simple-overlap"
 )
 #: The time limits of a job for compiling and measuring, and its usual time for measuring.
