@@ -121,7 +121,7 @@ def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
     compiled: tuple[list[str], domino_compile.CompileReport],
 ) -> None:
     for code in compiled[0]:
-        lines = body(code)
+        lines = list(body(code))
         for place, line in enumerate(lines):
             if not (match := COMMAND.search(line)) or not match[1].endswith("start"):
                 continue
