@@ -21,6 +21,7 @@ RIVAL_FIELDS = {
     "inductor-overlap": "overlap_ms",
     "inductor-simple-overlap": "simple_overlap_ms",
     "domino-measured": "measured_ms",
+    "domino-wire": "copy_engines_ms",
 }
 #: Steps of a variant in a round; fewer for steps longer than this many milliseconds.
 STEPS, LONG_MS = 3, 60.0

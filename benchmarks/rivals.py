@@ -18,6 +18,7 @@ in a new random order each round:
                             all-gathers and reduce-scatters
 ``domino``                  this package
 ``domino-measured``         this package with ``guard="measure"``, after it has decided
+``domino-wire``             this package with ``transport="symmetric"``
 ``free``                    Inductor with collectives that take no time
 ==========================  ================================================================
 
@@ -47,8 +48,8 @@ from benchmarks.side_by_side import ROOT, add_common, complete, run, select, wit
 
 #: The most important first: when time runs out, the others are left out.
 VARIANTS = (
-    "inductor,domino,inductor-overlap,free,inductor-async-tp,inductor-simple-overlap,"
-    "domino-measured"
+    "inductor,domino,domino-wire,inductor-overlap,free,inductor-async-tp,domino-measured,"
+    "inductor-simple-overlap"
 )
 #: The time limits of a job for compiling and measuring, and its usual time for measuring.
 TIMEOUT_S, MEASURE_LIMIT_S, MEASURING_S = 260.0, 60.0, 20.0

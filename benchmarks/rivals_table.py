@@ -18,7 +18,7 @@ RIVALS = {
 TITLES = (
     *("job", "style, TP", "batch x tokens", "AC", "compiled", "split", "Inductor ms"),
     *(f"{title} ms" for title in RIVALS.values()),
-    *("domino ms", "measured ms", "speed-up (goal)", "of the best", "of free"),
+    *("domino ms", "measured ms", "copy engines ms", "speed-up (goal)", "of the best", "of free"),
     *("exposed of wire, ms", "compute", "peak", "error ratio", "predicted"),
 )
 NOTHING = "No results yet: `python -m benchmarks.rivals` on a machine with several GPUs."
@@ -53,6 +53,7 @@ def cells_of(row: Row) -> list[str]:
         *(number(row.get(field), ".2f") for field in RIVALS),
         number(row["domino_ms"], ".2f"),
         number(row.get("measured_ms"), ".2f"),
+        number(row.get("copy_engines_ms"), ".2f"),
         number(row["speedup"], ".3f") + goal,
         number(best_ms(row) / row["domino_ms"], ".3f"),
         number(row["of_free"], ".2f"),

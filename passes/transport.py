@@ -3,7 +3,10 @@
 A collective that is hidden holds multiprocessors which the computation beside it lacks. This pass
 replaces such collectives by the operations of ``domino_compile.transport``:
 
-* an all-gather becomes a start and a wait;
+* an all-gather becomes a start, a wait and, after everything that reads its result, a release:
+  the result lies in memory that peers write into. If the graph returns the result, it cannot lie
+  there. Then each rank sends its shard into the inboxes of its peers, and the result is a copy of
+  the inbox and the rank's own shard;
 * a reduce-scatter, and an all-reduce of two ranks, become a start, a wait for what the peers have
   sent, and additions, which Inductor fuses into the kernels that use the sum. Then the inbox is
   released;
@@ -21,7 +24,7 @@ launches and waits are replaced, at their places.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +35,7 @@ from domino_compile import _compat
 from domino_compile._compat.operators import c10d
 from domino_compile.graph.collectives import Site, find_sites
 from domino_compile.graph.new_nodes import new_node
+from domino_compile.graph.readers import readers
 from domino_compile.scheduling.kinds import event_kind
 from domino_compile.transport import ops
 from domino_compile.transport.choice import Choice, slot_bytes
@@ -69,8 +73,8 @@ class Carried:
         """The bytes of all slots on one rank."""
         total = 0
         for (group, use, nbytes), count in self.slots.items():
-            parts = _compat.group_size(group) - 1 if use.is_inbox else 1
-            total += count * nbytes * (parts + (use is Use.SUMMANDS))
+            ranks = _compat.group_size(group)
+            total += count * nbytes * (use.parts(ranks) + (use is Use.SUMMANDS))
         return total
 
     def text(self) -> str:
@@ -86,25 +90,59 @@ def transport_collectives(graph: fx.Graph, choice: Choice) -> Carried:
     """Replace collectives in place, and return which."""
     result, free = Carried(), _Slots()
     sites = {site.launch: site for site in find_sites(graph)}
-    begun: dict[fx.Node, tuple[Site, int, _SlotSize]] = {}
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    ends: defaultdict[fx.Node, list[_Loan]] = defaultdict(list)
     hidden = _hidden(graph, sites)
-    for node in list(graph.nodes):
-        if node in begun:
-            site, number, size = begun.pop(node)
-            _replace(graph, site, number)
-            free.give(size, number)
-        elif node in sites:
+    loans = []
+    for node in graph.nodes:
+        if node in sites:
             site = sites[node]
             why = choice.against(site) or ("" if node in hidden else "nothing hides it")
-            size = _slot_size(site)
-            slot = None if why else free.take(size)
-            if slot is None:
-                result.left[node.name] = why or f"more than {SLOTS} of its size are in flight"
+            loan = None if why else _lend(site, free, place)
+            if loan is None:
+                result.left[node.name] = why or f"more than {SLOTS} of its size are in use"
                 continue
-            result.carried[node.name] = slot
-            begun[site.waits[0]] = site, slot, size
+            result.carried[node.name] = loan.slot
+            ends[loan.last].append(loan)
+            loans.append(loan)
+        for loan in ends[node]:
+            free.give(loan.size, loan.slot)
+    for loan in loans:
+        _replace(graph, loan)
     result.slots = free.most
     return result
+
+
+@dataclass(frozen=True)
+class _Loan:
+    """A collective and the slot that it uses.
+
+    Attributes:
+        site: The collective.
+        size: What the slot is used for, and its size.
+        slot: Its number.
+        last: The last node that reads the slot, after which it is released; the wait if only the
+            nodes that replace it read the slot.
+    """
+
+    site: Site
+    size: _SlotSize
+    slot: int
+    last: fx.Node
+
+
+def _lend(site: Site, free: _Slots, place: dict[fx.Node, int]) -> _Loan | None:
+    """Return a free slot for a collective; ``None`` if there is none."""
+    (wait,) = site.waits
+    nbytes = rounded_up(slot_bytes(site.launch, _compat.group_size(site.group)))
+    if site.launch.target is c10d.all_gather_into_tensor.default:
+        uses = readers(wait)
+        size = site.group, Use.GATHERED, nbytes
+        if uses and (slot := free.take(size)) is not None:
+            return _Loan(site, size, slot, max(uses, key=place.__getitem__))
+    size = site.group, _use_of(site), nbytes
+    number = free.take(size)
+    return None if number is None else _Loan(site, size, number, wait)
 
 
 class _Slots:
@@ -130,16 +168,9 @@ class _Slots:
 
 
 def _use_of(site: Site) -> Use:
-    """Return what the slot of a collective is used for."""
-    if site.launch.target is c10d.all_gather_into_tensor.default:
-        return Use.OUTBOX
-    is_scatter = site.launch.target is c10d.reduce_scatter_tensor.default
-    return Use.INBOX if is_scatter or _compat.group_size(site.group) == 2 else Use.SUMMANDS
-
-
-def _slot_size(site: Site) -> _SlotSize:
-    nbytes = rounded_up(slot_bytes(site.launch, _compat.group_size(site.group)))
-    return site.group, _use_of(site), nbytes
+    """Return what a slot is used for if the result does not lie in it."""
+    is_sum = site.launch.target is c10d.all_reduce.default
+    return Use.SUMMANDS if is_sum and _compat.group_size(site.group) > 2 else Use.INBOX
 
 
 def _hidden(graph: fx.Graph, sites: dict[fx.Node, Site]) -> set[fx.Node]:
@@ -156,34 +187,58 @@ def _hidden(graph: fx.Graph, sites: dict[fx.Node, Site]) -> set[fx.Node]:
     return found
 
 
-def _replace(graph: fx.Graph, site: Site, slot: int) -> None:
+_STARTS: dict[tuple[Any, Use], Any] = {
+    (c10d.all_gather_into_tensor.default, Use.GATHERED): ops.gather_start,
+    (c10d.all_gather_into_tensor.default, Use.INBOX): ops.exchange_start,
+    (c10d.reduce_scatter_tensor.default, Use.INBOX): ops.scatter_start,
+    (c10d.all_reduce.default, Use.INBOX): ops.exchange_start,
+    (c10d.all_reduce.default, Use.SUMMANDS): ops.reduce_start,
+}
+_WAITS: dict[Use, Any] = {
+    Use.GATHERED: ops.gather_wait,
+    Use.INBOX: ops.inbox_wait,
+    Use.SUMMANDS: ops.reduce_wait,
+}
+
+
+def _replace(graph: fx.Graph, loan: _Loan) -> None:
     """Replace one collective by our operations."""
-    launch, (wait,), use = site.launch, site.waits, _use_of(site)
+    site, (_, use, _) = loan.site, loan.size
+    launch, (wait,) = site.launch, site.waits
     (sent,) = launch.all_input_nodes
-    is_scatter = launch.target is c10d.reduce_scatter_tensor.default
-    start_op: Any = {
-        Use.OUTBOX: ops.gather_start,
-        Use.SUMMANDS: ops.reduce_start,
-        Use.INBOX: ops.scatter_start if is_scatter else ops.exchange_start,
-    }[use]
-    wait_op: Any = {
-        Use.OUTBOX: ops.gather_wait,
-        Use.SUMMANDS: ops.reduce_wait,
-        Use.INBOX: ops.inbox_wait,
-    }[use]
-    name = launch.name
+    end = loan.slot, site.group
     with graph.inserting_before(launch):
-        start = new_node(graph, launch, start_op, (sent, slot, site.group))
+        start = new_node(graph, launch, _STARTS[launch.target, use], (sent, *end))
     with graph.inserting_before(wait):
-        result = new_node(graph, wait, wait_op, (start, sent, slot, site.group))
+        result = new_node(graph, wait, _WAITS[use], (start, sent, *end))
         if use is Use.INBOX:
-            inbox, own = result, _own_chunk(graph, wait, sent, site) if is_scatter else sent
-            result = _sum(graph, wait, inbox, own, _compat.rank_in(site.group))
-            new_node(graph, wait, ops.inbox_release, (inbox, slot, site.group))
+            inbox, result = result, _made_of(graph, result, sent, site)
+            new_node(graph, wait, ops.inbox_release, (inbox, *end))
+    if use is Use.GATHERED:
+        with graph.inserting_after(loan.last):
+            new_node(graph, wait, ops.gather_release, (result, *end))
     wait.replace_all_uses_with(result)
+    name = launch.name
     graph.erase_node(wait)
     graph.erase_node(launch)
     start.name = name
+
+
+def _made_of(graph: fx.Graph, inbox: fx.Node, sent: fx.Node, site: Site) -> fx.Node:
+    """Insert what a collective's result is made of: its peers' pieces and this rank's."""
+    (wait,) = site.waits
+    rank, target = _compat.rank_in(site.group), site.launch.target
+    own = (
+        _own_chunk(graph, wait, sent, site)
+        if target is c10d.reduce_scatter_tensor.default
+        else sent
+    )
+    count = inbox.meta["val"].shape[0]
+    pieces = [new_node(graph, wait, aten.select.int, (inbox, 0, i)) for i in range(count)]
+    pieces.insert(rank, own)
+    if target is c10d.all_gather_into_tensor.default:
+        return new_node(graph, wait, aten.cat.default, (pieces,))
+    return _sum(graph, wait, pieces)
 
 
 def _own_chunk(graph: fx.Graph, like: fx.Node, sent: fx.Node, site: Site) -> fx.Node:
@@ -193,18 +248,14 @@ def _own_chunk(graph: fx.Graph, like: fx.Node, sent: fx.Node, site: Site) -> fx.
     return new_node(graph, like, aten.slice.Tensor, (sent, 0, rank * rows, (rank + 1) * rows))
 
 
-def _sum(graph: fx.Graph, like: fx.Node, inbox: fx.Node, own: fx.Node, rank: int) -> fx.Node:
-    """Insert the sum of the inbox's pieces and this rank's, in the ranks' order, rounded once."""
-    count = inbox.meta["val"].shape[0]
-    pieces = [new_node(graph, like, aten.select.int, (inbox, 0, i)) for i in range(count)]
-    pieces.insert(rank, own)
-    if count == 1:
+def _sum(graph: fx.Graph, like: fx.Node, pieces: list[fx.Node]) -> fx.Node:
+    """Insert the sum of the ranks' pieces, in the ranks' order, rounded once."""
+    if len(pieces) == 2:
         return new_node(graph, like, aten.add.Tensor, (pieces[0], pieces[1]))
-    dtype = own.meta["val"].dtype
+    dtype = pieces[0].meta["val"].dtype
     wide = torch.promote_types(dtype, torch.float32)
     convert = torch.ops.prims.convert_element_type.default
-    terms = [new_node(graph, like, convert, (piece, wide)) for piece in pieces]
-    total = terms[0]
-    for term in terms[1:]:
+    total, *terms = [new_node(graph, like, convert, (piece, wide)) for piece in pieces]
+    for term in terms:
         total = new_node(graph, like, aten.add.Tensor, (total, term))
     return new_node(graph, like, convert, (total, dtype))

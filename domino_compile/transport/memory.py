@@ -33,7 +33,7 @@ class Layout:
     Attributes:
         ranks: The size of the group.
         part_bytes: The bytes of one part.
-        parts: The number of parts: one for each peer, or one that all peers read.
+        parts: The number of parts: one for each rank, for each peer, or one that all peers read.
     """
 
     ranks: int
@@ -61,9 +61,11 @@ class Layout:
     def part_offset(self, part: Part, nbytes: int) -> int:
         """Return the byte at which a part of some bytes begins in its holder's memory.
 
-        A rank's own payload comes first where all peers read it. What a rank receives is in the
-        order of its peers' ranks, without a place for itself and without gaps.
+        Parts are in the order of the ranks and without gaps, so that they are one tensor. Where
+        only peers have parts, the rank itself has no place in that order.
         """
+        if self.parts == self.ranks:
+            return self.flags_bytes + part.source * nbytes
         if part.source == part.holder:
             return self.flags_bytes
         index = part.source - (part.source > part.holder)
@@ -94,6 +96,13 @@ class Slot(ABC):
         nbytes = dtype.itemsize * math.prod(shape)
         start = self.layout.part_offset(part, nbytes)
         return self.memory(part.holder)[start : start + nbytes].view(dtype).view(shape)
+
+    def gathered(self, rank: int, piece: torch.Tensor) -> torch.Tensor:
+        """Return the parts of all ranks, each like one tensor, in a rank's memory."""
+        nbytes, ranks = piece.numel() * piece.element_size(), self.layout.ranks
+        begin = self.layout.flags_bytes
+        raw = self.memory(rank)[begin : begin + ranks * nbytes]
+        return raw.view(piece.dtype).view(ranks, *piece.shape)
 
     def received(self, rank: int, piece: torch.Tensor) -> torch.Tensor:
         """Return what a rank receives if every peer sends a tensor like one, by peer."""

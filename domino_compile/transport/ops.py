@@ -5,10 +5,11 @@
 ``exchange_start``    sends every peer the whole value; returns the inbox, ``(ranks - 1, value)``
 ``inbox_wait``        waits for one of these; its result is the inbox, which may then be read
 ``inbox_release``     ends the use of the inbox, after everything that reads it
-``gather_start``      starts an all-gather along dimension 0
+``gather_start``      starts an all-gather along dimension 0; returns its result
+``gather_wait``       waits for a gather, whose result may then be read
+``gather_release``    ends the use of the result, after everything that reads it
 ``reduce_start``      starts an all-reduce
-``gather_wait``       waits for a gather; its result is what the start returned
-``reduce_wait``       waits for an all-reduce, likewise
+``reduce_wait``       waits for an all-reduce; its result is what the start returned
 ====================  ============================================================================
 
 As with functional collectives, a wait returns the tensor that it is given. It also takes what was
@@ -58,9 +59,7 @@ def _inbox_release(inbox: torch.Tensor, slot: int, group: str) -> torch.Tensor:
 
 def _gather_start(shard: torch.Tensor, slot: int, group: str) -> torch.Tensor:
     wire = wire_of(group, shard.device.type)
-    out = shard.new_empty((wire.member.ranks * shard.shape[0], *shard.shape[1:]))
-    wire.gather(shard.contiguous(), out.view(wire.member.ranks, *shard.shape), slot)
-    return out
+    return wire.gather(shard.contiguous(), slot).flatten(0, 1)
 
 
 def _like_gather(shard: torch.Tensor, slot: int, group: str) -> torch.Tensor:
@@ -79,6 +78,12 @@ def _like_reduce(value: torch.Tensor, slot: int, group: str) -> torch.Tensor:
 
 def _gather_wait(out: torch.Tensor, shard: torch.Tensor, slot: int, group: str) -> torch.Tensor:
     wire_of(group, shard.device.type).gathered(shard, slot)
+    return out
+
+
+def _gather_release(out: torch.Tensor, slot: int, group: str) -> torch.Tensor:
+    wire = wire_of(group, out.device.type)
+    wire.leave(out[: out.shape[0] // wire.member.ranks], slot)
     return out
 
 
@@ -120,12 +125,17 @@ reduce_start = _define(
 gather_wait = _define(
     "gather_wait(Tensor out, Tensor shard, int slot, str group) -> Tensor", _gather_wait, _same
 )
+gather_release = _define(
+    "gather_release(Tensor out, int slot, str group) -> Tensor", _gather_release, _same
+)
 reduce_wait = _define(
     "reduce_wait(Tensor out, Tensor value, int slot, str group) -> Tensor", _reduce_wait, _same
 )
 
 STARTS = (scatter_start, exchange_start, gather_start, reduce_start)
-WAITS = (inbox_wait, inbox_release, gather_wait, reduce_wait)
+WAITS = (inbox_wait, inbox_release, gather_wait, gather_release, reduce_wait)
+#: Starts whose result lies in a slot.
+IN_SLOTS = (scatter_start, exchange_start, gather_start)
 _compat.keep_calls((*STARTS, *WAITS))
 
 
@@ -136,4 +146,4 @@ def is_command(node: fx.Node) -> bool:
 
 def register_lowerings() -> None:
     """Let Inductor lower these operations as it lowers collectives."""
-    _compat.register_collective_lowerings(STARTS, WAITS, not_reused=(scatter_start, exchange_start))
+    _compat.register_collective_lowerings(STARTS, WAITS, not_reused=IN_SLOTS)

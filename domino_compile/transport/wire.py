@@ -1,7 +1,11 @@
 """The transport of one process group: its slots, its side queue, and the collectives on them.
 
 A collective has a *launch* on the side queue and a *wait* on the compute queue. What a rank
-receives by ``send`` lies in its slot until ``release``; what it fetches is an ordinary tensor.
+receives by ``send`` or ``gather`` lies in its slot until ``release`` or ``leave``.
+
+The side queue has only copies between ranks, which copy engines do. A copy within a GPU is a
+kernel, and a kernel cannot begin beside a matrix product that fills the GPU. So such copies are on
+the compute queue, except in the all-reduce of more than two ranks.
 """
 
 from __future__ import annotations
@@ -19,24 +23,27 @@ import torch
 
 from domino_compile import _compat
 from domino_compile.transport.memory import Layout, Slot, rounded_up
-from domino_compile.transport.protocol import Member
+from domino_compile.transport.protocol import Member, Part
 from domino_compile.transport.shared import SharedSlot, ThreadQueue, TransportError
 from domino_compile.transport.symmetric import StreamQueue, SymmetricSlot
 
 
 class Use(Enum):
-    """What slots are used for: payloads that peers send to a rank, or that they fetch from it."""
+    """What slots are used for."""
 
+    #: Payloads that peers send.
     INBOX = "inbox"
-    OUTBOX = "outbox"
-    #: An inbox that the side queue reads, and the sums that it makes of it.
+    #: The result of an all-gather: what peers send, and a rank's own payload.
+    GATHERED = "gathered"
+    #: An inbox that the side queue reads, and the sums that it makes of it, which peers fetch.
     SUMMANDS = "summands"
     SUMS = "sums"
 
-    @property
-    def is_inbox(self) -> bool:
-        """Whether each peer has a part of the buffer."""
-        return self in (Use.INBOX, Use.SUMMANDS)
+    def parts(self, ranks: int) -> int:
+        """Return the number of parts of the buffer in a group of some ranks."""
+        if self is Use.SUMS:
+            return 1
+        return ranks if self is Use.GATHERED else ranks - 1
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,9 @@ class Wire(ABC):
         """Return the slot for payloads like one, made at its first use."""
         key = Key(use, rounded_up(payload.numel() * payload.element_size()), number)
         if key not in self.slots:
-            parts = self.member.ranks - 1 if use.is_inbox else 1
-            self.slots[key] = self.new_slot(key, Layout(self.member.ranks, key.part_bytes, parts))
+            ranks = self.member.ranks
+            layout = Layout(ranks, key.part_bytes, use.parts(ranks))
+            self.slots[key] = self.new_slot(key, layout)
         return key, self.slots[key]
 
     def _join(self, key: Key) -> None:
@@ -134,17 +142,31 @@ class Wire(ABC):
         _, slot = self.slot(Use.INBOX, piece, number)
         self.member.release(self.compute_queue(slot))
 
-    def gather(self, shard: torch.Tensor, out: torch.Tensor, number: int) -> None:
-        """Start to gather a contiguous shard of each rank into ``(ranks, *shape)``."""
-        key, slot = self.slot(Use.OUTBOX, shard, number)
-        member, pieces = self.member, list(out.unbind(0))
+    def gather(self, shard: torch.Tensor, number: int) -> torch.Tensor:
+        """Start to gather a contiguous shard of each rank, which must live until the wait.
 
-        def commands(queue: Any) -> None:
-            member.publish(queue, shard)
-            queue.copy(pieces[member.rank], shard)
-            member.fetch(queue, pieces)
+        Returns:
+            The shards of all ranks, ``(ranks, *shape)``. They may be read after ``gathered`` and
+            until ``leave``.
+        """
+        key, slot = self.slot(Use.GATHERED, shard, number)
+        pieces = [shard] * self.member.ranks
+        done = self.launch(slot, lambda queue: self.member.send(queue, pieces))
+        self._pending[key] = done, shard
+        return slot.gathered(self.member.rank, shard)
 
-        self._pending[key] = self.launch(slot, commands), shard
+    def gathered(self, shard: torch.Tensor, number: int) -> None:
+        """Wait until shards like one are sent and received, and put this rank's beside them."""
+        key, slot = self.slot(Use.GATHERED, shard, number)
+        self._join(key)
+        queue, rank = self.compute_queue(slot), self.member.rank
+        self.member.receive(queue)
+        queue.copy(Part(rank, rank), shard)
+
+    def leave(self, shard: torch.Tensor, number: int) -> None:
+        """Let peers use the slot of gathered shards again; all readers have been launched."""
+        _, slot = self.slot(Use.GATHERED, shard, number)
+        self.member.release(self.compute_queue(slot))
 
     def all_reduce(self, value: torch.Tensor, out: torch.Tensor, number: int) -> None:
         """Start to sum contiguous values into ``out``, whose elements the ranks can divide.
@@ -171,10 +193,6 @@ class Wire(ABC):
 
         self.launch(inbox, scatter)
         self._pending[key] = self.launch(outbox, gather), value
-
-    def gathered(self, shard: torch.Tensor, number: int) -> None:
-        """Wait until ``gather`` of a shard like one is complete."""
-        self._join(self.slot(Use.OUTBOX, shard, number)[0])
 
     def all_reduced(self, value: torch.Tensor, number: int) -> None:
         """Wait until ``all_reduce`` of a value like one is complete."""

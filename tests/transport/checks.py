@@ -52,6 +52,7 @@ def collectives(rank: int, world: int, rounds: int) -> int:
             got = ops.gather_wait(gathered, x, 0, group)
             wanted = funcol.all_gather_tensor(x.double(), 0, dist.group.WORLD)
             assert torch.equal(got.double(), wanted)
+            ops.gather_release(got, 0, group)
 
         def exchange(x: Any = x, exchanged: Any = exchanged, total: Any = total) -> None:
             inbox = ops.inbox_wait(exchanged, x, 1, group)
@@ -82,18 +83,20 @@ def two_groups(rank: int, world: int) -> bool:
     later = ops.gather_wait(second, 2 * x, 0, other)
     earlier = ops.gather_wait(first, x, 0, group)
     same = torch.equal(later, 2 * earlier) and float(earlier[-1, 0]) == world
+    ops.gather_release(later, 0, other)
+    ops.gather_release(earlier, 0, group)
     dist.destroy_process_group(inner)
     del inner
     return same and not any(name == other for name, _ in wire._wires)
 
 
 def _block(world: int) -> fx.Graph:
-    """Every kind of collective, each with a product beside it."""
+    """Every kind of collective, each with a product beside it; one result is returned as it is."""
     b = Builder()
     x, w = b.input("x", 4 * world, 6), b.input("w", 6, 6)
     results = []
     mm = aten.mm.default
-    for kind in ("all_reduce", "reduce_scatter", "all_gather"):
+    for kind in ("all_reduce", "reduce_scatter", "all_gather", "returned"):
         part = b.call(mm, x, w)
         if kind == "all_reduce":
             launch = b.call(c10d.all_reduce.default, part, "sum", _world())
@@ -102,7 +105,10 @@ def _block(world: int) -> fx.Graph:
         else:
             launch = b.call(c10d.all_gather_into_tensor.default, part, world, _world())
         beside = b.call(mm, part, w)
-        results += [b.call(aten.relu.default, b.call(WAIT, launch)), beside]
+        result = b.call(WAIT, launch)
+        if kind == "all_gather":  # its last reader is behind a view
+            result = b.call(aten.mm.default, b.call(aten.view.default, result, [-1, 6]), w)
+        results += [result if kind == "returned" else b.call(aten.relu.default, result), beside]
     return b.output(*results)
 
 
@@ -129,7 +135,7 @@ def lonely(rank: int, world: int) -> str:
     """Rank 0 starts a collective that no other rank takes part in; returns its error."""
     group = _world()
     x = torch.ones(world, 2)
-    ops.gather_wait(ops.gather_start(x, 3, group), x, 3, group)
+    ops.gather_release(ops.gather_wait(ops.gather_start(x, 3, group), x, 3, group), 3, group)
     (slot,) = (s for key, s in wire_of(group, "cpu").slots.items() if key.number == 3)
     slot.timeout_s = 0.2  # type: ignore[attr-defined]
     message = ""

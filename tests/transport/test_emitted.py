@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch._inductor.utils import run_and_get_code
 
 import domino_compile
+from domino_compile.tools.bench.workload import Step, Workload
 from domino_compile.transport import choice, ops
 from domino_compile.transport.memory import Layout, Slot
 from domino_compile.transport.protocol import Member
 from domino_compile.transport.wire import Key, Wire
-from tests.emitted.harness import SEQ, VOCAB, Model, body, fake_world, kernels_unbuilt
+from tests.emitted.harness import body, fake_world, kernels_unbuilt
 from tests.paths import FAST_LINK
 
 COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+)\.default\((\w+)")
@@ -51,21 +54,28 @@ class LoneWire(Wire):
 
     put = take
 
+    def copy(self, target: object, source: object) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def compiled() -> tuple[list[str], domino_compile.CompileReport]:
+    """A block with sequence parallelism: all-gathers, some of them saved, and reduce-scatters."""
     fake_world()
     torch._dynamo.reset()
     domino_compile.reset_reports()
+    group = dist.group.WORLD
+    assert group is not None
     with pytest.MonkeyPatch.context() as patch:
         lone = LoneWire("0", Member(0, 2))
         patch.setattr(ops, "wire_of", lambda group, device: lone)
         patch.setattr(choice, "against_group", lambda name, device: "")
         options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric"}
-        step = torch.compile(Model(1), backend="domino", options=options)
-        tokens = torch.zeros(4, SEQ, dtype=torch.long) % VOCAB
+        work = Workload("tiny-llama", 1, 4, 32, 2, style="megatron-sp")
+        compile_ = partial(torch.compile, backend="domino", options=options)
+        step = Step(work, group, "cpu", compile_)
         with kernels_unbuilt():
-            _, codes = run_and_get_code(lambda: step(tokens, tokens).backward())
+            _, codes = run_and_get_code(step)
         assert not lone._pending
     (report,) = domino_compile.reports()
     return codes, report
@@ -88,17 +98,45 @@ def test_each_start_is_waited_for_and_released(
 ) -> None:
     codes, report = compiled
     carried = [re.match(r"(\d+) of", schedule.transport) for schedule in report.schedules]
+    kinds = set()
     for code, counted in zip(codes, carried, strict=True):
         found = commands(code)
-        starts = [place for place, (name, _) in enumerate(found) if name == "exchange_start"]
+        starts = [place for place, (name, _) in enumerate(found) if name.endswith("start")]
         assert counted is not None and len(starts) == int(counted[1]) > 0
         for place in starts:
+            kind = found[place][0].removesuffix("_start")
+            kinds.add(kind)
             rest = [(n, p) for p, (n, b) in enumerate(found) if b == found[place][1] and p > place]
             (wait, waited), (release, released) = rest[:2]
-            assert (wait, release) == ("inbox_wait", "inbox_release")
+            slot = "gather" if kind == "gather" else "inbox"
+            assert (wait, release) == (f"{slot}_wait", f"{slot}_release")
             assert any(name == "product" for name, _ in found[place:waited])
-            # The sum is read between the two, before anything else is launched.
-            assert not any(name.endswith("start") for name, _ in found[waited:released])
+            if slot == "inbox":
+                # The result is made between the two, before anything else is launched.
+                assert not any(name.endswith("start") for name, _ in found[waited:released])
+    assert kinds == {"gather", "exchange", "scatter"}
+
+
+def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
+    compiled: tuple[list[str], domino_compile.CompileReport],
+) -> None:
+    for code in compiled[0]:
+        lines = list(body(code))
+        for place, line in enumerate(lines):
+            if not (match := COMMAND.search(line)) or not match[1].endswith("start"):
+                continue
+            made = re.match(r"(\w+) = ", line)
+            assert made is not None
+            uses = [
+                COMMAND.search(text)
+                for at, text in enumerate(lines)
+                if at > place
+                and re.search(rf"\b{made[1]}\b", text)
+                and not re.match(r"\s*(del|assert_\w+\()", text)
+            ]
+            names = [command[1] if command else "" for command in uses]
+            assert names[0].endswith("_wait") and names[-1].endswith("_release")
+            assert len(names) > 2, "nothing reads it"
 
 
 def test_a_slot_is_used_again_only_after_its_release(
@@ -110,13 +148,13 @@ def test_a_slot_is_used_again_only_after_its_release(
         for line in body(code):
             if not (match := COMMAND.search(line)):
                 continue
-            slot = re.findall(r", (\d+), '", line)[-1] + str("scatter" in line)
+            slot = re.findall(r", (\d+), '", line)[-1] + str("gather" in line)
             if match[1].endswith("start"):
                 assert slot not in holder
                 made = re.match(r"(\w+) = ", line)
                 assert made is not None
                 holder[slot] = made[1]
-            elif match[1] == "inbox_release":
+            elif match[1].endswith("release"):
                 assert holder.pop(slot) == match[2]
 
 
@@ -124,8 +162,8 @@ def test_a_received_buffer_is_never_reused(
     compiled: tuple[list[str], domino_compile.CompileReport],
 ) -> None:
     for code in compiled[0]:
-        inboxes = {buffer for name, buffer in commands(code) if name == "exchange_start"}
+        received = {buffer for name, buffer in commands(code) if name.endswith("start")}
         reused = re.findall(
             r"= (buf\d+); del \1  # reuse|= reinterpret_tensor\((buf\d+).*# reuse", code
         )
-        assert inboxes and not inboxes & {name for pair in reused for name in pair}
+        assert received and not received & {name for pair in reused for name in pair}

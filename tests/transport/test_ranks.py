@@ -22,10 +22,14 @@ def test_two_groups_at_once(pools: Pools) -> None:
 @pytest.mark.parametrize("world", [2, 4])
 def test_a_rewritten_graph_computes_the_same(pools: Pools, world: int) -> None:
     (text, targets), *_ = pools[world].run(f"{HERE}:rewritten", timeout=60)
-    assert text.startswith("3 of 3 collectives by copy engines")
+    assert text.startswith("4 of 4 collectives by copy engines")
     reduced = "exchange" if world == 2 else "reduce"
     assert targets[0] == f"domino_compile.{reduced}_start.default"
-    assert targets.count("domino_compile.inbox_release.default") == (2 if world == 2 else 1)
+    assert targets.count("domino_compile.inbox_release.default") == (3 if world == 2 else 2)
+    gathers = [target for target in targets if "gather" in target]
+    assert gathers == [
+        f"domino_compile.gather_{part}.default" for part in ("start", "wait", "release")
+    ]
 
 
 def test_a_rank_that_does_not_answer_is_named(pools: Pools) -> None:

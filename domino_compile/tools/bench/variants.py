@@ -26,7 +26,9 @@ RIVALS: dict[str, str] = {
 }
 #: This package, which times its plan against the uncut program in the first steps.
 MEASURED = "domino-measured"
-NAMES = ("inductor", *RIVALS, "domino", MEASURED, "free", "domino-free")
+#: This package, whose hidden collectives travel by copy engines.
+WIRE = "domino-wire"
+NAMES = ("inductor", *RIVALS, "domino", MEASURED, WIRE, "free", "domino-free")
 #: A backend that does the same as Inductor, but generates no kernels.
 WITHOUT_KERNELS = "aot_eager_decomp_partition"
 
@@ -37,9 +39,10 @@ class Variant:
 
     Attributes:
         name: ``inductor`` is Inductor alone, and ``domino`` this package. The names in ``RIVALS``
-            are Inductor with one of its own options for overlap, and ``domino-measured`` is this
-            package with ``guard="measure"``. ``free`` and ``domino-free`` are Inductor and this
-            package with collectives that take no time.
+            are Inductor with one of its own options for overlap, ``domino-measured`` is this
+            package with ``guard="measure"``, and ``domino-wire`` with ``transport="symmetric"``.
+            ``free`` and ``domino-free`` are Inductor and this package with collectives that take
+            no time.
         slices: The number of slices for ``domino``; ``None`` lets the package choose.
         columns: The number of column parts for ``domino``; ``None`` lets the package choose.
     """
@@ -132,6 +135,8 @@ class Variant:
             options["link"] = link
         if self.measures:
             options["guard"] = "measure"
+        if self.name == WIRE:
+            options["transport"] = "symmetric"
         chosen = {"slices": self.slices, "columns": self.columns}
         options |= {name: parts for name, parts in chosen.items() if parts is not None}
         return torch.compile(model, backend=domino, options=options)

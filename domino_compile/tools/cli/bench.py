@@ -96,8 +96,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     help="Comma-separated list of inductor (always included), inductor-overlap (with Inductor's "
     "own overlap scheduling; GPU), inductor-simple-overlap (with its newer pass, if this torch has "
     "it), inductor-async-tp (asynchronous TP; GPUs of one host), domino, domino:SLICES, "
-    "domino:SLICESxCOLUMNS, domino-measured (with guard='measure'), free and domino-free "
-    "(collectives take no time).  [inductor, inductor-overlap on a GPU, domino, free]",
+    "domino:SLICESxCOLUMNS, domino-measured (with guard='measure'), domino-wire (with "
+    "transport='symmetric'), free and domino-free (collectives take no time).  [inductor, "
+    "inductor-overlap on a GPU, domino, free]",
 )
 @click.option("--rounds", type=int, default=20, show_default=True, help="Measured rounds.")
 @click.option("--steps", type=int, default=3, show_default=True, help="Steps per round.")
