@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -79,8 +80,16 @@ class SymmetricBuffer:
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")  # it is not used
         private: Any = _SymmetricMemory
         size = int(distributed_c10d._resolve_process_group(group_name).size())  # type: ignore[arg-type]
-        self._local = private.empty_strided_p2p((nbytes,), (1,), torch.uint8, device, group_name)
-        self._handle = private.rendezvous(self._local, group_name)
+
+        def make() -> tuple[torch.Tensor, Any]:
+            with torch.cuda.device(device):
+                local = private.empty_strided_p2p((nbytes,), (1,), torch.uint8, device, group_name)
+                return local, private.rendezvous(local, group_name)
+
+        # The handle keeps two small arrays on the device for good. CUDA graph trees count what
+        # their thread allocates during the first run, and allow nothing that outlives it.
+        with ThreadPoolExecutor(1) as thread:
+            self._local, self._handle = thread.submit(make).result()
         self.rank = int(self._handle.rank)
         self.addresses = [int(address) for address in self._handle.buffer_ptrs]
         self.parts = [
