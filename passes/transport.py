@@ -18,6 +18,9 @@ release, which the transport's proof against deadlocks asks for (``transport.pro
 than ``SLOTS`` of one size are in use at once, which bounds the memory. A collective that finds no
 free slot keeps NCCL, as does one that is not hidden.
 
+The ranks agree on the result before the graph is changed: if they do not, because their hosts or
+GPUs differ, NCCL carries all.
+
 Contract: The pass takes a scheduled graph whose order is not pinned yet. Afterwards some of its
 launches and waits are replaced, at their places.
 """
@@ -25,6 +28,7 @@ launches and waits are replaced, at their places.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,14 +90,34 @@ class Carried:
         return f"{done} by copy engines ({held})" + (f"; {left}" if left else "")
 
 
-def transport_collectives(graph: fx.Graph, choice: Choice) -> Carried:
-    """Replace collectives in place, and return which."""
-    result, free = Carried(), _Slots()
+def transport_collectives(
+    graph: fx.Graph, choice: Choice, agreed: Callable[[Mapping[fx.Node, str]], bool]
+) -> Carried:
+    """Replace collectives in place, and return which.
+
+    Args:
+        graph: The graph.
+        choice: What decides the transport.
+        agreed: Whether all ranks carry the same launches in the same way.
+    """
+    result = Carried()
+    loans = _lent(graph, choice, result)
+    if not agreed({loan.site.launch: str(loan) for loan in loans}):
+        names = [*result.carried, *result.left]
+        return Carried(left=dict.fromkeys(names, "the ranks would choose differently"))
+    for loan in loans:
+        _replace(graph, loan)
+    return result
+
+
+def _lent(graph: fx.Graph, choice: Choice, result: Carried) -> list[_Loan]:
+    """Return the slots of all collectives that can be replaced, and fill in the result."""
+    free = _Slots()
     sites = {site.launch: site for site in find_sites(graph)}
     place = {node: index for index, node in enumerate(graph.nodes)}
     ends: defaultdict[fx.Node, list[_Loan]] = defaultdict(list)
     hidden = _hidden(graph, sites)
-    loans = []
+    loans: list[_Loan] = []
     for node in graph.nodes:
         if node in sites:
             site = sites[node]
@@ -107,10 +131,8 @@ def transport_collectives(graph: fx.Graph, choice: Choice) -> Carried:
             loans.append(loan)
         for loan in ends[node]:
             free.give(loan.size, loan.slot)
-    for loan in loans:
-        _replace(graph, loan)
     result.slots = free.most
-    return result
+    return loans
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,10 @@ class _Loan:
     size: _SlotSize
     slot: int
     last: fx.Node
+
+    def __str__(self) -> str:
+        _, use, nbytes = self.size
+        return f"{use.value} slot {self.slot} of {nbytes} bytes"
 
 
 def _lend(site: Site, free: _Slots, place: dict[fx.Node, int]) -> _Loan | None:

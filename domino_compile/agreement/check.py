@@ -21,6 +21,9 @@ wanted for this content before: two graphs may have the same collectives. So a r
 alone (its last batch is smaller, its padded length differs, a guard failed) asks a question that is
 already answered and does not wait. Ranks that recompile together, or on new terms, meet.
 
+3. *On the transport*, if the option ``transport`` is set: copy engines for the same collectives
+   with the same buffers, or NCCL for all. The ranks' GPUs and launchers may differ.
+
 **Who waits.** Only ranks wait that would change the collectives, or that plan the same content in a
 new way (others may still have another program). A rank that leaves a graph to Inductor says so and
 continues at once. Graphs without a tensor-parallel collective ask nothing: other collectives are
@@ -139,7 +142,7 @@ class RankCheck:
             if answer is not None and answer.value not in matter.accepts:
                 raise RankMismatchError(_no_way(matter, table, answer))
             if len(tables) > 1:
-                self._round(matter, table).post(Offer((FALLBACK,), {}))
+                self._round(matter, table, vote.stage).post(Offer((FALLBACK,), {}))
 
     def repeat(self, votes: Sequence[Vote]) -> bool:
         """Ask what was asked when a program that comes from a cache was compiled.
@@ -180,7 +183,7 @@ class RankCheck:
             if answer.value != matter.best:
                 why = why or answer.why or f"another rank of group {table.group} differs"
         if len(tables) > 1:
-            why = self._round_all(tables, why)
+            why = self._round_all(tables, why, vote.stage)
         if why:
             log.warning("%s", why)
         return why
@@ -192,7 +195,7 @@ class RankCheck:
             if answer is not None and answer.value not in matter.accepts:
                 raise RankMismatchError(_no_way(matter, table, answer))
             if len(tables) > 1:
-                self._round(matter, table).post(Offer((FALLBACK,), {}))
+                self._round(matter, table, PLAN).post(Offer((FALLBACK,), {}))
 
     def _come(self, matter: Matter, table: Table, stage: str) -> str:
         """Record this rank's current program, and return the name of its question."""
@@ -275,15 +278,15 @@ class RankCheck:
             " graph and all later ones of the group are left to Inductor alone"
         )
 
-    def _round_all(self, tables: Sequence[tuple[Matter, Table]], why: str) -> str:
+    def _round_all(self, tables: Sequence[tuple[Matter, Table]], why: str, stage: str) -> str:
         """Pass the outcome to all groups of a mesh, one after the other."""
         if why:  # tell ranks that wait in other groups at once
             for matter, table in tables:
-                self._round(matter, table).post(Offer((FALLBACK,), {"why": why}))
+                self._round(matter, table, stage).post(Offer((FALLBACK,), {"why": why}))
             return why
         for matter, table in tables:
             offer = Offer((FALLBACK,) if why else (BEST, FALLBACK), {"why": why})
-            ballot = self._round(matter, table)
+            ballot = self._round(matter, table, stage)
             answer = ballot.ask(offer, _passed_on, lambda _: None, self.timeout_s)
             if answer.value not in (BEST, FALLBACK):
                 raise RankMismatchError(_no_way(matter, table, answer))
@@ -291,8 +294,11 @@ class RankCheck:
                 why = answer.why or "ranks of another group differ"
         return why
 
-    def _round(self, matter: Matter, table: Table) -> Ballot:
-        return Ballot(table, f"{self.names.get(matter.group, matter.question)}/round")
+    def _round(self, matter: Matter, table: Table, stage: str) -> Ballot:
+        name = self.names.get(matter.group, matter.question)
+        if stage != PLAN:  # each stage has an outcome of its own
+            name = f"{name}/{matter.question}"
+        return Ballot(table, f"{name}/round")
 
 
 def _tables(vote: Vote) -> list[tuple[Matter, Table]]:

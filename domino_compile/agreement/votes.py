@@ -17,6 +17,8 @@ from domino_compile.report import CompileReport
 
 #: The answer that every plan accepts: Inductor compiles the program alone.
 ALONE = "inductor"
+#: The answer that every transport of collectives accepts: NCCL carries all.
+NCCL = "NCCL"
 #: The stage of a compile that asks for the plan; the others are phases of lowered graphs.
 PLAN = "plan"
 #: Collectives whose sizes differ by rank.
@@ -154,6 +156,29 @@ def order_vote(
         question = _digest(phase, content)
         matters.append(Matter(group, content, question, best, fallback, {"order": orders[0]}))
     return Vote(phase, tuple(matters))
+
+
+def transport_vote(
+    phase: str, launches: Sequence[tuple[Launch, str]], groups: Sequence[str]
+) -> Vote:
+    """Return the question what carries the collectives of a lowered graph.
+
+    Args:
+        phase: As in ``order_vote``.
+        launches: The collectives in their order, each with how it is carried; empty: by NCCL.
+        groups: The tensor-parallel groups, in the order of the graph.
+    """
+    matters = []
+    for group in groups:
+        ours = [(x, way) for x, way in launches if x.group == group]
+        sizes = [f"{x.kind}{_size(x.kind, x.bytes, True)}" for x, _ in ours]
+        ways = [f"{size} by {way or NCCL}" for size, (_, way) in zip(sizes, ours, strict=True)]
+        content = _digest(sorted(sizes))
+        carried = any(way for _, way in ours)
+        best, fallback = (_digest(ways), NCCL) if carried else (NCCL, "")
+        question = _digest("transport", phase, content)
+        matters.append(Matter(group, content, question, best, fallback, {"order": ways}))
+    return Vote(f"transport {phase}", tuple(matters))
 
 
 def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -> Vote:

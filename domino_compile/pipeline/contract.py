@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -95,6 +95,7 @@ class Context:
         outcomes: The results of the passes so far.
         choice: What decides the transport of collectives; ``None``: NCCL carries all.
         agreed: Whether all ranks have a given order of a lowered graph's collectives.
+        carried: Whether all ranks carry the same launches in the same way, besides NCCL's.
     """
 
     cost: CostModel
@@ -109,3 +110,4 @@ class Context:
     outcomes: Outcomes = field(default_factory=Outcomes)
     choice: Choice | None = None
     agreed: Callable[[ScheduleResult], bool] = lambda result: True
+    carried: Callable[[Mapping[fx.Node, str]], bool] = lambda launches: True

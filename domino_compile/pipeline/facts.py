@@ -13,14 +13,14 @@ from domino_compile import _compat
 from domino_compile.analysis.found import Found
 from domino_compile.cost import CostModel
 from domino_compile.cost.waves import rows_a_block
-from domino_compile.graph.collectives import group_of, is_launch, tensor_bytes, tensors_of
+from domino_compile.graph.collectives import find_sites, is_launch, tensor_bytes, tensors_of
 from domino_compile.options import Options
 from domino_compile.pipeline.contract import Context, Lowering
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import PRODUCTS
 from domino_compile.report import CompileReport
 from domino_compile.scheduling import held_bytes
-from domino_compile.transport.choice import Choice, against_group
+from domino_compile.transport.choice import Choice
 
 
 @dataclass
@@ -67,10 +67,9 @@ class Facts:
     def _by_copy_engines(self, graph: fx.Graph) -> bool:
         """Return whether the option ``transport`` takes collectives off the multiprocessors."""
         choice = Choice.of(self.options)
-        if choice is None or choice.obstacle:
+        if choice is None or device_of(graph).type != "cuda":
             return False
-        device, groups = device_of(graph), {group_of(n) for n in graph.nodes if is_launch(n)}
-        return device.type == "cuda" and not any(against_group(g, device) for g in groups)
+        return choice.frees_multiprocessors(find_sites(graph))
 
     @property
     def rows_a_block(self) -> Callable[[int], int] | None:

@@ -127,7 +127,9 @@ def _products(graph: fx.Graph, at: Context) -> dict[str, float]:
 def _transport(graph: fx.Graph, at: Context) -> Carried:
     from domino_compile.passes.transport import Carried, transport_collectives
 
-    return Carried() if at.choice is None else transport_collectives(graph, at.choice)
+    if at.choice is None:
+        return Carried()
+    return transport_collectives(graph, at.choice, at.carried)
 
 
 def _pin(graph: fx.Graph, at: Context) -> int:

@@ -7,7 +7,7 @@ that the partitioner makes of it. The passes and their order are in ``order``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -15,7 +15,13 @@ from itertools import zip_longest
 from torch import fx
 
 from domino_compile.agreement.check import RankCheck
-from domino_compile.agreement.votes import Vote, groups_in_order, order_vote, plan_vote
+from domino_compile.agreement.votes import (
+    Vote,
+    groups_in_order,
+    order_vote,
+    plan_vote,
+    transport_vote,
+)
 from domino_compile.analysis import reasons
 from domino_compile.analysis.found import Found, find_collectives
 from domino_compile.analysis.reasons import Reason
@@ -252,10 +258,22 @@ class Pipeline:
         )
         return order_vote(phase, ours, theirs, groups_in_order(self.report))
 
+    def _carried(self, phase: str, graph: fx.Graph, ways: Mapping[fx.Node, str]) -> bool:
+        """Return whether all ranks carry the same collectives in the same way."""
+        if self.check is None:
+            return True
+        return not self.check.agree(self._transport(phase, graph, ways))
+
+    def _transport(self, phase: str, graph: fx.Graph, ways: Mapping[fx.Node, str]) -> Vote:
+        launches = [n for n in graph.nodes if is_launch(n) and not is_alone(n)]
+        pairs = [(as_launch(n), ways.get(n, "")) for n in launches]
+        return transport_vote(phase, pairs, groups_in_order(self.report))
+
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
         """Order and pin; return that the graph is ours."""
         at = self.facts.context(graph, None)
         at.agreed = partial(self._agreed, phase)
+        at.carried = partial(self._carried, phase, graph)
         at.held_bytes = self.report.input_bytes
         at.saved = self.results if phase == "backward" else ()
         self.runner.run(GRAPH, graph, phase, at)
@@ -297,6 +315,8 @@ class Pipeline:
                 if joint
                 else self._order(failure.phase, nodes, nodes)
             )
+            if not joint and self.options.transport != "nccl":
+                self.check.tell(self._transport(failure.phase, failure.graph, {}))
         self.keep()
         report_fault(self.dump, failure, self.options)
 

@@ -149,24 +149,29 @@ def agree_on_overlap(missing: Sequence[str]) -> list[str]:
     return asked(lambda report, rank: overlap_vote(report, missing[rank]), len(missing))
 
 
-def asked(vote: Callable[[CompileReport, int], Vote], ranks: int = 2) -> list[str]:
+def asked(
+    vote: Callable[[CompileReport, int], Vote],
+    ranks: int = 2,
+    mesh: Sequence[Mapping[str, tuple[int, ...]]] = (),
+) -> list[str]:
     """What each rank is told after agreeing on a plan and asking a question.
 
     Args:
         vote: the question of a rank.
         ranks: how many there are; their group is named by them, as ``(0, 1)``.
+        mesh: the groups of each rank, if there are several.
     """
-    groups = {"tp": tuple(range(ranks))}
+    groups = mesh or [{"tp": tuple(range(ranks))}] * ranks
     told = [""] * ranks
 
     def work(rank: int) -> None:
         _own.rank = rank
-        report = Program((("tp", 64),)).report(groups)
+        report = Program(tuple((name, 64) for name in groups[rank])).report(groups[rank])
         made = RankCheck(Terms(), 20.0)
         made.plan(report, ("rows 2+2",))
         told[rank] = made.agree(vote(report, rank))
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in groups["tp"]]
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
     with one_store():
         for thread in threads:
             thread.start()
