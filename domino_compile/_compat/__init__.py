@@ -574,6 +574,25 @@ def shared_store(group: str) -> tuple[Any, list[int], int] | None:
     return store, dist.get_process_group_ranks(process_group), process_group.rank()
 
 
+def memberships() -> list[tuple[str, int, list[int], bool]]:
+    """Return the process groups of this process.
+
+    Returns:
+        For each group its name, this process's position, its global ranks, and whether they share a
+        store.
+    """
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    found = []
+    for group, name in distributed_c10d._world.pg_names.items():
+        ranks = dist.get_process_group_ranks(group)
+        found.append((name, group.rank(), ranks, shared_store(name) is not None))
+    return sorted(found)
+
+
 def base_store(store: Any) -> Any:
     """Return the store below the prefixes that process groups put in front of their keys."""
     import torch.distributed as dist

@@ -33,6 +33,7 @@ from domino_compile.report import (
 )
 from domino_compile.report.dump import check_folder
 from domino_compile.report.explanation import OverlapError, explanation_of
+from domino_compile.transport.choice import environment
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Request:
 
     def _identity(self) -> str:
         """Return everything that decides the result of our passes, for cache keys."""
-        known = f"{self.hints.identity()} {self.rates} {self.slower}"
+        known = f"{self.hints.identity()} {self.rates} {self.slower} {environment(self.options)}"
         return f"{source_digest()} {self.options.digest()} {known}"
 
     def _plan_key(self) -> str | None:

@@ -18,7 +18,7 @@ from domino_compile.graph.tags import is_alone
 from domino_compile.options import Options, PassName, Transport
 
 #: The smallest payload of ``transport='auto'``: below, NCCL's low latency matters more. It is a
-#: choice, not a measurement: payloads of 16 MiB and more were measured (docs/transport.md).
+#: choice, not a measurement: payloads of 32 MiB and more were measured (docs/transport.md).
 LEAST_BYTES = 4 << 20
 
 
@@ -125,6 +125,19 @@ def on_one_host(ranks: list[int]) -> bool:
         _, world = _compat.rank_and_world()
         here = torch.cuda.device_count() if torch.cuda.is_available() else world
     return len({rank // max(1, here) for rank in ranks}) == 1
+
+
+def environment(options: Options) -> str:
+    """Return what besides the graph decides the transport, for the keys of caches.
+
+    It includes this process's rank in every group: graphs whose sums are made of slots have it, so
+    ranks must not take each other's code from a cache that they share.
+    """
+    if Choice.of(options) is None:
+        return ""
+    gpus = _against_gpus() if torch.cuda.is_available() else "no GPU"
+    launched = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return f"transport: {gpus or 'peers'}, {launched} ranks a host, {_compat.memberships()}"
 
 
 def _against_gpus() -> str:

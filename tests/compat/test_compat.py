@@ -217,6 +217,7 @@ def test_group_size_and_shared_store() -> None:
     assert _compat.rank_in(name) == 0
     assert _compat.shared_store(name) is None  # one process stands for the group
     assert _compat.rank_and_world() == (0, 2)
+    assert _compat.memberships() == [(name, 0, [0, 1], False)]
     assert _compat.group_timeout_s(name) > 0  # of the stand-in, if it has one
 
 

@@ -10,8 +10,9 @@ from torch import fx
 
 from domino_compile._compat.groups import funcol
 from domino_compile.graph.collectives import WAIT, c10d
+from domino_compile.options import Options
 from domino_compile.passes.transport import transport_collectives
-from domino_compile.transport import ops, wire
+from domino_compile.transport import choice, ops, wire
 from domino_compile.transport.choice import Choice
 from domino_compile.transport.wire import wire_of
 from tests.passes.graphs import Builder, aten
@@ -146,6 +147,12 @@ def lonely(rank: int, world: int) -> str:
             message = str(error)
     dist.barrier()
     return message
+
+
+def environment(rank: int, world: int) -> str:
+    """What decides the transport besides the graph."""
+    assert choice.environment(Options()) == ""
+    return choice.environment(Options(transport="auto"))
 
 
 def left_behind(rank: int, world: int) -> list[str]:

@@ -32,6 +32,12 @@ def test_a_rewritten_graph_computes_the_same(pools: Pools, world: int) -> None:
     ]
 
 
+def test_ranks_share_no_compiled_code(pools: Pools) -> None:
+    """Code that adds a rank's own chunk to what it receives is right on that rank only."""
+    first, second = pools[2].run(f"{HERE}:environment")
+    assert first != second
+
+
 def test_a_rank_that_does_not_answer_is_named(pools: Pools) -> None:
     message, _ = pools[2].run(f"{HERE}:lonely")
     assert message.startswith("rank 1 of the group has not answered")
