@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 from domino_compile import emulate
 from domino_compile._compat import groups as private
-from domino_compile.emulate import settings
-from domino_compile.emulate.cuda import CudaTransport
+from domino_compile.emulate import cuda, settings
+from domino_compile.emulate.cuda import CudaTransport, WireKernel
 from domino_compile.emulate.group import Call
-from domino_compile.emulate.symmetric import moves
+from domino_compile.emulate.symmetric import Move, moves
 from domino_compile.emulate.trace import Record, Wire
 from domino_compile.errors import DominoError
 from domino_compile.links import LinkError
@@ -87,6 +88,25 @@ def test_link_is_needed_and_checked() -> None:
 def test_values_out_of_range(option: dict[str, object], message: str) -> None:
     with pytest.raises(emulate.EmulateError, match=message):
         emulate.use_link("demo-2", **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ctas", [0, 2])
+def test_without_blocks_no_kernel_moves_the_numbers(
+    ctas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if copy engines did: one sleeping warp keeps the time, on no multiprocessor of its own."""
+    monkeypatch.setattr(cuda, "_units", lambda move: (16, 16, 16))  # as for tensors on a GPU
+    launched: list[dict[str, Any]] = []
+    kernel = object.__new__(WireKernel)
+    kernel._nothing, kernel._clustered, kernel._whole_sm = torch.empty(16), None, 200_000
+    kernel._kernel = lambda **what: launched.append(what)
+    sent, received = torch.arange(64.0), torch.zeros(64)
+    kernel.run(Move(sent, received), 5.0, ctas, exclusive=True, stream=None)
+    (launch,) = launched
+    *_, wire_ns, must = launch["args"]
+    assert wire_ns == 5000 and launch["grid"] == (max(1, ctas), 1, 1)
+    assert torch.equal(received, sent) == (ctas == 0) and must == (ctas > 0)
+    assert (launch["block"][0] == 32 and launch["shared_mem"] < 1024) == (ctas == 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
