@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch._inductor.utils import run_and_get_code
 
 import domino_compile
-from domino_compile.tools.bench.workload import Step, Workload
+from domino_compile._compat.groups import funcol
 from domino_compile.transport import choice, ops
 from domino_compile.transport.memory import Layout, Slot
 from domino_compile.transport.protocol import Member
@@ -58,24 +59,60 @@ class LoneWire(Wire):
         pass
 
 
+class Gather(torch.autograd.Function):
+    """Tokens of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return funcol.all_gather_tensor(x, 0, dist.group.WORLD)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return funcol.reduce_scatter_tensor(grad, "sum", 0, dist.group.WORLD)
+
+
+class Scatter(torch.autograd.Function):
+    """The sum over all ranks, of this rank's tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return funcol.reduce_scatter_tensor(x, "sum", 0, dist.group.WORLD)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return funcol.all_gather_tensor(grad, 0, dist.group.WORLD)
+
+
+class Block(nn.Module):
+    """An MLP with sequence parallelism, whose weights' gradients read the gathered tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + Scatter.apply(self.down(self.up(Gather.apply(x)).relu()))
+
+
+def step(compile_: Callable[..., Any]) -> None:
+    model = nn.Sequential(Block(), Block())
+    compile_(model)(torch.randn(8, 4, 16)).sum().backward()
+
+
 @pytest.fixture(scope="module")
 def compiled() -> tuple[list[str], domino_compile.CompileReport]:
-    """A block with sequence parallelism: all-gathers, some of them saved, and reduce-scatters."""
+    """A model with sequence parallelism: all-gathers, some of them saved, and reduce-scatters."""
     fake_world()
     torch._dynamo.reset()
     domino_compile.reset_reports()
-    group = dist.group.WORLD
-    assert group is not None
     with pytest.MonkeyPatch.context() as patch:
         lone = LoneWire("0", Member(0, 2))
         patch.setattr(ops, "wire_of", lambda group, device: lone)
         patch.setattr(choice, "against_group", lambda name, device: "")
         options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric"}
-        work = Workload("tiny-llama", 1, 4, 32, 2, style="megatron-sp")
         compile_ = partial(torch.compile, backend="domino", options=options)
-        step = Step(work, group, "cpu", compile_)
         with kernels_unbuilt():
-            _, codes = run_and_get_code(step)
+            _, codes = run_and_get_code(step, compile_)
         assert not lone._pending
     (report,) = domino_compile.reports()
     return codes, report
