@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from domino_compile.verify.emitted import read
 from domino_compile.verify.emitted_events import (
+    Chosen,
     Event,
     Freed,
     Launch,
@@ -133,8 +134,20 @@ class _Walk:
             self._wait(event)
         elif isinstance(event, Freed):
             self._touch(event, frozenset({event.buffer}), Rule.NOT_FREED, "is freed")
+        elif isinstance(event, Chosen):
+            self._choose(event)
         elif isinstance(event, Returned):
             self._return(event)
+
+    def _choose(self, event: Chosen) -> None:
+        """Follow each way from here. What is in flight is the same after all of them."""
+        before, after = frozenset(self.empty), set[int]()
+        for way in event.ways:
+            self.empty = set(before)
+            for inner in way:
+                self.follow(inner)
+            after |= self.empty
+        self.empty = after
 
     def _touch(self, event: Event, buffers: frozenset[int], rule: Rule, how: str) -> None:
         """Refuse anything at all that happens to a buffer in flight."""
@@ -245,16 +258,40 @@ def _peak(program: Program, promise: Promise, names: Names) -> int:
     for number, buffer in enumerate(program.buffers):
         known = promise.input_bytes.get(buffer.name, 0) if buffer.given else buffer.bytes
         sizes[number] = names.bytes.get(buffer.name, 0) if known is None else known
-    given = sum(sizes[n] for n, buffer in enumerate(program.buffers) if buffer.given)
-    live = peak = promise.held_bytes + given
-    seen = {n for n, buffer in enumerate(program.buffers) if buffer.given}
-    for event in program.events:
-        for made in _made_by(event) - seen:
-            seen.add(made)
-            live += sizes[made]
-        peak = max(peak, live)
-        if isinstance(event, Freed):
-            live -= sizes[event.buffer] if event.buffer in seen else 0
+    live = {n for n, buffer in enumerate(program.buffers) if buffer.given}
+    return promise.held_bytes + _most(program.events, live, set(), sizes)
+
+
+def _most(events: Sequence[Event], live: set[int], gone: set[int], sizes: dict[int, int]) -> int:
+    """Return the most bytes that are live during events.
+
+    Behind a condition the buffers count that the way left which needs most memory.
+
+    Args:
+        events: In order.
+        live: The buffers that are live before; afterwards, those that are live then.
+        gone: Those that have been freed, likewise.
+        sizes: In bytes.
+    """
+    now = peak = sum(sizes[n] for n in live)
+    for event in events:
+        if isinstance(event, Chosen):
+            ends = [(set(live), set(gone)) for _ in event.ways]
+            peaks = [_most(way, *end, sizes) for way, end in zip(event.ways, ends, strict=True)]
+            largest = max((alive for alive, _ in ends), key=lambda x: sum(sizes[n] for n in x))
+            gone |= live.union(*(alive for alive, _ in ends)) - largest
+            live.clear()
+            live.update(largest)
+            now, peak = sum(sizes[n] for n in live), max(peak, *peaks)
+            continue
+        made = _made_by(event) - live - gone
+        live |= made
+        now += sum(sizes[n] for n in made)
+        peak = max(peak, now)
+        if isinstance(event, Freed) and event.buffer in live:
+            live.discard(event.buffer)
+            gone.add(event.buffer)
+            now -= sizes[event.buffer]
     return peak
 
 
