@@ -77,10 +77,11 @@ def refused(why: str) -> OrderCertificate:
 
 def _checked(program: Program, promise: Promise | None, names: Names | None) -> OrderCertificate:
     names, is_known, promise = names or Names(), promise is not None, promise or Promise(())
-    walk = _Walk(program, promise if is_known else None)
+    launches = _launches(program, names)
+    walk = _Walk(program, promise if is_known else None, launches)
     for event in program.events:
         walk.follow(event)
-    order, differences = _compared(_launches(program, names), promise)
+    order, differences = _compared(launches, promise)
     peak = _peak(program, promise, names)
     return OrderCertificate(
         order=order,
@@ -108,10 +109,19 @@ class _Flight:
 
 
 class _Walk:
-    """Goes through the events and notes what is in flight."""
+    """Goes through the events and notes what is in flight.
 
-    def __init__(self, program: Program, promise: Promise | None) -> None:
+    Args:
+        program: What the code does.
+        promise: What it must do, if that is known.
+        launches: Each launch with its node; an empty name if that is not known.
+    """
+
+    def __init__(
+        self, program: Program, promise: Promise | None, launches: Sequence[tuple[Launch, str]]
+    ) -> None:
         self.program, self.is_known = program, promise is not None
+        self.nodes = {id(launch): node for launch, node in launches}
         self.unwaited = [c for c in promise.collectives if not c.waited] if promise else []
         self.flying: list[_Flight] = []
         self.received: set[int] = set()
@@ -171,7 +181,8 @@ class _Walk:
         if missing := sent & self.empty:
             said = f"{launch.kind} sends {self._named(missing)}, which nothing has written"
             self._violated(Rule.COMPUTED, launch.line, said)
-        here = not any(c.matches(launch) for c in self.unwaited)
+        node = self.nodes[id(launch)]
+        here = not any(c.matches(launch) and node in ("", c.name) for c in self.unwaited)
         for out, into in zip(launch.sent, launch.received, strict=True):
             self.flying.append(_Flight(launch, out, into, here))
         self.received |= received

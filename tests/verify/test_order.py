@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from domino_compile.verify.order import check_emitted
-from domino_compile.verify.order_certificate import Names, Promise, Rule
+from domino_compile.verify.order_certificate import Collective, Names, Promise, Rule
 from tests.emitted import test_order
 from tests.emitted.harness import Checked
 from tests.verify.order_mutants import FAULTS, HARMLESS, mutants
@@ -185,6 +185,23 @@ def test_checkpointed_attention_writes_what_its_operation_writes(call: str) -> N
     assert not established(GATHER, read, wait, "return (buf0, buf1)")
     write = wrapped.format("torch.ops.aten.relu_.default", "arg0_1")
     assert established(GATHER, write, wait, "return (buf0, buf1)") == ["NOT_OVERWRITTEN"]
+
+
+def test_one_collective_without_a_wait_excuses_no_other() -> None:
+    """The program waits for the first one itself; what the second one sends is overwritten."""
+    gather = "buf{} = torch.ops._c10d_functional.all_gather_into_tensor.default(arg{}_1, 2, '0')"
+    lines = (
+        *(gather.format(0, 0), gather.format(1, 1), "buf2 = arg1_1; del arg1_1  # reuse"),
+        *("torch.ops._c10d_functional.wait_tensor.default(buf1)", "return (buf0, buf1, buf2)"),
+    )
+    code = HEAD + "".join(f"        {line}\n" for line in lines)
+    kind, settings = "all_gather_into_tensor", (2, "0")
+    promise = Promise(
+        (Collective("first", kind, settings, waited=False), Collective("second", kind, settings))
+    )
+    names = Names({"buf0": ("first",), "buf1": ("second",)}, {})
+    (finding,) = check_emitted(code, promise, names).findings
+    assert finding.rule is Rule.NOT_REUSED and "arg1_1" in finding.why
 
 
 @pytest.mark.parametrize(
