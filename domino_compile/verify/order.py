@@ -8,7 +8,9 @@
 * What a collective sends has been computed.
 * Each group has exactly the collectives of the graph that was lowered, in that graph's order, with
   the same reduction and the same ranks. The ranks have agreed on that order (``agreement``).
-* The peak of live buffers is at most the predicted one (``TOLERANCE``).
+* The peak of live buffers is at most the predicted one (``TOLERANCE``). What one way of a condition
+  frees counts as freed here: Inductor frees the operands of a condition in its first way only, and
+  keeps them to the end in the other one, with or without this package.
 
 A collective whose result the graph returns without a wait, as a program with asynchronous
 collectives may, is awaited by the program; the lowered graph says which these are. A wait for an
@@ -18,7 +20,7 @@ input is for a collective of an earlier graph. A second wait for the same collec
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from domino_compile.verify.emitted import read
@@ -82,12 +84,12 @@ def _checked(program: Program, promise: Promise | None, names: Names | None) -> 
     for event in program.events:
         walk.follow(event)
     order, differences = _compared(launches, promise)
-    peak = _peak(program, promise, names)
+    peak, planned = (_peak(program, promise, names, pick) for pick in (max, min))
     return OrderCertificate(
         order=order,
         waits=sum(isinstance(event, Wait) for event in program.events),
         peak_bytes=peak,
-        findings=(*walk.findings, *(differences if is_known else ()), *_too_high(peak, promise)),
+        findings=(*walk.findings, *(differences if is_known else ()), *_too_high(planned, promise)),
         in_flight=walk.most,
         buffers=len(walk.flown),
         predicted_bytes=promise.peak_bytes,
@@ -263,36 +265,49 @@ def _difference(
     return []
 
 
-def _peak(program: Program, promise: Promise, names: Names) -> int:
-    """Return the most bytes that are live at once; 0 if a size is not known."""
+#: Picks one of several sets of buffers, by a key: ``max`` or ``min``.
+Pick = Callable[..., set[int]]
+
+
+def _peak(program: Program, promise: Promise, names: Names, pick: Pick) -> int:
+    """Return the most bytes that are live at once; 0 if a size is not known.
+
+    Args:
+        program: What the code does.
+        promise: What it must do.
+        names: The sizes of buffers that the code does not tell.
+        pick: Chooses among the buffers that the ways of a condition leave, by their bytes.
+    """
     sizes: dict[int, int] = {}
     for number, buffer in enumerate(program.buffers):
         known = promise.input_bytes.get(buffer.name, 0) if buffer.given else buffer.bytes
         sizes[number] = names.bytes.get(buffer.name, 0) if known is None else known
     live = {n for n, buffer in enumerate(program.buffers) if buffer.given}
-    return promise.held_bytes + _most(program.events, live, set(), sizes)
+    return promise.held_bytes + _most(program.events, live, set(), sizes, pick)
 
 
-def _most(events: Sequence[Event], live: set[int], gone: set[int], sizes: dict[int, int]) -> int:
+def _most(
+    events: Sequence[Event], live: set[int], gone: set[int], sizes: dict[int, int], pick: Pick
+) -> int:
     """Return the most bytes that are live during events.
-
-    Behind a condition the buffers count that the way left which needs most memory.
 
     Args:
         events: In order.
         live: The buffers that are live before; afterwards, those that are live then.
         gone: Those that have been freed, likewise.
         sizes: In bytes.
+        pick: As for ``_peak``.
     """
     now = peak = sum(sizes[n] for n in live)
     for event in events:
         if isinstance(event, Chosen):
             ends = [(set(live), set(gone)) for _ in event.ways]
-            peaks = [_most(way, *end, sizes) for way, end in zip(event.ways, ends, strict=True)]
-            largest = max((alive for alive, _ in ends), key=lambda x: sum(sizes[n] for n in x))
-            gone |= live.union(*(alive for alive, _ in ends)) - largest
+            ways = zip(event.ways, ends, strict=True)
+            peaks = [_most(way, *end, sizes, pick) for way, end in ways]
+            picked = pick((alive for alive, _ in ends), key=lambda x: sum(sizes[n] for n in x))
+            gone |= live.union(*(alive for alive, _ in ends)) - picked
             live.clear()
-            live.update(largest)
+            live.update(picked)
             now, peak = sum(sizes[n] for n in live), max(peak, *peaks)
             continue
         made = _made_by(event) - live - gone

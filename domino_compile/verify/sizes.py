@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ from domino_compile._compat.operators import OpOverload
 from domino_compile.verify.claims import Claim, Piece
 from domino_compile.verify.interpret import Unknown, resolve
 from domino_compile.verify.part import Given, Part
-from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.plain import Graph, Operation, Tensor
 
 VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
 #: A part is run as it is if its values have no more elements than this, all together.
@@ -59,7 +59,24 @@ def _shapes(part: Part) -> list[tuple[int, ...]]:
 
     for op in (*part.inputs.values(), *part.before.values(), *part.after.values()):
         add(op.value)
+    for graph in _called(part):
+        for op in graph.operations.values():
+            add(op.value)
     return shapes
+
+
+def _called(part: Part) -> Iterator[Graph]:
+    """Yield the graphs that operations of the part call, and those that these call."""
+    for graph, side in zip(part.graphs, (part.before, part.after), strict=True):
+        for name in side:
+            if name in graph.inner:
+                yield from _with_inner(graph.inner[name])
+
+
+def _with_inner(graph: Graph) -> Iterator[Graph]:
+    yield graph
+    for inner in graph.inner.values():
+        yield from _with_inner(inner)
 
 
 @cache
@@ -77,7 +94,9 @@ def _sizes_of(target: str) -> tuple[list[str], frozenset[str], frozenset[str]] |
 def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Yield each size that a view makes of several, or makes several of, and these."""
     known = {**part.graphs[0].operations, **part.inputs, **part.before}
-    for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
+    sides = [(part.before, known), (part.after, part.graphs[1].operations)]
+    sides += [(graph.operations, graph.operations) for graph in _called(part)]
+    for side, values in sides:
         for op in side.values():
             if op.target in VIEWS and isinstance(source := values[op.operands[0]].value, Tensor):
                 yield from _grouped(source.shape, op.tensor.shape)
@@ -188,7 +207,22 @@ class _Sizes:
                 name: replace(op, value=self._value(op.value)) for name, op in part.inputs.items()
             },
             given={n: Given(x.before, self._claim(x.claim)) for n, x in part.given.items()},
+            graphs=(
+                self._graphs_of(part.graphs[0], part.before),
+                self._graphs_of(part.graphs[1], part.after),
+            ),
         )
+
+    def _graphs_of(self, graph: Graph, side: Mapping[str, Operation]) -> Graph:
+        """Return a graph with small sizes in the graphs that operations of the part call."""
+        called = {name: inner for name, inner in graph.inner.items() if name in side}
+        made = {name: self._graph(inner) for name, inner in called.items()}
+        return replace(graph, inner=graph.inner | made)
+
+    def _graph(self, graph: Graph) -> Graph:
+        made = {name: self._operation(op) for name, op in graph.operations.items()}
+        inner = {name: self._graph(called) for name, called in graph.inner.items()}
+        return replace(graph, operations=made, inner=inner)
 
     def _claim(self, claim: Claim) -> Claim:
         if not isinstance(claim, Piece):

@@ -139,6 +139,19 @@ def test_the_way_that_needs_more_memory_counts() -> None:
     assert peak(otherwise=f"{MADE}; {more.format('c')}") == peak() + 400
 
 
+def test_operands_that_only_one_way_frees_are_not_held_against_the_code() -> None:
+    """Inductor keeps them in the other way: the certificate has them, the limit does not."""
+    size, more = 100_000, "a2 = empty_strided_cpu((100000, ), (1, ), torch.float32)"
+    late = "e = empty_strided_cpu((100000, ), (1, ), torch.float32); cpp_fused_0(y, e)"
+    text = code(before=f"{more}; cpp_fused_0(y, a2)", here="del a2", after=late)
+    found = check_emitted(text, Promise((), peak_bytes=4 * size))
+    assert found.established, found.findings
+    assert found.peak_bytes > 2 * 4 * size
+    kept = code(before=f"{more}; cpp_fused_0(y, a2)", after=late)
+    (finding,) = check_emitted(kept, Promise((), peak_bytes=4 * size)).findings
+    assert finding.rule is Rule.PEAK
+
+
 def test_results_of_one_operation_are_apart() -> None:
     """Inductor gives the memory of one to another value while the other is sent."""
     text = (
