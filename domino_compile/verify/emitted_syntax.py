@@ -12,6 +12,10 @@ COLLECTIVES, WAIT = "torch.ops._c10d_functional.", "wait_tensor"
 OTHER_COMMUNICATION = (
     *("torch.ops.symm_mem.", "torch.ops.c10d.", "torch.ops._c10d_functional_autograd."),
     *("torch.distributed.", "dist.all_", "empty_strided_p2p("),
+    *(
+        f"torch.ops.domino_compile.{x}_"
+        for x in ("scatter", "exchange", "gather", "reduce", "inbox")
+    ),
 )
 #: Functions that return a view of their first argument.
 VIEWS = ("reinterpret_tensor", "as_strided")

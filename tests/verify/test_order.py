@@ -211,6 +211,10 @@ def test_one_collective_without_a_wait_excuses_no_other() -> None:
         ("def other(args):\n    pass", "no function 'call'"),
         ("def call(args:", "not Python"),
         ("def call(args):\n    torch.ops.symm_mem.one_shot(args)", "symm_mem"),
+        (
+            "def call(args):\n    torch.ops.domino_compile.gather_start(args)",
+            "gather_start",
+        ),
     ],
 )
 def test_what_is_not_understood_is_not_established(code: str, why: str) -> None:
