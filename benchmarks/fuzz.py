@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Programs of one batch: half a minute or so, so that an interrupted sitting loses little.
 BATCH = 40
 #: How long a program may run on after the end of a sitting before it is given up, in seconds.
-GRACE_S = 20.0
+GRACE_S = 45.0
 #: The seed of a batch, its programs, when to stop (``time.time``), and the share that is compiled.
 Batch = tuple[int, int, float, float]
 
