@@ -2,10 +2,11 @@
 
     python -m benchmarks.fuzz --programs 10000 --workers 2 --out benchmarks/results/fuzz.json
 
-Each run adds to the file: it goes on after the last seed, so that many programs can be run in
-several sittings. The result says how many programs ran in which sitting, how they were run
-(``tests/property/fuzz.py``), how long it took, and what was found. A program that differs is
-printed; it can be kept in ``tests/property/test_regressions.py``.
+The programs are drawn in batches, each with a seed of its own. The file is written after every
+batch, and each sitting goes on after the last seed in the file, so that many programs can be run in
+several sittings, and one that is interrupted loses little. The result says how many programs ran in
+which sitting, how they were run (``tests/property/fuzz.py``), how long it took, and what was found.
+A program that differs is printed; it can be kept in ``tests/property/test_regressions.py``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ import sys
 import time
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from multiprocessing import TimeoutError as Late
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.property.fuzz import Found
+
+#: Programs of one batch: half a minute or so, so that an interrupted sitting loses little.
+BATCH = 40
+#: How long a program may run on after the end of a sitting before it is given up, in seconds.
+GRACE_S = 45.0
+#: The seed of a batch, its programs, when to stop (``time.time``), and the share that is compiled.
+Batch = tuple[int, int, float, float]
 
 
 def main() -> int:
@@ -41,27 +50,44 @@ def main() -> int:
     known = json.loads(chosen.out.read_text()) if chosen.out and chosen.out.exists() else {}
     if chosen.seed is None:
         chosen.seed = known.get("next_seed", known.get("seed", 0) + known.get("programs", 0))
-    each = -(-chosen.programs // chosen.workers)
-    work = [
-        (each, 60 * chosen.minutes, chosen.seed + 1_000_000 * worker, chosen.compiled)
-        for worker in range(chosen.workers)
-    ]
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        first, *others = pool.map(_work, work)
-    for other in others:
-        first.add(other)
-    now = described(first, chosen) | {"next_seed": chosen.seed + each}
-    text = json.dumps(added(known, now), indent=1) + "\n"
-    if chosen.out is not None:
-        part = chosen.out.with_suffix(".part")
-        part.write_text(text)
-        part.replace(chosen.out)
-    print(text)
-    return 1 if first.failures else 0
+    total, now = known, dict[str, Any]()
+    for now in _sitting(chosen):
+        total = added(known, now)
+        if chosen.out is not None:
+            part = chosen.out.with_suffix(".part")
+            part.write_text(json.dumps(total, indent=1) + "\n")
+            part.replace(chosen.out)
+    print(json.dumps(total, indent=1))
+    return 1 if now.get("failures") else 0
 
 
-def _work(job: tuple[int, float, int, float]) -> Found:
-    """One process's programs."""
+def _sitting(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run batches side by side; after each, yield the results of all so far."""
+    until = time.time() + 60 * chosen.minutes
+    sizes = [min(BATCH, chosen.programs - at) for at in range(0, chosen.programs, BATCH)]
+    batches = [(chosen.seed + n, size, until, chosen.compiled) for n, size in enumerate(sizes)]
+    began, done, seeds = time.monotonic(), None, [chosen.seed]
+    with get_context("spawn").Pool(chosen.workers) as pool:  # leaving it ends its processes
+        results = pool.imap_unordered(_run, batches)
+        for _ in batches:
+            try:
+                seed, found = results.next(timeout=max(0.0, until + GRACE_S - time.time()))
+            except Late:
+                print("gave up programs that did not end", file=sys.stderr)
+                return
+            if not found.programs:
+                continue  # its turn came after the end
+            seeds.append(seed + 1)
+            if done is None:
+                done = found
+            else:
+                done.add(found)
+            done.seconds = time.monotonic() - began
+            yield described(done, chosen) | {"next_seed": max(seeds)}
+
+
+def _run(batch: Batch) -> tuple[int, Found]:
+    """Run a batch in a process of the pool."""
     os.environ["DOMINO_COMPILE_STRICT"] = "1"
     warnings.simplefilter("ignore")
     import torch
@@ -71,8 +97,8 @@ def _work(job: tuple[int, float, int, float]) -> Found:
 
     torch.set_num_threads(1)
     lone_rank.start()
-    count, seconds, seed, compiled = job
-    return fuzz(count, time.monotonic() + seconds, seed, compiled)
+    seed, programs, until, compiled = batch
+    return seed, fuzz(programs, time.monotonic() + until - time.time(), seed, compiled)
 
 
 def described(found: Found, chosen: argparse.Namespace) -> dict[str, Any]:

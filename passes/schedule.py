@@ -78,8 +78,8 @@ def schedule_graph(
     mark_recomputed(graph, units.units)
     before = run_order(units)
     peaks = [memory_of(order).peak_bytes - held for order in own_orders(units)]
-    most = allowed_bytes(inductors_bytes(units, held, peaks), memory_cap, held) + held
-    room = allowed_bytes(inductors_bytes(units, held), memory_cap, held)
+    most = allowed_bytes(inductors_bytes(units, peaks), memory_cap, held) + held
+    room = allowed_bytes(inductors_bytes(units), memory_cap, held)
     after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
     memory = memory_of(after)
     _order(graph, units, after)

@@ -177,7 +177,7 @@ class Options:
         in_digest=False,
     )
     verify: Verify = _option(
-        "off",
+        "on",
         "Checks that each pass leaves every value of the graph as it was, and that the emitted code"
         " waits for every collective in the agreed order: 'on' leaves a graph to Inductor alone if"
         " that is not established; 'strict' raises an error; 'off' checks nothing.",

@@ -192,12 +192,11 @@ class Pipeline:
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
         changed = at.outcomes.changed
-        held = self.report.input_bytes
         question = Question(
-            *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward, held)),
+            *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
             *(unfold(graph) if changed else program, None if changed else units),
             *(self.options, self.hints),
-            held=held,
+            held=self.report.input_bytes,
         )
         decision = decide_regrouped(question, decide(question), graph, at, self.runner)
         at.decision = decision

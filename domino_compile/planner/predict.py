@@ -72,22 +72,14 @@ def by_inductor(units: UnitGraph, cost: CostModel) -> UnitGraph:
     return replace(units, units=theirs)
 
 
-def predict_as_found(
-    units: UnitGraph, backward: Callable[[fx.Node], Hashable], held: int = 0
-) -> Prediction:
-    """Predict the program as Inductor compiles it without us: the units in the captured order.
-
-    Args:
-        units: The units of the joint or inference graph.
-        backward: Tells the phase of a node.
-        held: The bytes of parameters and inputs.
-    """
+def predict_as_found(units: UnitGraph, backward: Callable[[fx.Node], Hashable]) -> Prediction:
+    """Predict the program as Inductor compiles it without us: the units in the captured order."""
     parts = _phases(units.units, units.kept, backward)
     runs = [run_order(part) for part in parts]
     return Prediction(
         INDUCTOR,
         sum(run.total_us for run in runs),
-        round(max(inductors_bytes(part, held) for part in parts)),
+        round(max(inductors_bytes(part) for part in parts)),
         sum(run.stall_us for run in runs),
     )
 
@@ -370,8 +362,7 @@ class Expansion:
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = inductors_bytes(graph, policy.held)
-            room = allowed_bytes(room, policy.memory_cap, policy.held)
+            room = allowed_bytes(inductors_bytes(graph), policy.memory_cap, policy.held)
             room = min(most_bytes, room)
             schedule = schedule_units(graph, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us

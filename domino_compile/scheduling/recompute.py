@@ -27,11 +27,11 @@ from domino_compile.graph.collectives import backward_nodes
 from domino_compile.scheduling.simulate import Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
-#: How much more memory Inductor's program needs than the thriftier of a graph's own orders where
-#: all-gathers or all-reduces are recomputed, as a fraction. These are about the least measured
-#: (``benchmarks.jobs`` on an H200 with torch 2.11): 0.10 and 0.21 with sequence parallelism (8B,
-#: full and selective checkpointing), 0.21 to 0.65 with all-reduces.
-MORE_GATHERED, MORE_REDUCED = 0.15, 0.25
+#: How much more live memory Inductor's program needs than the thriftier of a graph's own orders
+#: where all-gathers or all-reduces are recomputed, as a fraction, without parameters and inputs.
+#: Measured with ``benchmarks.jobs`` on an H200 (torch 2.11): 0.16 and 0.35 with sequence
+#: parallelism (Llama 3 8B, full and selective checkpointing), 0.35 to 0.9 with all-reduces.
+MORE_GATHERED, MORE_REDUCED = 0.16, 0.37
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def own_orders(graph: UnitGraph) -> tuple[Schedule, Schedule]:
     return run_order(graph, late), run_order(graph)
 
 
-def inductors_bytes(graph: UnitGraph, held: int, peaks: Iterable[int] | None = None) -> float:
+def inductors_bytes(graph: UnitGraph, peaks: Iterable[int] | None = None) -> float:
     """Estimate the live memory that Inductor's own program needs, without what the caller holds.
 
     Without us, Inductor looks for an order that needs little memory, so the captured order may need
@@ -141,7 +141,6 @@ def inductors_bytes(graph: UnitGraph, held: int, peaks: Iterable[int] | None = N
 
     Args:
         graph: The units of the graph.
-        held: The bytes of parameters and inputs, which the caller holds.
         peaks: The peaks of the graph's own orders, if they are known better.
     """
     least = min(peaks or (order.peak_bytes for order in own_orders(graph)))
@@ -151,7 +150,7 @@ def inductors_bytes(graph: UnitGraph, held: int, peaks: Iterable[int] | None = N
     stages, slices = stages_of(graph.units), _slices(graph.units)
     block = slices * max((stage.out_bytes for stage in stages), default=0)
     more = max(MORE_GATHERED if unit.keeps_input else MORE_REDUCED for unit in recomputed)
-    return least + min(block, more * (least + held))
+    return least + min(block, more * least)
 
 
 def allowed_bytes(inductors: float, cap: float, held: int) -> float:

@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domino_compile.verify import elements, numbers, uninitialised
+from domino_compile.verify.between import Between
 from domino_compile.verify.claims import Claim, Piece, Whole, Witness
 from domino_compile.verify.collectives import count_collectives
 from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import (
     CONSTANT,
-    GETITEM,
     INPUT,
     TAKEN,
     Graph,
@@ -41,10 +41,6 @@ from domino_compile.verify.plain import (
     replaced,
 )
 
-#: The most operations in one part: more than any rewriting needs between two claims.
-MOST = 400
-#: How often both sides are followed further back, to end at the same values.
-ROUNDS = 4
 #: Collectives whose result is the same on all ranks.
 EQUAL_ON_RANKS = (
     "_c10d_functional.all_reduce.default",
@@ -127,6 +123,7 @@ class _Checker:
         self.known: dict[str, Given] = {}
         #: The values before that some established value stands for.
         self.stood_for: set[str] = set()
+        self.between = Between(before, after, self.known, self.stood_for)
         #: The values before that are taken to be equal on all ranks.
         self.equal: set[str] = set()
         #: The parts that were proved and have collectives.
@@ -185,13 +182,27 @@ class _Checker:
         if self._is_same(source, op, claim):
             how = SAME
         else:
-            part = self._part(source, op, claim)
-            how = self.memory.prove(part)
+            part, how = self._proved(source, op, claim)
             if part.launches:
                 self.parts.append(part)
             for name in part.equal_on_ranks:
                 self._assume_equal(name)
         self._note(source, op, claim, how)
+
+    def _proved(self, source: Operation, op: Operation, claim: Claim) -> tuple[Part, str]:
+        """Return a part that is proved, and how.
+
+        Raises:
+            NotEstablished: None is; the reason is that of the last one, which goes back furthest.
+        """
+        refused: NotEstablished | None = None
+        for part in self.between.parts(source, op, claim):
+            try:
+                return part, self.memory.prove(part)
+            except NotEstablished as reason:
+                refused = reason
+        assert refused is not None  # there is always a part
+        raise refused
 
     def _note(self, source: Operation, op: Operation, claim: Claim, how: str) -> None:
         self.known[op.name] = Given(source.name, claim)
@@ -251,116 +262,6 @@ class _Checker:
 
         same: bool = replaced((op.args, op.kwargs), stands_for) == (source.args, source.kwargs)
         return same
-
-    # -- what lies between values that are established ---------------------------------------
-
-    def _part(self, source: Operation, op: Operation, claim: Claim) -> Part:
-        after, given = self._back(op, set())
-        if any(x.before == source.name for x in given.values()):
-            before: dict[str, Operation] = {}  # a join, a cut or a copy of it
-            inputs = {source.name: source}
-        else:
-            before, inputs, after, given = self._both(source, op)
-        for x in given.values():
-            if x.before not in before:
-                inputs.setdefault(x.before, self.before.operations[x.before])
-        return Part(claim, source.name, before, after, inputs, given, (self.before, self.after))
-
-    def _both(
-        self, source: Operation, op: Operation
-    ) -> tuple[dict[str, Operation], dict[str, Operation], dict[str, Operation], dict[str, Given]]:
-        """Collect operations before and after that end at the same values.
-
-        What is computed anew on one side, from what it is computed from, is so on the other.
-        """
-        opened: set[str] = set()
-        for _ in range(ROUNDS):
-            before, inputs = self._back_before(source, opened)
-            after, given = self._back(op, set(before))
-            read = {x.before for x in given.values()}
-            more = {
-                name
-                for name, x in inputs.items()
-                if name not in read and x.target not in (INPUT, CONSTANT)
-            }
-            if not more:
-                return before, inputs, after, given
-            opened |= more
-        before, inputs = self._back_before(source, set())
-        return before, inputs, *self._back(op, set(before))
-
-    def _back(
-        self, op: Operation, opened: set[str]
-    ) -> tuple[dict[str, Operation], dict[str, Given]]:
-        """Collect operations after, back to values that stand for others than the opened ones."""
-        operations: dict[str, Operation] = {}
-        given: dict[str, Given] = {}
-        stack = [op]
-        while stack:
-            top = stack.pop()
-            if top.name in operations:
-                continue
-            operations[top.name] = top
-            for name in top.operands:
-                known = None if name in self.after.inner else self.known.get(name)
-                if known is not None and known.before not in opened:
-                    given[name] = known
-                else:
-                    stack.append(self._inside(self.after, name, op))
-            self._limit(op, operations)
-        return self._in_order(self.after, operations), given
-
-    def _back_before(
-        self, source: Operation, opened: set[str]
-    ) -> tuple[dict[str, Operation], dict[str, Operation]]:
-        """Collect operations before, back to values, but the opened, that something stands for.
-
-        If one result of an operation must be computed anew, all that are needed are.
-        """
-        operations: dict[str, Operation] = {}
-        inputs: dict[str, Operation] = {}
-        stack = [source]
-        while stack:
-            top = stack.pop()
-            if top.name in operations:
-                continue
-            operations[top.name] = top
-            inputs.pop(top.name, None)
-            for name in top.operands:
-                operand = self.before.operations[name]
-                several = operand.target == GETITEM and operand.operands[0] in operations
-                anew = several or name in opened or name in self.before.inner
-                if name in self.stood_for and not anew:
-                    inputs[name] = operand
-                elif name not in operations:
-                    stack.append(self._inside(self.before, name, source))
-            for name in [n for n, x in inputs.items() if x.target == GETITEM]:
-                if inputs[name].operands[0] in operations:
-                    stack.append(inputs.pop(name))
-            self._limit(source, operations)
-        return self._in_order(self.before, operations), inputs
-
-    def _inside(self, graph: Graph, name: str, op: Operation) -> Operation:
-        operation = graph.operations[name]
-        if operation.target == INPUT:
-            raise NotEstablished(op.name, f"the input {name} stands for nothing")
-        return operation
-
-    def _limit(self, op: Operation, operations: dict[str, Operation]) -> None:
-        if len(operations) > MOST:
-            raise NotEstablished(op.name, f"more than {MOST} operations lie behind it unclaimed")
-
-    def _in_order(self, graph: Graph, operations: dict[str, Operation]) -> dict[str, Operation]:
-        if len(operations) == 1:
-            return operations
-        places = self._places(graph)
-        return {name: operations[name] for name in sorted(operations, key=places.__getitem__)}
-
-    def _places(self, graph: Graph) -> dict[str, int]:
-        cached: dict[int, dict[str, int]] = self.__dict__.setdefault("_orders", {})
-        if id(graph) not in cached:
-            cached[id(graph)] = {name: i for i, name in enumerate(graph.operations)}
-        return cached[id(graph)]
 
     # -- nothing missing, nothing too much ----------------------------------------------------
 

@@ -9,6 +9,9 @@ takes over another one's buffer (``buf2 = buf1; del buf1  # reuse``) has that bu
 understood is never guessed: an unknown function may write to everything that it is given, and
 unknown communication, or communication under a condition, is an error (``Unreadable``).
 
+Both ways of an ``if`` are followed, each from what was before it (``Chosen``). A loop is not
+followed: it may read and write everything that it names.
+
 Which arguments a kernel writes is read from its source: C++ kernels say ``const``, Triton kernels
 name their arguments ``in_ptr``, ``out_ptr`` or ``in_out_ptr``, and torch's operations have schemas.
 """
@@ -16,16 +19,13 @@ name their arguments ``in_ptr``, ``out_ptr`` or ``in_out_ptr``, and torch's oper
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
-
-import torch
 
 from domino_compile.verify.emitted_events import (
     NONE,
     NOTHING,
     Buffer,
+    Chosen,
     Event,
-    Freed,
     Launch,
     Made,
     Program,
@@ -35,24 +35,30 @@ from domino_compile.verify.emitted_events import (
     Value,
     Wait,
 )
+from domino_compile.verify.emitted_names import RESULT, Bindings, merged
+from domino_compile.verify.emitted_syntax import (
+    COLLECTIVES,
+    VIEWS,
+    WAIT,
+    bytes_of,
+    communicates,
+    functions_of,
+    literal,
+    name_in,
+    shape_of_view,
+    stored_by,
+    takes_apart,
+)
 from domino_compile.verify.emitted_writes import by_schema, kernels_of, schema_of
 
-#: The namespace of the collectives that are followed, what waits for them, and which they are.
-COLLECTIVES, WAIT = "torch.ops._c10d_functional.", "wait_tensor"
+#: The collectives that are followed.
 KINDS = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"),
     *("broadcast", "all_reduce_coalesced", "all_gather_into_tensor_coalesced"),
     "reduce_scatter_tensor_coalesced",
 )
-#: Other ways to communicate, which are not followed.
-OTHER_COMMUNICATION = (
-    *("torch.ops.symm_mem.", "torch.ops.c10d.", "torch.ops._c10d_functional_autograd."),
-    *("torch.distributed.", "dist.all_", "empty_strided_p2p("),
-)
 #: Functions that look at a tensor's metadata only, or at no tensor.
 NO_USE = ("assert_size_stride", "assert_alignment", "get_raw_stream", "set_device")
-#: Functions that return a view of their first argument.
-VIEWS = ("reinterpret_tensor", "as_strided")
 #: What runs an operation with a state of random numbers, and which argument the operation is.
 WITH_STATE = {
     "torch.ops.higher_order.run_and_save_rng_state": 0,
@@ -61,8 +67,8 @@ WITH_STATE = {
 }
 #: The name of the argument that is the state, where it is not given in front of the operation.
 STATE = "rng_state"
-#: The name of what a function of the module returned, until it has another one.
-RESULT = "(result)"
+#: Methods of a tensor that read it and return a number.
+NUMBERS = ("item",)
 #: Functions of the module call one another at most this deep.
 DEEPEST = 4
 
@@ -101,14 +107,13 @@ class _Reader:
 
     def __init__(self, module: ast.Module) -> None:
         self.program = Program()
-        self.functions = _functions(module)
+        self.functions = functions_of(module)
         self.partitions = [n for n in self.functions if n.startswith("partition_")]
         self.writes = kernels_of(module)
-        self.values: dict[tuple[int, str], Value] = {}
-        self.holders: dict[int, set[tuple[int, str]]] = defaultdict(set)
-        self.bound: dict[int, int] = {}
+        self.names = Bindings()
+        self.events = self.program.events
         self.fresh: dict[tuple[int, int], int] = {}
-        self.depth = 0
+        self.depth = self.conditions = 0
 
     # -- functions and statements ----------------------------------------------------------
 
@@ -121,7 +126,7 @@ class _Reader:
         self.bind(argument, given, function.lineno)
         result = NOTHING
         for statement in function.body:
-            if self.depth == 1 and isinstance(statement, ast.Assign) and _is(statement, argument):
+            if self.depth == 1 and takes_apart(statement, argument):
                 self.inputs(statement)
             elif (returned := self.statement(statement)) is not None:
                 result = returned
@@ -129,17 +134,17 @@ class _Reader:
         if self.depth == 1:
             self.emit(Returned(statement.lineno, result.all))
             return result
-        local = [key for key in self.values if key[0] == self.depth]
+        local = [key for key in self.names.values if key[0] == self.depth]
         self.depth -= 1
         self.bind(RESULT, result, statement.lineno)
-        for _, name in local:
-            self.release(name, statement.lineno, self.depth + 1)
+        for key in local:
+            self.events += self.names.release(key, statement.lineno)
         return result
 
-    def inputs(self, statement: ast.Assign) -> None:
+    def inputs(self, statement: ast.stmt) -> None:
         """Take the graph's inputs, each a buffer of its own."""
-        for target in ast.walk(statement.targets[0]):
-            if isinstance(target, ast.Name):
+        for target in ast.walk(statement):
+            if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
                 made = self.new(target.id, given=True)
                 self.bind(target.id, Value(frozenset({made})), statement.lineno)
 
@@ -158,8 +163,10 @@ class _Reader:
             return next((value for value in values if value is not None), None)
         elif isinstance(node, ast.Return):
             return self.value(node.value) if node.value is not None else NOTHING
-        elif isinstance(node, (ast.If, ast.For, ast.While, ast.Try)):
-            self.under_condition(node)
+        elif isinstance(node, ast.If):
+            self.choose(node)
+        elif isinstance(node, (ast.For, ast.While, ast.Try)):
+            self.repeat(node)
         self.release(RESULT, node.lineno)
         return None
 
@@ -168,6 +175,8 @@ class _Reader:
         target, value = node.targets[0], self.value(node.value)
         if isinstance(target, ast.Name):
             self.bind(target.id, value, node.lineno)
+        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+            self.put(target.value.id, target.slice, value, node.lineno)
         elif isinstance(target, (ast.Tuple, ast.List)):
             members = value.members or (value,) * len(target.elts)
             if len(members) != len(target.elts):
@@ -176,52 +185,60 @@ class _Reader:
                 if isinstance(part, ast.Name):
                     self.bind(part.id, member, node.lineno)
 
+    def put(self, name: str, at: ast.expr, value: Value, line: int) -> None:
+        """Follow an assignment to a member of a list."""
+        whole = self.names.value((self.depth, name))
+        members = list(whole.members)
+        if isinstance(at, ast.Constant) and isinstance(at.value, int) and at.value < len(members):
+            members[at.value] = value
+            self.bind(name, Value(whole.buffers, tuple(members)), line)
+        else:
+            self.bind(name, Value(whole.all | value.all), line)
+
     def bind(self, name: str, value: Value, line: int) -> None:
         """Give a value a name."""
-        buffers = value.all
-        for buffer in buffers:
-            self.holders[buffer].add((self.depth, name))
-            self.bound[buffer] = line
+        for buffer in value.all:
             self.program.buffers[buffer].name = self.program.buffers[buffer].name or name
-        old = self.values.get((self.depth, name), NOTHING)
-        self.values[self.depth, name] = value
-        for buffer in sorted(old.all - buffers):
-            self.drop(buffer, (self.depth, name), line)
+        self.events += self.names.bind((self.depth, name), value, line)
 
-    def release(self, name: str, line: int, depth: int | None = None) -> None:
+    def release(self, name: str, line: int) -> None:
         """Forget a name."""
-        key = (self.depth if depth is None else depth, name)
-        for buffer in sorted(self.values.pop(key, NOTHING).all):
-            self.drop(buffer, key, line)
+        self.events += self.names.release((self.depth, name), line)
 
-    def drop(self, buffer: int, key: tuple[int, str], line: int) -> None:
-        """Free a buffer that has lost its last name, or note that another one took it over."""
-        holders = self.holders[buffer]
-        holders.discard(key)
-        if not holders:
-            self.emit(Freed(line, buffer))
-        elif self.bound[buffer] == line and RESULT not in {name for _, name in (*holders, key)}:
-            self.emit(Made(line, buffer))  # "buf2 = buf1; del buf1": the old content is not needed
+    def choose(self, node: ast.If) -> None:
+        """Follow both ways of a condition, each from here; afterwards a name may be from either."""
+        self.value(node.test)
+        before, outside = self.names, self.events
+        ways, ends = [], []
+        self.conditions += 1
+        for body in (node.body, node.orelse):
+            self.names, self.events = before.copy(), []
+            if any(self.statement(inner) is not None for inner in body):
+                raise Unreadable(f"line {node.lineno} returns under a condition")
+            ways.append(tuple(self.events))
+            ends.append(self.names)
+        self.conditions -= 1
+        self.names, self.events = merged(ends), outside
+        self.emit(Chosen(node.lineno, tuple(ways)))
 
-    def under_condition(self, node: ast.stmt) -> None:
-        """Follow what runs under a condition: anything in it may be read and written."""
-        used = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-        called = (self.functions[n] for n in dict.fromkeys(used) if n in self.functions)
-        if any(_communicates(ast.unparse(x)) for x in (node, *called)):
-            raise Unreadable(f"line {node.lineno} communicates under a condition")
-        seen: frozenset[int] = frozenset()
-        seen = seen.union(*(self.values.get((self.depth, n), NOTHING).all for n in used))
+    def repeat(self, node: ast.stmt) -> None:
+        """Follow a loop: it may read and write everything that it names."""
+        names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+        used = dict.fromkeys(n.id for n in names)
+        called = (self.functions[name] for name in used if name in self.functions)
+        if any(communicates(ast.unparse(x)) for x in (node, *called)):
+            raise Unreadable(f"line {node.lineno} communicates in a loop")
+        seen = NONE.union(*(self.names.value((self.depth, name)).all for name in used))
         self.emit(Use(node.lineno, type(node).__name__.lower(), seen, seen))
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                self.bind(inner.id, Value(seen | {self.new(inner.id)}), node.lineno)
+        for name in stored_by(node):
+            self.bind(name, Value(seen | {self.new(name)}), node.lineno)
 
     # -- expressions -----------------------------------------------------------------------
 
     def value(self, node: ast.expr) -> Value:
         """Return what an expression stands for, and follow the calls in it."""
         if isinstance(node, ast.Name):
-            return self.values.get((self.depth, node.id), NOTHING)
+            return self.names.value((self.depth, node.id))
         if isinstance(node, (ast.Tuple, ast.List)):
             return Value(members=tuple(self.value(x) for x in node.elts))
         if isinstance(node, ast.Subscript):
@@ -232,27 +249,32 @@ class _Reader:
         return Value(NONE.union(*(value.all for value in inside)))
 
     def member(self, node: ast.Subscript) -> Value:
-        """Return a member of a list; one of an operation's results has a buffer of its own."""
+        """Return a member of a list; one of an operation's results has a buffer of its own.
+
+        It may also be what the operation was given, unless its results are ``apart``.
+        """
         whole, at = self.value(node.value), node.slice
         if not (isinstance(at, ast.Constant) and isinstance(at.value, int)):
             return Value(whole.all)
         if whole.members:
             return whole.members[at.value]
-        buffers = set(whole.buffers)
+        buffers = set[int]() if whole.apart else set(whole.buffers)
         for buffer in whole.buffers:
             if not self.program.buffers[buffer].given:
                 if (buffer, at.value) not in self.fresh:
                     self.fresh[buffer, at.value] = self.new("")
                 buffers.add(self.fresh[buffer, at.value])
-        return Value(frozenset(buffers))
+        return Value(frozenset(buffers), apart=whole.apart)
 
     def call(self, node: ast.Call) -> Value:
         """Follow a call; return its result."""
         name = ast.unparse(node.func)
         last = name.rsplit(".", 1)[-1]
+        if self.conditions and communicates(name):
+            raise Unreadable(f"line {node.lineno} communicates under a condition")
         if name.startswith(COLLECTIVES):
             return self.collective(node, name.removeprefix(COLLECTIVES).split(".")[0])
-        if _communicates(name):
+        if communicates(name):
             raise Unreadable(f"line {node.lineno} communicates by {name}")
         if last == "clear" and isinstance(node.func, ast.Attribute) and not node.args:
             if isinstance(node.func.value, ast.Name):
@@ -263,16 +285,18 @@ class _Reader:
         if (inner := self.function(node.func)) is not None:
             given = self.value(node.args[-1])
             if isinstance(node.args[-1], ast.Name):  # the function empties the list
-                self.values.pop((self.depth, node.args[-1].id), None)
-                for buffer in given.all:
-                    self.holders[buffer].discard((self.depth, node.args[-1].id))
+                self.names.hand_over((self.depth, node.args[-1].id))
             return self.run(inner, given)
         if last in VIEWS:
             return Value(self.value(node.args[0]).all)
         if last.startswith("empty") and not name.startswith("torch.ops."):
-            made = self.new("", _bytes(node))
+            made = self.new("", bytes_of(node))
             self.emit(Made(node.lineno, made))
             return Value(frozenset({made}))
+        if last in NUMBERS and isinstance(node.func, ast.Attribute) and not node.args:
+            if read := self.value(node.func.value).all:
+                self.emit(Use(node.lineno, name, read, NONE))
+            return NOTHING
         if (place := WITH_STATE.get(name)) is not None:
             named = [keyword.value for keyword in node.keywords if keyword.arg == STATE]
             states = NONE.union(*(self.value(x).all for x in (*node.args[:place], *named)))
@@ -310,9 +334,9 @@ class _Reader:
             Launch(
                 line=node.lineno,
                 kind=kind,
-                settings=tuple(map(_literal, rest)),
-                names=tuple(map(_name_in, parts)),
-                shapes=tuple(map(_shape, parts)),
+                settings=tuple(map(literal, rest)),
+                names=tuple(map(name_in, parts)),
+                shapes=tuple(map(shape_of_view, parts)),
                 sent=tuple(value.all for value in tensors),
                 received=tuple(value.all for value in made),
             )
@@ -328,7 +352,8 @@ class _Reader:
         writes, aliases = self.written(name, positional, named, reads)
         if reads:
             self.emit(Use(node.lineno, name, reads, writes))
-        return Value(aliases | {self.new("")})
+        is_apart = schema_of(name) is not None and not aliases
+        return Value(aliases | {self.new("")}, apart=is_apart)
 
     def written(
         self,
@@ -356,57 +381,4 @@ class _Reader:
 
     def emit(self, event: Event) -> None:
         """Note an event."""
-        self.program.events.append(event)
-
-
-def _functions(module: ast.Module) -> dict[str, ast.FunctionDef]:
-    """Return the functions of the module and of its class ``Runner``, by name."""
-    functions: dict[str, ast.FunctionDef] = {}
-    for node in module.body:
-        inside = node.body if isinstance(node, ast.ClassDef) else [node]
-        functions |= {x.name: x for x in inside if isinstance(x, ast.FunctionDef)}
-    return {name: x for name, x in functions.items() if x.args.args}
-
-
-def _is(statement: ast.Assign, name: str) -> bool:
-    """Return whether a statement takes a list apart that has this name."""
-    return isinstance(statement.value, ast.Name) and statement.value.id == name
-
-
-def _communicates(text: str) -> bool:
-    return any(part in text for part in (COLLECTIVES, *OTHER_COMMUNICATION))
-
-
-def _literal(node: ast.expr) -> object:
-    """Return a constant, or the text of anything else (a size that is not known yet)."""
-    try:
-        literal: object = ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
-    return tuple(literal) if isinstance(literal, list) else literal
-
-
-def _name_in(node: ast.expr) -> str:
-    """Return the name of the tensor that an expression views."""
-    while isinstance(node, ast.Call) and node.args:
-        node = node.args[0]
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _shape(node: ast.expr) -> str:
-    """Return the shape that a view gives to a tensor; empty if it is not one."""
-    is_view = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(VIEWS[0])
-    return ast.unparse(node.args[1]) if is_view and isinstance(node, ast.Call) else ""
-
-
-def _bytes(node: ast.Call) -> int | None:
-    """Return the size of an allocation: size, strides and dtype; ``None`` if it is not constant."""
-    try:
-        size, strides = ast.literal_eval(node.args[0]), ast.literal_eval(node.args[1])
-        dtype = getattr(torch, ast.unparse(node.args[2]).removeprefix("torch."))
-    except (ValueError, IndexError, AttributeError):
-        return None
-    if not all(size):
-        return 0
-    last = sum((extent - 1) * stride for extent, stride in zip(size, strides, strict=True))
-    return int((last + 1) * dtype.itemsize)
+        self.events.append(event)

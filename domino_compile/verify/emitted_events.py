@@ -98,6 +98,17 @@ class Freed(Event):
 
 
 @dataclass(frozen=True)
+class Chosen(Event):
+    """One of several sequences of events happens, which is known only when the program runs.
+
+    Attributes:
+        ways: The events of each. None of them launches a collective or waits for one.
+    """
+
+    ways: tuple[tuple[Event, ...], ...]
+
+
+@dataclass(frozen=True)
 class Returned(Event):
     """The graph returns these buffers."""
 
@@ -119,10 +130,18 @@ class Program:
 
 @dataclass(frozen=True)
 class Value:
-    """What a name stands for: buffers, as members if it is a list of tensors."""
+    """What a name stands for: buffers, as members if it is a list of tensors.
+
+    Attributes:
+        buffers: The buffers.
+        members: What the members of a list stand for.
+        apart: Whether it is the result of an operation whose results share no memory with its
+            arguments, nor with one another if they are several.
+    """
 
     buffers: frozenset[int] = frozenset()
     members: tuple[Value, ...] = ()
+    apart: bool = False
 
     @property
     def all(self) -> frozenset[int]:

@@ -1,6 +1,7 @@
 """Proof by numbers: both forms are run on the same random values, in float64.
 
-Every rank's operands before are random. The operands after are made of them as the claims say.
+Every rank's operands before are random, but for those that count (``COUNTS``), which are what they
+are. The operands after are made of them as the claims say.
 The result after must be what the goal says of the result before. Sums, products and polynomials
 that agree at one random point agree everywhere, but for an event of probability zero. Integers and
 bits may agree by chance, so these are drawn several times.
@@ -20,7 +21,7 @@ from domino_compile.verify.claims import Claim, Piece, Whole
 from domino_compile.verify.interpret import Ranks, Unknown, run
 from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Part
-from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.plain import COUNTS, Operation, Tensor
 from domino_compile.verify.reads import is_pointwise
 from domino_compile.verify.sizes import reduced
 
@@ -110,6 +111,8 @@ def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
         for name, values in env.items():
             if values[0].dtype is torch.bool and values[0].numel() == 1:
                 env[name] = [torch.full_like(values[0], condition)] * ranks
+    counts = [op for op in part.inputs.values() if op.target in COUNTS]
+    run(counts, env, part.graphs[0], ranks)
     for name in part.equal_on_ranks:
         env[name] = [env[name][0]] * ranks
     other = {name: _given(x.claim, env[x.before]) for name, x in part.given.items()}

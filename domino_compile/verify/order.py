@@ -8,7 +8,9 @@
 * What a collective sends has been computed.
 * Each group has exactly the collectives of the graph that was lowered, in that graph's order, with
   the same reduction and the same ranks. The ranks have agreed on that order (``agreement``).
-* The peak of live buffers is at most the predicted one (``TOLERANCE``).
+* The peak of live buffers is at most the predicted one (``TOLERANCE``). What one way of a condition
+  frees counts as freed here: Inductor frees the operands of a condition in its first way only, and
+  keeps them to the end in the other one, with or without this package.
 
 A collective whose result the graph returns without a wait, as a program with asynchronous
 collectives may, is awaited by the program; the lowered graph says which these are. A wait for an
@@ -18,11 +20,12 @@ input is for a collective of an earlier graph. A second wait for the same collec
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from domino_compile.verify.emitted import read
 from domino_compile.verify.emitted_events import (
+    Chosen,
     Event,
     Freed,
     Launch,
@@ -76,16 +79,17 @@ def refused(why: str) -> OrderCertificate:
 
 def _checked(program: Program, promise: Promise | None, names: Names | None) -> OrderCertificate:
     names, is_known, promise = names or Names(), promise is not None, promise or Promise(())
-    walk = _Walk(program, promise if is_known else None)
+    launches = _launches(program, names)
+    walk = _Walk(program, promise if is_known else None, launches)
     for event in program.events:
         walk.follow(event)
-    order, differences = _compared(_launches(program, names), promise)
-    peak = _peak(program, promise, names)
+    order, differences = _compared(launches, promise)
+    peak, planned = (_peak(program, promise, names, pick) for pick in (max, min))
     return OrderCertificate(
         order=order,
         waits=sum(isinstance(event, Wait) for event in program.events),
         peak_bytes=peak,
-        findings=(*walk.findings, *(differences if is_known else ()), *_too_high(peak, promise)),
+        findings=(*walk.findings, *(differences if is_known else ()), *_too_high(planned, promise)),
         in_flight=walk.most,
         buffers=len(walk.flown),
         predicted_bytes=promise.peak_bytes,
@@ -107,10 +111,19 @@ class _Flight:
 
 
 class _Walk:
-    """Goes through the events and notes what is in flight."""
+    """Goes through the events and notes what is in flight.
 
-    def __init__(self, program: Program, promise: Promise | None) -> None:
+    Args:
+        program: What the code does.
+        promise: What it must do, if that is known.
+        launches: Each launch with its node; an empty name if that is not known.
+    """
+
+    def __init__(
+        self, program: Program, promise: Promise | None, launches: Sequence[tuple[Launch, str]]
+    ) -> None:
         self.program, self.is_known = program, promise is not None
+        self.nodes = {id(launch): node for launch, node in launches}
         self.unwaited = [c for c in promise.collectives if not c.waited] if promise else []
         self.flying: list[_Flight] = []
         self.received: set[int] = set()
@@ -133,8 +146,20 @@ class _Walk:
             self._wait(event)
         elif isinstance(event, Freed):
             self._touch(event, frozenset({event.buffer}), Rule.NOT_FREED, "is freed")
+        elif isinstance(event, Chosen):
+            self._choose(event)
         elif isinstance(event, Returned):
             self._return(event)
+
+    def _choose(self, event: Chosen) -> None:
+        """Follow each way from here. What is in flight is the same after all of them."""
+        before, after = frozenset(self.empty), set[int]()
+        for way in event.ways:
+            self.empty = set(before)
+            for inner in way:
+                self.follow(inner)
+            after |= self.empty
+        self.empty = after
 
     def _touch(self, event: Event, buffers: frozenset[int], rule: Rule, how: str) -> None:
         """Refuse anything at all that happens to a buffer in flight."""
@@ -158,7 +183,8 @@ class _Walk:
         if missing := sent & self.empty:
             said = f"{launch.kind} sends {self._named(missing)}, which nothing has written"
             self._violated(Rule.COMPUTED, launch.line, said)
-        here = not any(c.matches(launch) for c in self.unwaited)
+        node = self.nodes[id(launch)]
+        here = not any(c.matches(launch) and node in ("", c.name) for c in self.unwaited)
         for out, into in zip(launch.sent, launch.received, strict=True):
             self.flying.append(_Flight(launch, out, into, here))
         self.received |= received
@@ -239,22 +265,59 @@ def _difference(
     return []
 
 
-def _peak(program: Program, promise: Promise, names: Names) -> int:
-    """Return the most bytes that are live at once; 0 if a size is not known."""
+#: Picks one of several sets of buffers, by a key: ``max`` or ``min``.
+Pick = Callable[..., set[int]]
+
+
+def _peak(program: Program, promise: Promise, names: Names, pick: Pick) -> int:
+    """Return the most bytes that are live at once; 0 if a size is not known.
+
+    Args:
+        program: What the code does.
+        promise: What it must do.
+        names: The sizes of buffers that the code does not tell.
+        pick: Chooses among the buffers that the ways of a condition leave, by their bytes.
+    """
     sizes: dict[int, int] = {}
     for number, buffer in enumerate(program.buffers):
         known = promise.input_bytes.get(buffer.name, 0) if buffer.given else buffer.bytes
         sizes[number] = names.bytes.get(buffer.name, 0) if known is None else known
-    given = sum(sizes[n] for n, buffer in enumerate(program.buffers) if buffer.given)
-    live = peak = promise.held_bytes + given
-    seen = {n for n, buffer in enumerate(program.buffers) if buffer.given}
-    for event in program.events:
-        for made in _made_by(event) - seen:
-            seen.add(made)
-            live += sizes[made]
-        peak = max(peak, live)
-        if isinstance(event, Freed):
-            live -= sizes[event.buffer] if event.buffer in seen else 0
+    live = {n for n, buffer in enumerate(program.buffers) if buffer.given}
+    return promise.held_bytes + _most(program.events, live, set(), sizes, pick)
+
+
+def _most(
+    events: Sequence[Event], live: set[int], gone: set[int], sizes: dict[int, int], pick: Pick
+) -> int:
+    """Return the most bytes that are live during events.
+
+    Args:
+        events: In order.
+        live: The buffers that are live before; afterwards, those that are live then.
+        gone: Those that have been freed, likewise.
+        sizes: In bytes.
+        pick: As for ``_peak``.
+    """
+    now = peak = sum(sizes[n] for n in live)
+    for event in events:
+        if isinstance(event, Chosen):
+            ends = [(set(live), set(gone)) for _ in event.ways]
+            ways = zip(event.ways, ends, strict=True)
+            peaks = [_most(way, *end, sizes, pick) for way, end in ways]
+            picked = pick((alive for alive, _ in ends), key=lambda x: sum(sizes[n] for n in x))
+            gone |= live.union(*(alive for alive, _ in ends)) - picked
+            live.clear()
+            live.update(picked)
+            now, peak = sum(sizes[n] for n in live), max(peak, *peaks)
+            continue
+        made = _made_by(event) - live - gone
+        live |= made
+        now += sum(sizes[n] for n in made)
+        peak = max(peak, now)
+        if isinstance(event, Freed) and event.buffer in live:
+            live.discard(event.buffer)
+            gone.add(event.buffer)
+            now -= sizes[event.buffer]
     return peak
 
 

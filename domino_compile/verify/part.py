@@ -11,7 +11,16 @@ from functools import cached_property
 from typing import Any
 
 from domino_compile.verify.claims import Claim, Piece, Whole
-from domino_compile.verify.plain import OWN_PART, Graph, Operation, Ref, Tensor, is_launch, replaced
+from domino_compile.verify.plain import (
+    COUNTS,
+    OWN_PART,
+    Graph,
+    Operation,
+    Ref,
+    Tensor,
+    is_launch,
+    replaced,
+)
 
 
 class NotEstablished(Exception):
@@ -66,8 +75,11 @@ class Part:
     def key(self) -> tuple[Any, ...]:
         """Return what tells this part from others, but for names."""
         numbers = {name: i for i, name in enumerate((*self.inputs, *self.before))}
-        inputs = tuple(_signature(op.value) for op in self.inputs.values())
         old, new = self.graphs
+        inputs = tuple(
+            _operation(op, {}, old) if op.target in COUNTS else _signature(op.value)
+            for op in self.inputs.values()
+        )
         before = tuple(_operation(op, numbers, old) for op in self.before.values())
         places = {name: -1 - i for i, name in enumerate((*self.given, *self.after))}
         given = tuple((numbers[x.before], _anonymous(x.claim)) for x in self.given.values())

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
 #: The only operation whose result depends on the rank: a rank's block of what all ranks have.
 OWN_PART = "domino_compile.own_part.default"
+#: Operations without operands that number the elements of a dimension.
+COUNTS = ("prims.iota.default",)
 #: Operations that take a number from a tensor's data, on which sizes may depend.
 TAKEN = ("aten._local_scalar_dense.default",)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -19,9 +19,11 @@ from domino_compile._compat.operators import OpOverload
 from domino_compile.verify.claims import Claim, Piece
 from domino_compile.verify.interpret import Unknown, resolve
 from domino_compile.verify.part import Given, Part
-from domino_compile.verify.plain import Operation, Tensor
+from domino_compile.verify.plain import COUNTS, Graph, Operation, Tensor
 
 VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+#: Writes a part of a value, as long as the part: what is larger than the part must stay so.
+WRITTEN = "aten.slice_scatter.default"
 #: A part is run as it is if its values have no more elements than this, all together.
 SMALL = 60_000
 #: Sizes up to this are left alone.
@@ -59,7 +61,24 @@ def _shapes(part: Part) -> list[tuple[int, ...]]:
 
     for op in (*part.inputs.values(), *part.before.values(), *part.after.values()):
         add(op.value)
+    for graph in _called(part):
+        for op in graph.operations.values():
+            add(op.value)
     return shapes
+
+
+def _called(part: Part) -> Iterator[Graph]:
+    """Yield the graphs that operations of the part call, and those that these call."""
+    for graph, side in zip(part.graphs, (part.before, part.after), strict=True):
+        for name in side:
+            if name in graph.inner:
+                yield from _with_inner(graph.inner[name])
+
+
+def _with_inner(graph: Graph) -> Iterator[Graph]:
+    yield graph
+    for inner in graph.inner.values():
+        yield from _with_inner(inner)
 
 
 @cache
@@ -77,7 +96,9 @@ def _sizes_of(target: str) -> tuple[list[str], frozenset[str], frozenset[str]] |
 def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Yield each size that a view makes of several, or makes several of, and these."""
     known = {**part.graphs[0].operations, **part.inputs, **part.before}
-    for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
+    sides = [(part.before, known), (part.after, part.graphs[1].operations)]
+    sides += [(graph.operations, graph.operations) for graph in _called(part)]
+    for side, values in sides:
         for op in side.values():
             if op.target in VIEWS and isinstance(source := values[op.operands[0]].value, Tensor):
                 yield from _grouped(source.shape, op.tensor.shape)
@@ -108,6 +129,8 @@ class _Sizes:
         self.small: dict[int, int] = {n: n for n in kept}
         self.taken: set[int] = set(self.small)
         self.products = dict(_products(part))
+        calls = (op for side in (part.before, part.after) for op in side.values())
+        self.ordered = any(op.target == WRITTEN for op in calls)
         self._cut_sizes()
         for n in sorted({n for shape in _shapes(part) for n in shape}):
             self._small(n)
@@ -116,7 +139,7 @@ class _Sizes:
         """Return the small number for a size; one is chosen if there is none yet."""
         if size not in self.small:
             factors = self.products.get(size)
-            made = math.prod(map(self._small, factors)) if factors else self._free()
+            made = math.prod(map(self._small, factors)) if factors else self._free(size)
             self._put(size, made)
         return self.small[size]
 
@@ -125,8 +148,10 @@ class _Sizes:
             raise Unknown(f"the size {size} is two different things")
         self.taken.add(small)
 
-    def _free(self) -> int:
-        return next(n for n in itertools.count(LITTLE + 1) if n not in self.taken)
+    def _free(self, size: int) -> int:
+        """Return a number that no size has yet, above those of smaller sizes if order matters."""
+        least = max(self.small[n] for n in self.small if n < size) if self.ordered else LITTLE
+        return next(n for n in itertools.count(max(least, LITTLE) + 1) if n not in self.taken)
 
     def _cut_sizes(self) -> None:
         """Choose the sizes of pieces first: the whole must be their sum."""
@@ -184,11 +209,29 @@ class _Sizes:
             goal=self._claim(part.goal),
             before={name: self._operation(op) for name, op in part.before.items()},
             after={name: self._operation(op) for name, op in part.after.items()},
-            inputs={
-                name: replace(op, value=self._value(op.value)) for name, op in part.inputs.items()
-            },
+            inputs={name: self._input(op) for name, op in part.inputs.items()},
             given={n: Given(x.before, self._claim(x.claim)) for n, x in part.given.items()},
+            graphs=(
+                self._graphs_of(part.graphs[0], part.before),
+                self._graphs_of(part.graphs[1], part.after),
+            ),
         )
+
+    def _graphs_of(self, graph: Graph, side: Mapping[str, Operation]) -> Graph:
+        """Return a graph with small sizes in the graphs that operations of the part call."""
+        called = {name: inner for name, inner in graph.inner.items() if name in side}
+        made = {name: self._graph(inner) for name, inner in called.items()}
+        return replace(graph, inner=graph.inner | made)
+
+    def _graph(self, graph: Graph) -> Graph:
+        made = {name: self._operation(op) for name, op in graph.operations.items()}
+        inner = {name: self._graph(called) for name, called in graph.inner.items()}
+        return replace(graph, operations=made, inner=inner)
+
+    def _input(self, op: Operation) -> Operation:
+        if op.target in COUNTS:  # it is run too
+            return self._operation(op)
+        return replace(op, value=self._value(op.value))
 
     def _claim(self, claim: Claim) -> Claim:
         if not isinstance(claim, Piece):

@@ -50,7 +50,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "dump_dir": [("out", "out"), (Path("out") / "a", os.path.join("out", "a"))],
     "check_ranks": [(False, False)],
     "check_timeout_s": [(5, 5.0), (0.5, 0.5)],
-    "verify": [("on", "on"), ("strict", "strict")],
+    "verify": [("off", "off"), ("strict", "strict")],
     "disable": [(True, True)],
 }
 GOOD["inductor"][1] = ({"max-autotune": True}, {"max_autotune": True})

@@ -93,12 +93,13 @@ def run_compiled(program: Program, options: dict[str, Any]) -> tuple[float, str]
     return max(found.values(), default=0.0), domino_compile.reports()[-1].status
 
 
-#: Rows, columns and passes of a run.
+#: Rows, columns and passes of a run, and whether they are checked.
 CHOICES = st.fixed_dictionaries(
     {
         "slices": st.sampled_from([2, 2, 2, 3, 4, 1]),
         "columns": st.sampled_from([1, 1, 1, 2, 3]),
         "disable_passes": st.sampled_from([(), (), (), ("normalise",), ("schedule",)]),
+        "verify": st.sampled_from(["off", "on"]),
     }
 )
 
@@ -123,10 +124,11 @@ def fuzz(count: int, until: float, number: int, compiled_share: float) -> Found:
 
     with mock.patch.object(PROPAGATE, "begin", lambda node, call: None):
         while len(seen) < count and time.monotonic() < until:
+            # The first example of each round is the simplest program, so a round has many.
             is_compiled = draw.random() < compiled_share
             checked = given(wide_programs(pure=not is_compiled), CHOICES, st.just(is_compiled))
             quick = settings(
-                max_examples=min(20, count - len(seen)),
+                max_examples=20,
                 database=None,
                 deadline=None,
                 phases=[Phase.generate],

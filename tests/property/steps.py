@@ -358,7 +358,8 @@ def end(b: Builder) -> None:
     if form == "cross entropy":
         b.features.add("cross entropy")
         table = "self.table" if "table" in b.params else b.param(7, HIDDEN)
-        labels = b.input("labels", b.rows(), 7)
+        classes = b.params["table"][0] if "table" in b.params else 7
+        labels = b.input("labels", b.rows(), classes)
         smoothing = b.choose("", ", label_smoothing=0.1", ", reduction='sum'")
         b.emit(f"logits = h @ {table}.t()")
         b.emit(f"loss = F.cross_entropy(logits.flatten(0, 1), {labels}.flatten(){smoothing})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ import domino_compile
 from domino_compile.analysis import CutPlan, infer_cut
 from domino_compile.axes import Chunks
 from domino_compile.graph.collectives import find_sites
+from domino_compile.verify.check import Memory, check
+from domino_compile.verify.part import NotEstablished
 from tests.rules.capturing import (
     Captured,
     capture,
@@ -23,6 +27,7 @@ from tests.rules.capturing import (
     largest_error,
     reduce_from,
 )
+from tests.verify.graphs import by_rows
 
 B, S, D, EXPERTS, CHOSEN = 4, 6, 8, 4, 2
 aten = torch.ops.aten
@@ -214,20 +219,34 @@ def test_conditionals_are_cut_in_forward_and_backward(on: bool) -> None:
         assert largest_error(want, captured.run(cut)) < 1e-12
 
 
+def test_conditionals_of_real_sizes_are_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too large to be run as they are: the branches get the small sizes of the graph around."""
+    monkeypatch.setattr(sys.modules[__name__], "D", 64)
+    graph = capture(TwoGated(), torch.randn(8, 48, 64), torch.tensor(True)).graph
+    before, after, witness = by_rows(graph)
+    assert check(before, after, witness, Memory()).how
+    branch = next(x for name, x in after.inner.items() if name.startswith("true_graph"))
+    relu = next(op for op in branch.operations.values() if op.target == "aten.relu.default")
+    branch.operations[relu.name] = replace(relu, target="aten.sigmoid.default")
+    with pytest.raises(NotEstablished, match="its numbers differ"):
+        check(before, after, witness, Memory())
+
+
 def test_inductor_compiles_each_slice_with_its_own_branches() -> None:
     torch.manual_seed(0)
     model = TwoGated().float()
     x, on = batch().float(), torch.tensor(True)
     found = []
     # Not `eager`: with torch 2.11 it loses gradients of a function that returns a wait's result.
-    for backend, options in (("aot_eager", None), ("domino", {"slices": 3, "check_ranks": False})):
+    strict = {"slices": 3, "check_ranks": False, "verify": "strict"}
+    for backend, options in (("aot_eager", None), ("domino", strict)):
         torch._dynamo.reset()
         model.zero_grad()
         loss = torch.compile(model, backend=backend, options=options, dynamic=False)(x, on)
         loss.backward()
         found.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
-    actions = {entry.action for entry in domino_compile.reports()[-1].collectives}
-    assert actions == {"sliced"}
+    report = domino_compile.reports()[-1]
+    assert {entry.action for entry in report.collectives} == {"sliced"}
     for want, got in zip(*found, strict=True):
         assert torch.allclose(want, got, rtol=1e-4, atol=1e-5)
 

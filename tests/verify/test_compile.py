@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from domino_compile.errors import STRICT
 from domino_compile.passes import slice as slicing
 from domino_compile.passes.schedule import reorder
 from domino_compile.tools.cli.main import run
+from domino_compile.verify.certificate import certificate_json
+from domino_compile.verify.order import check_emitted
+from domino_compile.verify.order_certificate import Collective, Names, Promise
+from domino_compile.verify.order_record import OrderRecord
 from tests.report.one_rank import one_of_two, train_once
 
 Step = tuple[torch.Tensor, list[torch.Tensor]]
@@ -111,3 +117,29 @@ def test_a_fault_of_the_checker_leaves_the_graph_to_inductor(
 
 def test_a_folder_without_certificates(tmp_path: Path) -> None:
     assert run(["verify", str(tmp_path)]) == 2
+
+
+def test_a_dump_is_checked_where_nothing_was_compiled(tmp_path: Path) -> None:
+    """A rank's part is a copy: what all ranks had is reused while the part is being sent."""
+    code = """
+class Runner:
+    def call(self, args):
+        x, = args
+        args.clear()
+        buf0 = torch.ops.aten.relu.default(x)
+        buf1 = torch.ops.domino_compile.own_part.default(buf0, 0, 2, '0')
+        buf2 = torch.ops._c10d_functional.all_gather_into_tensor.default(buf1, 2, '0')
+        buf3 = buf0; del buf0  # reuse
+        torch.ops._c10d_functional.wait_tensor.default(buf2)
+        return (buf2, buf3)
+"""
+    promise = Promise((Collective("gather", "all_gather_into_tensor", (2, "0")),))
+    certificate = check_emitted(code, promise, Names())
+    assert certificate.established, certificate.findings
+    record = OrderRecord("forward", certificate, promise, Names())
+    (tmp_path / "forward").mkdir()
+    (tmp_path / record.code).write_text(code)
+    (tmp_path / "certificate.json").write_text(certificate_json([], orders=[record]))
+    command = [sys.executable, "-m", "domino_compile", "verify", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "the order of" in done.stdout, done

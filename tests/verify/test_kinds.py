@@ -18,6 +18,7 @@ ADD, SUB, COPY = "aten.add.Tensor", "aten.sub.Tensor", "aten.copy.default"
 EMPTY, CAST = "aten.empty.memory_format", "prims.convert_element_type.default"
 GATHER = "_c10d_functional.all_gather_into_tensor.default"
 WAIT = "_c10d_functional.wait_tensor.default"
+INDEX, VIEW, WRITE = "aten.index.Tensor", "aten.view.default", "aten.slice_scatter.default"
 ITEM, FULL = "aten._local_scalar_dense.default", "aten.full.default"
 FLOAT8, BF16, F32, I64 = "float8_e4m3fn", "bfloat16", "float32", "int64"
 ROWS, INNER, COLUMNS = 160, 512, 192
@@ -280,3 +281,68 @@ def counted(of: str) -> Made:
 def test_a_number_is_taken_from_the_same_value() -> None:
     assert established(counted("n"), counted("n"))
     assert refused(counted("n"), counted("m")).startswith("item: this number is taken")
+
+
+def picked(first: int | None, counts: bool = True) -> Made:
+    """One element of each row is taken, by the number of the row; in slices from ``first`` on."""
+    made, half = Made(), ROWS // 2
+    x, labels = made.given("x", (ROWS, INNER)), made.given("labels", (ROWS,), I64)
+    if counts:
+        kwargs = (("device", torch.device("cpu")), ("dtype", torch.int64))
+        kwargs += (("requires_grad", False), ("start", 0), ("step", 1))
+        value = Tensor((ROWS,), I64)
+        made.operations["n"] = Operation("n", "prims.iota.default", (ROWS,), kwargs, value)
+    else:
+        made.given("n", (ROWS,), I64)
+    if first is None:
+        made.outputs = (made.op("y", INDEX, ("%x", ("%n", "%labels")), (ROWS,)),)
+        return made
+    for place, start in enumerate((0, half)):
+        at = first if place else 0
+        made.op(f"x_{place}", SLICE, (f"%{x}", 0, start, start + half), (half, INNER))
+        made.op(f"labels_{place}", SLICE, (f"%{labels}", 0, start, start + half), (half,), I64)
+        made.op(f"n_{place}", SLICE, ("%n", 0, at, at + half), (half,), I64)
+        rows = (f"%x_{place}", (f"%n_{place}", f"%labels_{place}"))
+        made.op(f"y_{place}", INDEX, rows, (half,))
+    made.outputs = (made.op("y", CAT, (("%y_0", "%y_1"),), (ROWS,)),)
+    return made
+
+
+def test_numbers_of_rows_are_what_they_are() -> None:
+    """Too large to be followed element by element, an index by any numbers would be another one."""
+    half = ROWS // 2
+    claims = {
+        name: [rows(f"{name}_{place}", half * place, half) for place in range(2)]
+        for name in ("x", "labels", "y")
+    }
+    before = picked(None)
+    assert established(before, picked(0), **claims).how["y_1"] == NUMBERS
+    assert "not rows" in refused(before, picked(1), **claims)
+    memory = Memory()
+    check(before, picked(0), Witness(claims), memory)
+    with pytest.raises(NotEstablished, match="not rows"):
+        check(picked(None, False), picked(0, False), Witness(claims), memory)
+
+
+@pytest.mark.parametrize("read", [7, 6])
+def test_what_was_written_last_is_read(read: int) -> None:
+    """A buffer that is larger than what is written to it, again and again, as in Megatron."""
+    shape, length = (40, 50, 60), 40 * 50 * 60
+
+    def made(directly: int | None) -> Made:
+        graph = Made()
+        last = graph.op("memory", EMPTY, ((2 * length,),), (2 * length,))
+        for n in range(8):
+            graph.given(f"v{n}", (length,))
+            last = graph.op(f"w{n}", WRITE, (f"%{last}", f"%v{n}", 0, 0, length), (2 * length,))
+        source = f"v{directly}"
+        if directly is None:
+            source = graph.op("r", SLICE, (f"%{last}", 0, 0, length), (length,))
+        graph.outputs = (graph.op("y", VIEW, (f"%{source}", shape), shape), last)
+        return graph
+
+    claims: dict[str, list[Claim]] = {"memory": [Whole("memory")]}
+    if read == 7:
+        assert established(made(None), made(read), **claims).how["y"] == NUMBERS
+    else:
+        assert "its numbers differ" in refused(made(None), made(read), **claims)

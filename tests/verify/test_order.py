@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from domino_compile.verify.order import check_emitted
-from domino_compile.verify.order_certificate import Names, Promise, Rule
+from domino_compile.verify.order_certificate import Collective, Names, Promise, Rule
 from tests.emitted import test_order
 from tests.emitted.harness import Checked
 from tests.verify.order_mutants import FAULTS, HARMLESS, mutants
@@ -187,6 +187,23 @@ def test_checkpointed_attention_writes_what_its_operation_writes(call: str) -> N
     assert established(GATHER, write, wait, "return (buf0, buf1)") == ["NOT_OVERWRITTEN"]
 
 
+def test_one_collective_without_a_wait_excuses_no_other() -> None:
+    """The program waits for the first one itself; what the second one sends is overwritten."""
+    gather = "buf{} = torch.ops._c10d_functional.all_gather_into_tensor.default(arg{}_1, 2, '0')"
+    lines = (
+        *(gather.format(0, 0), gather.format(1, 1), "buf2 = arg1_1; del arg1_1  # reuse"),
+        *("torch.ops._c10d_functional.wait_tensor.default(buf1)", "return (buf0, buf1, buf2)"),
+    )
+    code = HEAD + "".join(f"        {line}\n" for line in lines)
+    kind, settings = "all_gather_into_tensor", (2, "0")
+    promise = Promise(
+        (Collective("first", kind, settings, waited=False), Collective("second", kind, settings))
+    )
+    names = Names({"buf0": ("first",), "buf1": ("second",)}, {})
+    (finding,) = check_emitted(code, promise, names).findings
+    assert finding.rule is Rule.NOT_REUSED and "arg1_1" in finding.why
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [
@@ -194,6 +211,10 @@ def test_checkpointed_attention_writes_what_its_operation_writes(call: str) -> N
         ("def other(args):\n    pass", "no function 'call'"),
         ("def call(args:", "not Python"),
         ("def call(args):\n    torch.ops.symm_mem.one_shot(args)", "symm_mem"),
+        (
+            "def call(args):\n    torch.ops.domino_compile.gather_start(args)",
+            "gather_start",
+        ),
     ],
 )
 def test_what_is_not_understood_is_not_established(code: str, why: str) -> None:
@@ -202,10 +223,11 @@ def test_what_is_not_understood_is_not_established(code: str, why: str) -> None:
 
 
 def test_sources_share_nothing_with_the_scheduler() -> None:
-    from domino_compile.verify import emitted, emitted_events, emitted_writes, order
+    from domino_compile.verify import emitted, order
 
-    for module in (emitted, emitted_events, emitted_writes, order):
-        assert module.__file__ is not None
-        lines = Path(module.__file__).read_text().splitlines()
+    sources = sorted(Path(emitted.__file__).parent.glob("emitted*.py"))
+    assert len(sources) == 5
+    for source in (*sources, Path(order.__file__)):
+        lines = source.read_text().splitlines()
         imported = [x.split()[1] for x in lines if x.startswith("from domino_compile")]
         assert all(name.startswith("domino_compile.verify.") for name in imported), imported

@@ -19,6 +19,8 @@ from domino_compile.tools.calibrate.collectives import median_us
 from domino_compile.tools.calibrate.ranks import Ranks
 from domino_compile.tools.calibrate.settings import MIB, Settings
 
+aten = torch.ops.aten
+
 #: Rows, columns and contracted extent of products: a large one, and those of a rank's MLP with
 #: TP=8. Products on processors are small. Many processors emulate bfloat16 and would take seconds
 #: for a larger product, at the same rate as for a small one.
@@ -109,8 +111,7 @@ def _scaled_probe(shape: tuple[int, int, int], device: torch.device) -> Probe:
     def make() -> Run:
         left, right = (torch.randn(x, k, device=device).to(FLOAT8) for x in (m, n))
         rows, columns = torch.ones(m, 1, device=device), torch.ones(1, n, device=device)
-        scaled_mm = torch.ops.aten._scaled_mm.default
-        return lambda: scaled_mm(
+        return lambda: aten._scaled_mm.default(
             left, right.t(), rows, columns, out_dtype=torch.bfloat16, use_fast_accum=True
         )
 

@@ -40,6 +40,11 @@ def verify(folder: Path, as_json: bool) -> None:
 
 
 def _prove(path: Path) -> dict[str, Any]:
+    # Registers the operations that our passes put into programs: the code is read by their schemas.
+    import domino_compile.ops.materialise
+    import domino_compile.ops.own_part
+    import domino_compile.ops.products
+    import domino_compile.ops.random_slice  # noqa: F401
     from domino_compile.verify.certificate import check_again
     from domino_compile.verify.part import NotEstablished
 
