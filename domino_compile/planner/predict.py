@@ -156,8 +156,8 @@ class Expansion:
             extents.out_bytes[self._mask(value, cut)] += size
         if unit.launch:
             extents.out_bytes = Counter({self._mask(first, cut): unit.out_bytes})
-        for value in unit.traffic.hard.values():
-            extents.hard[self._mask(value, cut)] += elements_of(value)
+        for value, size in unit.traffic.hard_sizes.items():
+            extents.hard[self._mask(value, cut)] += size
         for value in unit.traffic.sums.values():
             extents.summed[self._mask(value, cut)] += elements_of(value)
         if len(unit.nodes) == 1 and not unit.launch:

@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from domino_compile.scheduling import Unit, build_units
-from domino_compile.scheduling.traffic import HARD, KEPT_ROW, Traffic
+from domino_compile.scheduling.traffic import HARD, KEPT_ROW, SCALE_WEIGHT, Traffic
 from tests.passes.costs import COSTS
 from tests.passes.graphs import Builder, aten
 
@@ -119,6 +119,33 @@ def test_a_hard_value_is_computed_for_each_element_that_it_is_used_for() -> None
         assert [node.target for node in units[name].traffic.hard] == [aten.cos.default]
         assert units[name].traffic.hard_elements == ROWS * COLUMNS
     assert aten.cos.default in HARD
+
+
+def scaled(b: Builder, x: fx.Node, dims: list[int]) -> fx.Node:
+    """``x`` divided by its largest values along ``dims``, which are divided in float64."""
+    largest = b.call(aten.amax.default, x, dims, True)
+    double = b.call(prims.convert_element_type.default, largest, torch.float64)
+    scale = b.call(aten.reciprocal.default, double)
+    single = b.call(prims.convert_element_type.default, scale, torch.float32)
+    return b.call(aten.mul.Tensor, x, single)
+
+
+def test_a_scale_of_columns_is_hard_for_each_element_and_one_of_rows_or_all_is_not() -> None:
+    for dims, times in (([0], SCALE_WEIGHT), ([1], 0), ([0, 1], 0)):
+        b = Builder()
+        x, w = b.input("x", ROWS, COLUMNS), b.input("w", COLUMNS, COLUMNS)
+        units = units_of(b.output(b.call(aten.mm.default, scaled(b, x, dims), w)))
+        assert units["mul"].traffic.hard_elements == round(times * ROWS * COLUMNS), dims
+
+
+def test_the_same_scale_of_several_casts_is_computed_once_in_a_unit() -> None:
+    b = Builder()
+    x, w = b.input("x", ROWS, COLUMNS), b.input("w", COLUMNS, COLUMNS)
+    x = b.call(aten.neg.default, x)
+    both = [b.call(aten.mm.default, scaled(b, x, [0]), w) for _ in range(2)]
+    units = units_of(b.output(*both))
+    hard = sum({id(u): u.traffic.hard_elements for u in units.values()}.values())
+    assert hard == round(SCALE_WEIGHT * ROWS * COLUMNS)
 
 
 def test_sums_over_rows_are_told_from_sums_of_rows() -> None:
