@@ -78,23 +78,29 @@ class Job:
 
 def kind_of(row: Row) -> str:
     """Return what a job runs, in words."""
-    style = SEQUENCE if row["style"] in ("sp", "megatron-sp") else ALL_REDUCE
-    if not row["training"]:
-        return f"prefill, {style}"
-    checkpointed = row.get("ac", "none") != "none"
-    return f"training, {style}{', checkpointed' if checkpointed else ''}"
+    words = ["training" if row["training"] else "prefill"]
+    words.append(SEQUENCE if row["style"] in ("sp", "megatron-sp") else ALL_REDUCE)
+    if row.get("dtype", "").startswith("fp8"):
+        words.append("float8")
+    if row["training"] and row.get("ac", "none") != "none":
+        words.append("checkpointed")
+    return ", ".join(words)
 
 
 def emulated_jobs() -> list[Job]:
     """Return the jobs of ``benchmarks.jobs``, without those whose gradients do not pass."""
-    ours = [r for r in read("jobs.json") if not r.get("error") and r["number"] < BASELINE]
-    good = [row for row in ours if row["grad_passes"] is not False]
+    return _jobs_of([row for row in read("jobs.json") if row.get("number", 0) < BASELINE])
+
+
+def _jobs_of(rows: Iterable[Row]) -> list[Job]:
+    """Return the jobs of ``benchmarks.jobs`` or ``benchmarks.rivals``."""
+    good = [row for row in rows if not row.get("error") and row["grad_passes"] is not False]
     return [
         Job(
             kind_of(row),
             row["tp"],
             row["link"].partition("@")[0],
-            True,
+            row["emulated"],
             row["batch"] * row["seq"],
             row["inductor_ms"],
             row["domino_ms"],
@@ -112,10 +118,13 @@ def emulated_networks() -> list[Job]:
 
 
 def real_jobs() -> list[Job]:
-    """Return the last run of ``benchmarks.multi_gpu`` with NCCL's own settings and CUDA graphs."""
+    """Return the jobs of ``benchmarks.rivals``, and the last run of ``benchmarks.multi_gpu``.
+
+    Of the latter only what ran with NCCL's own settings and CUDA graphs.
+    """
     rows = read("nccl-2.json")
     last = max(row["run"] for row in rows)
-    return [
+    return _jobs_of(read("nccl-jobs-2.json")) + [
         _job_of(row["measured"])
         for row in rows
         if row["run"] == last and row["nccl_max_ctas"] is None and row["measured"]["cuda_graphs"]
