@@ -48,7 +48,8 @@ def plan(cell: JobCell, link: str, **options: Any) -> Any:
 
     def first(run: Any, graph: fx.Graph) -> None:
         run(graph)
-        raise PlannedOnly  # the first graph holds forward and backward
+        if any(report.collectives for report in domino_compile.reports()):
+            raise PlannedOnly  # this graph holds forward and backward
 
     torch._dynamo.reset()
     domino_compile.reset_reports()
