@@ -259,7 +259,7 @@ def printed(installed: Path, program: str, **variables: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

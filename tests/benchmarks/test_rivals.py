@@ -45,7 +45,7 @@ def test_a_rival_that_makes_no_difference_is_left_out() -> None:
     def names(cell: JobCell, device: str = "cuda") -> set[str]:
         return {variant.name for variant in possible(parse_variants(VARIANTS), cell, device)}
 
-    everywhere = {"inductor", "inductor-overlap", "domino", "domino-measured"}
+    everywhere = {"inductor", "inductor-overlap", "domino", "domino-measured", "domino-wire"}
     if _compat.inductor_has_option("aten_distributed_optimizations.enable_simple_overlap"):
         everywhere |= {"inductor-simple-overlap"}
     assert names(cells[0]) == everywhere | {"inductor-async-tp", "free"}
@@ -82,7 +82,7 @@ time.sleep(30)
 def test_ranks_end_together(how: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORKS, how],
-        check=True, capture_output=True, text=True, cwd=page.ROOT, timeout=20,
+        check=True, capture_output=True, text=True, cwd=page.ROOT, timeout=120,
     )  # fmt: skip
     first, *more = done.stdout.splitlines()  # returns when all ranks have closed their output
     assert len(first.split()) == 2

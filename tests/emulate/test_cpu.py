@@ -14,7 +14,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Per rank, what each check said."""
     rendezvous = tmp_path_factory.mktemp("ranks") / "rendezvous"
     with Pool(SIZE) as pool:
-        return pool.run("tests.emulate.ranks:run_checks", str(rendezvous), timeout=240)
+        return pool.run("tests.emulate.ranks:run_checks", str(rendezvous), timeout=720)
 
 
 @pytest.mark.parametrize("name", CHECKS)

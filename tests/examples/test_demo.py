@@ -52,7 +52,7 @@ def arguments(out: Path, *more: str) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder and the outcome of a tiny run."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    done = subprocess.run(arguments(out), check=False, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(arguments(out), check=False, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr + "".join(
         log.read_text()[-3000:] for log in out.glob("*.log")
     )

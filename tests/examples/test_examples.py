@@ -78,7 +78,7 @@ def test_example(pools: dict[int, Pool], name: str) -> None:
     missing = [package for package in needed(name) if not installed(package)]
     if missing:
         pytest.skip(f"pip install {' '.join(missing)}")
-    pools[ranks_of(name)].run("tests.examples.test_examples:run_example", name, timeout=600)
+    pools[ranks_of(name)].run("tests.examples.test_examples:run_example", name, timeout=1200)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

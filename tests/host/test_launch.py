@@ -121,7 +121,7 @@ def test_two_ranks_through_torchrun(tmp_path: Path) -> None:
         env=os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("[") for line in done.stderr.splitlines()), done.stderr  # progress

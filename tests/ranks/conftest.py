@@ -29,7 +29,7 @@ def train(pools: Pools) -> Train:
     def run(world: int, *arguments: object) -> list[Training]:
         key = repr((world, *arguments))
         if key not in done:
-            done[key] = pools[world].run("tests.ranks.checks:train", *arguments, timeout=300)
+            done[key] = pools[world].run("tests.ranks.checks:train", *arguments, timeout=900)
         return done[key]
 
     return run

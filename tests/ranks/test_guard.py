@@ -54,7 +54,7 @@ def compile_again_on_one_rank(rank: int, world: int) -> Training:
 
 
 def test_a_rank_that_compiles_again_alone_keeps_the_program_of_all(pools: Pools) -> None:
-    first, second = pools[2].run("tests.ranks.test_guard:compile_again_on_one_rank", timeout=300)
+    first, second = pools[2].run("tests.ranks.test_guard:compile_again_on_one_rank", timeout=900)
     assert first.losses == second.losses
     (kept,) = [report.measured for report in first.reports]
     assert kept is not None and [report.measured for report in second.reports] == [kept] * 2
@@ -63,7 +63,7 @@ def test_a_rank_that_compiles_again_alone_keeps_the_program_of_all(pools: Pools)
 def test_times_are_found_by_plan_and_not_by_their_number(pools: Pools) -> None:
     """Rank 0 has measured plan A first, rank 1 plan B; each plan's times are compared."""
     name = "tests.ranks.test_guard:measure_in_another_order"
-    assert pools[2].run(name, timeout=60) == [{"A": [2.0], "B": [20.0]}] * 2
+    assert pools[2].run(name, timeout=240) == [{"A": [2.0], "B": [20.0]}] * 2
 
 
 def measure_in_another_order(rank: int, world: int) -> dict[str, list[float]]:

@@ -42,7 +42,7 @@ def train_on_a_changing_link(rank: int, world: int, steps: int) -> Training:
 def test_both_ranks_plan_again_at_the_same_step(pools: Pools, train: Train) -> None:
     steps = 3 + watch.PROBES
     name = "tests.ranks.test_watch:train_on_a_changing_link"
-    found = pools[2].run(name, steps, timeout=300)
+    found = pools[2].run(name, steps, timeout=900)
     reference = train(2, "dtensor", "float32", "none", None, (5,) * steps)
     for mine, other in zip(found, reference, strict=True):
         assert [report.slower for report in mine.reports] == [1.0, 4.0]

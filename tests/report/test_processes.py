@@ -53,7 +53,7 @@ class Run:
     process: subprocess.Popen[str]
 
     def output(self) -> str:
-        out, err = self.process.communicate(timeout=300)
+        out, err = self.process.communicate(timeout=900)
         assert self.process.returncode == 0, err
         return out + err
 

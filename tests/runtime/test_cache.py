@@ -90,7 +90,7 @@ def run(
         cwd=package,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -141,5 +141,5 @@ class Runner:
     (tmp_path / record.code).write_text(code)
     (tmp_path / "certificate.json").write_text(certificate_json([], orders=[record]))
     command = [sys.executable, "-m", "domino_compile", "verify", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
     assert (done.returncode, done.stderr) == (0, "") and "the order of" in done.stdout, done

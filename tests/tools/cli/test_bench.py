@@ -31,7 +31,7 @@ def test_a_run_on_two_ranks(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -129,7 +129,7 @@ def test_a_variant_that_fails_on_one_rank_ends_all_of_them(tmp_path: Path, faili
         capture_output=True,
         text=True,
         env=os.environ | {"FAILING": failing, "OMP_NUM_THREADS": "1"},
-        timeout=150,
+        timeout=450,
     )
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -26,7 +26,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -178,7 +178,7 @@ def test_as_a_module_without_loading_torch() -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m domino_compile links | true"
     done = subprocess.run(
-        ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], check=False, capture_output=True, text=True, timeout=240
     )
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 

@@ -42,7 +42,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 def domino_command(*arguments: str) -> tuple[int, str, str]:
     process = start(*arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -70,7 +70,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "80"},
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return out, done.stdout
@@ -207,12 +207,12 @@ def test_a_profile_that_fails_leaves_the_users_files_and_no_result(tmp_path: Pat
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:
     process = start("poc", "--ranks", "2", "--out", str(tmp_path), TRAIN, HERE=str(tmp_path))
     log = tmp_path / "runs" / "0.inductor" / "rank_1.log"
-    until = time.monotonic() + 100
+    until = time.monotonic() + 400
     while not log.exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert log.exists() and len(_started_with(str(tmp_path))) >= 3
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 130 and err.splitlines()[-1] == "error: interrupted"
     said = [line for line in err.splitlines()[:-1] if line]
     assert all(line.startswith("[") for line in said), said  # progress

@@ -108,6 +108,6 @@ def test_the_package_stays_light() -> None:
     light = "import sys, domino_compile; print('torch' in sys.modules)"
     for text, loaded in ((light, "False"), (program, "True")):
         done = subprocess.run(
-            [sys.executable, "-c", text], check=True, capture_output=True, text=True, timeout=100
+            [sys.executable, "-c", text], check=True, capture_output=True, text=True, timeout=400
         )
         assert done.stdout.strip() == loaded

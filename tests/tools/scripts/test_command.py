@@ -157,7 +157,7 @@ def test_the_command_on_two_ranks(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2304.0 1 ['--epochs', '1']"] * 2

@@ -200,7 +200,7 @@ def test_the_command(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("{") and "step 0" in done.stderr
