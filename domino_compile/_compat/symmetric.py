@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -111,13 +111,14 @@ def keep_calls(operations: Collection[Any]) -> None:
 
 
 def register_collective_lowerings(
-    starts: Collection[Any], waits: Collection[Any], not_reused: Collection[Any]
+    starts: Collection[Any], waits: Mapping[Any, Any], not_reused: Collection[Any]
 ) -> None:
     """Let Inductor lower operations of ours as it lowers functional collectives.
 
     Args:
         starts: Operations that return a tensor which is written to later.
-        waits: Operations that return their first argument; readers of it stay on their side.
+        waits: Operations that return their first argument, each with the operation to emit, which
+            returns nothing; readers of the argument stay on their side.
         not_reused: Starts whose result lies in memory that is not Inductor's to use again.
     """
     from torch._inductor import ir, lowering
@@ -136,7 +137,7 @@ def register_collective_lowerings(
     def wait(operation: Any) -> None:
         @lowering.register_lowering(operation, type_promotion_kind=None)
         def lowered(value: Any, *rest: Any) -> Any:
-            kernel.create_inplace(operation, value, *rest)
+            kernel.create_inplace(waits[operation], value, *rest)
             return value
 
     for operation in starts:

@@ -104,6 +104,17 @@ def _define(schema: str, run: Any, fake: Any) -> Any:
     return getattr(torch.ops.domino_compile, name).default
 
 
+def _without_result(operation: Any) -> Any:
+    """Define an operation that runs another and returns nothing."""
+    name, _, rest = str(operation._schema).partition("::")[2].partition("(")
+    arguments = rest.rpartition(" -> ")[0]
+
+    def run(*given: Any) -> None:
+        operation(*given)
+
+    return _define(f"{name}_only({arguments} -> ()", run, lambda *_: None)
+
+
 scatter_start = _define(
     "scatter_start(Tensor value, int slot, str group) -> Tensor", _scatter_start, _like_scatter
 )
@@ -134,6 +145,9 @@ reduce_wait = _define(
 
 STARTS = (scatter_start, exchange_start, gather_start, reduce_start)
 WAITS = (inbox_wait, inbox_release, gather_wait, gather_release, reduce_wait)
+#: The same without a result, for emitted code: torch allows no operation of ours to return what it
+#: is given.
+EMITTED = {operation: _without_result(operation) for operation in WAITS}
 #: Starts whose result lies in a slot.
 IN_SLOTS = (scatter_start, exchange_start, gather_start)
 _compat.keep_calls((*STARTS, *WAITS))
@@ -146,4 +160,4 @@ def is_command(node: fx.Node) -> bool:
 
 def register_lowerings() -> None:
     """Let Inductor lower these operations as it lowers collectives."""
-    _compat.register_collective_lowerings(STARTS, WAITS, not_reused=IN_SLOTS)
+    _compat.register_collective_lowerings(STARTS, EMITTED, not_reused=IN_SLOTS)

@@ -20,7 +20,7 @@ from domino_compile.transport.wire import Key, Wire
 from tests.emitted.harness import body, fake_world, kernels_unbuilt
 from tests.paths import FAST_LINK
 
-COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+)\.default\((\w+)")
+COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+?)(?:_only)?\.default\((\w+)")
 MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm)\(")
 
 

@@ -305,8 +305,8 @@ def _show_link(link: dict[str, Any]) -> None:
     show_table(["payload", *curves, "GB/s"], rows, title=title)
     say(link["source"])
     say(link["note"])
-    if link["contention"] is not None:
-        say(_contention_text(link["contention"]))
+    if (contention := link.get("contention")) is not None:
+        say(_contention_text(contention))
     say("")
 
 

@@ -105,7 +105,7 @@ from domino_compile.tools.cli import main
 class Runner:
     first = {"loss": torch.ones(1)}
     def __init__(self, variant, workload, world, *_):
-        self.result = VariantResult(variant.label)
+        self.variant, self.result = variant, VariantResult(variant.label)
         if variant.domino:
             if os.environ["RANK"] in os.environ["FAILING"]:
                 raise RuntimeError("out of memory\\nand a stack")

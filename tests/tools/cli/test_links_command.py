@@ -95,7 +95,7 @@ def test_the_users_tables_are_found_and_marked(domino: Domino, user_folder: Path
                  {"all_reduce": {"latency_us": 10**400, "algbw_gb_s": 1}}}), "finite"),
         ("list", json.dumps({"name": "list", "ranks": 2, "nodes": 1, "source": "x", "collectives":
                  {"all_reduce": 3}}), "must be a JSON object"),
-        ("new", '{"schema": 2, "ranks": 2}', "schema: is 2; this version reads up to 1"),
+        ("new", '{"schema": 3, "ranks": 2}', "schema: is 3; this version reads up to 2"),
         ("demo-2", None, "the package has a table of this name"),
         ("other", (DATA / "demo-2.json").read_text(), "name: must be 'other' like the file"),
     ],
