@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.jobs_table import name_of
+from benchmarks.jobs_table import gradients, name_of, prediction, what_runs
 from benchmarks.lane import Row
 from benchmarks.page import PAGE, RESULTS, as_table, number, put, read
 
@@ -37,18 +37,12 @@ def best_ms(row: Row) -> float:
 
 def cells_of(row: Row) -> list[str]:
     """Return a job's row of the table."""
-    predicted, compute = row["predicted_ms"], row["compute_ms"]
-    off = None if predicted is None else predicted / row["domino_ms"] - 1
+    compute = row["compute_ms"]
     free = compute.get("free") or compute.get("inductor")
     inflated = compute["domino"] / free if free and compute.get("domino") else None
     goal = f" ({row['faster']:.2f})" if row["faster"] else ""
     return [
-        name_of(row),
-        f"{row['style']}, {row['tp']}",
-        f"{row['batch']} x {row['seq']}",
-        row["ac"],
-        row["granularity"],
-        row["split"],
+        *what_runs(row),
         number(row["inductor_ms"], ".2f"),
         *(number(row.get(field), ".2f") for field in RIVALS),
         number(row["domino_ms"], ".2f"),
@@ -60,9 +54,8 @@ def cells_of(row: Row) -> list[str]:
         _exposed(row),
         number(inflated, ".2f"),
         number(row["peak_ratio"], ".2f"),
-        number(row["grad_error_ratio"], ".3f")
-        + (" **fails**" if row["grad_passes"] is False else ""),
-        number(off, "+.1%"),
+        gradients(row),
+        prediction(row),
     ]
 
 

@@ -77,9 +77,11 @@ def schedule_graph(
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)
     before = run_order(units)
-    peaks = [memory_of(order).peak_bytes - held for order in own_orders(units)]
+    own = own_orders(units)
+    peaks = [memory_of(order).peak_bytes - held for order in own]
     most = allowed_bytes(inductors_bytes(units, peaks), memory_cap, held) + held
-    room = allowed_bytes(inductors_bytes(units), memory_cap, held)
+    found = [order.peak_bytes for order in own]
+    room = allowed_bytes(inductors_bytes(units, found), memory_cap, held)
     after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
     memory = memory_of(after)
     _order(graph, units, after)

@@ -91,6 +91,16 @@ class Slot(ABC):
         """Return a part as a tensor of the shape and type of another."""
         return self.view(part, tuple(like.shape), like.dtype)
 
+    def copy(self, target: Part | torch.Tensor, source: Part | torch.Tensor) -> None:
+        """Copy a payload between a part and ordinary memory, or within the latter."""
+        if isinstance(target, torch.Tensor):
+            if isinstance(source, Part):
+                source = self.tensor(source, target)
+            target.copy_(source)
+        else:
+            assert isinstance(source, torch.Tensor)
+            self.tensor(target, source).copy_(source)
+
     def view(self, part: Part, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return a part as a contiguous tensor."""
         nbytes = dtype.itemsize * math.prod(shape)
@@ -99,14 +109,14 @@ class Slot(ABC):
 
     def gathered(self, rank: int, piece: torch.Tensor) -> torch.Tensor:
         """Return the parts of all ranks, each like one tensor, in a rank's memory."""
-        nbytes, ranks = piece.numel() * piece.element_size(), self.layout.ranks
-        begin = self.layout.flags_bytes
-        raw = self.memory(rank)[begin : begin + ranks * nbytes]
-        return raw.view(piece.dtype).view(ranks, *piece.shape)
+        return self._pieces(rank, self.layout.ranks, piece)
 
     def received(self, rank: int, piece: torch.Tensor) -> torch.Tensor:
         """Return what a rank receives if every peer sends a tensor like one, by peer."""
-        nbytes, peers = piece.numel() * piece.element_size(), self.layout.ranks - 1
-        begin = self.layout.flags_bytes
-        raw = self.memory(rank)[begin : begin + peers * nbytes]
-        return raw.view(piece.dtype).view(peers, *piece.shape)
+        return self._pieces(rank, self.layout.ranks - 1, piece)
+
+    def _pieces(self, rank: int, count: int, piece: torch.Tensor) -> torch.Tensor:
+        """Return the first parts in a rank's memory, each like one tensor."""
+        nbytes, begin = piece.numel() * piece.element_size(), self.layout.flags_bytes
+        raw = self.memory(rank)[begin : begin + count * nbytes]
+        return raw.view(piece.dtype).view(count, *piece.shape)

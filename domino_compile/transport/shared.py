@@ -94,10 +94,4 @@ class ThreadQueue:
 
     def copy(self, target: Part | torch.Tensor, source: Part | torch.Tensor) -> None:
         """Copy a payload."""
-        if isinstance(target, torch.Tensor):
-            if isinstance(source, Part):
-                source = self._slot.tensor(source, target)
-            target.copy_(source)
-        else:
-            assert isinstance(source, torch.Tensor)
-            self._slot.tensor(target, source).copy_(source)
+        self._slot.copy(target, source)

@@ -58,10 +58,4 @@ class StreamQueue:
     def copy(self, target: Part | torch.Tensor, source: Part | torch.Tensor) -> None:
         """Copy a payload; between GPUs a copy engine does it."""
         with torch.cuda.stream(self._stream):
-            if isinstance(target, torch.Tensor):
-                if isinstance(source, Part):
-                    source = self._slot.tensor(source, target)
-                target.copy_(source)
-            else:
-                assert isinstance(source, torch.Tensor)
-                self._slot.tensor(target, source).copy_(source)
+            self._slot.copy(target, source)
