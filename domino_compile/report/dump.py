@@ -6,10 +6,13 @@
         report.txt                    what happened to each collective
         plan.json                     the same for programs (``report.CompileReport``)
         graphs.json                   the operations before and after, as rows (``graph_rows``)
+        certificate.txt               what ``verify`` established and how; .json to repeat it
         joint/01.normalise.before.py  ... the graph before and after each pass
         joint/05.slice.after.py
         joint/05.slice.ops.txt        how the number of each operation changed
         forward/07.schedule.txt       the schedule: launches, waits, and what hides each collective
+        forward/emitted.py            the code that Inductor emitted
+        forward/order.txt             its order as ``verify`` reads it; .json to read it again
         joint/fault.*                 only if one of our passes failed
 """
 
@@ -27,9 +30,23 @@ from domino_compile import _compat
 from domino_compile.errors import OptionError
 from domino_compile.report.graph_text import op_counts, readable
 
-__all__ = ["Dump", "check_folder", "count_difference", "op_counts", "readable"]
+__all__ = ["ARTEFACTS", "Dump", "check_folder", "count_difference", "op_counts", "readable"]
 
 log = logging.getLogger(__name__)
+
+#: The artefacts of one graph as patterns below its folder. What is not here, nobody cleans up.
+ARTEFACTS = (
+    "plan.json",
+    "graphs.json",
+    "report.txt",
+    "certificate.txt",
+    "certificate.json",
+    "*/[0-9][0-9].*.py",
+    "*/[0-9][0-9].*.txt",
+    "*/fault.*",
+    "*/order.*",
+    "*/emitted.py",
+)
 
 
 def count_difference(before: Counter[str], after: Counter[str]) -> str:
@@ -120,16 +137,6 @@ class Dump:
 
 def _remove_earlier(folder: Path) -> None:
     """Remove the artefacts of an earlier run, which could be mistaken for this run's."""
-    for pattern in (
-        "plan.json",
-        "graphs.json",
-        "report.txt",
-        "certificate.txt",
-        "certificate.json",
-        "*/[0-9][0-9].*.py",
-        "*/[0-9][0-9].*.txt",
-        "*/fault.*",
-        "*/order.*",
-    ):
+    for pattern in ARTEFACTS:
         for path in folder.glob(pattern):
             path.unlink()

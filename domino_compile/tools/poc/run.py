@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domino_compile.report.dump import ARTEFACTS
 from domino_compile.tools.poc.result import BASELINE, DOMINO, PocResult, PocRun, poc_result
 from domino_compile.tools.profiling.earlier import (
     RANK_FILES,
@@ -23,10 +25,7 @@ from domino_compile.tools.scripts import require_something
 
 _RUN = rf"runs/\d+\.({BASELINE}|{DOMINO})"
 _GRAPHS = (r"dumps/graph_\d+", r"dumps/rank_\d+/graph_\d+")
-_DUMPED = (
-    r"(plan\.json|graphs\.json|report\.txt)",
-    r"(joint|forward|backward|inference)/(\d\d\..*\.(py|txt)|fault\..*)",
-)
+_DUMPED = ["/".join(map(fnmatch.translate, pattern.split("/"))) for pattern in ARTEFACTS]
 #: What a run leaves in its folder, besides the result.
 LEFT = (
     f"{_RUN}/({RANK_FILES}|request\\.json)",
