@@ -1,4 +1,4 @@
-"""``normalise``: merge all-reduces whose results are added.
+"""``normalise``: merge all-reduces whose results are added, and compute equal values once.
 
 An all-reduce is linear: ``AR(a) + AR(b) = AR(a + b)``. With DTensor, the column-parallel layers q,
 k and v (or gate and up) each reduce their input gradient, and the results are added. One all-reduce
@@ -6,7 +6,7 @@ of the sum does the same with a third (or half) of the traffic.
 
 Contract: The pass takes a functional joint or inference graph. Afterwards there is no sum of two
 all-reduces that nothing else needs (same group, both sums, same shape and type, also through equal
-views).
+views), and no fused operation or view is there twice (``passes.equal``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from domino_compile.graph.collectives import WAIT, Replaced, is_wait
 from domino_compile.graph.new_nodes import erase_unused, new_node
 from domino_compile.graph.nodes import VIEWS, behind_views
 from domino_compile.graph.tags import is_alone
+from domino_compile.passes.equal import merge_equal
 from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
@@ -28,7 +29,7 @@ ALL_REDUCE = c10d.all_reduce.default
 
 
 def normalise_graph(graph: fx.Graph) -> Replaced:
-    """Merge sums of all-reduces in place, and return what replaces each removed one."""
+    """Merge sums of all-reduces and equal values in place; return what replaces each launch."""
     into: dict[fx.Node, fx.Node] = {}
     witness = Witness()
     for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
@@ -40,6 +41,7 @@ def normalise_graph(graph: fx.Graph) -> Replaced:
         made = set(into.values())  # a sum of sums can remove the result of an earlier merge
         into |= {launch: total for launch, last in into.items() if last in gone}
         into |= {launch: total for launch in gone if launch not in made}
+    merge_equal(graph)
     return Replaced({launch: (total,) for launch, total in into.items()}, witness)
 
 

@@ -268,8 +268,8 @@ def is_scale_of_rows(operation: fx.Node) -> bool:
 def _alike(nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
     """Return, for each division in float64 that repeats another one, that other one.
 
-    Projections of one input each derive its scale. The joint graph still holds all these copies,
-    which the partitioner merges.
+    Projections of one input each derive its scale. A captured graph still holds all these copies,
+    which ``normalise`` or the partitioner merges.
     """
     divisions = [node for node in nodes if node.target in DIVISIONS and is_hard(node)]
     if not divisions:

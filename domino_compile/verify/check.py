@@ -26,6 +26,7 @@ from domino_compile.verify import elements, numbers, uninitialised
 from domino_compile.verify.between import Between
 from domino_compile.verify.claims import Claim, Piece, Whole, Witness
 from domino_compile.verify.collectives import count_collectives
+from domino_compile.verify.equal import equal_values, merged
 from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import (
@@ -109,7 +110,8 @@ def check(before: Graph, after: Graph, witness: Witness, memory: Memory) -> Esta
     Raises:
         NotEstablished: The graph may not compute the same.
     """
-    checker = _Checker(before, after, memory)
+    same = equal_values(before)
+    checker = _Checker(merged(before, same), merged(after, same), memory)
     checker.run(witness)
     return checker.done
 

@@ -12,14 +12,18 @@ import torch.distributed as dist
 from torch import fx
 from torch._inductor.utils import run_and_get_code
 
+from domino_compile import _compat
 from domino_compile.backend import domino
 from domino_compile.ops.materialise import materialise
 from domino_compile.passes import materialise as under_test
+from domino_compile.passes.equal import merge_equal
 from domino_compile.passes.materialise import materialise_values
 from domino_compile.tools.bench.workload import Step, Workload
+from tests.compat.gpu_code import captured, kernels_of
 from tests.emitted.harness import fake_world
 from tests.passes.graphs import Builder, aten, random_inputs, run
 
+prims = torch.ops.prims
 ROWS, PLACES, HEADS, HALF = 16, 128, 16, 32
 
 
@@ -37,9 +41,7 @@ def rotary(b: Builder, rows: int = ROWS) -> list[fx.Node]:
     """Queries and keys times cosines and sines of half precision."""
     found, angle = [], angles(b)
     halves = [
-        b.call(
-            torch.ops.prims.convert_element_type.default, b.call(function, angle), torch.bfloat16
-        )
+        b.call(prims.convert_element_type.default, b.call(function, angle), torch.bfloat16)
         for function in (aten.cos.default, aten.sin.default)
     ]
     for name in ("query", "key"):
@@ -55,9 +57,27 @@ def of_each_row(b: Builder) -> list[fx.Node]:
     return [b.call(aten.mul.Tensor, heads(b), cosines)]
 
 
+def cast(b: Builder, x: fx.Node, dims: list[int]) -> fx.Node:
+    """``x`` in float8, by a scale that is derived as torchao derives it."""
+    largest = b.call(aten.amax.default, b.call(aten.abs.default, x), dims, True)
+    double = b.call(prims.convert_element_type.default, largest, torch.float64)
+    scale = b.call(aten.mul.Tensor, b.call(aten.reciprocal.default, double), 448.0)
+    single = b.call(prims.convert_element_type.default, scale, torch.float32)
+    power = b.call(aten.floor.default, b.call(aten.log2.default, single))
+    by = b.call(aten.exp2.default, power)
+    wide = b.call(aten.clamp.default, b.call(aten.mul.Tensor, x, by), -448.0, 448.0)
+    return b.call(prims.convert_element_type.default, wide, torch.float8_e4m3fn)
+
+
+def scales_of_rows_and_columns(b: Builder) -> list[fx.Node]:
+    x = b.input("x", ROWS * PLACES, HEADS * HALF)
+    return [cast(b, x, [-1]), cast(b, x, [0])]
+
+
 FOUND: dict[str, tuple[Callable[[Builder], list[fx.Node]], set[str]]] = {
     "rotary": (rotary, {"cos", "sin"}),  # but not the power behind both
     "of each row": (of_each_row, {"cos"}),
+    "scales": (scales_of_rows_and_columns, {"exp2", "exp2_1"}),
 }
 
 
@@ -72,12 +92,26 @@ def used_by_a_product(b: Builder) -> list[fx.Node]:
 
 
 def random(b: Builder) -> list[fx.Node]:
-    seed = b.call(torch.ops.prims.inductor_seeds.default, 1, torch.device("cpu"))
+    seed = b.call(prims.inductor_seeds.default, 1, torch.device("cpu"))
     drawn = b.call(
-        torch.ops.prims.inductor_random.default,
-        *([PLACES, 1, HALF], b.call(torch.ops.prims.inductor_lookup_seed.default, seed, 0), "rand"),
+        prims.inductor_random.default,
+        *([PLACES, 1, HALF], b.call(prims.inductor_lookup_seed.default, seed, 0), "rand"),
     )
     return [b.call(aten.mul.Tensor, heads(b), drawn)]
+
+
+def scale_of_everything(b: Builder) -> list[fx.Node]:
+    return [cast(b, b.input("x", ROWS * PLACES, HEADS * HALF), [0, 1])]
+
+
+def scale_of_half_precision(b: Builder) -> list[fx.Node]:
+    """It is rounded in memory, and not where it stays in registers."""
+    x = b.input("x", ROWS * PLACES, HEADS * HALF, dtype=torch.bfloat16)
+    largest = b.call(aten.amax.default, x, [-1], True)
+    double = b.call(prims.convert_element_type.default, largest, torch.float64)
+    scale = b.call(aten.reciprocal.default, double)
+    half = b.call(prims.convert_element_type.default, scale, torch.bfloat16)
+    return [b.call(aten.mul.Tensor, x, half)]
 
 
 LEFT: dict[str, Callable[[Builder], list[fx.Node]]] = {
@@ -85,6 +119,8 @@ LEFT: dict[str, Callable[[Builder], list[fx.Node]]] = {
     "as many elements": used_for_its_own_elements,
     "a product": used_by_a_product,
     "random": random,
+    "one scale": scale_of_everything,
+    "half precision": scale_of_half_precision,
 }
 
 
@@ -140,3 +176,53 @@ def test_through_inductor_they_are_computed_once() -> None:
     # How often a kernel says it depends on the processor's vectors; equal kernels are there once.
     for few, all_ in zip(functions(once), functions(many), strict=True):
         assert 1 <= few <= all_ / 2
+
+
+def projections(x: torch.Tensor, *weights: torch.Tensor) -> list[torch.Tensor]:
+    """Scaled products of one activation, each with casts of its own."""
+    found = []
+    for weight in weights:
+        factors, scales = [], []
+        for value in (x, weight):
+            largest = value.abs().amax(-1, keepdim=True).double().clamp(min=1e-12)
+            scale = torch.exp2(torch.floor(torch.log2((448.0 / largest).float())))
+            wide = (value.float() * scale).clamp(-448.0, 448.0)
+            factors.append(wide.to(torch.float8_e4m3fn).view(-1, value.shape[-1]))
+            scales.append(scale.view(-1, 1).reciprocal())
+        found.append(
+            torch._scaled_mm(
+                *(factors[0], factors[1].t(), scales[0], scales[1].t()), out_dtype=torch.bfloat16
+            )
+        )
+    return found
+
+
+def test_on_a_gpu_several_products_take_one_cast() -> None:
+    _compat.register_materialise_lowering(materialise)
+    written = {}
+    for marked in (False, True):
+        module = captured(projections, (2, 4096, 4096), *([(512, 4096)] * 3))
+        merge_equal(module.graph)
+        if marked:
+            assert materialise_values(module.graph)
+        module.recompile()
+        kernels = kernels_of(module)
+        written[marked] = sum(kernel.text.count("*fp8e4nv") for kernel in kernels)
+    assert written == {False: 3 + 1, True: 1 + 1}  # and that of a weight
+
+
+def scaled_by_columns(x: torch.Tensor) -> torch.Tensor:
+    largest = x.abs().amax(0, keepdim=True).double().clamp(min=1e-12)
+    scale = torch.exp2(torch.floor(torch.log2((448.0 / largest).float())))
+    return (x.float() * scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+
+
+def test_on_a_gpu_no_scale_is_computed_for_every_element() -> None:
+    _compat.register_materialise_lowering(materialise)
+    for marked in (False, True):
+        module = captured(scaled_by_columns, (8192, 1024))
+        if marked:
+            assert materialise_values(module.graph) == 1
+        module.recompile()
+        casts = [k for k in kernels_of(module) if k.heuristic == "pointwise"]
+        assert any("libdevice.log2" in kernel.text for kernel in casts) is not marked

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from domino_compile.passes.accumulate import accumulate_products
+from domino_compile.passes.equal import merge_equal
 from domino_compile.passes.materialise import materialise_values
 from domino_compile.passes.normalise import normalise_graph
 from domino_compile.verify.check import Established, Memory, check
@@ -15,11 +16,14 @@ from domino_compile.verify.claims import Piece, Whole, Witness
 from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.plain import from_json, to_json
 from tests.passes.graphs import (
+    Builder,
+    aten,
     attention_forward,
     mlp_joint,
     rotary,
     three_inputs_reduced,
 )
+from tests.passes.test_equal import cast
 from tests.verify.graphs import Rewriting, by_columns, by_rows, rewritten
 
 
@@ -52,6 +56,17 @@ def kept(graph: fx.Graph) -> Witness:
     return Witness()
 
 
+def several_casts() -> fx.Graph:
+    b = Builder()
+    x = b.input("x", 8, 16)
+    return b.output(*(b.call(aten.exp.default, b.call(aten.neg.default, cast(b, x))) for _ in "ab"))
+
+
+def equal_once(graph: fx.Graph) -> Witness:
+    assert merge_equal(graph)
+    return Witness()
+
+
 REWRITINGS: dict[str, Callable[[], Rewriting]] = {
     "rows of an MLP": lambda: by_rows(mlp_joint()),
     "three slices of an MLP": lambda: by_rows(mlp_joint(), 3),
@@ -60,6 +75,7 @@ REWRITINGS: dict[str, Callable[[], Rewriting]] = {
     "columns of slices": lambda: by_columns(sliced(mlp_joint())),
     "merged all-reduces": lambda: rewritten(three_inputs_reduced(), merged),
     "accumulated products": merged_and_accumulated,
+    "equal values": lambda: rewritten(several_casts(), equal_once),
     "materialised cosines": lambda: rewritten(rotary(), kept),
 }
 
@@ -121,3 +137,39 @@ def test_an_unnamed_input_of_another_value_is_refused() -> None:
     made = by_rows(mlp_joint())
     witness = Witness({**made.witness.claims, "mm": [Whole("mm_3_s0")]})
     assert refused(Rewriting(made.before, made.after, witness))
+
+
+def sigmoids(between: Callable[[Builder, fx.Node], object], second: float = 1.0) -> fx.Graph:
+    """The sigmoid of a product, twice, and something in between."""
+    b = Builder()
+    x = b.input("x", 8, 16)
+    found = []
+    for number in (1.0, second):
+        product = b.call(aten.mul.Tensor, x, number)
+        found.append(b.call(aten.exp.default, b.call(aten.sigmoid.default, product)))
+        between(b, x)
+    return b.output(*found)
+
+
+def written(b: Builder, x: fx.Node) -> None:
+    b.call(aten.copy_.default, x, b.call(aten.cos.default, x))
+
+
+def drawn(b: Builder, x: fx.Node) -> None:
+    b.call(aten.bernoulli.p, x, 0.5)
+
+
+def second_from_first(graph: fx.Graph) -> Witness:
+    first, second = graph.find_nodes(op="call_function", target=aten.sigmoid.default)
+    second.replace_all_uses_with(first)
+    product = second.args[0]
+    for node in (second, product):
+        graph.erase_node(node)
+    return Witness()
+
+
+def test_equal_values_may_be_one_and_others_may_not() -> None:
+    assert established(rewritten(sigmoids(lambda *_: None), second_from_first))
+    assert established(rewritten(sigmoids(drawn), second_from_first))
+    assert refused(rewritten(sigmoids(lambda *_: None, 2.0), second_from_first))
+    assert refused(rewritten(sigmoids(written), second_from_first))

@@ -1,0 +1,66 @@
+"""Step of ``normalise``: values that a program computes several times.
+
+Three projections of one activation each cast it to float8, with its largest values, its scale and
+the cast itself. The partitioner merges equal operations of a joint graph, but only after the plan
+has been made: until then their time and memory count three times, and slices are cut three times.
+This step merges the operations that kernels fuse, and views, in each phase. Random numbers are
+never merged, nor is what the graph returns: two results stay two tensors.
+
+Contract: the pass takes a functional joint or inference graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import fx
+
+from domino_compile._compat.operators import OpOverload
+from domino_compile.graph.collectives import backward_nodes
+from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.scheduling.kinds import draws, is_fusible
+
+aten = torch.ops.aten
+
+#: Operations without a value of their own: what they return is written later, or never read.
+EMPTY = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
+#: Each result has sizes of its own, which are named after the operation.
+SIZED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def merge_equal(graph: fx.Graph) -> int:
+    """Merge equal values in place, and return how many are gone.
+
+    The checker needs no claims: it finds equal values itself.
+    """
+    late = backward_nodes(graph)
+    first: dict[Hashable, fx.Node] = {}
+    gone = 0
+    for node in list(graph.nodes):
+        if not _may_merge(node):
+            continue
+        key = (node in late, node.target, repr(node.args), repr(node.kwargs))
+        known = first.setdefault(key, node)
+        if known is node or any(user.op == "output" for user in users_of(node)):
+            continue
+        node.replace_all_uses_with(known)
+        graph.erase_node(node)
+        gone += 1
+    return gone
+
+
+def _may_merge(node: fx.Node) -> bool:
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
+        return False
+    if node.target in EMPTY or draws(node):
+        return False
+    if isinstance(node.target, OpOverload) and SIZED & set(node.target.tags):
+        return False
+    return is_free(node) or is_fusible(node)
