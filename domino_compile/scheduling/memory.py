@@ -9,8 +9,9 @@ frees it:
   again; any other collective keeps its input until it is waited for.
 * A fused group allocates the values that leave it, except those that other groups compute again
   more cheaply, plus the inputs of its own sums over rows, which are separate kernels. It reuses the
-  buffer of an input that it reads for the last time if the sizes agree. Any other kernel holds all
-  its inputs and outputs at once.
+  buffer of an input that it reads for the last time if the sizes agree and each element is read
+  where it is written: not for a reduce-scatter's input, which is put in another order. Any other
+  kernel holds all its inputs and outputs at once.
 * A buffer is freed after the last unit that uses it, including buffers that backward got from
   forward. Results stay, and forward's results stay while backward runs.
 
@@ -20,8 +21,8 @@ Kernels' own workspaces and the allocator's rounding are not counted.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import fx
 
 from domino_compile._compat.operators import HigherOrderOperator
 from domino_compile.graph.collectives import is_tangent, kind_of, tensor_bytes
-from domino_compile.graph.nodes import users_of
+from domino_compile.graph.nodes import VIEWS, users_of
 from domino_compile.scheduling.kinds import (
     IN_PLACE,
     is_fusible,
@@ -38,7 +39,7 @@ from domino_compile.scheduling.kinds import (
     is_work,
     sums_over_rows,
 )
-from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of
+from domino_compile.scheduling.traffic import MOST_OPERATIONS, bytes_of, elements_of
 from domino_compile.scheduling.units import Unit
 
 aten = torch.ops.aten
@@ -292,9 +293,28 @@ class _Walk:
 
     def _written_over(self, freed: Sequence[Buffer], made: Sequence[Buffer]) -> int:
         """Return the bytes of results that a fused group writes into buffers it no longer needs."""
-        room = Counter(self.size[b] for b in freed if b not in made)
-        fitting = room & Counter(self.size[b] for b in made if b not in freed)
-        return sum(size * count for size, count in fitting.items())
+        over, free = 0, {b for b in freed if b not in made}
+        for buffer in made:
+            size = self.size[buffer]
+            if buffer in freed or not any(self.size[b] == size for b in free):
+                continue
+            fitting = (b for b in self._read_in_place(buffer) if b in free and self.size[b] == size)
+            if (taken := next(fitting, None)) is not None:
+                free.discard(taken)
+                over += size
+        return over
+
+    def _read_in_place(self, buffer: Buffer) -> Iterator[Buffer]:
+        """Yield the buffers from whose elements those at the same places of a buffer are made."""
+        elements, seen, todo = elements_of(buffer[0]), {buffer[0]}, [buffer[0]]
+        while todo:
+            node = todo.pop()
+            yield from self.of(node)
+            if not (is_pointwise(node) or node.target in VIEWS):
+                continue
+            made_of = [x for x in node.all_input_nodes if elements_of(x) == elements]
+            todo += [x for x in made_of if x not in seen]
+            seen.update(made_of)
 
     def results(self) -> tuple[Result, ...]:
         """Return the graph's results with their buffers."""
