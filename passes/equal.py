@@ -6,6 +6,10 @@ has been made: until then their time and memory count three times, and slices ar
 This step merges the operations that kernels fuse, and views, in each phase. Random numbers are
 never merged, nor is what the graph returns: two results stay two tensors.
 
+Other graphs compute nothing large twice (a few views and casts), and stay as they are. Merging
+these too made predictions worse: of a reordered step of Llama by 8 %, because the planner fuses all
+users of one value that are equally deep.
+
 Contract: the pass takes a functional joint or inference graph.
 """
 
@@ -17,6 +21,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import OpOverload
+from domino_compile.cost.model import SCALED
 from domino_compile.graph.collectives import backward_nodes
 from domino_compile.graph.nodes import is_free, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible
@@ -36,10 +41,12 @@ SIZED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 def merge_equal(graph: fx.Graph) -> int:
-    """Merge equal values in place, and return how many are gone.
+    """Merge equal values of a graph with scaled products in place; return how many are gone.
 
     The checker needs no claims: it finds equal values itself.
     """
+    if not any(node.target in SCALED for node in graph.nodes):
+        return 0
     late = backward_nodes(graph)
     first: dict[Hashable, fx.Node] = {}
     gone = 0

@@ -6,7 +6,7 @@ of the sum does the same with a third (or half) of the traffic.
 
 Contract: The pass takes a functional joint or inference graph. Afterwards there is no sum of two
 all-reduces that nothing else needs (same group, both sums, same shape and type, also through equal
-views), and no fused operation or view is there twice (``passes.equal``).
+views), and in float8 no fused operation or view is there twice (``passes.equal``).
 """
 
 from __future__ import annotations

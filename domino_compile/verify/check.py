@@ -18,7 +18,7 @@ have in common.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +111,7 @@ def check(before: Graph, after: Graph, witness: Witness, memory: Memory) -> Esta
         NotEstablished: The graph may not compute the same.
     """
     same = equal_values(before)
-    checker = _Checker(merged(before, same), merged(after, same), memory)
+    checker = _Checker(merged(before, same), merged(after, same), memory, same)
     checker.run(witness)
     return checker.done
 
@@ -119,8 +119,12 @@ def check(before: Graph, after: Graph, witness: Witness, memory: Memory) -> Esta
 class _Checker:
     """Establishes the claims about one pair of graphs, in the order of the graph after."""
 
-    def __init__(self, before: Graph, after: Graph, memory: Memory) -> None:
+    def __init__(
+        self, before: Graph, after: Graph, memory: Memory, same: Mapping[str, str]
+    ) -> None:
         self.before, self.after, self.memory = before, after, memory
+        #: For each value that ``before`` had twice, the name of the one that it has.
+        self.same = same
         #: The values after that are established, and of what each is what.
         self.known: dict[str, Given] = {}
         #: The values before that some established value stands for.
@@ -136,7 +140,8 @@ class _Checker:
     def run(self, witness: Witness) -> None:
         """Establish all claims, then that nothing is missing or too much."""
         claims: dict[str, tuple[str, Claim]] = {}
-        for name, several in witness.claims.items():
+        for said, several in witness.claims.items():
+            name = self.same.get(said, said)
             for claim in several:
                 if name in self.before.operations and claim.node in self.after.operations:
                     claims[claim.node] = (name, claim)
@@ -144,8 +149,8 @@ class _Checker:
             if name in claims:
                 about, claim = claims[name]
                 self._claimed(self.before.operations[about], op, claim)
-            elif name in self.before.operations:
-                self._claimed(self.before.operations[name], op, self._unsaid(op))
+            elif (about := self.same.get(name, name)) in self.before.operations:
+                self._claimed(self.before.operations[about], op, self._unsaid(op))
         self._outputs()
         self._numbers()
         self._effects()

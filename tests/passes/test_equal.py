@@ -17,6 +17,14 @@ def cast(b: Builder, x: fx.Node, to: float = 1.0) -> fx.Node:
     return b.call(aten.mul.Tensor, b.call(aten.div.Tensor, x, largest), to)
 
 
+def scaled_product(b: Builder) -> fx.Node:
+    """Without one, a graph is left alone."""
+    to_narrow = prims.convert_element_type.default, torch.float8_e4m3fn
+    left, right = (b.call(to_narrow[0], b.input(n, 16, 16), to_narrow[1]) for n in ("p", "q"))
+    one = b.call(prims.convert_element_type.default, b.input("one", 1), torch.float32)
+    return b.call(aten._scaled_mm.default, left, b.t(right), one, one)
+
+
 def test_casts_of_one_value_are_one() -> None:
     b = Builder()
     x = b.input("x", 8, 16)
@@ -24,12 +32,19 @@ def test_casts_of_one_value_are_one() -> None:
         b.call(aten.mm.default, b.call(aten.view.default, cast(b, x), [8, 16]), w)
         for w in (b.input(f"w{n}", 16, 16) for n in range(3))
     ]
-    graph = b.output(*products)
+    graph = b.output(*products, scaled_product(b))
     inputs = random_inputs(graph)
     before = run(graph, inputs)
     assert merge_equal(graph) == 2 * 5
     graph.lint()
     assert all(torch.equal(x, y) for x, y in zip(run(graph, inputs), before, strict=True))
+    assert merge_equal(graph) == 0
+
+
+def test_graphs_without_scaled_products_stay() -> None:
+    b = Builder()
+    x, w = b.input("x", 8, 16), b.input("w", 16, 16)
+    graph = b.output(*(b.call(aten.mm.default, cast(b, x), w) for _ in range(2)))
     assert merge_equal(graph) == 0
 
 
@@ -90,7 +105,7 @@ LEFT: dict[str, tuple[Callable[[Builder], list[fx.Node]], int]] = {
 def test_what_is_not_equal_stays(name: str) -> None:
     make, merged = LEFT[name]
     b = Builder()
-    graph = b.output(*make(b))
+    graph = b.output(*make(b), scaled_product(b))
     products = len(graph.find_nodes(op="call_function", target=aten.mm.default))
     assert merge_equal(graph) == merged
     assert len(graph.find_nodes(op="call_function", target=aten.mm.default)) == products

@@ -23,7 +23,7 @@ from tests.passes.graphs import (
     rotary,
     three_inputs_reduced,
 )
-from tests.passes.test_equal import cast
+from tests.passes.test_equal import cast, scaled_product
 from tests.verify.graphs import Rewriting, by_columns, by_rows, rewritten
 
 
@@ -59,7 +59,8 @@ def kept(graph: fx.Graph) -> Witness:
 def several_casts() -> fx.Graph:
     b = Builder()
     x = b.input("x", 8, 16)
-    return b.output(*(b.call(aten.exp.default, b.call(aten.neg.default, cast(b, x))) for _ in "ab"))
+    found = [b.call(aten.exp.default, b.call(aten.neg.default, cast(b, x))) for _ in "ab"]
+    return b.output(*found, scaled_product(b))
 
 
 def equal_once(graph: fx.Graph) -> Witness:
