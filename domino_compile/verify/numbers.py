@@ -66,7 +66,7 @@ def _compare_draws(part: Part, condition: bool | None) -> str | None:
     """Compare both forms on every draw; one that leaves nothing finite says nothing."""
     reason: str | None = NOTHING_FINITE
     for seed in range(DRAWS if _draws_few(part) else 1):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # those of other devices are the user's
         found = _compare_if(part, condition)
         if found not in (None, NOTHING_FINITE):
             return found
