@@ -149,7 +149,7 @@ def _known(path: Path | None) -> Seen:
     seen.wrong, seen.seconds = data["wrong"], data["seconds"]
     first = {key: data[key] for key in ("runs", "seconds", "torch")}
     seen.sittings = data.get("sittings", [first])
-    seen.next_seed = data.get("next_seed", data["seed"] + data["runs"])
+    seen.next_seed = data["next_seed"]
     return seen
 
 
