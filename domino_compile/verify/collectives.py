@@ -13,6 +13,8 @@ from typing import Any
 from domino_compile.verify.claims import Piece
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import GETITEM, OWN_PART, Graph, Operation, is_launch, is_wait
+from domino_compile.verify.slots import slots_are_kept
+from domino_compile.verify.transported import STARTS, command_of
 
 GATHER = "_c10d_functional.all_gather_into_tensor.default"
 
@@ -36,6 +38,7 @@ def count_collectives(
         for graph in (before, after)
     )
     _waited_for(before, after)
+    slots_are_kept(after)
     done = defaultdict(list)
     for launch in new.values():
         given = known.get(launch.name)
@@ -84,6 +87,8 @@ def _same_kinds(part: Part) -> set[str]:
     """
     assert part.launches is not None
     before, after = part.launches
+    if part.own_ranks:
+        return {_carried(before, after).name}
     kinds = [Counter(map(_kind, launches)) for launches in (before, after)]
     gathers = {_exchange(op) for op in part.after.values() if op.target == OWN_PART}
     for kind, count in kinds[1].items():
@@ -91,6 +96,27 @@ def _same_kinds(part: Part) -> set[str]:
             name = next(op.name for op in after if _kind(op) == kind)
             raise NotEstablished(name, "a collective of this kind, reduction and group is new")
     return {op.name for op in after}
+
+
+def _carried(before: Sequence[Operation], after: Sequence[Operation]) -> Operation:
+    """Establish that one start of the transport stands for one collective; return it.
+
+    Both must have the same ranks, and the start must be of a kind that can carry the collective.
+    """
+    if len(before) != 1 or len(after) != 1:
+        raise NotEstablished(after[-1].name, "the transport carries one collective by one start")
+    (launch,), (start,) = before, after
+    if launch.target == start.target:  # as it was before
+        same = launch.args[1:] == start.args[1:] and launch.kwargs == start.kwargs
+    else:
+        kind, ranks = launch.target.split(".")[1], dict(start.kwargs)["ranks"]
+        known = STARTS.get(command_of(start.target))
+        settings = {"all_reduce": ("sum",), "reduce_scatter_tensor": ("sum", ranks)}
+        wanted = (*settings.get(kind, (ranks,)), start.args[-1])
+        same = known is not None and kind in known.carries and launch.args[1:] == wanted
+    if not same:
+        raise NotEstablished(start.name, f"it does not carry {launch.name}: another kind or group")
+    return start
 
 
 def _exchange(own: Operation) -> Any:
