@@ -43,6 +43,7 @@ class Seen:
         next_seed: The first seed that has not been used.
         seconds: The duration.
         sittings: The runs, seconds and torch of the earlier sittings.
+        mended: What earlier sittings have found and what it was, in words; written by hand.
     """
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Seen:
     next_seed: int = 0
     seconds: float = 0.0
     sittings: list[dict[str, Any]] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> int:
@@ -147,6 +149,7 @@ def _known(path: Path | None) -> Seen:
             "longest_s": one["longest_s"],
         }
     seen.wrong, seen.seconds = data["wrong"], data["seconds"]
+    seen.mended = data.get("mended", [])
     first = {key: data[key] for key in ("runs", "seconds", "torch")}
     seen.sittings = data.get("sittings", [first])
     seen.next_seed = data["next_seed"]
@@ -191,6 +194,7 @@ def _described(chosen: argparse.Namespace, total: Seen) -> dict[str, Any]:
         "sittings": [*total.sittings, sitting],
         "faults": faults,
         "wrong": total.wrong,
+        "mended": total.mended,
     }
 
 

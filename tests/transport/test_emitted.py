@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,8 +17,10 @@ from domino_compile.transport import choice, ops
 from domino_compile.transport.memory import Layout, Slot
 from domino_compile.transport.protocol import Member
 from domino_compile.transport.wire import Key, Wire
-from tests.emitted.harness import body, fake_world, kernels_unbuilt
+from domino_compile.verify.order import check_emitted
+from tests.emitted.harness import Checked, body, checks_seen, fake_world, kernels_unbuilt
 from tests.paths import FAST_LINK
+from tests.verify.transport_mutants import CODE_FAULTS, CODE_HARMLESS, code_mutants
 
 COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+?)(?:_only)?\.default\((\w+)")
 MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm)\(")
@@ -99,8 +101,16 @@ def step(compile_: Callable[..., Any]) -> None:
     compile_(model)(torch.randn(8, 4, 16)).sum().backward()
 
 
+class Compiled(NamedTuple):
+    """The code of a model, its report, and what was established about the order."""
+
+    codes: list[str]
+    report: domino_compile.CompileReport
+    checked: list[Checked]
+
+
 @pytest.fixture(scope="module")
-def compiled() -> tuple[list[str], domino_compile.CompileReport]:
+def compiled() -> Compiled:
     """A model with sequence parallelism: all-gathers, some of them saved, and reduce-scatters."""
     fake_world()
     torch._dynamo.reset()
@@ -109,13 +119,13 @@ def compiled() -> tuple[list[str], domino_compile.CompileReport]:
         lone = LoneWire("0", Member(0, 2))
         patch.setattr(ops, "wire_of", lambda group, device: lone)
         patch.setattr(choice, "against_group", lambda name, device: "")
-        options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "verify": "off"}
+        options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric"}
         compile_ = partial(torch.compile, backend="domino", options=options)
-        with kernels_unbuilt():
+        with kernels_unbuilt(), checks_seen() as checked:
             _, codes = run_and_get_code(step, compile_)
         assert not lone._pending
     (report,) = domino_compile.reports()
-    return codes, report
+    return Compiled(codes, report, checked)
 
 
 def commands(code: str) -> list[tuple[str, str]]:
@@ -131,9 +141,9 @@ def commands(code: str) -> list[tuple[str, str]]:
 
 
 def test_each_start_is_waited_for_and_released(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
-    codes, report = compiled
+    codes, report, _ = compiled
     carried = [re.match(r"(\d+) of", schedule.transport) for schedule in report.schedules]
     kinds = set()
     for code, counted in zip(codes, carried, strict=True):
@@ -155,7 +165,7 @@ def test_each_start_is_waited_for_and_released(
 
 
 def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     for code in compiled[0]:
         lines = list(body(code))
@@ -177,7 +187,7 @@ def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
 
 
 def test_a_slot_is_used_again_only_after_its_release(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     """The second rule of the protocol against deadlocks."""
     for code in compiled[0]:
@@ -196,7 +206,7 @@ def test_a_slot_is_used_again_only_after_its_release(
 
 
 def test_a_received_buffer_is_never_reused(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     for code in compiled[0]:
         received = {buffer for name, buffer in commands(code) if name.endswith("start")}
@@ -204,3 +214,32 @@ def test_a_received_buffer_is_never_reused(
             r"= (buf\d+); del \1  # reuse|= reinterpret_tensor\((buf\d+).*# reuse", code
         )
         assert received and not received & {name for pair in reused for name in pair}
+
+
+def test_the_order_is_established(compiled: Compiled) -> None:
+    for checked in compiled.checked:
+        certificate = checked.certificate
+        assert certificate.established, certificate.findings
+        assert certificate.waits == len(checked.promise.collectives)
+        carried = [c for c in checked.promise.collectives if c.slot]
+        assert len(carried) >= 5
+        assert "what lies in a slot is read until its release" in certificate.as_text()
+
+
+def test_faults_in_the_code_are_refused(compiled: Compiled) -> None:
+    seen = set()
+    for checked in compiled.checked:
+        for kind, code, harmless in code_mutants(checked.code):
+            found = check_emitted(code, checked.promise, checked.names)
+            assert found.established == harmless, (kind, found.findings)
+            seen.add(kind)
+    assert len(seen) == len(CODE_FAULTS) + len(CODE_HARMLESS), seen
+
+
+def test_code_from_a_cache_is_read_without_the_graph(compiled: Compiled) -> None:
+    """Then the sizes of slots are not known: slots with one number count as one."""
+    for checked in compiled.checked:
+        assert check_emitted(checked.code).established
+        for kind, code, _ in code_mutants(checked.code):
+            if kind in ("wait dropped", "release before its readers", "slot in use"):
+                assert not check_emitted(code).established, kind
