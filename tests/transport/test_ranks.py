@@ -32,6 +32,14 @@ def test_a_rewritten_graph_computes_the_same(pools: Pools, world: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_training_with_all_checks(pools: Pools, world: int) -> None:
+    said = pools[world].run(f"{HERE}:trained", "eager", timeout=240)
+    assert len(set(said)) == 1
+    carried = [int(part.split()[0]) for part in said[0].split("; ") if "by copy engines" in part]
+    assert len(carried) == 2 and min(carried) >= 2, said[0]
+
+
 def test_ranks_share_no_compiled_code(pools: Pools) -> None:
     """Code that adds a rank's own chunk to what it receives is right on that rank only."""
     first, second = pools[2].run(f"{HERE}:environment")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from domino_compile.verify.plain import Graph, Operation, Ref, is_release, is_wait, replaced
 from domino_compile.verify.transported import STARTS, command_of
@@ -256,10 +257,15 @@ GRAPH_FAULTS = (
 GRAPH_HARMLESS = (wait_earlier, release_later)
 
 
-def graph_mutants(graph: Graph) -> Iterator[tuple[str, Graph, bool]]:
-    """Yield the kind of a change, the changed graph, and whether it is harmless."""
+def graph_mutants(graph: Graph, most: int | None = None) -> Iterator[tuple[str, Graph, bool]]:
+    """Yield the kind of a change, the changed graph, and whether it is harmless.
+
+    Args:
+        graph: What the pass has made.
+        most: The number of changes of a kind; ``None``: all.
+    """
     for kind in (*GRAPH_FAULTS, *GRAPH_HARMLESS):
-        for edit in kind(graph):
+        for edit in islice(kind(graph), most):
             yield kind.__name__.replace("_", " "), edit.made(), kind in GRAPH_HARMLESS
 
 
@@ -495,10 +501,15 @@ CODE_FAULTS = (
 CODE_HARMLESS = (code_wait_earlier, code_payload_read_in_flight, code_read_twice)
 
 
-def code_mutants(text: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield the kind of a change, the changed code, and whether it is harmless."""
+def code_mutants(text: str, most: int | None = None) -> Iterator[tuple[str, str, bool]]:
+    """Yield the kind of a change, the changed code, and whether it is harmless.
+
+    Args:
+        text: The emitted code.
+        most: The number of changes of a kind; ``None``: all.
+    """
     code = Code(text)
     for kind in (*CODE_FAULTS, *CODE_HARMLESS):
-        for mutated in kind(code):
+        for mutated in islice(kind(code), most):
             name = kind.__name__.removeprefix("code_").replace("_", " ")
             yield name, mutated, kind in CODE_HARMLESS
