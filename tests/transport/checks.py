@@ -3,6 +3,7 @@
 import os
 import threading
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from domino_compile.transport.choice import Choice
 from domino_compile.transport.wire import wire_of
 from domino_compile.verify.check import Memory, check
 from domino_compile.verify.read import read_graph
+from domino_compile.verify.verifier import Verifier
 from tests.passes.graphs import Builder, aten
 from tests.paths import FAST_LINK
 
@@ -161,6 +163,27 @@ def trained(rank: int, world: int, lowering: str) -> str:
     (report,) = domino_compile.reports()
     assert report.status == "sliced" and not report.reason, report.reason
     return "; ".join(schedule.transport for schedule in report.schedules)
+
+
+def refused_on_one_rank(rank: int, world: int) -> tuple[bool, str, str]:
+    """The check refuses the last rank's graph; returns whether numbers are right, and the report."""
+    torch.manual_seed(0)
+    model, x = SequenceParallel().double(), torch.randn(4 * world, 6, dtype=torch.float64)
+    prove = Verifier.check
+
+    def refuse(self: Verifier, phase: str, name: str, *given: Any) -> None:
+        if rank == world - 1 and name == "transport":
+            raise self._refused(name, "x", "made up", "")
+        prove(self, phase, name, *given)
+
+    options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "lowering": "eager"}
+    with (
+        mock.patch.object(Verifier, "check", refuse),
+        mock.patch.dict(os.environ, {"DOMINO_COMPILE_STRICT": "0"}),
+    ):
+        found = torch.compile(model, backend="domino", options=options)(x)
+    (report,) = domino_compile.reports()
+    return torch.allclose(found, model(x), rtol=1e-12), report.reason, str(report.schedules)
 
 
 class SequenceParallel(nn.Module):
