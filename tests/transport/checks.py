@@ -166,7 +166,7 @@ def trained(rank: int, world: int, lowering: str) -> str:
 
 
 def refused_on_one_rank(rank: int, world: int) -> tuple[bool, str, str]:
-    """The check refuses the last rank's graph; returns whether numbers are right, and the report."""
+    """The last rank's graph is refused; returns whether numbers are right, reason and schedules."""
     torch.manual_seed(0)
     model, x = SequenceParallel().double(), torch.randn(4 * world, 6, dtype=torch.float64)
     prove = Verifier.check
