@@ -7,7 +7,7 @@ but its ranks wait for each other; and a result that is read before its wait is 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from domino_compile.verify.claims import Piece
@@ -46,7 +46,7 @@ def count_collectives(
             done[given.before].append(given)
     for name, several in done.items():
         _complete(before.operations[name], several)
-    inside: set[str] = set()
+    inside, carried = set[str](), _carried_once(parts)
     for part in parts:
         inside |= _same_kinds(part)
         done.update({op.name: [] for op in part.before.values() if op.name in old})
@@ -56,7 +56,7 @@ def count_collectives(
     for name in old:
         if name not in done:
             raise NotEstablished(name, "this collective is gone")
-    _not_repeated(old, new, known)
+    _not_repeated(old, new, {*known, *carried})
     return len(old), len(new)
 
 
@@ -98,6 +98,19 @@ def _same_kinds(part: Part) -> set[str]:
     return {op.name for op in after}
 
 
+def _carried_once(parts: Sequence[Part]) -> dict[str, str]:
+    """Return the collective that each start of the transport carries: no two carry the same."""
+    carried: dict[str, str] = {}
+    for part in parts:
+        if part.own_ranks and part.launches is not None:
+            before, after = part.launches
+            carried |= {start.name: launch.name for start in after for launch in before}
+    for name, count in Counter(carried.values()).items():
+        if count > 1:
+            raise NotEstablished(name, "this collective is carried twice")
+    return carried
+
+
 def _carried(before: Sequence[Operation], after: Sequence[Operation]) -> Operation:
     """Establish that one start of the transport stands for one collective; return it.
 
@@ -134,7 +147,7 @@ def _kind(launch: Operation) -> Any:
 
 
 def _not_repeated(
-    old: Mapping[str, Operation], new: Mapping[str, Operation], known: Mapping[str, Given]
+    old: Mapping[str, Operation], new: Mapping[str, Operation], known: Collection[str]
 ) -> None:
     """Establish that a collective is not done again, on the same operands, as part of a proof.
 

@@ -156,7 +156,7 @@ def another_payload(graph: Graph) -> Iterator[Edit]:
     for x in carried(graph):
         sent = graph.operations[x.start.operands[0]]
         for other in products:
-            if other.name != sent.name and other.value == sent.value:
+            if other.args != sent.args and other.value == sent.value:
                 at = list(graph.operations)
                 if at.index(other.name) < at.index(x.start.name):
                     start = replace(x.start, args=(Ref(other.name), *x.start.args[1:]))
