@@ -12,6 +12,7 @@ A program that differs is printed; it can be kept in ``tests/property/test_regre
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -97,6 +98,7 @@ def _run(batch: Batch) -> tuple[int, Found]:
 
     torch.set_num_threads(1)
     lone_rank.start()
+    gc.freeze()  # what is imported stays: the collector need not search it again and again
     seed, programs, until, compiled = batch
     return seed, fuzz(programs, time.monotonic() + until - time.time(), seed, compiled)
 

@@ -4,7 +4,8 @@
 
 A rank is slow or killed, or has another version of the package or of torch, other options, other
 rates, half a rates file or half a cache. No run may hang, give a wrong number, or leave ranks that
-do different things (``tests/ranks/fuzzed.py``). The table has one row per fault.
+do different things (``tests/ranks/fuzzed.py``). The table has one row per fault, and says which
+sitting ran how many, for how long and with which torch.
 
 Runs are made in blocks on the same processes, and the file is written after each block. A sitting
 goes on after the last seed in the file, so that runs of several sittings add up. ``--workers``
@@ -41,12 +42,21 @@ class Seen:
         wrong: What went wrong, with the case and the answers of the ranks.
         next_seed: The first seed that has not been used.
         seconds: The duration.
+        sittings: The runs, seconds and torch of the earlier sittings.
+        mended: What earlier sittings have found and what it was, in words; written by hand.
     """
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     next_seed: int = 0
     seconds: float = 0.0
+    sittings: list[dict[str, Any]] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> int:
+        """Return how many runs there were, of all faults."""
+        return sum(row["runs"] for row in self.rows.values())
 
     def row(self, fault: str) -> dict[str, Any]:
         """Return the row of a fault, which is made when it is first asked for."""
@@ -139,7 +149,10 @@ def _known(path: Path | None) -> Seen:
             "longest_s": one["longest_s"],
         }
     seen.wrong, seen.seconds = data["wrong"], data["seconds"]
-    seen.next_seed = data.get("next_seed", data["seed"] + data["runs"])
+    seen.mended = data.get("mended", [])
+    first = {key: data[key] for key in ("runs", "seconds", "torch")}
+    seen.sittings = data.get("sittings", [first])
+    seen.next_seed = data["next_seed"]
     return seen
 
 
@@ -166,15 +179,22 @@ def _described(chosen: argparse.Namespace, total: Seen) -> dict[str, Any]:
         for fault in order
         if fault in rows
     ]
+    sitting = {
+        "runs": total.runs - sum(one["runs"] for one in total.sittings),
+        "seconds": round(total.seconds - sum(one["seconds"] for one in total.sittings)),
+        "torch": torch.__version__,
+    }
     return {
-        "runs": sum(row["runs"] for row in rows.values()),
+        "runs": total.runs,
         "next_seed": total.next_seed,
         "ranks": chosen.ranks,
         "seconds": round(total.seconds),
         "check_timeout_s": TIMEOUT_S,
         "torch": torch.__version__,
+        "sittings": [*total.sittings, sitting],
         "faults": faults,
         "wrong": total.wrong,
+        "mended": total.mended,
     }
 
 

@@ -21,6 +21,8 @@ elements only through ``materialise``, and so do values that several scaled prod
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from operator import is_not
 
 import torch
 from torch import fx
@@ -47,7 +49,7 @@ def materialise_values(graph: fx.Graph) -> int:
     for node in marked:
         with graph.inserting_after(node):
             kept = new_node(graph, node, materialise, (node,))
-        node.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
+        node.replace_all_uses_with(kept, delete_user_cb=partial(is_not, kept))
     return len(marked)
 
 

@@ -45,6 +45,7 @@ from domino_compile.transport import ops
 from domino_compile.transport.choice import Choice, slot_bytes
 from domino_compile.transport.memory import rounded_up
 from domino_compile.transport.wire import Use
+from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
 
@@ -63,11 +64,13 @@ class Carried:
         carried: The replaced launches by name, with the numbers of their slots.
         left: The other launches by name, with the reason why they use NCCL.
         slots: How many slots there are of each size.
+        witness: What each replaced wait is now.
     """
 
     carried: dict[str, int] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     slots: dict[_SlotSize, int] = field(default_factory=dict)
+    witness: Witness = field(default_factory=Witness)
 
     def __bool__(self) -> bool:
         return bool(self.carried)
@@ -106,7 +109,8 @@ def transport_collectives(
         names = [*result.carried, *result.left]
         return Carried(left=dict.fromkeys(names, "the ranks would choose differently"))
     for loan in loans:
-        _replace(graph, loan)
+        before = loan.site.waits[0].name
+        result.witness.add(before, Whole(_replace(graph, loan).name))
     return result
 
 
@@ -227,8 +231,8 @@ _WAITS: dict[Use, Any] = {
 }
 
 
-def _replace(graph: fx.Graph, loan: _Loan) -> None:
-    """Replace one collective by our operations."""
+def _replace(graph: fx.Graph, loan: _Loan) -> fx.Node:
+    """Replace one collective by our operations; return what its wait is now."""
     site, (_, use, _) = loan.site, loan.size
     launch, (wait,) = site.launch, site.waits
     (sent,) = launch.all_input_nodes
@@ -248,6 +252,7 @@ def _replace(graph: fx.Graph, loan: _Loan) -> None:
     graph.erase_node(wait)
     graph.erase_node(launch)
     start.name = name
+    return result
 
 
 def _made_of(graph: fx.Graph, inbox: fx.Node, sent: fx.Node, site: Site) -> fx.Node:

@@ -12,7 +12,7 @@ again (``accept_loaded``); what is not accepted then counts as missing from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from domino_compile._compat.wrap import wrap_once
 LOOKS = "domino_compile_looks_at_code"
 #: The namespace of collectives, and the operation in it that only waits for one.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
+#: The namespace of our operations, and what the names of those end with that start a collective.
+OURS, START = "domino_compile", "_start"
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,11 @@ def _lowering_again(original: Any) -> Any:
 
 def _is_launch(node: fx.Node) -> bool:
     target: Any = node.target
-    is_collective = getattr(target, "namespace", "") == NAMESPACE
-    return node.op == "call_function" and is_collective and WAIT not in str(target)
+    if node.op != "call_function":
+        return False
+    if getattr(target, "namespace", "") == OURS:
+        return str(target._schema.name).endswith(START)
+    return getattr(target, "namespace", "") == NAMESPACE and WAIT not in str(target)
 
 
 def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
@@ -152,10 +157,12 @@ def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
     from torch._inductor import ir
 
     by_buffer: dict[str, tuple[str, ...]] = {}
+    ordered = dict(_ordered(lowering.graph))
     for operation in lowering.operations:
         if not isinstance(operation, ir._CollectiveKernel) or isinstance(operation, ir._WaitKernel):
             continue
-        nodes = [origin.name for origin in operation.get_origins() if _is_launch(origin)]
+        origins = filter(_is_launch, operation.get_origins())
+        nodes = [ordered.get(origin, origin.name) for origin in origins]
         if len(nodes) != 1:
             continue
         is_in_place = isinstance(operation.layout, ir.NoneLayout)
@@ -165,6 +172,17 @@ def _launches(lowering: Any) -> dict[str, tuple[str, ...]]:
             name = tensor.get_name()
             by_buffer[name] = (*by_buffer.get(name, ()), nodes[0])
     return by_buffer
+
+
+def _ordered(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
+    """Yield each operation that must run after others, with the name of the node that has it.
+
+    Such operations have graphs of their own (``control_deps``).
+    """
+    for node in graph.nodes:
+        if getattr(node.target, "_name", "") == "control_deps":
+            called: Any = getattr(graph.owning_module, str(node.args[1].target))
+            yield from ((inner, node.name) for inner in called.graph.nodes)
 
 
 def _sizes(lowering: Any) -> dict[str, int]:

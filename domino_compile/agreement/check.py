@@ -253,8 +253,8 @@ class RankCheck:
             if alike is not None and alike["variant"] >= variant and alike["name"] != name:
                 detail = difference(matter.says, alike["says"])
                 why = _differ(table, table.ranks[table.own], there, detail)
-                Ballot(table, alike["name"]).settle(Answer(ALONE, why))
-                return Answer(ALONE, why)
+                held = Ballot(table, alike["name"]).settle(Answer(ALONE, why))
+                return held if held.value is None else Answer(ALONE, why)  # or it has given up
             other = _record(table, f"{AT}/{position}")
             if other is None or table.read(f"{other['content']}/{AT}/{table.own}") is not None:
                 continue  # this rank has been there: the other one may still be on its way

@@ -17,6 +17,8 @@ from domino_compile.report import CompileReport
 
 #: The answer that every plan accepts: Inductor compiles the program alone.
 ALONE = "inductor"
+#: The answer of a rank that has proved its graph.
+PROVED = "proved"
 #: The answer that every transport of collectives accepts: NCCL carries all.
 NCCL = "NCCL"
 #: The stage of a compile that asks for the plan; the others are phases of lowered graphs.
@@ -179,6 +181,21 @@ def transport_vote(
         question = _digest("transport", phase, content)
         matters.append(Matter(group, content, question, best, fallback, {"order": ways}))
     return Vote(f"transport {phase}", tuple(matters))
+
+
+def proved_vote(phase: str, groups: Sequence[str], missing: str) -> Vote:
+    """Return the question whether all ranks have proved what their passes made of a lowered graph.
+
+    With the option ``transport`` each rank has a graph of its own, so one alone may fail to.
+
+    Args:
+        phase: As in ``order_vote``.
+        groups: The tensor-parallel groups, in the order of the graph.
+        missing: What is not proved on this rank; empty if all is.
+    """
+    best, fallback = (ALONE, "") if missing else (PROVED, ALONE)
+    stage, says = f"proved {phase}", {"lacks": missing}
+    return Vote(stage, tuple(Matter(group, "", stage, best, fallback, says) for group in groups))
 
 
 def emitted_vote(phase: str, order: Mapping[str, Sequence[str]], missing: str) -> Vote:

@@ -326,6 +326,13 @@ def fault(phase: str, error: Exception) -> Reason:
     )
 
 
+def not_proved(phase: str, why: str) -> Reason:
+    """A rank has not proved what its passes made of a graph, which differs from rank to rank."""
+    return Reason(
+        Code.NOT_ESTABLISHED, f"the {phase} graph is not proved to be equal on all ranks: {why}"
+    )
+
+
 def not_established(phase: str, why: str) -> Reason:
     """The check of the emitted code did not establish its order."""
     return Reason(

@@ -20,6 +20,7 @@ from domino_compile.agreement.votes import (
     groups_in_order,
     order_vote,
     plan_vote,
+    proved_vote,
     transport_vote,
 )
 from domino_compile.analysis import reasons
@@ -268,14 +269,27 @@ class Pipeline:
         pairs = [(as_launch(n), ways.get(n, "")) for n in launches]
         return transport_vote(phase, pairs, groups_in_order(self.report))
 
+    def _proved(self, phase: str) -> bool:
+        """Return whether all ranks have proved their graphs, which differ where slots are used."""
+        if self.check is None or self.options.transport == "nccl":
+            return True
+        why = self.check.agree(proved_vote(phase, groups_in_order(self.report), ""))
+        if why:
+            self.overlap = False
+            reporting.not_proved(self.report, phase, why)
+            self.keep()
+        return not why
+
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
-        """Order and pin; return that the graph is ours."""
+        """Order and pin; return whether the graph is ours."""
         at = self.facts.context(graph, None)
         at.agreed = partial(self._agreed, phase)
         at.carried = partial(self._carried, phase, graph)
         at.held_bytes = self.report.input_bytes
         at.saved = self.results if phase == "backward" else ()
         self.runner.run(GRAPH, graph, phase, at)
+        if not self._proved(phase):
+            return False
         ordered = at.outcomes.of(SCHEDULE)
         if ordered is not None:
             entry = schedule(phase, ordered)
@@ -316,6 +330,8 @@ class Pipeline:
             )
             if not joint and self.options.transport != "nccl":
                 self.check.tell(self._transport(failure.phase, failure.graph, {}))
+                groups, why = groups_in_order(self.report), str(failure.error)
+                self.check.tell(proved_vote(failure.phase, groups, why))
         self.keep()
         report_fault(self.dump, failure, self.options)
 

@@ -135,6 +135,11 @@ def not_established(report: CompileReport, phase: str, why: str) -> None:
     report.schedules = [entry for entry in report.schedules if entry.phase != phase]
 
 
+def not_proved(report: CompileReport, phase: str, why: str) -> None:
+    """Record that another rank has not proved its graph, so this one has no order either."""
+    _explain(report, reasons.not_proved(phase, why))
+
+
 def measured(report: CompileReport, measurement: MeasuredReport) -> None:
     """Record which program was measured as faster; the uncut one is Inductor alone."""
     report.measured = measurement

@@ -40,9 +40,7 @@ class Choice:
         if options.transport == "nccl":
             return None
         obstacle = ""
-        if options.verify != "off":
-            obstacle = "verify cannot read emitted code that uses it (verify='off' checks nothing)"
-        elif PassName.PIN in options.disable_passes:
+        if PassName.PIN in options.disable_passes:
             obstacle = "the order of its buffers is not pinned (disable_passes)"
         return Choice(options.transport, obstacle)
 

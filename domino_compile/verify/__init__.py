@@ -7,6 +7,7 @@ trusts, and establishes each claim from those of its operands:
 =============  ===================================================================================
 ``check``      walks through the graph after a pass; results, effects
 ``collectives``  none lost, none doubled, none with other ranks; waits
+``slots``      the option ``transport``: waits, releases and slots (``transported``: its operations)
 ``part``       one thing to prove: the operations between values that are established
 ``elements``   by structure: both forms read the same elements in the same order (``movements``:
                where an element of a view comes from; ``reads``: what an element is computed from)

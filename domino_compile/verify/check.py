@@ -41,6 +41,7 @@ from domino_compile.verify.plain import (
     is_wait,
     replaced,
 )
+from domino_compile.verify.transported import STARTS, command_of
 
 #: Collectives whose result is the same on all ranks.
 EQUAL_ON_RANKS = (
@@ -150,11 +151,18 @@ class _Checker:
                 about, claim = claims[name]
                 self._claimed(self.before.operations[about], op, claim)
             elif (about := self.same.get(name, name)) in self.before.operations:
-                self._claimed(self.before.operations[about], op, self._unsaid(op))
+                if not self._is_inbox(about, op):
+                    self._claimed(self.before.operations[about], op, self._unsaid(op))
         self._outputs()
         self._numbers()
         self._effects()
         self.done.collectives = count_collectives(self.before, self.after, self.known, self.parts)
+
+    def _is_inbox(self, name: str, op: Operation) -> bool:
+        """Return whether a start has replaced a collective of its name, but not its result."""
+        start = STARTS.get(command_of(op.target))
+        replaced_one = self.before.operations[name].target != op.target
+        return start is not None and start.use == "inbox" and replaced_one
 
     def _unsaid(self, op: Operation) -> Whole:
         """Return what a value that keeps its name is.

@@ -7,12 +7,14 @@ but its ranks wait for each other; and a result that is read before its wait is 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from domino_compile.verify.claims import Piece
 from domino_compile.verify.part import Given, NotEstablished, Part
 from domino_compile.verify.plain import GETITEM, OWN_PART, Graph, Operation, is_launch, is_wait
+from domino_compile.verify.slots import slots_are_kept
+from domino_compile.verify.transported import STARTS, command_of
 
 GATHER = "_c10d_functional.all_gather_into_tensor.default"
 
@@ -36,6 +38,7 @@ def count_collectives(
         for graph in (before, after)
     )
     _waited_for(before, after)
+    slots_are_kept(after)
     done = defaultdict(list)
     for launch in new.values():
         given = known.get(launch.name)
@@ -43,7 +46,7 @@ def count_collectives(
             done[given.before].append(given)
     for name, several in done.items():
         _complete(before.operations[name], several)
-    inside: set[str] = set()
+    inside, carried = set[str](), _carried_once(parts)
     for part in parts:
         inside |= _same_kinds(part)
         done.update({op.name: [] for op in part.before.values() if op.name in old})
@@ -53,7 +56,7 @@ def count_collectives(
     for name in old:
         if name not in done:
             raise NotEstablished(name, "this collective is gone")
-    _not_repeated(old, new, known)
+    _not_repeated(old, new, {*known, *carried})
     return len(old), len(new)
 
 
@@ -84,6 +87,8 @@ def _same_kinds(part: Part) -> set[str]:
     """
     assert part.launches is not None
     before, after = part.launches
+    if part.own_ranks:
+        return {_carried(before, after).name}
     kinds = [Counter(map(_kind, launches)) for launches in (before, after)]
     gathers = {_exchange(op) for op in part.after.values() if op.target == OWN_PART}
     for kind, count in kinds[1].items():
@@ -91,6 +96,40 @@ def _same_kinds(part: Part) -> set[str]:
             name = next(op.name for op in after if _kind(op) == kind)
             raise NotEstablished(name, "a collective of this kind, reduction and group is new")
     return {op.name for op in after}
+
+
+def _carried_once(parts: Sequence[Part]) -> dict[str, str]:
+    """Return the collective that each start of the transport carries: no two carry the same."""
+    carried: dict[str, str] = {}
+    for part in parts:
+        if part.own_ranks and part.launches is not None:
+            before, after = part.launches
+            carried |= {start.name: launch.name for start in after for launch in before}
+    for name, count in Counter(carried.values()).items():
+        if count > 1:
+            raise NotEstablished(name, "this collective is carried twice")
+    return carried
+
+
+def _carried(before: Sequence[Operation], after: Sequence[Operation]) -> Operation:
+    """Establish that one start of the transport stands for one collective; return it.
+
+    Both must have the same ranks, and the start must be of a kind that can carry the collective.
+    """
+    if len(before) != 1 or len(after) != 1:
+        raise NotEstablished(after[-1].name, "the transport carries one collective by one start")
+    (launch,), (start,) = before, after
+    if launch.target == start.target:  # as it was before
+        same = launch.args[1:] == start.args[1:] and launch.kwargs == start.kwargs
+    else:
+        kind, ranks = launch.target.split(".")[1], dict(start.kwargs)["ranks"]
+        known = STARTS.get(command_of(start.target))
+        settings = {"all_reduce": ("sum",), "reduce_scatter_tensor": ("sum", ranks)}
+        wanted = (*settings.get(kind, (ranks,)), start.args[-1])
+        same = known is not None and kind in known.carries and launch.args[1:] == wanted
+    if not same:
+        raise NotEstablished(start.name, f"it does not carry {launch.name}: another kind or group")
+    return start
 
 
 def _exchange(own: Operation) -> Any:
@@ -108,7 +147,7 @@ def _kind(launch: Operation) -> Any:
 
 
 def _not_repeated(
-    old: Mapping[str, Operation], new: Mapping[str, Operation], known: Mapping[str, Given]
+    old: Mapping[str, Operation], new: Mapping[str, Operation], known: Collection[str]
 ) -> None:
     """Establish that a collective is not done again, on the same operands, as part of a proof.
 

@@ -29,6 +29,7 @@ from domino_compile.verify.emitted_events import (
     Launch,
     Made,
     Program,
+    Released,
     Returned,
     Unreadable,
     Use,
@@ -38,8 +39,12 @@ from domino_compile.verify.emitted_events import (
 from domino_compile.verify.emitted_names import RESULT, Bindings, merged
 from domino_compile.verify.emitted_syntax import (
     COLLECTIVES,
+    NO_USE,
+    NUMBERS,
+    STATE,
     VIEWS,
     WAIT,
+    WITH_STATE,
     bytes_of,
     communicates,
     functions_of,
@@ -48,8 +53,10 @@ from domino_compile.verify.emitted_syntax import (
     shape_of_view,
     stored_by,
     takes_apart,
+    transport_command,
 )
 from domino_compile.verify.emitted_writes import by_schema, kernels_of, schema_of
+from domino_compile.verify.transported import STARTS, WAITS
 
 #: The collectives that are followed.
 KINDS = (
@@ -57,18 +64,6 @@ KINDS = (
     *("broadcast", "all_reduce_coalesced", "all_gather_into_tensor_coalesced"),
     "reduce_scatter_tensor_coalesced",
 )
-#: Functions that look at a tensor's metadata only, or at no tensor.
-NO_USE = ("assert_size_stride", "assert_alignment", "get_raw_stream", "set_device")
-#: What runs an operation with a state of random numbers, and which argument the operation is.
-WITH_STATE = {
-    "torch.ops.higher_order.run_and_save_rng_state": 0,
-    "torch.ops.higher_order.run_with_rng_state": 1,
-    "torch.ops.higher_order.graphsafe_run_with_rng_state": 0,
-}
-#: The name of the argument that is the state, where it is not given in front of the operation.
-STATE = "rng_state"
-#: Methods of a tensor that read it and return a number.
-NUMBERS = ("item",)
 #: Functions of the module call one another at most this deep.
 DEEPEST = 4
 
@@ -274,6 +269,8 @@ class _Reader:
             raise Unreadable(f"line {node.lineno} communicates under a condition")
         if name.startswith(COLLECTIVES):
             return self.collective(node, name.removeprefix(COLLECTIVES).split(".")[0])
+        if command := transport_command(name):
+            return self.transport(node, command)
         if communicates(name):
             raise Unreadable(f"line {node.lineno} communicates by {name}")
         if last == "clear" and isinstance(node.func, ast.Attribute) and not node.args:
@@ -342,6 +339,24 @@ class _Reader:
             )
         )
         return Value(members=made) if first.members else made[0]
+
+    def transport(self, node: ast.Call, command: str) -> Value:
+        """Follow a start, a wait or a release of the transport."""
+        if node.keywords:
+            raise Unreadable(f"line {node.lineno} names arguments of {command}")
+        first, settings = self.value(node.args[0]).all, tuple(map(literal, node.args[-2:]))
+        if command in STARTS:
+            made = Value(frozenset({self.new("")}))
+            names, shapes = (name_in(node.args[0]),), (shape_of_view(node.args[0]),)
+            given = (command, settings, names, shapes, (first,), (made.all,))
+            self.emit(Launch(node.lineno, *given))
+            return made
+        if command in WAITS:
+            sent = self.value(node.args[1]).all
+            self.emit(Wait(node.lineno, first, command, sent, settings))
+        else:
+            self.emit(Released(node.lineno, first, command, settings))
+        return NOTHING
 
     def other(self, node: ast.Call, name: str) -> Value:
         """Follow a kernel, an operation of torch or an unknown function."""

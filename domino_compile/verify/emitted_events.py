@@ -47,8 +47,9 @@ class Launch(Event):
     """A collective begins.
 
     Attributes:
-        kind: ``all_reduce``, ``all_gather_into_tensor``, ...
-        settings: Its arguments besides tensors: the reduction, the number of ranks, the group.
+        kind: ``all_reduce``, ``all_gather_into_tensor``, or a start of the transport.
+        settings: Its arguments besides tensors: the reduction, the number of ranks, the group; of a
+            start the slot and the group.
         names: The names of its tensors in the code.
         shapes: Their shapes, as the code writes them; empty if it does not.
         sent: The buffers that it reads.
@@ -70,9 +71,34 @@ class Launch(Event):
 
 @dataclass(frozen=True)
 class Wait(Event):
-    """The code waits for the collective that writes these buffers."""
+    """The code waits for the collective that writes these buffers.
+
+    Attributes:
+        buffers: What the collective writes.
+        command: The name of the operation that waits.
+        sent: What the collective has sent; empty if the operation does not say.
+        settings: Its slot and its group; empty if it has none.
+    """
 
     buffers: frozenset[int]
+    command: str = "wait_tensor"
+    sent: frozenset[int] = frozenset()
+    settings: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Released(Event):
+    """The code ends the use of a slot of the transport.
+
+    Attributes:
+        buffers: What lies in the slot.
+        command: The name of the operation.
+        settings: Its slot and its group.
+    """
+
+    buffers: frozenset[int]
+    command: str
+    settings: tuple[object, ...]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import ast
 
 import torch
 
+from domino_compile.verify.transported import EMITTED, NAMESPACE, STARTS, command_of
+
 #: The namespace of the collectives that are followed, and what waits for them.
 COLLECTIVES, WAIT = "torch.ops._c10d_functional.", "wait_tensor"
 #: Other ways to communicate, which are not followed.
@@ -19,6 +21,19 @@ OTHER_COMMUNICATION = (
 )
 #: Functions that return a view of their first argument.
 VIEWS = ("reinterpret_tensor", "as_strided")
+
+#: Functions that look at a tensor's metadata only, or at no tensor.
+NO_USE = ("assert_size_stride", "assert_alignment", "get_raw_stream", "set_device")
+#: What runs an operation with a state of random numbers, and which argument the operation is.
+WITH_STATE = {
+    "torch.ops.higher_order.run_and_save_rng_state": 0,
+    "torch.ops.higher_order.run_with_rng_state": 1,
+    "torch.ops.higher_order.graphsafe_run_with_rng_state": 0,
+}
+#: The name of the argument that is the state, where it is not given in front of the operation.
+STATE = "rng_state"
+#: Methods of a tensor that read it and return a number.
+NUMBERS = ("item",)
 
 
 def functions_of(module: ast.Module) -> dict[str, ast.FunctionDef]:
@@ -47,6 +62,19 @@ def takes_apart(statement: ast.stmt, name: str) -> bool:
 def communicates(text: str) -> bool:
     """Return whether code names an operation that communicates."""
     return any(part in text for part in (COLLECTIVES, *OTHER_COMMUNICATION))
+
+
+def transport_command(text: str) -> str:
+    """Return the operation of the transport that is called, as it is emitted; empty if it is none.
+
+    Args:
+        text: The called function, such as ``torch.ops.domino_compile.inbox_wait_only.default``.
+    """
+    name, _, overload = text.removeprefix(f"torch.ops.{NAMESPACE}.").partition(".")
+    command = command_of(f"{NAMESPACE}.{name.removesuffix(EMITTED)}")
+    is_start, returns_nothing = command in STARTS, name.endswith(EMITTED)
+    is_whole = text == f"torch.ops.{NAMESPACE}.{name}.default" and overload == "default"
+    return command if is_whole and is_start != returns_nothing else ""
 
 
 def literal(node: ast.expr) -> object:

@@ -20,6 +20,7 @@ from domino_compile.verify.plain import (
     Operation,
     Ref,
     is_launch,
+    is_release,
     is_wait,
     replaced,
 )
@@ -87,7 +88,7 @@ def _typed(argument: Any) -> Any:
 def _depends_on_operands_alone(op: Operation) -> bool:
     if op.target in (INPUT, CONSTANT, *TAKEN) or op.target in uninitialised.OPERATIONS:
         return False
-    return op.pure and not is_launch(op) and not is_wait(op)
+    return op.pure and not (is_launch(op) or is_wait(op) or is_release(op))
 
 
 def _may_write(op: Operation) -> bool:

@@ -26,6 +26,7 @@ from domino_compile.verify.plain import (
     Ref,
     replaced,
 )
+from domino_compile.verify.transported import STARTS, command_of
 
 Ranks: TypeAlias = list[Any]
 #: What views are run as: the strides here are not those of the compiled program.
@@ -64,6 +65,9 @@ def run(operations: Iterable[Operation], env: dict[str, Ranks], graph: Graph, ra
 def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> Ranks:
     if op.target.startswith("_c10d_functional."):
         return _collective(op, env, ranks)
+    if command := command_of(op.target):
+        values = env[op.args[0].name]
+        return _started(command, values, ranks) if command in STARTS else values
     if op.target == OWN_PART:
         values, dim = env[op.args[0].name], op.args[1]
         return [value.chunk(ranks, dim)[rank] for rank, value in enumerate(values)]
@@ -169,6 +173,19 @@ def _one(kind: str, op: Operation, values: Ranks, ranks: int) -> Ranks:
         parts = [value.chunk(ranks) for value in values]
         return [torch.cat([part[rank] for part in parts]) for rank in range(ranks)]
     raise Unknown(f"the collective {op.target}")
+
+
+def _started(start: str, values: Ranks, ranks: int) -> Ranks:
+    """Return what each rank gets by the transport; an inbox has what the others have sent."""
+    if start == "gather_start":
+        return [torch.cat(values)] * ranks
+    if start == "reduce_start":
+        return [_reduced("sum", values)] * ranks
+    sent = [value.chunk(ranks) if start == "scatter_start" else [value] * ranks for value in values]
+    others = [
+        [pieces[rank] for at, pieces in enumerate(sent) if at != rank] for rank in range(ranks)
+    ]
+    return [torch.stack(pieces) for pieces in others]
 
 
 def _reduced(how: str, values: Ranks) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from domino_compile.verify.plain import GETITEM, Operation
+from domino_compile.verify.transported import WAITS
 
 Points: TypeAlias = Any  # an integer array (1 + dimensions, elements)
 
@@ -133,12 +134,14 @@ MOVES: dict[str, Callable[[Operation, Points, tuple[int, ...]], Points | None]] 
     "aten.cat.default": join,
     GETITEM: _stay,
     "_c10d_functional.all_gather_into_tensor.default": _gather,
+    "domino_compile.gather_start.default": _gather,
     "_c10d_functional.all_to_all_single.default": _exchange,
     "_c10d_functional.broadcast.default": _from_source,
     **dict.fromkeys(
         (
             "aten.clone.default", "aten.alias.default", "aten.detach.default",
             "aten.contiguous.default", "_c10d_functional.wait_tensor.default",
+            *(f"domino_compile.{wait}.default" for wait in WAITS),
         ),
         _stay,
     ),

@@ -36,6 +36,8 @@ def refuted(part: Part) -> str | None:
     """Return why the goal is not established; ``None`` if both forms agree."""
     if len(part.groups) > 1:
         return "collectives of several groups lie between values that are established"
+    if part.own_ranks and not _plainly_claimed(part):
+        return "what ranks get by the transport is neither whole nor this rank's alone"
     if any(op.target in flex.ROWS for side in (part.before, part.after) for op in side.values()):
         return "FlexAttention reads other rows, blocks or functions"  # here blocks would be ignored
     try:
@@ -54,6 +56,13 @@ def refuted(part: Part) -> str | None:
         return f"both forms cannot be compared: {str(error).splitlines()[0]}"
 
 
+def _plainly_claimed(part: Part) -> bool:
+    """Return whether all claims are of whole values, and about one rank of the group."""
+    claims = (part.goal, *(given.claim for given in part.given.values()))
+    whole = all(isinstance(claim, Whole) and not claim.summed_over for claim in claims)
+    return whole and len(part.own_ranks) == 1
+
+
 def _compare(part: Part) -> str | None:
     chooses = any(op.target == "higher_order.cond" for op in part.before.values())
     for condition in (True, False) if chooses else (None,):
@@ -66,7 +75,7 @@ def _compare_draws(part: Part, condition: bool | None) -> str | None:
     """Compare both forms on every draw; one that leaves nothing finite says nothing."""
     reason: str | None = NOTHING_FINITE
     for seed in range(DRAWS if _draws_few(part) else 1):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # those of other devices are the user's
         found = _compare_if(part, condition)
         if found not in (None, NOTHING_FINITE):
             return found
@@ -120,6 +129,9 @@ def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     run(part.after.values(), other, part.graphs[1], ranks)
     expected = _stands(part.goal, env[part.about])
     actual = other[part.goal.node]
+    if part.own_ranks:
+        (own,) = part.own_ranks
+        return [expected[own]], [actual[own]]
     if isinstance(part.goal, Whole) and part.goal.summed_over:
         return [torch.stack(expected).sum(0)], [torch.stack(actual).sum(0)]
     return expected, actual

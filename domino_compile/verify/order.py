@@ -6,6 +6,8 @@
 * Until then nothing uses its result, and nothing writes to what it sends. Neither is freed, and no
   other value takes over its memory.
 * What a collective sends has been computed.
+* What lies in a slot of the transport is read after the wait and before the release, and no other
+  collective uses the slot meanwhile (``order_slots``).
 * Each group has exactly the collectives of the graph that was lowered, in that graph's order, with
   the same reduction and the same ranks. The ranks have agreed on that order (``agreement``).
 * The peak of live buffers is at most the predicted one (``TOLERANCE``). What one way of a condition
@@ -44,6 +46,8 @@ from domino_compile.verify.order_certificate import (
     Promise,
     Rule,
 )
+from domino_compile.verify.order_slots import Slots
+from domino_compile.verify.transported import STARTS
 
 #: How far live buffers may exceed the predicted peak: as a share of it, and in bytes. The largest
 #: excess in the suite's graphs is 7 % (``tests/verify/test_order.py``). The prediction knows
@@ -131,9 +135,12 @@ class _Walk:
         self.flown: set[int] = set()
         self.most = 0
         self.findings: list[Finding] = []
+        self.slots = Slots(program, _slots(launches, promise))
 
     def follow(self, event: Event) -> None:
         """Note one event, and what it violates."""
+        for rule, said in self.slots.follow(event):
+            self._violated(rule, event.line, said)
         if isinstance(event, Made):
             self._touch(event, frozenset({event.buffer}), Rule.NOT_REUSED, "is reused")
             self.empty.add(event.buffer)
@@ -192,7 +199,7 @@ class _Walk:
         self.most = max(self.most, len(self.flying))
 
     def _wait(self, wait: Wait) -> None:
-        landed = [flight for flight in self.flying if flight.received & wait.buffers]
+        landed = [f for f in self.flying if f.received & wait.buffers and _waits_for(wait, f)]
         known = self.received | {n for n, b in enumerate(self.program.buffers) if b.given}
         if not landed and not wait.buffers & known:
             said = f"waits for {self._named(wait.buffers)}, which no collective has sent"
@@ -212,6 +219,24 @@ class _Walk:
 
     def _violated(self, rule: Rule, line: int, why: str) -> None:
         self.findings.append(Finding(rule, line, why))
+
+
+def _waits_for(wait: Wait, flight: _Flight) -> bool:
+    """Return whether an operation that waits is the one for a collective."""
+    start = STARTS.get(flight.launch.kind)
+    return wait.command == (start.wait if start is not None else Wait.command)
+
+
+def _slots(launches: Sequence[tuple[Launch, str]], promise: Promise | None) -> dict[int, str]:
+    """Return what memory each start of the transport uses, by its identity, if that is known.
+
+    Those of each group are in the order of the graph, or else the code is refused for that.
+    """
+    left: dict[str, list[Collective]] = defaultdict(list)
+    for collective in promise.collectives if promise is not None else ():
+        left[collective.group].append(collective)
+    found = {id(event): left[event.group].pop(0).slot for event, _ in launches if left[event.group]}
+    return {event: slot for event, slot in found.items() if slot}
 
 
 def _launches(program: Program, names: Names) -> list[tuple[Launch, str]]:
@@ -282,6 +307,9 @@ def _peak(program: Program, promise: Promise, names: Names, pick: Pick) -> int:
     for number, buffer in enumerate(program.buffers):
         known = promise.input_bytes.get(buffer.name, 0) if buffer.given else buffer.bytes
         sizes[number] = names.bytes.get(buffer.name, 0) if known is None else known
+    for event in program.events:
+        if isinstance(event, Launch) and event.kind in STARTS and STARTS[event.kind].in_slot:
+            sizes |= dict.fromkeys(event.received[0], 0)  # slots are not allocated by the code
     live = {n for n, buffer in enumerate(program.buffers) if buffer.given}
     return promise.held_bytes + _most(program.events, live, set(), sizes, pick)
 

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from domino_compile.verify.emitted_events import Launch
+from domino_compile.verify.transported import STARTS
 
 
 class Rule(Enum):
@@ -26,6 +27,7 @@ class Rule(Enum):
     NOT_FREED = "a buffer in flight is not freed"
     NOT_REUSED = "a buffer in flight is not reused"
     COMPUTED = "what is sent has been computed"
+    IN_SLOT = "what lies in a slot is read until its release, and released once"
     SEQUENCE = "each group has the collectives of the graph, in its order"
     PEAK = "the peak of live buffers is at most the predicted one"
 
@@ -59,12 +61,14 @@ class Collective:
         settings: Its constant arguments besides tensors, the group's name last; ``None`` stands for
             one that is not known before the program runs.
         waited: Whether the graph waits for it.
+        slot: What memory it uses, if the transport carries it: equal for two that share it.
     """
 
     name: str
     kind: str
     settings: tuple[object, ...]
     waited: bool = True
+    slot: str = ""
 
     @property
     def group(self) -> str:
@@ -169,7 +173,9 @@ class OrderCertificate:
             Rule.SEQUENCE: f"{len(self.order)} groups" if len(self.order) != 1 else "1 group",
             Rule.PEAK: f"the peak is {peak}",
         }
-        return [f"{rule.value}{f': {said[rule]}' if rule in said else ''}" for rule in Rule]
+        carried = any(x.split()[0] in STARTS for names in self.order.values() for x in names)
+        rules = [rule for rule in Rule if carried or rule is not Rule.IN_SLOT]
+        return [f"{rule.value}{f': {said[rule]}' if rule in said else ''}" for rule in rules]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON data."""

@@ -47,7 +47,9 @@ class OrderRecord:
         data: dict[str, Any] = {"phase": self.phase, "code": self.code, "problem": self.problem}
         data["established"] = self.certificate.as_dict()
         if promise is not None and names is not None:
-            calls = [[c.name, c.kind, list(c.settings), c.waited] for c in promise.collectives]
+            calls = [
+                [c.name, c.kind, list(c.settings), c.waited, c.slot] for c in promise.collectives
+            ]
             data["promise"] = {
                 "collectives": calls,
                 "input_bytes": dict(promise.input_bytes),
@@ -85,8 +87,8 @@ def check_order_again(data: Mapping[str, Any], folder: Path) -> OrderCertificate
 
 def _promise(data: Mapping[str, Any]) -> Promise:
     collectives = tuple(
-        Collective(name, kind, _constant(settings), waited)
-        for name, kind, settings, waited in data["collectives"]
+        Collective(name, kind, _constant(settings), waited, *slot)
+        for name, kind, settings, waited, *slot in data["collectives"]
     )
     return Promise(collectives, data["input_bytes"], data["held_bytes"], data["peak_bytes"])
 

@@ -19,8 +19,10 @@ from domino_compile.verify.plain import (
     Ref,
     Tensor,
     is_launch,
+    ranks_of,
     replaced,
 )
+from domino_compile.verify.transported import STARTS, command_of
 
 
 class NotEstablished(Exception):
@@ -121,6 +123,15 @@ class Part:
         return frozenset(_group(op) for side in launches for op in side)
 
     @cached_property
+    def own_ranks(self) -> set[int]:
+        """Return the ranks that its starts of the transport are for: one, if there are any.
+
+        What a graph makes of an inbox is right on its own rank only. The other ranks prove theirs.
+        """
+        starts = (op for op in self._operations() if command_of(op.target) in STARTS)
+        return {ranks_of(op)[0] for op in starts}
+
+    @cached_property
     def ranks(self) -> int:
         """Return how many ranks the collectives in it have; 1 if there are none.
 
@@ -149,6 +160,8 @@ def _group(launch: Operation) -> str:
 
 def _group_size(op: Operation) -> int:
     """Return how many ranks a collective has, if its arguments say so; otherwise 1."""
+    if command_of(op.target) in STARTS:
+        return ranks_of(op)[1]
     kind = op.target.removeprefix("_c10d_functional.").split(".")[0]
     if kind.startswith("all_gather_into_tensor"):
         return int(op.args[1])

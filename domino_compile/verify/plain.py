@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from domino_compile.verify.transported import RELEASES, STARTS, WAITS, command_of
+
 INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
 #: The only operation whose result depends on the rank: a rank's block of what all ranks have.
 OWN_PART = "domino_compile.own_part.default"
@@ -127,12 +129,26 @@ def replaced(argument: Any, by: Callable[[Ref], Any]) -> Any:
 def is_launch(operation: Operation) -> bool:
     """Return whether the operation starts a collective."""
     name = operation.target
-    return name.startswith("_c10d_functional.") and not name.startswith("_c10d_functional.wait")
+    if name.startswith("_c10d_functional."):
+        return not name.startswith("_c10d_functional.wait")
+    return command_of(name) in STARTS
 
 
 def is_wait(operation: Operation) -> bool:
     """Return whether the operation waits for a collective."""
-    return operation.target.startswith("_c10d_functional.wait")
+    name = operation.target
+    return name.startswith("_c10d_functional.wait") or command_of(name) in WAITS
+
+
+def is_release(operation: Operation) -> bool:
+    """Return whether the operation ends the use of a slot of the transport."""
+    return command_of(operation.target) in RELEASES
+
+
+def ranks_of(start: Operation) -> tuple[int, int]:
+    """Return the rank that a graph with a start of the transport is for, and how many there are."""
+    named = dict(start.kwargs)
+    return named["rank"], named["ranks"]
 
 
 def to_json(graph: Graph) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile._compat.operators import HigherOrderOperator, OpOverload
 from domino_compile._compat.sizes import number_of
 from domino_compile.verify.plain import (
@@ -24,6 +25,7 @@ from domino_compile.verify.plain import (
     Value,
     replaced,
 )
+from domino_compile.verify.transported import STARTS, command_of
 
 #: Operations that are known under another name, and how many of their arguments that one takes.
 SAME_AS = {
@@ -100,6 +102,9 @@ class _Reader:
             name, count = SAME_AS[name]
             args = args[:count]
         kwargs = tuple(sorted((key, self.argument(x)) for key, x in node.kwargs.items()))
+        if command_of(name) in STARTS:  # whose results are another rank's on every rank
+            group = str(args[-1])
+            kwargs += (("rank", _compat.rank_in(group)), ("ranks", _compat.group_size(group)))
         self._add(node, name, args, kwargs)
 
     def _ordered(self, node: fx.Node) -> None:

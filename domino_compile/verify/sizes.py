@@ -20,6 +20,7 @@ from domino_compile.verify.claims import Claim, Piece
 from domino_compile.verify.interpret import Unknown, resolve
 from domino_compile.verify.part import Given, Part
 from domino_compile.verify.plain import COUNTS, Graph, Operation, Tensor
+from domino_compile.verify.transported import STARTS, command_of
 
 VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
 #: Writes a part of a value, as long as the part: what is larger than the part must stay so.
@@ -125,12 +126,15 @@ class _Sizes:
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        kept = (*range(-1, LITTLE + 1), part.ranks)  # there are as many ranks as there are
+        kept = {*range(-1, LITTLE + 1), part.ranks}  # there are as many ranks as there are
+        if part.own_ranks:
+            kept |= set(range(part.ranks))  # the places of ranks
         self.small: dict[int, int] = {n: n for n in kept}
         self.taken: set[int] = set(self.small)
         self.products = dict(_products(part))
         calls = (op for side in (part.before, part.after) for op in side.values())
         self.ordered = any(op.target == WRITTEN for op in calls)
+        self._shares()
         self._cut_sizes()
         for n in sorted({n for shape in _shapes(part) for n in shape}):
             self._small(n)
@@ -152,6 +156,20 @@ class _Sizes:
         """Return a number that no size has yet, above those of smaller sizes if order matters."""
         least = max(self.small[n] for n in self.small if n < size) if self.ordered else LITTLE
         return next(n for n in itertools.count(max(least, LITTLE) + 1) if n not in self.taken)
+
+    def _shares(self) -> None:
+        """Choose the sizes of ranks' shares first where each rank's place is among the arguments.
+
+        Where the transport's operations are, a rank takes its own share out of the whole.
+        """
+        known = {**self.part.graphs[1].operations, **self.part.after}
+        for op in self.part.after.values():
+            if (start := command_of(op.target)) in STARTS:
+                rows = known[op.operands[0]].tensor.shape[0]
+                share = rows // self.part.ranks if start == "scatter_start" else rows
+                small = self._small(share)
+                for count in range(2, self.part.ranks + 1):
+                    self._put(count * share, count * small)
 
     def _cut_sizes(self) -> None:
         """Choose the sizes of pieces first: the whole must be their sum."""

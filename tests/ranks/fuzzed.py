@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,6 +36,9 @@ from tests.ranks.pool import Pool
 
 #: How long ranks wait for one another in these runs, and what a run may take besides.
 TIMEOUT_S, COMPILE_S = 6.0, 90.0
+#: The timeout of the process group. If a rank dies in a step, gloo tells the ranks that talk to it.
+#: Others wait for those, which live on here, until this time is up; in a job they would end too.
+GROUP_S = 30.0
 #: The share of runs with a cache of which half was written. They compile with Inductor, twice.
 CACHE_SHARE = 0.02
 CACHE = "half a cache"
@@ -103,7 +107,8 @@ class Layer(nn.Module):
 def run(rank: int, world: int, described: dict[str, Any]) -> dict[str, Any]:
     """One rank's part of a run: what was done, or the error that stopped it."""
     case = Case(**described)
-    on, began = dist.new_group(list(range(world))), time.monotonic()
+    on = dist.new_group(list(range(world)), timeout=timedelta(seconds=GROUP_S))
+    began = time.monotonic()
     torch.manual_seed(10 * case.number + rank)
     model = nn.Sequential(*(Layer(on) for _ in range(case.layers))).double()
     is_victim = rank == case.victim

@@ -3,11 +3,13 @@
 import os
 import threading
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch import fx
+from torch import fx, nn
 
+import domino_compile
 from domino_compile._compat.groups import funcol
 from domino_compile.graph.collectives import WAIT, c10d
 from domino_compile.options import Options
@@ -15,7 +17,11 @@ from domino_compile.passes.transport import transport_collectives
 from domino_compile.transport import choice, ops, wire
 from domino_compile.transport.choice import Choice
 from domino_compile.transport.wire import wire_of
+from domino_compile.verify.check import Memory, check
+from domino_compile.verify.read import read_graph
+from domino_compile.verify.verifier import Verifier
 from tests.passes.graphs import Builder, aten
+from tests.paths import FAST_LINK
 
 
 def _world() -> str:
@@ -121,15 +127,76 @@ def rewritten(rank: int, world: int) -> tuple[str, list[str]]:
     module = graph.owning_module
     assert module is not None
     module.recompile()
-    before = module(*inputs)
+    before, plain = module(*inputs), read_graph(graph)
     done = transport_collectives(graph, Choice("symmetric"), lambda _: True)
     graph.lint()
+    proved = check(plain, read_graph(graph), done.witness, Memory())
+    assert proved.collectives == (4, 4)
     module.recompile()
     for _ in range(3):
         for mine, other in zip(module(*inputs), before, strict=True):
             torch.testing.assert_close(mine, other)
     targets = [str(n.target) for n in graph.nodes if ops.is_command(n)]
     return done.text(), targets
+
+
+def trained(rank: int, world: int, lowering: str) -> str:
+    """Train with the transport and all checks, and without compiling; returns what it carried."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(SequenceParallel() for _ in range(2))).double()
+    x = torch.randn(
+        4 * world, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(rank)
+    )
+    torch._dynamo.reset()
+    options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "lowering": lowering}
+    compiled = torch.compile(model, backend="domino", options={**options, "verify": "strict"})
+    results = []
+    for program in (model, compiled, compiled):
+        given = x.clone().requires_grad_()
+        program(given).square().sum().backward()
+        weights = [p.grad for p in model.parameters()]
+        results.append([given.grad, *weights])
+        model.zero_grad()
+    for other in results[1:]:
+        for mine, theirs in zip(other, results[0], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+    (report,) = domino_compile.reports()
+    assert report.status == "sliced" and not report.reason, report.reason
+    return "; ".join(schedule.transport for schedule in report.schedules)
+
+
+def refused_on_one_rank(rank: int, world: int) -> tuple[bool, str, str]:
+    """The last rank's graph is refused; returns whether numbers are right, reason and schedules."""
+    torch.manual_seed(0)
+    model, x = SequenceParallel().double(), torch.randn(4 * world, 6, dtype=torch.float64)
+    prove = Verifier.check
+
+    def refuse(self: Verifier, phase: str, name: str, *given: Any) -> None:
+        if rank == world - 1 and name == "transport":
+            raise self._refused(name, "x", "made up", "")
+        prove(self, phase, name, *given)
+
+    options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "lowering": "eager"}
+    with (
+        mock.patch.object(Verifier, "check", refuse),
+        mock.patch.dict(os.environ, {"DOMINO_COMPILE_STRICT": "0"}),
+    ):
+        found = torch.compile(model, backend="domino", options=options)(x)
+    (report,) = domino_compile.reports()
+    return torch.allclose(found, model(x), rtol=1e-12), report.reason, str(report.schedules)
+
+
+class SequenceParallel(nn.Module):
+    """Tokens of all ranks, an MLP with this rank's weights, and the sum of all ranks' results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8, bias=False), nn.Linear(8, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = funcol.all_gather_tensor(x, 0, dist.group.WORLD)
+        part = self.down(self.up(whole).relu())
+        return x + funcol.reduce_scatter_tensor(part, "sum", 0, dist.group.WORLD)
 
 
 def lonely(rank: int, world: int) -> str:

@@ -1,121 +1,21 @@
 """What Inductor emits for carried collectives: all commands, in the planned order."""
 
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch._inductor.utils import run_and_get_code
 
-import domino_compile
-from domino_compile._compat.groups import funcol
-from domino_compile.transport import choice, ops
-from domino_compile.transport.memory import Layout, Slot
-from domino_compile.transport.protocol import Member
-from domino_compile.transport.wire import Key, Wire
-from tests.emitted.harness import body, fake_world, kernels_unbuilt
-from tests.paths import FAST_LINK
+from domino_compile.verify.order import check_emitted
+from tests.emitted.harness import body
+from tests.transport.carried_model import Compiled, compile_carried
+from tests.verify.transport_mutants import CODE_FAULTS, CODE_HARMLESS, code_mutants
 
 COMMAND = re.compile(r"torch\.ops\.domino_compile\.(\w+?)(?:_only)?\.default\((\w+)")
 MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm)\(")
 
 
-class LoneSlot(Slot):
-    """A slot without peers: nothing arrives."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self._bytes = torch.zeros(layout.nbytes, dtype=torch.uint8)
-
-    def memory(self, rank: int) -> torch.Tensor:
-        return self._bytes
-
-
-class LoneWire(Wire):
-    """A transport without peers, which notes what it is asked."""
-
-    def new_slot(self, key: Key, layout: Layout) -> Slot:
-        return LoneSlot(layout)
-
-    def launch(self, slot: Slot, commands: Callable[[Any], None]) -> Any:
-        return None
-
-    def join(self, launched: Any) -> None:
-        pass
-
-    def compute_queue(self, slot: Slot) -> Any:
-        return self
-
-    def take(self, flag: object) -> None:
-        pass
-
-    put = take
-
-    def copy(self, target: object, source: object) -> None:
-        pass
-
-
-class Gather(torch.autograd.Function):
-    """Tokens of all ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return funcol.all_gather_tensor(x, 0, dist.group.WORLD)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return funcol.reduce_scatter_tensor(grad, "sum", 0, dist.group.WORLD)
-
-
-class Scatter(torch.autograd.Function):
-    """The sum over all ranks, of this rank's tokens."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return funcol.reduce_scatter_tensor(x, "sum", 0, dist.group.WORLD)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return funcol.all_gather_tensor(grad, 0, dist.group.WORLD)
-
-
-class Block(nn.Module):
-    """An MLP with sequence parallelism, whose weights' gradients read the gathered tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + Scatter.apply(self.down(self.up(Gather.apply(x)).relu()))
-
-
-def step(compile_: Callable[..., Any]) -> None:
-    model = nn.Sequential(Block(), Block())
-    compile_(model)(torch.randn(8, 4, 16)).sum().backward()
-
-
 @pytest.fixture(scope="module")
-def compiled() -> tuple[list[str], domino_compile.CompileReport]:
-    """A model with sequence parallelism: all-gathers, some of them saved, and reduce-scatters."""
-    fake_world()
-    torch._dynamo.reset()
-    domino_compile.reset_reports()
-    with pytest.MonkeyPatch.context() as patch:
-        lone = LoneWire("0", Member(0, 2))
-        patch.setattr(ops, "wire_of", lambda group, device: lone)
-        patch.setattr(choice, "against_group", lambda name, device: "")
-        options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "verify": "off"}
-        compile_ = partial(torch.compile, backend="domino", options=options)
-        with kernels_unbuilt():
-            _, codes = run_and_get_code(step, compile_)
-        assert not lone._pending
-    (report,) = domino_compile.reports()
-    return codes, report
+def compiled() -> Compiled:
+    return compile_carried()
 
 
 def commands(code: str) -> list[tuple[str, str]]:
@@ -131,9 +31,9 @@ def commands(code: str) -> list[tuple[str, str]]:
 
 
 def test_each_start_is_waited_for_and_released(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
-    codes, report = compiled
+    codes, report, _ = compiled
     carried = [re.match(r"(\d+) of", schedule.transport) for schedule in report.schedules]
     kinds = set()
     for code, counted in zip(codes, carried, strict=True):
@@ -155,7 +55,7 @@ def test_each_start_is_waited_for_and_released(
 
 
 def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     for code in compiled[0]:
         lines = list(body(code))
@@ -177,7 +77,7 @@ def test_what_lies_in_a_slot_is_read_only_between_its_wait_and_its_release(
 
 
 def test_a_slot_is_used_again_only_after_its_release(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     """The second rule of the protocol against deadlocks."""
     for code in compiled[0]:
@@ -196,7 +96,7 @@ def test_a_slot_is_used_again_only_after_its_release(
 
 
 def test_a_received_buffer_is_never_reused(
-    compiled: tuple[list[str], domino_compile.CompileReport],
+    compiled: Compiled,
 ) -> None:
     for code in compiled[0]:
         received = {buffer for name, buffer in commands(code) if name.endswith("start")}
@@ -204,3 +104,32 @@ def test_a_received_buffer_is_never_reused(
             r"= (buf\d+); del \1  # reuse|= reinterpret_tensor\((buf\d+).*# reuse", code
         )
         assert received and not received & {name for pair in reused for name in pair}
+
+
+def test_the_order_is_established(compiled: Compiled) -> None:
+    for checked in compiled.checked:
+        certificate = checked.certificate
+        assert certificate.established, certificate.findings
+        assert certificate.waits == len(checked.promise.collectives)
+        carried = [c for c in checked.promise.collectives if c.slot]
+        assert len(carried) >= 5
+        assert "what lies in a slot is read until its release" in certificate.as_text()
+
+
+def test_faults_in_the_code_are_refused(compiled: Compiled) -> None:
+    seen = set()
+    for checked in compiled.checked:
+        for kind, code, harmless in code_mutants(checked.code, most=2):
+            found = check_emitted(code, checked.promise, checked.names)
+            assert found.established == harmless, (kind, found.findings)
+            seen.add(kind)
+    assert len(seen) == len(CODE_FAULTS) + len(CODE_HARMLESS), seen
+
+
+def test_code_from_a_cache_is_read_without_the_graph(compiled: Compiled) -> None:
+    """Then the sizes of slots are not known: slots with one number count as one."""
+    for checked in compiled.checked:
+        assert check_emitted(checked.code).established
+        for kind, code, _ in code_mutants(checked.code, most=1):
+            if kind in ("wait dropped", "release before its readers", "slot in use"):
+                assert not check_emitted(code).established, kind

@@ -32,6 +32,21 @@ def test_a_rewritten_graph_computes_the_same(pools: Pools, world: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_training_with_all_checks(pools: Pools, world: int) -> None:
+    said = pools[world].run(f"{HERE}:trained", "eager", timeout=240)
+    assert len(set(said)) == 1
+    carried = [int(part.split()[0]) for part in said[0].split("; ") if "by copy engines" in part]
+    assert len(carried) == 2 and min(carried) >= 2, said[0]
+
+
+def test_a_graph_that_one_rank_has_not_proved_runs_on_none(pools: Pools) -> None:
+    """Each rank has a graph of its own, and the others must not wait for what it does not send."""
+    first, second = pools[2].run(f"{HERE}:refused_on_one_rank", timeout=120)
+    assert first[0] and second[0] and first[2] == second[2] == "[]"
+    assert "is not proved to be equal on all ranks: rank 1" in first[1] and "made up" in second[1]
+
+
 def test_ranks_share_no_compiled_code(pools: Pools) -> None:
     """Code that adds a rank's own chunk to what it receives is right on that rank only."""
     first, second = pools[2].run(f"{HERE}:environment")

@@ -11,7 +11,7 @@ from domino_compile.passes.accumulate import accumulate_products
 from domino_compile.passes.equal import merge_equal
 from domino_compile.passes.materialise import materialise_values
 from domino_compile.passes.normalise import normalise_graph
-from domino_compile.verify.check import Established, Memory, check
+from domino_compile.verify.check import NUMBERS, Established, Memory, check
 from domino_compile.verify.claims import Piece, Whole, Witness
 from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.plain import from_json, to_json
@@ -174,3 +174,18 @@ def test_equal_values_may_be_one_and_others_may_not() -> None:
     assert established(rewritten(sigmoids(drawn), second_from_first))
     assert refused(rewritten(sigmoids(lambda *_: None, 2.0), second_from_first))
     assert refused(rewritten(sigmoids(written), second_from_first))
+
+
+def test_no_device_draws_other_numbers_because_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeding all devices would start the user's random numbers on a GPU again at every compile."""
+
+    def seeded(*_: object) -> None:
+        raise AssertionError("the generators of a device are seeded")
+
+    for device in (torch.cuda, torch.xpu, torch.mps):
+        monkeypatch.setattr(device, "manual_seed_all", seeded, raising=False)
+        monkeypatch.setattr(device, "manual_seed", seeded)
+    state = torch.random.get_rng_state()
+    made = merged_and_accumulated()
+    assert NUMBERS in established(made).counts
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -136,7 +136,7 @@ class Variant:
         if self.measures:
             options["guard"] = "measure"
         if self.name == WIRE:
-            options |= {"transport": "symmetric", "verify": "off"}
+            options["transport"] = "symmetric"
         chosen = {"slices": self.slices, "columns": self.columns}
         options |= {name: parts for name, parts in chosen.items() if parts is not None}
         return torch.compile(model, backend=domino, options=options)
