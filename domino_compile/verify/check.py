@@ -150,9 +150,10 @@ class _Checker:
             if name in claims:
                 about, claim = claims[name]
                 self._claimed(self.before.operations[about], op, claim)
-            elif (about := self.same.get(name, name)) in self.before.operations:
-                if not self._is_inbox(about, op):
-                    self._claimed(self.before.operations[about], op, self._unsaid(op))
+            elif (
+                about := self.same.get(name, name)
+            ) in self.before.operations and not self._is_inbox(about, op):
+                self._claimed(self.before.operations[about], op, self._unsaid(op))
         self._outputs()
         self._numbers()
         self._effects()
