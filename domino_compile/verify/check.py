@@ -147,13 +147,10 @@ class _Checker:
                 if name in self.before.operations and claim.node in self.after.operations:
                     claims[claim.node] = (name, claim)
         for name, op in self.after.operations.items():
-            if name in claims:
-                about, claim = claims[name]
-                self._claimed(self.before.operations[about], op, claim)
-            elif (
-                about := self.same.get(name, name)
-            ) in self.before.operations and not self._is_inbox(about, op):
-                self._claimed(self.before.operations[about], op, self._unsaid(op))
+            about, claim = claims.get(name, (self.same.get(name, name), None))
+            if claim is None and (about not in self.before.operations or self._is_inbox(about, op)):
+                continue
+            self._claimed(self.before.operations[about], op, claim or self._unsaid(op))
         self._outputs()
         self._numbers()
         self._effects()
