@@ -337,10 +337,7 @@ def _left(matter: Matter, table: Table) -> Answer | None:
 
 
 def _given_up(matter: Matter, table: Table) -> Answer | None:
-    """Return the answer of a rank that no longer waits for this one at the same collectives.
-
-    It was asked on other terms, so this rank has another question, but the other one runs nothing.
-    """
+    """Return the answer of a rank that gave up the same collectives, asked on other terms."""
     for position in range(len(table.ranks)):
         there = _record(table, f"{matter.content}/{AT}/{position}")
         if position != table.own and there is not None:
