@@ -191,7 +191,7 @@ class RankCheck:
     def _tell_others(self, tables: Sequence[tuple[Matter, Table]]) -> None:
         """Announce Inductor alone without waiting, because others may wait for this rank."""
         for matter, table in tables:
-            answer = Ballot(table, self.names[matter.group]).answer()
+            answer = Ballot(table, self.names[matter.group]).answer() or _given_up(matter, table)
             if answer is not None and answer.value not in matter.accepts:
                 raise RankMismatchError(_no_way(matter, table, answer))
             if len(tables) > 1:
@@ -222,7 +222,7 @@ class RankCheck:
         base = matter.group if plan else f"{self.names.get(matter.group, '')}/{matter.question}"
         ballot = Ballot(table, name)
         if plan and (left := _left(matter, table)) is not None and ballot.answer() is None:
-            ballot.settle(left)
+            ballot.settle(_given_up(matter, table) or left)
 
         def elsewhere(missing: Sequence[int]) -> Answer | None:
             return self._parted(matter, table, missing) if plan else None
@@ -334,6 +334,17 @@ def _left(matter: Matter, table: Table) -> Answer | None:
     """Return Inductor alone if the ranks have parted, or have differed on the same question."""
     why = table.read(PARTED) or table.read(f"{matter.question}/{PARTED}")
     return None if why is None else Answer(ALONE, why)
+
+
+def _given_up(matter: Matter, table: Table) -> Answer | None:
+    """Return the answer of a rank that gave up the same collectives, asked on other terms."""
+    for position in range(len(table.ranks)):
+        there = _record(table, f"{matter.content}/{AT}/{position}")
+        if position != table.own and there is not None:
+            answer = Ballot(table, str(there["name"])).answer()
+            if answer is not None and answer.value is None:
+                return answer
+    return None
 
 
 def _record(table: Table, key: str) -> dict[str, Any] | None:

@@ -21,12 +21,19 @@ from domino_compile.verify.claims import Claim, Piece, Whole
 from domino_compile.verify.interpret import Ranks, Unknown, run
 from domino_compile.verify.movements import MOVES
 from domino_compile.verify.part import Part
-from domino_compile.verify.plain import COUNTS, Operation, Tensor
+from domino_compile.verify.plain import COUNTS, Operation, Ref, Tensor
 from domino_compile.verify.reads import is_pointwise
 from domino_compile.verify.sizes import reduced
 
 #: How often integers and bits are drawn: with few of them, one draw in two may agree by chance.
 DRAWS = 20
+#: Operations that take elements along a dimension of their first operand, by an index.
+INDEXED = (
+    "aten.gather.default",
+    "aten.scatter.src",
+    "aten.scatter.value",
+    "aten.scatter_add.default",
+)
 NOTHING_FINITE = "no random numbers were found for which it is finite"
 #: How far results may differ, relative to the largest: a few hundred roundings of float64.
 TOLERANCE = 1e-9
@@ -111,8 +118,8 @@ def _compare_if(part: Part, condition: bool | None) -> str | None:
 
 def _both(part: Part, make: Any, condition: bool | None) -> tuple[Ranks, Ranks]:
     ranks = part.ranks
-    least = _least(part)
-    env = {name: [make(op, least) for _ in range(ranks)] for name, op in part.inputs.items()}
+    most = dict.fromkeys(part.inputs, _least(part)) | _extents(part)
+    env = {name: [make(op, most[name]) for _ in range(ranks)] for name, op in part.inputs.items()}
     if (special := _compared_with(part)) is not None:
         for name, values in env.items():
             env[name] = [_with_some(x, special) for x in values]
@@ -188,6 +195,19 @@ def _least(part: Part) -> int:
     """Return a number that every index may have: the least extent of what may be indexed."""
     shapes = [op.tensor.shape for op in part.inputs.values() if isinstance(op.value, Tensor)]
     return min([8, *(n for shape in shapes for n in shape if n > 1)])
+
+
+def _extents(part: Part) -> dict[str, int]:
+    """Return the extents of what operands index that are given to an operation as its index."""
+    known = part.inputs | part.before
+    extents: dict[str, int] = {}
+    for op in part.before.values():
+        if op.target in INDEXED:
+            source, dim, index = op.args[:3]
+            value = known[source.name].value
+            if isinstance(index, Ref) and index.name in part.inputs and isinstance(value, Tensor):
+                extents[index.name] = max(1, (value.shape or (1,))[dim])
+    return extents
 
 
 def _any(op: Operation, least: int) -> Any:

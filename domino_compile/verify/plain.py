@@ -6,6 +6,7 @@ sizes are the numbers seen while compiling.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -70,7 +71,7 @@ class Operation:
         """Return the user's line, as ``file.py:12: code``; empty if it is not known."""
         lines = [line.strip() for line in self.trace.splitlines() if line.strip()]
         user_line = ""
-        for head, code in zip(lines, [*lines[1:], ""], strict=True):
+        for head, code in itertools.zip_longest(lines, lines[1:], fillvalue=""):
             if head.startswith("File ") and "/torch/" not in head:
                 path, number, *_ = head.removeprefix("File ").split(", ")
                 file = path.strip('"').replace("\\", "/").rsplit("/", 1)[-1]

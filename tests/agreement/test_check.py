@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.agreement.threads import Program, agree_on_overlap, agree_on_the_wire, run
+from tests.agreement.threads import (
+    Program,
+    agree_on_overlap,
+    agree_on_the_wire,
+    live,
+    one_store,
+    run,
+)
 
 ONE, TWO = (("tp", 64),), (("tp", 64), ("tp", 64))
 BLOCK = Program(TWO)
@@ -72,6 +79,20 @@ def test_a_rank_that_does_not_come_is_named_and_the_next_program_does_not_wait()
     assert "rank 1 of group" in ours.outcomes[0] and "check_timeout_s" in ours.outcomes[0]
     assert ours.outcomes[1] == "alone" and not theirs.outcomes
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("plan", [("rows 2+2",), ("rows 3+1",), ()], ids=str)
+@pytest.mark.parametrize("options", ["defaults", "slices=3"])
+def test_a_rank_that_comes_too_late_does_not_go_on_alone(
+    options: str, plan: tuple[str, ...]
+) -> None:
+    """The other has given up: it runs nothing that the late one could meet."""
+    groups = {"tp": (0, 1)}
+    with one_store():
+        early = live(0, groups, [BLOCK, HEAD], 0.2, 0)
+        late = live(1, groups, [replace(BLOCK, options=options, plan=plan), HEAD], 0.2, 1)
+    assert "check_timeout_s" in early.outcomes[0] and early.outcomes[1] == "alone"
+    assert late.outcomes[0] not in ("alone", "planned") and late.outcomes[1] == "alone"
 
 
 def test_sizes_of_all_to_alls_are_each_ranks_own() -> None:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import domino_compile
 from tests.property import lone_rank
 from tests.property.collectives import all_reduce
+from tests.property.fuzz import run_captured
 from tests.property.programs import parse, run
 from tests.property.test_eager_lowering import check, domino
 
@@ -227,3 +228,19 @@ def test_parts_of_parameters_do_not_stand_against_the_batch(name: str) -> None:
     """Their gradients are put together: that is not computed with, and costs no slice anything."""
     program = parse(PARTS[name])
     assert check(program, run(program)) == "sliced"
+
+
+def test_what_is_sorted_along_a_dimension_of_one_row_is_proved() -> None:
+    """Its gradient is scattered by an index that has one value."""
+    text = """
+    # 2 slices, training
+    # x0: grad[1, 2, 4]
+    # self.w0: parameter[4, 6]
+    # self.w1: parameter[6, 4]
+    def forward(self, x0):
+        h = (x0 * 1.0).sort(0).values
+        return (h + reduce_from((copy_to(h, tp) @ self.w0).sigmoid() @ self.w1, tp),)
+    """
+    options = {"slices": 4, "disable_passes": ("normalise",), "verify": "on"}
+    error, status = run_captured(parse(text), options)
+    assert error < 1e-10 and status == "sliced"

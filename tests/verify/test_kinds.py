@@ -346,3 +346,9 @@ def test_what_was_written_last_is_read(read: int) -> None:
         assert established(made(None), made(read), **claims).how["y"] == NUMBERS
     else:
         assert "its numbers differ" in refused(made(None), made(read), **claims)
+
+
+def test_an_operation_of_no_known_line_has_none() -> None:
+    trace = '  File "model.py", line 7, in forward\n    y = x @ w'
+    lines = [Operation("y", "aten.mm.default", (), (), None, trace=x).line for x in ("", trace)]
+    assert lines == ["", "model.py:7: y = x @ w"]
