@@ -14,7 +14,13 @@ import click
 
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options, show_explanation
 from domino_compile.tools.cli.scripts import CONTEXT, behind_script
-from domino_compile.tools.cli.show import examples, fail, print_json, require_enabled
+from domino_compile.tools.cli.show import (
+    examples,
+    fail,
+    print_json,
+    progress_lines,
+    require_enabled,
+)
 
 if TYPE_CHECKING:
     from domino_compile.tools.html import ReportData
@@ -77,8 +83,11 @@ def explain(
         if outputs and not os.environ.get("DOMINO_COMPILE_DUMP_DIR"):
             folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
             options["dump_dir"] = stack.enter_context(folder)
-        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-            observation = observe(script, arguments, options, calls, ranks)
+        with (
+            contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout),
+            progress_lines(enabled=first) as progress,
+        ):
+            observation = observe(script, arguments, options, calls, ranks, progress)
         if observation.code:
             sys.exit(observation.code)
         if not first:
