@@ -120,7 +120,13 @@ def _check(script: Path, options: Mapping[str, Any]) -> None:
 
 
 def _report(script: Path, observation: Observation, folder: Path, link: str | None) -> ReportData:
-    from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
+    from domino_compile.tools.html import (
+        ReportData,
+        candidate_tables,
+        explained_tiles,
+        explained_verdict,
+        read_dump,
+    )
     from domino_compile.tools.timelines import predicted
 
     dump = read_dump(folder)
@@ -131,6 +137,6 @@ def _report(script: Path, observation: Observation, folder: Path, link: str | No
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
         tables=candidate_tables(dump.reports),
-        verdict=tuple(observation.explanation.verdict()),
+        verdict=explained_verdict(observation.explanation),
         tiles=explained_tiles(observation.explanation, dump.reports),
     )

@@ -104,14 +104,15 @@ def _seen(data: ReportData, field: str) -> list[str]:
 
 
 def _views(graph: GraphView) -> Iterator[dict[str, Any]]:
-    """Yield each planned phase of a graph, with what it was before.
+    """Yield each planned phase of a graph, with what it was before; as captured if none was.
 
     The operations are packed, because most readers never look at them: the browser expands those
     of one phase when it is shown. ``collectives`` names those that it holds.
     """
-    for phase, after in graph.after.items():
+    origin = COLUMNS.index("origin")
+    for phase in graph.after or graph.before:
         before = graph.before.get("forward" if phase == "inference" else phase, [])
-        origin = COLUMNS.index("origin")
+        after = graph.after.get(phase, [])
         yield {
             "number": graph.number,
             "phase": phase,

@@ -390,6 +390,21 @@ def test_searching_the_graphs(view: Page, data: ReportData) -> None:
     assert view.locator("#after details[open]").count() == 0
 
 
+def test_a_graph_that_was_left_alone_shows_what_was_captured(
+    browser: Browser, data: ReportData, tmp_path: Path
+) -> None:
+    alone = replace(data, graphs=(replace(data.graphs[0], after={}),), timelines=())
+    path = tmp_path / "alone.html"
+    path.write_text(page(alone))
+    view = opened(browser, path)
+    view.click("nav a[href='#graphs']")
+    graph_shown(view)
+    assert str(len(data.graphs[0].before["forward"])) in view.inner_text("#before-count")
+    assert view.inner_text("#after-count") == "0 operations"
+    assert view.complaints == []  # type: ignore[attr-defined]
+    view.close()
+
+
 def test_the_listing_has_the_colours_of_the_slices(view: Page) -> None:
     view.click("#open-all")
     graph_shown(view)

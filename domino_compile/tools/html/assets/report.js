@@ -392,11 +392,13 @@ const domino = (() => {
   const matches = (row, wanted) =>
     `${row[column.name]} ${row[column.operation]} ${row[column.shape]} ${row[column.module]} ${row[column.line]}`.toLowerCase().includes(wanted);
 
+  const counted = (number) => `${number} operation${number === 1 ? "" : "s"}`;
+
   const groupElement = (group, wanted) => {
     const slices = [...new Set(group.rows.map((row) => row[column.slice]))].sort((a, b) => (a ?? -1) - (b ?? -1));
     const dots = slices.map((slice) => element("span", { class: "dot", style: `background: ${colourOf(slice)}`, title: slice === null ? "whole" : `slice ${slice}` }));
     const events = ["launch", "wait"].map((event) => [event, group.rows.filter((row) => row[column.event] === event).length]).filter(([, n]) => n);
-    const count = [`${group.rows.length} operations`, ...events.map(([event, n]) => `${n} ${event}`)].join(", ");
+    const count = [counted(group.rows.length), ...events.map(([event, n]) => `${n} ${event}`)].join(", ");
     const inside = element("div", { class: "ops" });
     const made = element("details", {}, element("summary", {}, ...dots, group.name || "(no module)", " ", element("small", {}, count)), inside);
     made.fill = () => { if (!inside.childElementCount) inside.append(...operations(group.rows, wanted)); };
@@ -437,7 +439,7 @@ const domino = (() => {
       }
       const made = list.map((group) => groupElement(group, wanted));
       byId(side).replaceChildren(...made);
-      byId(`${side}-count`).textContent = `${current[side].length} operations`;
+      byId(`${side}-count`).textContent = counted(current[side].length);
       if (wanted) for (const group of made) {
         found += group.group.rows.length;
         if (opened < 40) { opened += 1; group.open = true; group.fill(); }
