@@ -145,23 +145,12 @@ def bench(**asked: Any) -> None:
     emulated. Under torchrun the ranks are real, and so are the collectives unless --link is given
     (CPU).
     """
-    first = os.environ.get("RANK", "0") == "0"
-    with progress_bar(enabled=first) as progress:
-        progress("loading torch", 0.0)
-        result = _measured(asked, first, progress)
-    if first:
-        _deliver(result, asked["json_"] == "-", _json_file(asked), asked["html"])
-    if any(variant.error for variant in result.variants):
-        sys.exit(1)
-
-
-def _measured(asked: dict[str, Any], first: bool, progress: Progress) -> BenchResult:
-    """Check what is asked and measure it."""
     require_enabled()
     os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")  # compile times are shown
     from domino_compile.tools.bench.world import Place
 
     under_torchrun = "RANK" in os.environ
+    first = not under_torchrun or os.environ["RANK"] == "0"
     device = _device(asked["device"])
     workload = _workload(asked, device)
     place = Place(
@@ -171,14 +160,16 @@ def _measured(asked: dict[str, Any], first: bool, progress: Progress) -> BenchRe
         high_priority=not asked["normal_priority"],
     )
     plan = _plan(asked, place)
+    json_file = None if asked["json_"] in (None, "-") else Path(asked["json_"])
     check_files(asked["turn"])
     if first:
-        check_files(_json_file(asked), asked["html"])
-    return _run(workload, plan, place, progress, under_torchrun)
-
-
-def _json_file(asked: dict[str, Any]) -> Path | None:
-    return None if asked["json_"] in (None, "-") else Path(asked["json_"])
+        check_files(json_file, asked["html"])
+    with progress_bar(enabled=first) as progress:
+        result = _run(workload, plan, place, progress, under_torchrun)
+    if first:
+        _deliver(result, asked["json_"] == "-", json_file, asked["html"])
+    if any(variant.error for variant in result.variants):
+        sys.exit(1)
 
 
 def _device(asked: str | None) -> str:
