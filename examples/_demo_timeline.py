@@ -92,10 +92,13 @@ def write_page(
     """The report as a page: timelines, losses, collectives, graphs."""
     # Imported here because it loads torch: ranks should start, and bad options fail, without delay.
     from domino_compile.report.explanation import explanation_of
+    from domino_compile.ratio import change_text
     from domino_compile.tools.html import Curve, ReportData, page, read_dump
+    from domino_compile.tools.html.tiles import emulated_tile, measured_tiles, origin_text
 
     reports = [CompileReport.from_dict(report) for report in rank["reports"]]
     versions = result["versions"]
+    steps = (result["step_ms_inductor"], result["step_ms_domino"])
     data = ReportData(
         title="domino_compile: the demo",
         facts=(
@@ -105,10 +108,20 @@ def write_page(
         ),
         explanation=explanation_of(reports),
         verdict=(
-            f"A step of domino takes {result['step_ratio']:.2f} of Inductor's; "
+            f"{change_text(*steps)} a step, domino compared with Inductor alone; "
             f"{result['hidden_fraction']:.0%} of its communication is hidden. The link is "
             "emulated: numbers travel, times are the link table's.",
         ),
+        tiles=(
+            *measured_tiles(
+                steps,
+                (result["hidden_fraction_inductor"], result["hidden_fraction"]),
+                result["exposed_ms"],
+                result["loss_difference"],
+            ),
+            emulated_tile(result["link"], result["config"]["ranks"], "cpu"),
+        ),
+        origin=origin_text(result["link"]),
         timelines=tuple(found),
         graphs=read_dump(dumps).graphs,
         curves=tuple(Curve(TITLES[v], tuple(result[f"loss_{v}"])) for v in VARIANTS),

@@ -102,6 +102,29 @@ def _origin(link: str, ranks: int, device: str) -> Tile:
     return Tile("real", "link", where, "good")
 
 
+def measured_tiles(
+    step_ms: tuple[float, float], hidden: tuple[float, float], exposed_ms: float, loss: float
+) -> tuple[Tile, ...]:
+    """Return the tiles of two measured programs, Inductor alone and domino.
+
+    Args:
+        step_ms: The steps of both.
+        hidden: The hidden shares of their communication.
+        exposed_ms: What is left exposed with domino.
+        loss: The largest relative difference of their losses.
+    """
+    return (
+        _step(*step_ms, "a step, domino against Inductor"),
+        _hidden(*hidden, exposed_ms),
+        Tile(f"{loss:.0e}", "largest difference of losses"),
+    )
+
+
+def emulated_tile(link: str, ranks: int, device: str) -> Tile:
+    """Return the tile that says that a link is emulated."""
+    return _origin(link, ranks, device)
+
+
 def _step(before_ms: float, after_ms: float, label: str) -> Tile:
     value = factor_text(before_ms, after_ms)
     tone = "good" if value.endswith("faster") else "bad" if value.endswith("slower") else ""
