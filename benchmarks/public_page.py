@@ -56,6 +56,7 @@ def summary(rows: Sequence[Row]) -> str:
             for name in SYSTEMS
         },
         "**all**": list(rows),
+        "all without a reservation in their source": [row for row in rows if not row["note"]],
     }
     lines = [_summary(name, scored(members)) for name, members in groups.items()]
     titles = (

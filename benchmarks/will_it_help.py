@@ -147,9 +147,14 @@ def _job_of(row: Row) -> Job:
     )
 
 
+def measured_jobs() -> list[Job]:
+    """Return all jobs of the table."""
+    return [*real_jobs(), *emulated_jobs(), *emulated_networks()]
+
+
 def section() -> str:
     """Return what stands in the README."""
-    jobs = [*real_jobs(), *emulated_jobs(), *emulated_networks()]
+    jobs = measured_jobs()
     return f"{as_table(TITLES, rows(jobs))}\n\n{sentences(jobs)}"
 
 

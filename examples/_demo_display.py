@@ -9,7 +9,7 @@ from typing import Any, Protocol
 Event = dict[str, Any]
 
 TITLES = {"inductor": "Inductor alone", "domino": "domino"}
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 10.0
 
 
 class Display(Protocol):

@@ -132,15 +132,18 @@ def _losses(result: Result) -> Table:
 def _times(result: Result) -> Table:
     def row(label: str, key: str, domino_key: str, form: str = ".1f") -> tuple[str, ...]:
         first, second = result[key], result[domino_key]
-        ratio = f"{second / first:.2f}" if first else ""
-        return label, format(first, form), format(second, form), ratio
+        change = f"{second / first - 1:+.0%}" if first else ""
+        return label, format(first, form), format(second, form), change
 
     def spread(name: str) -> str:
         low, high = result[f"step_ms_quartiles_{name}"]
         return f"{low:.1f} - {high:.1f}"
 
+    from domino_compile.ratio import factor_text
+
+    step = row("step, ms (median)", "step_ms_inductor", "step_ms_domino")
     rows = [
-        row("step, ms (median)", "step_ms_inductor", "step_ms_domino"),
+        (*step[:-1], factor_text(result["step_ms_inductor"], result["step_ms_domino"])),
         ("  middle half of the steps", spread("inductor"), spread("domino"), ""),
         row("  forward, ms", "forward_ms_inductor", "forward_ms_domino"),
         row("  backward, ms", "backward_ms_inductor", "backward_ms_domino"),
@@ -164,7 +167,7 @@ def _times(result: Result) -> Table:
         row("compiling and first step, s", "compile_s_inductor", "compile_s_domino"),
     ]
     title = f"One training step under the emulated link {result['link']}"
-    return title, ("", "Inductor", "domino", "ratio"), rows
+    return title, ("", "Inductor", "domino", "change"), rows
 
 
 def _collectives(result: Result) -> Table:

@@ -6,7 +6,9 @@ The page and the picture need the extra ``report``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from _demo_config import VARIANTS
 from _demo_display import TITLES
 
 from domino_compile.report import CompileReport
-from domino_compile.tools.timelines import Span, Timeline
+from domino_compile.tools.timelines import Span, Timeline, predicted
+from domino_compile.tools.timelines.spans import STILL
 
 Interval = tuple[float, float]  # begin and end, microseconds from the start of the step
 SHORTEST_WAIT_US = 500  # that is drawn; a wait that finds its collective complete takes 50
@@ -29,8 +32,70 @@ def timelines(rank: dict[str, Any], result: dict[str, Any], number: int = 0) -> 
         steps = rank["steps"][name]
         step = min(steps, key=lambda s: abs(s["end_s"] - s["start_s"] - median_s))
         spans = _spans(step, planned if name == "domino" else [])
+        if name == "domino":
+            spans = in_slices(spans, [CompileReport.from_dict(r) for r in rank["reports"]])
         found.append(Timeline(TITLES[name], number, True, True, spans))
     return found
+
+
+def in_slices(spans: tuple[Span, ...], reports: Sequence[CompileReport]) -> tuple[Span, ...]:
+    """Divide what computed among the slices, as the plan does between the same two launches.
+
+    The measured step knows when collectives were launched and waited for, but not its kernels.
+    Between two launches it runs what the plan puts there: each piece gets as large a share of the
+    measured time as it has of the predicted time.
+    """
+    plan = predicted(reports)[1].spans
+    ours = [s for s in spans if s.kind == "compute" and s.phase != "update"]
+    theirs = [s for s in plan if s.lane == "compute" and s.kind not in STILL]
+    flights = [[s for s in found if s.lane == "wire"] for found in (plan, spans)]
+    if not theirs or len(flights[0]) != len(flights[1]):
+        return spans
+    marks = [(f.begin_us, o.begin_us) for f, o in zip(*flights, strict=True)]
+    for phase in ("forward", "backward"):
+        ends = [max((s.end_us for s in all_ if s.phase == phase), default=0.0)
+                for all_ in (theirs, ours)]  # fmt: skip
+        marks.append((ends[0], ends[1]))
+    points = [(0.0, 0.0)]
+    for planned, measured in sorted((_work(theirs, a), _work(ours, b)) for a, b in marks):
+        if planned > points[-1][0] and measured > points[-1][1]:
+            points.append((planned, measured))
+    rest = [s for s in spans if s not in ours]
+    return tuple(sorted([*rest, *_divided(theirs, ours, points)], key=lambda s: s.begin_us))
+
+
+def _work(spans: Sequence[Span], until: float) -> float:
+    """How long the spans compute until a time."""
+    return sum(max(0.0, min(s.end_us, until) - s.begin_us) for s in spans)
+
+
+def _divided(
+    theirs: Sequence[Span], ours: Sequence[Span], points: Sequence[Interval]
+) -> Iterator[Span]:
+    """What computed, in pieces; ``points`` are planned and measured work at the same launches."""
+    done = 0.0
+    edges: list[tuple[float, int | None]] = []  # measured work at the end of each piece, its slice
+    for slice_, pieces in itertools.groupby(theirs, key=lambda s: s.slice):
+        done += sum(s.end_us - s.begin_us for s in pieces)
+        edges.append((_at(points, done), slice_))
+    edges[-1] = (float("inf"), edges[-1][1])
+    worked = 0.0
+    for span in ours:
+        at, until = worked, worked + span.end_us - span.begin_us
+        for edge, slice_ in edges:
+            end = min(edge, until)
+            if end > at:
+                begin_us, end_us = (span.begin_us + x - worked for x in (at, end))
+                yield replace(span, begin_us=begin_us, end_us=end_us, slice=slice_)
+                at = end
+        worked = until
+
+
+def _at(points: Sequence[Interval], planned: float) -> float:
+    """The measured work that belongs to planned work, between the points around it."""
+    position = min(max(bisect_right([p for p, _ in points], planned), 1), len(points) - 1)
+    (a, b), (c, d) = points[position - 1], points[position]
+    return b + (d - b) * (planned - a) / (c - a)
 
 
 def _ordered(schedules: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,11 +156,14 @@ def write_page(
 ) -> None:
     """The report as a page: timelines, losses, collectives, graphs."""
     # Imported here because it loads torch: ranks should start, and bad options fail, without delay.
+    from domino_compile.ratio import change_text
     from domino_compile.report.explanation import explanation_of
     from domino_compile.tools.html import Curve, ReportData, page, read_dump
+    from domino_compile.tools.html.tiles import emulated_tile, measured_tiles, origin_text
 
     reports = [CompileReport.from_dict(report) for report in rank["reports"]]
     versions = result["versions"]
+    steps = (result["step_ms_inductor"], result["step_ms_domino"])
     data = ReportData(
         title="domino_compile: the demo",
         facts=(
@@ -105,10 +173,22 @@ def write_page(
         ),
         explanation=explanation_of(reports),
         verdict=(
-            f"A step of domino takes {result['step_ratio']:.2f} of Inductor's; "
+            f"{change_text(*steps)} a step, domino compared with Inductor alone; "
             f"{result['hidden_fraction']:.0%} of its communication is hidden. The link is "
             "emulated: numbers travel, times are the link table's.",
+            "Launches and waits are measured. Between them, the compute lane is divided among the "
+            "slices in the planned order and in proportion to the predicted times.",
         ),
+        tiles=(
+            *measured_tiles(
+                steps,
+                (result["hidden_fraction_inductor"], result["hidden_fraction"]),
+                result["exposed_ms"],
+                result["loss_difference"],
+            ),
+            emulated_tile(result["link"], result["config"]["ranks"], "cpu"),
+        ),
+        origin=origin_text(result["link"]),
         timelines=tuple(found),
         graphs=read_dump(dumps).graphs,
         curves=tuple(Curve(TITLES[v], tuple(result[f"loss_{v}"])) for v in VARIANTS),

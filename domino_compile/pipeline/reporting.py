@@ -126,7 +126,8 @@ def failed(report: CompileReport, phase: str, error: Exception) -> None:
     for entry in report.collectives:
         entry.action = "left alone"
         if entry.tensor_parallel:
-            entry.code, entry.reason, entry.advice = report.code, "internal fault", ""
+            entry.code, entry.reason = report.code, f"internal fault in the {phase} passes"
+            entry.advice = "report it, with the folder that the log's ERROR line names"
 
 
 def not_established(report: CompileReport, phase: str, why: str) -> None:

@@ -111,6 +111,11 @@ def test_timeline_covers_the_step(run: tuple[Path, subprocess.CompletedProcess[s
         total = sum(s.end_us - s.begin_us for s in work)
         assert timeline.compute_us == pytest.approx(total)  # nothing overlaps in the lane
         assert {s.phase for s in work} == {"forward", "backward", "update"}
+        spent = [sum(s.end_us - s.begin_us for s in work if s.slice == n) for n in (0, 1)]
+        if timeline is inductor:
+            assert spent == [0, 0]
+        else:  # both slices are seen in the lane, and compute about as long
+            assert min(spent) > 0.2 * total
     slices = [s.slice for s in domino.spans if s.lane == "wire"]
     assert slices.count(0) == slices.count(1) == 4
     found = {c["name"] for r in json.loads((run[0] / "rank_0.json").read_text())["reports"]
@@ -122,6 +127,7 @@ def test_the_report_is_a_page(run: tuple[Path, subprocess.CompletedProcess[str]]
     out, done = run
     text = (out / "report.html").read_text()
     assert 'id="timeline"' in text and 'id="training"' in text and 'id="graphs"' in text
+    assert text.count('class="tile') >= 4 and "measured, emulated link" in text
     assert "The link is emulated" in text and str(out / "report.html") in done.stdout
 
 

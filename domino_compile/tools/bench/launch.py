@@ -34,6 +34,7 @@ def run_on_gloo_ranks(
     Raises:
         RanksError: A rank failed; contains its message.
     """
+    progress(f"starting {workload.tp} ranks", 0.0)
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     with tempfile.TemporaryDirectory(prefix="domino_bench_") as folder:

@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -80,6 +81,8 @@ def run(
         LinkError: The link is unknown or malformed.
         RanksError: A variant failed on this rank, but not on all ranks.
     """
+    # Compiling without caches, so that compile times are right, is what torch warns of here.
+    warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
     with _turn(plan) as turn, open_world(place, workload.tp) as world:
         bench = Bench(workload, plan, world, progress)
         result = bench.empty(command)
@@ -277,11 +280,12 @@ class Bench:
                 and wait for this rank in its collectives, so continuing would hang.
         """
         runners: list[Runner] = []
-        for variant in self.plan.variants:
+        for number, variant in enumerate(self.plan.variants, start=1):
+            at = f"{variant.label} ({number} of {len(self.plan.variants)})"
             if reason := self.left_out(variant):
                 result.variants.append(VariantResult(variant.label, status="failed", error=reason))
                 continue
-            self.tell(f"compiling {variant.label}")
+            self.tell(f"compiling {at}")
             runner = self._compiled(variant, needed=not runners)
             if isinstance(runner, str):
                 failed = VariantResult(variant.label, status="failed", error=runner)
@@ -290,7 +294,7 @@ class Bench:
                 self._compare_first(runner, runners[0] if runners else runner)
                 runners.append(runner)
                 result.variants.append(runner.result)
-            self.tell(f"compiled {variant.label}", 10)
+            self.tell(f"compiled {at}", 10)
         runners[0].first = {}
         return runners
 
@@ -441,6 +445,7 @@ class Bench:
 
     def _without_dropout(self, variant: Variant) -> dict[str, torch.Tensor]:
         """Compile the variant again without dropout, and return its results."""
+        self.tell(f"compiling {variant.label} without dropout, to compare it with float64")
         plan, world = self.plan, self.world
         world.choose(variant.free)
         compiled = partial(variant.compile, link=plan.link, kernels=plan.kernels)

@@ -14,7 +14,13 @@ import click
 
 from domino_compile.tools.cli.outputs import Outputs, facts, output_options, show_explanation
 from domino_compile.tools.cli.scripts import CONTEXT, behind_script
-from domino_compile.tools.cli.show import examples, fail, print_json, require_enabled
+from domino_compile.tools.cli.show import (
+    examples,
+    fail,
+    print_json,
+    progress_lines,
+    require_enabled,
+)
 
 if TYPE_CHECKING:
     from domino_compile.tools.html import ReportData
@@ -77,8 +83,11 @@ def explain(
         if outputs and not os.environ.get("DOMINO_COMPILE_DUMP_DIR"):
             folder = tempfile.TemporaryDirectory(prefix="domino_explain_")
             options["dump_dir"] = stack.enter_context(folder)
-        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-            observation = observe(script, arguments, options, calls, ranks)
+        with (
+            contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout),
+            progress_lines(enabled=first) as progress,
+        ):
+            observation = observe(script, arguments, options, calls, ranks, progress)
         if observation.code:
             sys.exit(observation.code)
         if not first:
@@ -111,7 +120,13 @@ def _check(script: Path, options: Mapping[str, Any]) -> None:
 
 
 def _report(script: Path, observation: Observation, folder: Path, link: str | None) -> ReportData:
-    from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
+    from domino_compile.tools.html import (
+        ReportData,
+        candidate_tables,
+        explained_tiles,
+        explained_verdict,
+        read_dump,
+    )
     from domino_compile.tools.timelines import predicted
 
     dump = read_dump(folder)
@@ -122,6 +137,6 @@ def _report(script: Path, observation: Observation, folder: Path, link: str | No
         timelines=predicted(dump.reports),
         graphs=dump.graphs,
         tables=candidate_tables(dump.reports),
-        verdict=tuple(observation.explanation.verdict()),
+        verdict=explained_verdict(observation.explanation),
         tiles=explained_tiles(observation.explanation, dump.reports),
     )

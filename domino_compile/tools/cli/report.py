@@ -35,7 +35,13 @@ def report(
     The table is the same as that of domino explain. Times are predicted, not measured.
     """
     from domino_compile.report.explanation import explanation_of
-    from domino_compile.tools.html import ReportData, candidate_tables, explained_tiles, read_dump
+    from domino_compile.tools.html import (
+        ReportData,
+        candidate_tables,
+        explained_tiles,
+        explained_verdict,
+        read_dump,
+    )
     from domino_compile.tools.timelines import predicted
 
     outputs = Outputs(html, png, trace)
@@ -55,7 +61,7 @@ def report(
                 timelines=predicted(dump.reports, dump.rank),
                 graphs=dump.graphs,
                 tables=candidate_tables(dump.reports),
-                verdict=tuple(explanation.verdict()),
+                verdict=explained_verdict(explanation),
                 tiles=explained_tiles(explanation, dump.reports),
             )
         )

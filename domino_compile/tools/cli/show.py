@@ -34,8 +34,8 @@ PIPED_WIDTH = 10_000
 _FIRST = 16
 #: A line of progress is written after this many seconds at the earliest, if stderr is no terminal.
 PROGRESS_S = 5.0
-#: The longest time without a line while the work stays the same.
-MOST_SILENT_S = 40.0
+#: The longest time without a line, also while the work stays the same.
+MOST_SILENT_S = 10.0
 #: Below this width every column may be wrapped.
 NARROW = 60
 _NUMBER = re.compile(r"[\d\s.,%+x-]*(e[+-]\d+)?( [KMG]?i?B)?|\(empty\)|-")
@@ -179,7 +179,7 @@ class _ProgressLines:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._now = ("starting", 0.0)
+        self._now = "starting"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
 
@@ -191,18 +191,36 @@ class _ProgressLines:
         self._ended.set()
         self._thread.join()
 
-    def show(self, text: str, share: float) -> None:
+    def say(self, text: str) -> None:
         """Report the current work; it is written with the next line."""
-        self._now = (text, share)
+        self._now = text
+
+    def show(self, text: str, share: float) -> None:
+        """Report the current work, and the share of the work done."""
+        self.say(f"{share:4.0%} {text}")
 
     def _write(self) -> None:
         wait, last = PROGRESS_S, ""
         while not self._ended.wait(wait):
-            text, share = self._now
+            text = self._now
             seconds = time.monotonic() - self._began
-            click.echo(f"[{seconds:4.0f} s] {share:4.0%} {text}", err=True)
+            click.echo(f"[{seconds:4.0f} s] {text}", err=True)
             wait = min(2 * wait, MOST_SILENT_S) if text == last else PROGRESS_S
             last = text
+
+
+@contextlib.contextmanager
+def progress_lines(*, enabled: bool = True) -> Iterator[Callable[[str], None]]:
+    """Write a line of progress to stderr every few seconds, where a script writes to it as well.
+
+    Args:
+        enabled: Whether to write; false on ranks other than the first.
+    """
+    if not enabled:
+        yield lambda text: None
+        return
+    with _ProgressLines() as lines:
+        yield lines.say
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from domino_compile.tools.html.candidates import candidate_tables
 from domino_compile.tools.html.data import Curve, GraphView, ReportData, Table, Tile
 from domino_compile.tools.html.dumps import Dump, DumpError, read_dump
 from domino_compile.tools.html.page import page
-from domino_compile.tools.html.tiles import explained_tiles
+from domino_compile.tools.html.tiles import explained_tiles, explained_verdict
 
 __all__ = [
     "Curve",
@@ -21,6 +21,7 @@ __all__ = [
     "Tile",
     "candidate_tables",
     "explained_tiles",
+    "explained_verdict",
     "page",
     "read_dump",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from domino_compile.tools.timelines.spans import STILL
 #: Cells that are aligned to the right.
 _NUMBER = re.compile(r"[\d.,%+x -]*")
 ASSETS = Path(__file__).with_name("assets")
+#: Rows of the table that stand there at once; the others follow when the timelines are drawn.
+FIRST_ROWS = 30
 
 
 def page(data: ReportData) -> str:
@@ -33,8 +38,10 @@ def page(data: ReportData) -> str:
     from domino_compile.tools.html import plots
 
     figures: dict[str, Any] = {}
+    drawn = None
     if any(timeline.spans for timeline in data.timelines):
-        figures["timeline"] = plots.timeline_figure(data.timelines)
+        drawn = plots.timeline_figure(data.timelines)
+        figures["timeline"] = drawn.plot
     for what, label in (("losses", "loss"), ("gradient_norms", "gradient norm")):
         if any(getattr(curve, what) for curve in data.curves):
             figures[what] = plots.curve_figure(data.curves, what, label)
@@ -58,12 +65,15 @@ def page(data: ReportData) -> str:
         reasons=shared_reasons(data.explanation),
         longest=max((row.wire_us for row in data.explanation.rows), default=0.0) or 1.0,
         worst=worst_key(data.explanation),
+        first_rows=FIRST_ROWS,
         kinds=_seen(data, "kind"),
         phases=_seen(data, "phase"),
         slices=sorted({s.slice for t in data.timelines for s in t.spans if s.slice is not None}),
         colours={"slices": colours.SLICES, "whole": colours.WHOLE},
         hatches={"wait": colours.WAIT, "late": colours.LATE},
-        graphs={"columns": COLUMNS, "graphs": [_plain(graph) for graph in data.graphs]},
+        graphs={"columns": COLUMNS, "views": [v for g in data.graphs for v in _views(g)]},
+        plot_px=drawn.plot.height if drawn else 0,
+        pieces=_packed({"spans": drawn.spans, "strips": drawn.strips}) if drawn else "",
         library=library,
         script=script,
         divs=divs,
@@ -93,17 +103,29 @@ def _seen(data: ReportData, field: str) -> list[str]:
     return sorted(counts, key=lambda value: -counts[value])
 
 
-def _plain(graph: GraphView) -> dict[str, Any]:
-    """Return a graph for the page: phases that were planned, each with what it was before."""
-    phases = [
-        {
+def _views(graph: GraphView) -> Iterator[dict[str, Any]]:
+    """Yield each planned phase of a graph, with what it was before; as captured if none was.
+
+    The operations are packed, because most readers never look at them: the browser expands those
+    of one phase when it is shown. ``collectives`` names those that it holds.
+    """
+    origin = COLUMNS.index("origin")
+    for phase in graph.after or graph.before:
+        before = graph.before.get("forward" if phase == "inference" else phase, [])
+        after = graph.after.get(phase, [])
+        yield {
+            "number": graph.number,
             "phase": phase,
-            "before": graph.before.get("forward" if phase == "inference" else phase, []),
-            "after": rows,
+            "summary": graph.summary,
+            "collectives": list(dict.fromkeys(r[origin] for r in (*before, *after) if r[origin])),
+            "packed": _packed({"before": before, "after": after}),
         }
-        for phase, rows in graph.after.items()
-    ]
-    return {"number": graph.number, "summary": graph.summary, "phases": phases}
+
+
+def _packed(value: Any) -> str:
+    """Return JSON, compressed with gzip, as text; equal values give equal texts."""
+    text = json.dumps(value, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _embedded(value: Any) -> str:

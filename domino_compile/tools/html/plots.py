@@ -7,6 +7,7 @@ models by the names that they get here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bokeh.layouts import column
@@ -42,7 +43,23 @@ _ROW_PX = 30
 _US = 1e-3  # the axis is in milliseconds
 
 
-def timeline_figure(timelines: Sequence[Timeline]) -> Any:
+@dataclass(frozen=True)
+class TimelineFigure:
+    """The timelines, drawn by the page.
+
+    Attributes:
+        plot: The figure, whose sources of pieces are empty.
+        spans: What to fill them with, column by column. The page does so for one rank at a time;
+            a figure that held the pieces itself would be drawn twice.
+        strips: The same for the phases.
+    """
+
+    plot: Any
+    spans: dict[str, list[Any]]
+    strips: dict[str, list[Any]]
+
+
+def timeline_figure(timelines: Sequence[Timeline]) -> TimelineFigure:
     """Draw each timeline with a lane of compute and one for every group's wire, on one axis.
 
     The timelines of each rank share the lanes; the page shows one rank at a time.
@@ -74,13 +91,13 @@ def timeline_figure(timelines: Sequence[Timeline]) -> Any:
     plot = _timeline_axes(longest, depth - 0.2)
     titles = [timeline.title for timeline in ranks.get(timelines[0].rank, [])]
     plot.tags = [slider, *titles]
-    _paint(plot, columns.data, strips.data)
+    _paint(plot)
     for label in labels:
         plot.add_layout(label)
     plot.add_layout(Line(location=0, dimension="height", name="playhead", line_width=1.5))
     plot.yaxis.ticker = FixedTicker(ticks=list(ticks))
     plot.yaxis.major_label_overrides = ticks
-    return plot
+    return TimelineFigure(plot, columns.data, strips.data)
 
 
 def _lanes(timeline: Timeline) -> list[tuple[str, str, str]]:
@@ -197,15 +214,15 @@ def _timeline_axes(longest: float, depth: float) -> Any:
     return plot
 
 
-def _paint(plot: Any, data: dict[str, list[Any]], strips: dict[str, list[Any]]) -> None:
+def _paint(plot: Any) -> None:
     plot.quad(
         *("left", "right", "top", "bottom"),
         fill_color="#8a8f98",
         fill_alpha="alpha",
         line_alpha=0,
-        source=ColumnDataSource(strips, name="strips"),
+        source=ColumnDataSource({name: [] for name in _Strips.NAMES}, name="strips"),
     )
-    source = ColumnDataSource(data, name="spans")
+    source = ColumnDataSource({name: [] for name in _Columns.NAMES}, name="spans")
     drawn = plot.quad(
         *("left", "right", "top", "bottom"),
         fill_color="colour",

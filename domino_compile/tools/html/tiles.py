@@ -12,6 +12,10 @@ from domino_compile.tools.html.data import Tile
 from domino_compile.tools.poc.result import BASELINE, DOMINO, PocResult
 from domino_compile.tools.profiling.result import ProfileResult
 
+#: Less exposed time than this is none.
+NOTHING_MS = 1e-3
+#: The graphs whose summary stands on the first screen.
+FIRST_GRAPHS = 4
 PREDICTED = Tile("predicted", "nothing was measured", "by the cost model", "fair")
 
 
@@ -36,6 +40,15 @@ def explained_tiles(
     if peak := max((report.step_peak_bytes for report in compiled), default=0):
         tiles.append(Tile(bytes_text(peak), "peak memory", "of the planned step, estimated"))
     return (*tiles, Tile(PREDICTED.value, PREDICTED.label, basis, PREDICTED.tone))
+
+
+def explained_verdict(explanation: Explanation) -> tuple[str, ...]:
+    """Return the verdict in sentences, and what was done with each graph that communicates."""
+    numbers = {row.graph for row in explanation.rows}
+    graphs = [graph.summary for graph in explanation.graphs if graph.number in numbers]
+    more = len(graphs) - FIRST_GRAPHS
+    rest = [f"{more} more graphs: see Graphs below."] if more > 0 else []
+    return (*explanation.verdict(), *graphs[:FIRST_GRAPHS], *rest)
 
 
 def poc_tiles(result: PocResult) -> tuple[Tile, ...]:
@@ -89,6 +102,29 @@ def _origin(link: str, ranks: int, device: str) -> Tile:
     return Tile("real", "link", where, "good")
 
 
+def measured_tiles(
+    step_ms: tuple[float, float], hidden: tuple[float, float], exposed_ms: float, loss: float
+) -> tuple[Tile, ...]:
+    """Return the tiles of two measured programs, Inductor alone and domino.
+
+    Args:
+        step_ms: The steps of both.
+        hidden: The hidden shares of their communication.
+        exposed_ms: What is left exposed with domino.
+        loss: The largest relative difference of their losses.
+    """
+    return (
+        _step(*step_ms, "a step, domino against Inductor"),
+        _hidden(*hidden, exposed_ms),
+        Tile(f"{loss:.0e}", "largest difference of losses"),
+    )
+
+
+def emulated_tile(link: str, ranks: int, device: str) -> Tile:
+    """Return the tile that says that a link is emulated."""
+    return _origin(link, ranks, device)
+
+
 def _step(before_ms: float, after_ms: float, label: str) -> Tile:
     value = factor_text(before_ms, after_ms)
     tone = "good" if value.endswith("faster") else "bad" if value.endswith("slower") else ""
@@ -96,5 +132,6 @@ def _step(before_ms: float, after_ms: float, label: str) -> Tile:
 
 
 def _hidden(before: float, after: float, exposed_ms: float) -> Tile:
-    note = f"{before:.0%} with Inductor alone; {ms_text(exposed_ms)} left"
+    left = "none is exposed" if exposed_ms < NOTHING_MS else f"{ms_text(exposed_ms)} exposed"
+    note = f"{before:.0%} with Inductor alone; {left}"
     return Tile(f"{after:.0%}", "of communication hidden", note, "good" if after > before else "")

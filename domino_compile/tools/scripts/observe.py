@@ -64,6 +64,7 @@ def observe(
     options: Mapping[str, object],
     calls: int = 1,
     ranks: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Observation:
     """Run a script until a graph that it compiled has run ``calls`` times, or to its end.
 
@@ -75,6 +76,7 @@ def observe(
         options: The options of the backend.
         calls: How often a compiled graph may run.
         ranks: The size of a fake group that replaces the script's own; None keeps its own.
+        progress: Called with a text about the current work.
 
     Raises:
         ScriptError: There is no such file.
@@ -86,7 +88,11 @@ def observe(
         asked: Asked, gm: torch.fx.GraphModule, inputs: list[Any]
     ) -> Callable[..., Any]:
         chosen = {"lowering": "eager", "check_ranks": False, **options}
-        return _ending(compile_with_domino(asked, chosen, gm, inputs), calls)
+        graph = f"graph {observation.compiled.graphs} ({len(gm.graph.nodes)} operations)"
+        progress(f"planning {graph}")
+        planned = compile_with_domino(asked, chosen, gm, inputs)
+        progress(f"running {graph}, one operation at a time")
+        return _ending(planned, calls)
 
     with ExitStack() as stack:
         stack.enter_context(compiles_redirected(observation.compiled, compile_graph))
@@ -96,6 +102,7 @@ def observe(
             stack.enter_context(first_rank_only())
         else:
             stack.enter_context(spawning_refused(script))
+        progress("running the script")
         observation.code = run_script(script, arguments)
     observation.explanation = explanation_of(reports()[known:])
     return observation

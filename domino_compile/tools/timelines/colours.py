@@ -21,7 +21,10 @@ def colour_of(span: Span) -> str:
 
 
 def strength_of(span: Span) -> float:
-    """Return how strongly a span is painted: collectives, products and attention most."""
+    """Return how strongly a span is painted: collectives, products and attention most.
+
+    What computes without being told apart is painted strongly too.
+    """
     if span.kind in STILL:
         return 0.12
-    return 1.0 if span.lane == WIRE or span.kind in ("gemm", "attention") else 0.55
+    return 1.0 if span.lane == WIRE or span.kind in ("gemm", "attention", "compute") else 0.55

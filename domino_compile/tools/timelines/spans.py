@@ -96,8 +96,8 @@ class Timeline:
         if self.emulated:
             how += ", emulated link"
         return (
-            f"{self.title}: {self.step_us / 1e3:.3g} ms, {self.wire_us / 1e3:.3g} ms on the wire, "
-            f"{self.exposed_us / 1e3:.3g} ms of it exposed ({how})"
+            f"{self.title}: {_ms(self.step_us)} ms, {_ms(self.wire_us)} ms on the wire, "
+            f"{_ms(self.exposed_us)} ms of it exposed ({how})"
         )
 
     def _pairs(self, lane: str) -> list[tuple[float, float]]:
@@ -120,3 +120,9 @@ class Timeline:
         if (version := data.pop("schema_version", None)) != SCHEMA_VERSION:
             raise ValueError(f"timeline of schema version {version}, expected {SCHEMA_VERSION}")
         return Timeline(**{**data, "spans": tuple(Span(**span) for span in data["spans"])})
+
+
+def _ms(microseconds: float) -> str:
+    """Return milliseconds with three digits, and never with an exponent."""
+    value = microseconds / 1e3
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}" if value >= 1e-3 else "0"

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domino_compile.tools.cli.show import digits, progress_bar, say, show_table, size_text
+from domino_compile.tools.cli.show import (
+    MOST_SILENT_S,
+    PROGRESS_S,
+    digits,
+    progress_bar,
+    progress_lines,
+    say,
+    show_table,
+    size_text,
+)
 from tests.profiles import examples
 
 words = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=12)
@@ -69,9 +78,17 @@ def test_progress_is_written_while_nobody_reports_any(
         time.sleep(0.1)
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 6 and lines[-1].endswith("25% compiling")
-    with progress_bar(enabled=False):
+    with progress_lines() as say_now:
+        say_now("planning graph 0")
+        time.sleep(0.1)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("s] planning graph 0")
+    with progress_bar(enabled=False), progress_lines(enabled=False):
         time.sleep(0.03)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_is_never_silent_for_long() -> None:
+    assert PROGRESS_S <= MOST_SILENT_S <= 10
 
 
 def test_prose_is_folded() -> None:

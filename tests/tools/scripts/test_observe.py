@@ -48,7 +48,13 @@ def test_a_training_script_is_ended_when_its_first_step_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: str
 ) -> None:
     compile_, world = torch.compile, os.environ.get("WORLD_SIZE")
-    found = run(tmp_path, TRAINING.replace("{settings}", settings))
+    said: list[str] = []
+    found = run(tmp_path, TRAINING.replace("{settings}", settings), progress=said.append)
+    assert [text.split(" (")[0] for text in said] == [
+        "running the script",
+        "planning graph 0",
+        "running graph 0",
+    ]
     out = capsys.readouterr().out
     assert "arguments ['--fast'] of 4" in out
     assert "step 0" in out and "step 1\n" not in out

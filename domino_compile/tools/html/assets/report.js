@@ -4,6 +4,11 @@
 const domino = (() => {
   const byId = (id) => document.getElementById(id);
   const read = (id) => JSON.parse(byId(id).textContent);
+  /* JSON that is compressed in the page, because it is large. */
+  const expanded = (packed) => {
+    const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  };
   const colours = read("colours");
   const colourOf = (slice) => {
     if (slice === null || slice < 0) return colours.whole;
@@ -25,7 +30,7 @@ const domino = (() => {
   const hatches = {};
   let all = null, bands = null, whole = null, at = -1, told = -1;
 
-  const start = () => {
+  const start = async () => {
     const documents = window.Bokeh ? Bokeh.documents : [];
     for (const doc of documents) {
       plot = doc.get_model_by_name("timeline") || plot;
@@ -41,8 +46,7 @@ const domino = (() => {
     }
     paintPlots();
     if (!plot) return;
-    all = copied(source.data);
-    bands = copied(strips.data);
+    ({ spans: all, strips: bands } = await expanded(byId("pieces").textContent));
     document.querySelectorAll("[data-filter]").forEach((box) => box.addEventListener("change", filter));
     if (byId("rank")) byId("rank").addEventListener("change", () => { fitRank(); filter(); });
     byId("plot").addEventListener("keydown", keys);
@@ -54,7 +58,6 @@ const domino = (() => {
     reach(Math.min(...lengths().filter((length) => length > 0)));
     const worst = byId("collective-table")?.dataset.worst;
     if (worst) show(worst);
-    document.body.dataset.ready = "1";
   };
 
   const fitRank = () => {
@@ -62,7 +65,6 @@ const domino = (() => {
     plot.x_range.setv({ start: whole[0], end: whole[1] });
   };
 
-  const copied = (data) => Object.fromEntries(Object.entries(data).map(([name, values]) => [name, Array.from(values)]));
   const rankNow = () => (byId("rank") ? Number(byId("rank").value) : all.rank[0]);
   const milliseconds = (value) => `${value >= 100 ? value.toFixed(1) : value.toPrecision(3)} ms`;
 
@@ -295,13 +297,17 @@ const domino = (() => {
   };
 
   // ---- the table ---------------------------------------------------------------------------
-  const rows = () => Array.from(document.querySelectorAll("#collective-table tbody tr"));
+  /* Most rows of a large table wait in a template until the timelines are drawn. */
+  const waiting = byId("more-rows")?.content;
+  const rows = () => [document, waiting].flatMap((part) => Array.from(part?.querySelectorAll("tr[data-key]") ?? []));
+  const allRows = () => byId("collective-table")?.tBodies[0].append(waiting);
 
-  const rowOf = (key) => byId(`collective-${key.replace(":", "-")}`);
+  const rowOf = (key) => [document, waiting].map((part) => part?.getElementById(`collective-${key.replace(":", "-")}`)).find(Boolean);
 
   const toRow = (key) => {
     const row = rowOf(key);
     if (!row) return;
+    allRows();
     byId("find-collective").value = "";
     byId("status").value = "";
     filterRows();
@@ -336,8 +342,11 @@ const domino = (() => {
   // ---- the graphs --------------------------------------------------------------------------
   const stored = read("graph-data"), column = {};
   stored.columns.forEach((name, i) => { column[name] = i; });
-  const views = stored.graphs.flatMap((graph) => graph.phases.map((phase) => ({ ...phase, ...graph })));
+  const views = stored.views;
   let current = null;
+
+  /* The operations of a view are expanded when they are first needed. */
+  const operationsOf = (one) => (one.operations ||= expanded(one.packed));
 
   const blockOf = (module) => {
     const parts = module.split("."), number = parts.findIndex((part) => /^\d+$/.test(part));
@@ -383,11 +392,13 @@ const domino = (() => {
   const matches = (row, wanted) =>
     `${row[column.name]} ${row[column.operation]} ${row[column.shape]} ${row[column.module]} ${row[column.line]}`.toLowerCase().includes(wanted);
 
+  const counted = (number) => `${number} operation${number === 1 ? "" : "s"}`;
+
   const groupElement = (group, wanted) => {
     const slices = [...new Set(group.rows.map((row) => row[column.slice]))].sort((a, b) => (a ?? -1) - (b ?? -1));
     const dots = slices.map((slice) => element("span", { class: "dot", style: `background: ${colourOf(slice)}`, title: slice === null ? "whole" : `slice ${slice}` }));
     const events = ["launch", "wait"].map((event) => [event, group.rows.filter((row) => row[column.event] === event).length]).filter(([, n]) => n);
-    const count = [`${group.rows.length} operations`, ...events.map(([event, n]) => `${n} ${event}`)].join(", ");
+    const count = [counted(group.rows.length), ...events.map(([event, n]) => `${n} ${event}`)].join(", ");
     const inside = element("div", { class: "ops" });
     const made = element("details", {}, element("summary", {}, ...dots, group.name || "(no module)", " ", element("small", {}, count)), inside);
     made.fill = () => { if (!inside.childElementCount) inside.append(...operations(group.rows, wanted)); };
@@ -396,11 +407,26 @@ const domino = (() => {
     return made;
   };
 
-  const showGraph = (index) => {
-    current = views[index];
-    byId("graph-choice").value = String(index);
-    byId("graph-summary").textContent = current.summary;
+  const showGraph = async (index) => {
+    const one = views[index], choice = byId("graph-choice");
+    choice.value = String(index);
+    byId("graph-summary").textContent = one.summary;
+    try {
+      const operations = await operationsOf(one);
+      if (choice.value !== String(index)) return; // another one was chosen in the meantime
+      current = { ...one, ...operations };
+    } catch (error) {
+      byId("graph-summary").textContent = `This browser cannot expand the operations (${error}). They are in graphs.json of a dump.`;
+      return;
+    }
     search();
+    byId("graphs").dataset.shown = String(index);
+  };
+
+  /* Does something with the graph that is chosen, which it shows first if none was yet. */
+  const withGraph = async (act) => {
+    if (!current) await showGraph(Number(byId("graph-choice").value));
+    if (current) act();
   };
 
   const search = () => {
@@ -413,7 +439,7 @@ const domino = (() => {
       }
       const made = list.map((group) => groupElement(group, wanted));
       byId(side).replaceChildren(...made);
-      byId(`${side}-count`).textContent = `${current[side].length} operations`;
+      byId(`${side}-count`).textContent = counted(current[side].length);
       if (wanted) for (const group of made) {
         found += group.group.rows.length;
         if (opened < 40) { opened += 1; group.open = true; group.fill(); }
@@ -427,13 +453,13 @@ const domino = (() => {
     group.open = open;
   });
 
-  const toGraph = (key) => {
+  const toGraph = async (key) => {
     const [number, name] = key.split(":");
-    const has = (list) => list.some((row) => row[column.origin] === name);
-    const index = views.findIndex((one) => String(one.number) === number && (has(one.after) || has(one.before)));
+    const index = views.findIndex((one) => String(one.number) === number && one.collectives.includes(name));
     if (index < 0) return;
     byId("find-operation").value = "";
-    showGraph(index);
+    await showGraph(index);
+    const has = (list) => list.some((row) => row[column.origin] === name);
     let first = null;
     for (const group of document.querySelectorAll("#graphs details")) {
       if (!has(group.group.rows)) continue;
@@ -491,18 +517,25 @@ const domino = (() => {
   if (byId("graphs")) {
     views.forEach((one, i) => byId("graph-choice").append(element("option", { value: i }, `graph ${one.number}, ${one.phase}`)));
     byId("graph-choice").addEventListener("change", (event) => showGraph(Number(event.target.value)));
-    byId("find-operation").addEventListener("input", search);
-    byId("open-all").addEventListener("click", () => openAll(true));
-    byId("close-all").addEventListener("click", () => openAll(false));
-    if (views.length) showGraph(0);
+    byId("find-operation").addEventListener("input", () => withGraph(search));
+    byId("open-all").addEventListener("click", () => withGraph(() => openAll(true)));
+    byId("close-all").addEventListener("click", () => withGraph(() => openAll(false)));
+    const near = new IntersectionObserver((seen) => {
+      if (!seen.some((one) => one.isIntersecting)) return;
+      near.disconnect();
+      withGraph(() => {});
+    }, { rootMargin: "300px" });
+    if (views.length) near.observe(byId("graphs"));
   }
   window.addEventListener("load", () => {
     const wait = () => {
       const roots = window.Bokeh ? Bokeh.documents.flatMap((doc) => doc.roots()) : [];
       const wanted = document.querySelectorAll("[data-root-id]").length;
       if (roots.length < wanted) return void setTimeout(wait, 20);
-      start();
-      document.body.dataset.ready = "1";
+      start().then(() => {
+        document.body.dataset.ready = "1";
+        (window.requestIdleCallback ?? setTimeout)(allRows);
+      });
     };
     wait();
   });
