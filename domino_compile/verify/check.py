@@ -147,10 +147,13 @@ class _Checker:
                 if name in self.before.operations and claim.node in self.after.operations:
                     claims[claim.node] = (name, claim)
         for name, op in self.after.operations.items():
-            about, claim = claims.get(name, (self.same.get(name, name), None))
-            if claim is None and (about not in self.before.operations or self._is_inbox(about, op)):
-                continue
-            self._claimed(self.before.operations[about], op, claim or self._unsaid(op))
+            if name in claims:
+                about, claim = claims[name]
+            else:
+                about, claim = self.same.get(name, name), self._unsaid(op)
+                if about not in self.before.operations or self._is_inbox(about, op):
+                    continue
+            self._claimed(self.before.operations[about], op, claim)
         self._outputs()
         self._numbers()
         self._effects()
