@@ -189,13 +189,13 @@ class _Sizes:
             | {p.start + p.length for p in pieces if p.start + p.length < rows}
         )
         lengths = [b - a for a, b in itertools.pairwise(ends)]
-        for length in sorted(set(lengths)):
+        total = 0
+        for length, end in zip(lengths, ends[1:], strict=True):
+            # In order: what is left behind two pieces of 2048 may be as long as both, 4096.
             if length in self.products:
                 self._small(length)
             elif length not in self.small:
                 self._put(length, self._length(length, claim))
-        total = 0
-        for length, end in zip(lengths, ends[1:], strict=True):
             total += self.small[length]
             if end not in self.small or self.small[end] != total:
                 self._put(end, total)

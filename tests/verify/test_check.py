@@ -189,3 +189,14 @@ def test_no_device_draws_other_numbers_because_of_a_proof(monkeypatch: pytest.Mo
     made = merged_and_accumulated()
     assert NUMBERS in established(made).counts
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def largest_of_rows() -> fx.Graph:
+    """What is behind the second of four slices is as long as the first two: 4096 rows."""
+    b = Builder()
+    reduced = b.all_reduce(b.call(aten.mm.default, b.input("x", 8192, 16), b.input("w", 16, 64)))
+    return b.output(b.call(aten.amax.default, b.call(aten.neg.default, reduced), [-1], True))
+
+
+def test_slices_that_end_where_others_are_long_are_established() -> None:
+    assert established(by_rows(largest_of_rows(), 4))
