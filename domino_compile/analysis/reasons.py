@@ -322,7 +322,18 @@ def cached() -> Reason:
 def fault(phase: str, error: Exception) -> Reason:
     """One of our passes failed."""
     return Reason(
-        Code.FAULT, f"internal fault in the {phase} passes: {type(error).__name__}: {error}"
+        Code.FAULT,
+        f"internal fault in the {phase} passes: {type(error).__name__}: {error}",
+        "report it, with the folder that the log's ERROR line names",
+    )
+
+
+def unequal(phase: str, why: str) -> Reason:
+    """The check of the values did not establish that the graph computes the same."""
+    return Reason(
+        Code.NOT_ESTABLISHED,
+        f"the {phase} graph is not established to compute the same: {why}",
+        "report it, with the folder that the log's WARNING line names",
     )
 
 

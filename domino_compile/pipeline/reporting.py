@@ -33,6 +33,7 @@ from domino_compile.report import (
     ScheduleReport,
 )
 from domino_compile.report.origin import module_of
+from domino_compile.verify.verifier import NotEqual
 
 #: Returns the user's name of an input.
 NameOf = Callable[[fx.Node], str]
@@ -117,7 +118,9 @@ def scheduled(report: CompileReport, entry: ScheduleReport) -> None:
 
 def failed(report: CompileReport, phase: str, error: Exception) -> None:
     """Record that our passes failed at a stage and that its graph was restored."""
-    _explain(report, reasons.fault(phase, error))
+    unequal = isinstance(error, NotEqual)
+    why = reasons.unequal(phase, str(error)) if unequal else reasons.fault(phase, error)
+    _explain(report, why)
     report.schedules = [entry for entry in report.schedules if entry.phase != phase]
     if phase != "joint":
         return
@@ -126,8 +129,8 @@ def failed(report: CompileReport, phase: str, error: Exception) -> None:
     for entry in report.collectives:
         entry.action = "left alone"
         if entry.tensor_parallel:
-            entry.code, entry.reason = report.code, f"internal fault in the {phase} passes"
-            entry.advice = "report it, with the folder that the log's ERROR line names"
+            entry.code, entry.advice = why.code, why.advice
+            entry.reason = why.text.split(": ")[0]  # the graph's reason has the rest
 
 
 def not_established(report: CompileReport, phase: str, why: str) -> None:

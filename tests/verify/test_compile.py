@@ -60,7 +60,12 @@ def test_what_is_not_established_is_not_run(
 ) -> None:
     caplog.set_level(logging.WARNING, "domino_compile")
     found = train(dump_dir=str(tmp_path))
-    assert reports()[-1].status == "inductor"
+    report = reports()[-1]
+    assert report.status == "inductor" and report.code == "not_established"
+    assert report.reason.startswith("the joint graph is not established to compute the same: slice")
+    assert {c.reason for c in report.collectives if c.tensor_parallel} == {
+        "the joint graph is not established to compute the same"
+    }
     [record] = [r for r in caplog.records if r.name.startswith("domino_compile")]
     assert "slice is not shown to keep" in record.message and "program.py" in record.message
     assert (tmp_path / "rank_0" / "graph_0" / "joint" / "fault.repro.py").exists()
