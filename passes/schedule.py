@@ -70,9 +70,14 @@ def schedule_graph(
         saved: For a backward graph, the results of its forward, if known.
     """
 
+    known: dict[tuple[int, ...], StepMemory] = {}
+
     def memory_of(schedule: Schedule) -> StepMemory:
-        ordered = [units.units[index] for index in schedule.order]
-        return step_memory(graph, ordered, held, saved)
+        """Return the exact memory of an order; several ways of ordering may find the same."""
+        order = tuple(schedule.order)
+        if order not in known:
+            known[order] = step_memory(graph, [units.units[i] for i in order], held, saved)
+        return known[order]
 
     units = build_units(graph, cost)
     mark_recomputed(graph, units.units)

@@ -305,16 +305,23 @@ class _Walk:
         return over
 
     def _read_in_place(self, buffer: Buffer) -> Iterator[Buffer]:
-        """Yield the buffers from whose elements those at the same places of a buffer are made."""
+        """Yield the buffers from whose elements a kernel makes those at the same places of one."""
         elements, seen, todo = elements_of(buffer[0]), {buffer[0]}, [buffer[0]]
         while todo:
             node = todo.pop()
             yield from self.of(node)
+            if node is not buffer[0] and self._is_in_memory(node, self.place[buffer[0]]):
+                continue
             if not (is_pointwise(node) or node.target in VIEWS):
                 continue
             made_of = [x for x in node.all_input_nodes if elements_of(x) == elements]
             todo += [x for x in made_of if x not in seen]
             seen.update(made_of)
+
+    def _is_in_memory(self, node: fx.Node, here: int) -> bool:
+        """Return whether a unit reads a value that another has made, and does not compute it."""
+        place = self.place.get(node, here)
+        return place != here and any(self.readers[b] != {place} for b in self.of(node))
 
     def results(self) -> tuple[Result, ...]:
         """Return the graph's results with their buffers."""
