@@ -69,7 +69,6 @@ def schedule_graph(
         held: The bytes of parameters and inputs of the whole step.
         saved: For a backward graph, the results of its forward, if known.
     """
-
     known: dict[tuple[int, ...], StepMemory] = {}
 
     def memory_of(schedule: Schedule) -> StepMemory:
