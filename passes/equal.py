@@ -70,4 +70,11 @@ def _may_merge(node: fx.Node) -> bool:
         return False
     if isinstance(node.target, OpOverload) and SIZED & set(node.target.tags):
         return False
+    if any(map(_writes, users_of(node))):
+        return False
     return is_free(node) or is_fusible(node)
+
+
+def _writes(user: fx.Node) -> bool:
+    schema = getattr(user.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)

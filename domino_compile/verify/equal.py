@@ -2,7 +2,8 @@
 
 The same operation on the same operands gives the same value, unless it draws random numbers, reads
 memory that nothing has written, or memory that is written in between. Such values are one value for
-the checker: ``merged`` names them all after the first.
+the checker: ``merged`` names them all after the first. What is written to later is not: two copies
+of a value are two, if one of them changes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from domino_compile.verify import uninitialised
+from domino_compile.verify.movements import MOVES
 from domino_compile.verify.plain import (
     CONSTANT,
     INPUT,
@@ -30,10 +32,11 @@ def equal_values(graph: Graph) -> dict[str, str]:
     """Return, for each value that an earlier one equals, the name of the first that it equals."""
     same: dict[str, str] = {}
     first: dict[Any, str] = {}
+    changing = _changing(graph)
     for op in graph.operations.values():
         if _may_write(op):
             break
-        if not _depends_on_operands_alone(op):
+        if op.name in changing or not _depends_on_operands_alone(op):
             continue
         key = (op.target, *_typed(_named(op, same)), op.value)
         known = first.setdefault(key, op.name)
@@ -49,16 +52,32 @@ def merged(graph: Graph, same: Mapping[str, str]) -> Graph:
     """
     gone: dict[str, str] = {}
     kept: dict[str, Operation] = {}
+    changing, written = _changing(graph), False
     for op in graph.operations.values():
+        written = written or _may_write(op)
         args, kwargs = _named(op, gone)
         renamed = replace(op, args=args, kwargs=kwargs)
         twin = kept.get(same.get(op.name, ""))
-        if twin is not None and _are_equal(twin, renamed):
+        stays = written or twin is None or bool(changing & {op.name, twin.name})
+        if twin is not None and not stays and _are_equal(twin, renamed):
             gone[op.name] = twin.name
         else:
             kept[op.name] = renamed
     outputs = tuple(gone.get(x, x) if isinstance(x, str) else x for x in graph.outputs)
     return replace(graph, operations=kept, outputs=outputs)
+
+
+def _changing(graph: Graph) -> set[str]:
+    """Return the values that operations which may write take, and those that these are views of."""
+    found: set[str] = set()
+    todo = [x for op in graph.operations.values() if _may_write(op) for x in op.operands]
+    while todo:
+        name = todo.pop()
+        op = graph.operations.get(name)
+        if name not in found and op is not None:
+            found.add(name)
+            todo += op.operands if op.target in MOVES else ()
+    return found
 
 
 def _are_equal(first: Operation, second: Operation) -> bool:

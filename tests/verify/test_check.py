@@ -176,6 +176,49 @@ def test_equal_values_may_be_one_and_others_may_not() -> None:
     assert refused(rewritten(sigmoids(written), second_from_first))
 
 
+def copies() -> fx.Graph:
+    """Two copies of a value, one of which is written to."""
+    b = Builder()
+    x = b.input("x", 8, 16)
+    first, second = (b.contiguous(b.call(aten.neg.default, x)) for _ in range(2))
+    b.call(aten.copy_.default, b.call(aten.view.default, second, [16, 8]), b.input("y", 16, 8))
+    return b.output(b.call(aten.exp.default, first), b.call(aten.cos.default, second))
+
+
+def one_copy(graph: fx.Graph) -> Witness:
+    first, second = graph.find_nodes(op="call_function", target=aten.clone.default)
+    second.replace_all_uses_with(first)
+    graph.erase_node(second)
+    return Witness()
+
+
+def read_later(graph: fx.Graph) -> Witness:
+    """Move the second of two equal values behind a write of what it reads."""
+    _, second = graph.find_nodes(op="call_function", target=aten.sigmoid.default)
+    (write,) = graph.find_nodes(op="call_function", target=aten.copy_.default)
+    for node in (second.args[0], second, *second.users):
+        graph.output_node().prepend(node)
+    assert write < second
+    return Witness()
+
+
+def written_at_the_end() -> fx.Graph:
+    graph = sigmoids(lambda *_: None)
+    x = graph.find_nodes(op="placeholder")[0]
+    with graph.inserting_before(graph.output_node()):
+        made = graph.call_function(aten.cos.default, (x,))
+        write = graph.call_function(aten.copy_.default, (x, made))
+    for node in (made, write):
+        node.meta["val"] = x.meta["val"]
+    return graph
+
+
+def test_equal_values_that_change_are_two() -> None:
+    assert refused(rewritten(copies(), one_copy))
+    assert established(rewritten(written_at_the_end(), second_from_first))
+    assert refused(rewritten(written_at_the_end(), read_later))
+
+
 def test_no_device_draws_other_numbers_because_of_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeding all devices would start the user's random numbers on a GPU again at every compile."""
 
