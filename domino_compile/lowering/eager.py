@@ -20,6 +20,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile._compat.operators import c10d
 from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.transport.ops import without_results
 
 
 def compile_eager(
@@ -40,6 +41,7 @@ def compile_eager(
         for module in _with_regions(graph_module):
             if pipeline is not None:
                 pipeline.run_graph(module.graph)
+            without_results(module.graph)
             _allow_any_strides(module.graph)
             module.recompile()
         boxed: Callable[..., Any] = make_boxed_func(graph_module.forward)

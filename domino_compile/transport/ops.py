@@ -145,8 +145,8 @@ reduce_wait = _define(
 
 STARTS = (scatter_start, exchange_start, gather_start, reduce_start)
 WAITS = (inbox_wait, inbox_release, gather_wait, gather_release, reduce_wait)
-#: The same without a result, for emitted code: torch allows no operation of ours to return what it
-#: is given.
+#: The same without a result, for what runs: torch allows no operation of ours to return what it is
+#: given.
 EMITTED = {operation: _without_result(operation) for operation in WAITS}
 #: Starts whose result lies in a slot.
 IN_SLOTS = (scatter_start, exchange_start, gather_start)
@@ -156,6 +156,18 @@ _compat.keep_calls((*STARTS, *WAITS))
 def is_command(node: fx.Node) -> bool:
     """Return whether a node is one of these operations."""
     return node.op == "call_function" and (node.target in STARTS or node.target in WAITS)
+
+
+def without_results(graph: fx.Graph) -> None:
+    """Replace waits by those without a result, in a graph that runs as it is, not through Inductor.
+
+    What read a wait's result reads what the wait was given.
+    """
+    for node in [n for n in graph.nodes if n.op == "call_function" and n.target in EMITTED]:
+        with graph.inserting_before(node):
+            graph.call_function(EMITTED[node.target], node.args, node.kwargs)
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
 
 
 def register_lowerings() -> None:
