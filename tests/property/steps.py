@@ -275,7 +275,14 @@ def buffer_update(b: Builder) -> None:
     name = b.buffer(*(1 if i in dims else n for i, n in enumerate(b.shape)))
     b.emit(f"{name}.mul_(0.9).add_(h.detach().{b.choose('mean', 'sum', 'amax')}({dims}, True))")
     if b.flag():
-        b.returns.append(f"{name} * h.detach()")
+        b.returns.append(f"{name} * {_as_it_is_now(b, name)}")
+
+
+def _as_it_is_now(b: Builder, name: str) -> str:
+    """Keep ``h`` under another name: until the program ends its rows may be another dimension."""
+    kept = "at_" + name.removeprefix("self.")
+    b.emit(f"{kept} = h.detach()")
+    return kept
 
 
 def input_update(b: Builder) -> None:
@@ -287,7 +294,7 @@ def input_update(b: Builder) -> None:
     b.features.add("input mutation")
     name = b.input("float", b.rows(HIDDEN))
     if b.flag():
-        b.returns.append(f"{name} + h.detach()")
+        b.returns.append(f"{name} + {_as_it_is_now(b, name)}")
     b.emit(name + b.choose(".add_(1.0)", ".copy_(h.detach())", "[:, 0].mul_(2.0)", "[0].zero_()"))
 
 
