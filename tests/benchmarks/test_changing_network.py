@@ -205,7 +205,7 @@ def test_a_plan_follows_the_network_and_losses_do_not_change(
 
 @pytest.mark.slow
 def test_a_dead_link_is_an_error_on_the_other_rank(namespaces: None, tmp_path: Path) -> None:
-    found = let_die(2, 1, STEP, replace(TINY, timeout_s=4.0), tmp_path)
+    found = let_die(2, 1, STEP, replace(TINY, timeout_s=10.0), tmp_path)
     (other,) = found["others"]
     assert other["after_s"] is not None and 0 < other["after_s"] < LIMIT_S
     assert "imed out" in other["error"]
