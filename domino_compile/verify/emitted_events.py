@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -67,6 +68,11 @@ class Launch(Event):
     def group(self) -> str:
         """Return the name of its process group."""
         return str(self.settings[-1])
+
+    @property
+    def title(self) -> str:
+        """Return what it is, and where."""
+        return f"{self.kind} of {', '.join(self.names)} (line {self.line})"
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,10 @@ class Program:
 
     buffers: list[Buffer] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+
+    def named(self, buffers: Iterable[int]) -> str:
+        """Return the names of buffers, for messages."""
+        return ", ".join(self.buffers[n].name or "a result" for n in sorted(buffers))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class _Flight:
 
     @property
     def name(self) -> str:
-        return f"{self.launch.kind} of {', '.join(self.launch.names)} (line {self.launch.line})"
+        return self.launch.title
 
 
 class _Walk:
@@ -172,15 +172,19 @@ class _Walk:
         """Refuse anything at all that happens to a buffer in flight."""
         for flight in self.flying:
             if flight.awaited_here and (mine := (flight.sent | flight.received) & buffers):
-                self._violated(rule, event.line, f"{self._named(mine)} {how} while {flight.name}")
+                self._violated(
+                    rule, event.line, f"{self.program.named(mine)} {how} while {flight.name}"
+                )
 
     def _use(self, line: int, by: str, reads: frozenset[int], writes: frozenset[int]) -> None:
         for flight in self.flying:
             if mine := flight.received & (reads | writes):
-                said = f"{by} uses {self._named(mine)} before the wait for {flight.name}"
+                said = f"{by} uses {self.program.named(mine)} before the wait for {flight.name}"
                 self._violated(Rule.USE_AFTER_WAIT, line, said)
             elif mine := flight.sent & writes:
-                said = f"{by} overwrites {self._named(mine)} before the wait for {flight.name}"
+                said = (
+                    f"{by} overwrites {self.program.named(mine)} before the wait for {flight.name}"
+                )
                 self._violated(Rule.NOT_OVERWRITTEN, line, said)
 
     def _launch(self, launch: Launch) -> None:
@@ -188,7 +192,7 @@ class _Walk:
         sent = frozenset().union(*launch.sent)
         self._use(launch.line, launch.kind, sent, received & sent)
         if missing := sent & self.empty:
-            said = f"{launch.kind} sends {self._named(missing)}, which nothing has written"
+            said = f"{launch.kind} sends {self.program.named(missing)}, which nothing has written"
             self._violated(Rule.COMPUTED, launch.line, said)
         node = self.nodes[id(launch)]
         here = not any(c.matches(launch) and node in ("", c.name) for c in self.unwaited)
@@ -202,7 +206,7 @@ class _Walk:
         landed = [f for f in self.flying if f.received & wait.buffers and _waits_for(wait, f)]
         known = self.received | {n for n, b in enumerate(self.program.buffers) if b.given}
         if not landed and not wait.buffers & known:
-            said = f"waits for {self._named(wait.buffers)}, which no collective has sent"
+            said = f"waits for {self.program.named(wait.buffers)}, which no collective has sent"
             self._violated(Rule.WAIT_AFTER_LAUNCH, wait.line, said)
         self.flying = [flight for flight in self.flying if flight not in landed]
 
@@ -213,9 +217,6 @@ class _Walk:
                 what = "is returned" if is_returned else "ends"
                 said = f"{flight.name} {what} without a wait"
                 self._violated(Rule.WAITED, flight.launch.line, said)
-
-    def _named(self, buffers: frozenset[int]) -> str:
-        return ", ".join(self.program.buffers[n].name or "a result" for n in sorted(buffers))
 
     def _violated(self, rule: Rule, line: int, why: str) -> None:
         self.findings.append(Finding(rule, line, why))

@@ -40,7 +40,7 @@ class _Loan:
 
     @property
     def name(self) -> str:
-        return f"{self.launch.kind} of {', '.join(self.launch.names)} (line {self.launch.line})"
+        return self.launch.title
 
 
 class Slots:
@@ -71,7 +71,7 @@ class Slots:
         elif isinstance(event, Use):
             yield from self._read(event.by, event.reads | event.writes)
         elif isinstance(event, Made) and event.buffer in self._inside:
-            said = f"{self._named({event.buffer})}, which lies in a slot, is reused"
+            said = f"{self._program.named({event.buffer})}, which lies in a slot, is reused"
             yield Rule.NOT_REUSED, said
         elif isinstance(event, Returned):
             yield from self._end(event)
@@ -97,8 +97,8 @@ class Slots:
                     self._loans.remove(loan)
                 return
         if wait.command != Wait.command:
-            said = f"{wait.command} of {self._named(wait.buffers)} is for no collective in flight"
-            yield Rule.WAIT_AFTER_LAUNCH, said
+            what = f"{wait.command} of {self._program.named(wait.buffers)}"
+            yield Rule.WAIT_AFTER_LAUNCH, f"{what} is for no collective in flight"
 
     def _release(self, event: Released) -> Iterator[Violation]:
         for loan in [x for x in self._loans if x.received & event.buffers]:
@@ -108,19 +108,21 @@ class Slots:
                 self._loans.remove(loan)
                 self._gone |= loan.received
                 return
-        said = f"{event.command} of {self._named(event.buffers)} is for no slot that is in use"
+        said = (
+            f"{event.command} of {self._program.named(event.buffers)} is for no slot that is in use"
+        )
         yield Rule.IN_SLOT, said
 
     def _read(self, by: str, buffers: frozenset[int]) -> Iterator[Violation]:
         if mine := buffers & self._gone:
-            yield Rule.IN_SLOT, f"{by} uses {self._named(mine)} after the release of its slot"
+            yield (
+                Rule.IN_SLOT,
+                f"{by} uses {self._program.named(mine)} after the release of its slot",
+            )
 
     def _end(self, event: Returned) -> Iterator[Violation]:
         for loan in self._loans:
             if loan.waited:
                 yield Rule.IN_SLOT, f"nothing releases the slot of {loan.name}"
         if mine := event.buffers & self._inside:
-            yield Rule.IN_SLOT, f"{self._named(mine)}, which lies in a slot, is returned"
-
-    def _named(self, buffers: frozenset[int] | set[int]) -> str:
-        return ", ".join(self._program.buffers[n].name or "a result" for n in sorted(buffers))
+            yield Rule.IN_SLOT, f"{self._program.named(mine)}, which lies in a slot, is returned"
