@@ -150,16 +150,26 @@ def register_random_slice_lowering(op: Any) -> None:
 
 
 def register_materialise_lowering(op: Any) -> None:
-    """Lower ``materialise`` to its argument, in a separate buffer."""
-    from torch._inductor import lowering
+    """Lower ``materialise`` to its argument, in a separate buffer with the graph's strides.
+
+    Left to itself, Inductor makes the buffer contiguous. A scaled product refuses a second factor
+    that is not column-major.
+    """
+    from torch._inductor import ir, lowering
+    from torch._inductor.virtualized import V
 
     if op in lowering.lowerings:
         return
 
     @lowering.register_lowering(op, type_promotion_kind=None)
     def materialise(value: Any) -> Any:
-        value.realize()
-        return value
+        strides = ir.convert_shape_to_inductor(V.graph.current_node.meta["val"].stride())
+        return ir.ExternKernel.require_exact_strides(value, strides)
+
+
+def realize_to_strides(node: fx.Node) -> None:
+    """Let Inductor store a value with the strides that it has in the graph."""
+    node.meta["inductor_realize_to_strides"] = True
 
 
 def register_product_lowerings(

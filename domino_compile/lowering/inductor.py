@@ -9,6 +9,7 @@ from torch import fx
 
 from domino_compile import _compat
 from domino_compile.graph.tags import mark_overlapped
+from domino_compile.lowering.factors import fix_factors
 from domino_compile.lowering.kernels import OverlapKernels
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
@@ -104,6 +105,7 @@ def inductor_settings(pipeline: Pipeline, identity: str) -> dict[str, Any]:
     checked = options.verify != "off"
 
     def run_graph(graph: fx.Graph) -> None:
+        fix_factors(graph)
         part = pipeline.run_graph(graph)
         if part.overlap:
             mark_overlapped(graph)
