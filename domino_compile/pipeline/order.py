@@ -57,7 +57,8 @@ def _cuts_columns(at: Context) -> bool:
 
 
 def _exchanges_slices(at: Context) -> bool:
-    return _cuts_rows(at) and bool(at.outcomes.of(REGROUP))
+    made = at.outcomes.of(REGROUP)
+    return _cuts_rows(at) and made is not None and bool(made)
 
 
 def _tells_products(at: Context) -> bool:
