@@ -29,7 +29,7 @@ LOOKS = "domino_compile_looks_at_code"
 #: The namespace of collectives, and the operation in it that only waits for one.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
 #: The namespace of our operations, and what the names of those end with that start a collective.
-OURS, START = "domino_compile", "_start"
+OURS, START = "domino_compile", ("_start", "::all_to_all_tokens")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from domino_compile.graph.collectives import (
     payload_of,
     size_hint,
 )
+from domino_compile.graph.tags import is_exchanged
 from domino_compile.links import LinkTable, load_link
 from domino_compile.rules.call import by_name
 
@@ -35,6 +36,7 @@ LINK_KINDS = {
     "all_gather_into_tensor_coalesced": "all_gather",
     "reduce_scatter_tensor_coalesced": "reduce_scatter",
     "all_to_all_single": "all_gather",
+    "all_to_all_tokens": "all_gather",
 }
 MATMULS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 SCALED = {aten._scaled_mm.default, aten._scaled_mm_v2.default}
@@ -120,6 +122,8 @@ class CostModel:
         kind = kind_of(launch)
         kind = LINK_KINDS.get(kind, "all_reduce")
         table = self.table(group_of(launch))
+        if is_exchanged(launch):  # ranks will only send what others need, their own tokens
+            share /= _compat.group_size(group_of(launch))
         return table.time_us(kind, round(payload_of(launch) * share)) * self.slower
 
     def wire_slowdown(self, launch: fx.Node) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import c10d
+from domino_compile.ops.tokens import all_to_all_tokens
 from domino_compile.verify.claims import Witness
 
 #: Functional collectives, and the position of the group name among their arguments.
@@ -24,6 +25,7 @@ LAUNCHES: dict[Any, int] = {
     c10d.all_gather_into_tensor.default: 2,
     c10d.reduce_scatter_tensor.default: 3,
     c10d.all_to_all_single.default: 3,
+    all_to_all_tokens: 4,
     c10d.broadcast.default: 2,
     c10d.broadcast_.default: 2,
     c10d.all_reduce_coalesced.default: 2,

@@ -16,6 +16,7 @@ _OVERLAPPED = "domino_compile_overlapped"
 _ALONE = "domino_compile_alone"
 _IN_ORDER = "domino_compile_in_order"
 _REGION = "domino_compile_region"
+_EXCHANGED = "domino_compile_exchanged"
 
 
 @dataclass(frozen=True, order=True)
@@ -127,3 +128,18 @@ def region_of(node: fx.Node) -> int | None:
     """Return the number of the planned joint graph that a collective is part of."""
     number = node.meta.get(_REGION)
     return number if isinstance(number, int) else None
+
+
+def mark_exchanged(node: fx.Node) -> None:
+    """Mark a gather of which each rank takes a part: it will become an all-to-all."""
+    node.meta[_EXCHANGED] = True
+
+
+def clear_exchanged(node: fx.Node) -> None:
+    """Mark a gather as one that stays."""
+    node.meta.pop(_EXCHANGED, None)
+
+
+def is_exchanged(node: fx.Node) -> bool:
+    """Return whether a gather will become an all-to-all."""
+    return bool(node.meta.get(_EXCHANGED, False))

@@ -14,6 +14,7 @@ from domino_compile.lowering.kernels import OverlapKernels
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.ops.random_slice import random_slice
+from domino_compile.ops.tokens import all_to_all_tokens
 from domino_compile.options import Options
 from domino_compile.passes.hold import hold_asynchronous
 from domino_compile.pipeline.contract import Lowering
@@ -131,6 +132,7 @@ def _register_operators() -> None:
     _compat.register_random_slice_lowering(random_slice)
     _compat.register_materialise_lowering(materialise)
     register_lowerings()
+    _compat.register_collective_lowerings((all_to_all_tokens,), {}, not_reused=())
     _compat.register_product_lowerings(mm_beside, addmm_beside, run_mm, run_addmm)
 
 

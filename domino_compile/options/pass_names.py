@@ -16,6 +16,7 @@ class PassName(StrEnum):
     REGROUP = "regroup"
     SLICE = "slice"
     COLUMNS = "columns"
+    EXCHANGE = "exchange"
     SCHEDULE = "schedule"
     PRODUCTS = "products"
     TRANSPORT = "transport"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from domino_compile.graph.collectives import Replaced
     from domino_compile.passes.accumulate import Accumulated
     from domino_compile.passes.columns import Columns
+    from domino_compile.passes.exchange import Exchanged
     from domino_compile.passes.regroup import Regrouped
     from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.passes.transport import Carried
@@ -53,6 +54,11 @@ def _cuts_rows(at: Context) -> bool:
 
 def _cuts_columns(at: Context) -> bool:
     return at.decision is not None and at.decision.parts > 1
+
+
+def _exchanges_slices(at: Context) -> bool:
+    made = at.outcomes.of(REGROUP)
+    return _cuts_rows(at) and made is not None and bool(made)
 
 
 def _tells_products(at: Context) -> bool:
@@ -105,6 +111,14 @@ def _columns(graph: fx.Graph, at: Context) -> Columns:
     return slice_columns(graph, at.decision.parts, at.found.to_overlap, at.decision.at)
 
 
+def _exchange(graph: fx.Graph, at: Context) -> Exchanged:
+    from domino_compile.passes.exchange import exchange_tokens
+
+    made = at.outcomes.of(REGROUP)
+    assert made is not None
+    return exchange_tokens(graph, made)
+
+
 def _schedule(graph: fx.Graph, at: Context) -> ScheduleResult:
     from domino_compile.passes.schedule import schedule_graph, schedule_in_order
 
@@ -144,6 +158,7 @@ MATERIALISE = Pass(PassName.MATERIALISE.value, _fuses, _materialise)
 REGROUP = Pass(PassName.REGROUP.value, _has_shards, _regroup)
 SLICE = Pass(PassName.SLICE.value, _cuts_rows, _slice)
 COLUMNS = Pass(PassName.COLUMNS.value, _cuts_columns, _columns)
+EXCHANGE = Pass(PassName.EXCHANGE.value, _exchanges_slices, _exchange)
 SCHEDULE = Pass(PassName.SCHEDULE.value, _always, _schedule)
 PRODUCTS = Pass(PassName.PRODUCTS.value, _tells_products, _products)
 TRANSPORT = Pass(PassName.TRANSPORT.value, _has_transport, _transport)
@@ -151,7 +166,7 @@ PIN = Pass(PassName.PIN.value, _fuses, _pin)
 
 PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
 TRIED = (REGROUP,)
-CUT = (SLICE, COLUMNS)
+CUT = (SLICE, COLUMNS, EXCHANGE)
 JOINT = (*PREPARE, *TRIED, *CUT)
 GRAPH = (SCHEDULE, PRODUCTS, TRANSPORT, PIN)
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from domino_compile.verify.claims import Piece
 from domino_compile.verify.part import Given, NotEstablished, Part
-from domino_compile.verify.plain import GETITEM, OWN_PART, Graph, Operation, is_launch, is_wait
+from domino_compile.verify.plain import (
+    EXCHANGE,
+    GETITEM,
+    OWN_PART,
+    Graph,
+    Operation,
+    is_launch,
+    is_wait,
+)
 from domino_compile.verify.slots import slots_are_kept
 from domino_compile.verify.transported import STARTS, command_of
 
@@ -90,9 +98,10 @@ def _same_kinds(part: Part) -> set[str]:
     if part.own_ranks:
         return {_carried(before, after).name}
     kinds = [Counter(map(_kind, launches)) for launches in (before, after)]
-    gathers = {_exchange(op) for op in part.after.values() if op.target == OWN_PART}
+    expected = {_exchange(op) for op in part.after.values() if op.target == OWN_PART}
+    expected |= {_kind(op) for op in after if _replaces_gather(op, kinds[0])}
     for kind, count in kinds[1].items():
-        if count > kinds[0][kind] and kind not in gathers:
+        if count > kinds[0][kind] and kind not in expected:
             name = next(op.name for op in after if _kind(op) == kind)
             raise NotEstablished(name, "a collective of this kind, reduction and group is new")
     return {op.name for op in after}
@@ -138,6 +147,11 @@ def _exchange(own: Operation) -> Any:
     All ranks have it, since all have its group, and its result is what they had.
     """
     return GATHER, own.args[2:], ()
+
+
+def _replaces_gather(launch: Operation, before: Collection[Any]) -> bool:
+    """Return whether an exchange of tokens is among the ranks of a gather that was there before."""
+    return launch.target == EXCHANGE and (GATHER, launch.args[3:], ()) in before
 
 
 def _kind(launch: Operation) -> Any:

@@ -38,7 +38,6 @@ from domino_compile.verify.emitted_events import (
 )
 from domino_compile.verify.emitted_names import RESULT, Bindings, merged
 from domino_compile.verify.emitted_syntax import (
-    COLLECTIVES,
     NO_USE,
     NUMBERS,
     STATE,
@@ -46,6 +45,7 @@ from domino_compile.verify.emitted_syntax import (
     WAIT,
     WITH_STATE,
     bytes_of,
+    collective_in,
     communicates,
     functions_of,
     literal,
@@ -62,7 +62,7 @@ from domino_compile.verify.transported import STARTS, WAITS
 KINDS = (
     *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"),
     *("broadcast", "all_reduce_coalesced", "all_gather_into_tensor_coalesced"),
-    "reduce_scatter_tensor_coalesced",
+    *("reduce_scatter_tensor_coalesced", "all_to_all_tokens"),
 )
 #: Functions of the module call one another at most this deep.
 DEEPEST = 4
@@ -267,8 +267,8 @@ class _Reader:
         last = name.rsplit(".", 1)[-1]
         if self.conditions and communicates(name):
             raise Unreadable(f"line {node.lineno} communicates under a condition")
-        if name.startswith(COLLECTIVES):
-            return self.collective(node, name.removeprefix(COLLECTIVES).split(".")[0])
+        if operation := collective_in(name):
+            return self.collective(node, operation)
         if command := transport_command(name):
             return self.transport(node, command)
         if communicates(name):

@@ -6,10 +6,13 @@ import ast
 
 import torch
 
+from domino_compile.verify.plain import EXCHANGE as PLAIN_EXCHANGE
 from domino_compile.verify.transported import EMITTED, NAMESPACE, STARTS, command_of
 
 #: The namespace of the collectives that are followed, and what waits for them.
 COLLECTIVES, WAIT = "torch.ops._c10d_functional.", "wait_tensor"
+#: The operation of this package that is followed like one of these.
+EXCHANGE = f"torch.ops.{PLAIN_EXCHANGE}"
 #: Other ways to communicate, which are not followed.
 OTHER_COMMUNICATION = (
     *("torch.ops.symm_mem.", "torch.ops.c10d.", "torch.ops._c10d_functional_autograd."),
@@ -61,7 +64,18 @@ def takes_apart(statement: ast.stmt, name: str) -> bool:
 
 def communicates(text: str) -> bool:
     """Return whether code names an operation that communicates."""
-    return any(part in text for part in (COLLECTIVES, *OTHER_COMMUNICATION))
+    return any(part in text for part in (COLLECTIVES, EXCHANGE, *OTHER_COMMUNICATION))
+
+
+def collective_in(name: str) -> str:
+    """Return the collective, or the wait, that is called; empty if it is none.
+
+    Args:
+        name: The called function, such as ``torch.ops._c10d_functional.all_reduce_.default``.
+    """
+    if name == EXCHANGE:
+        return EXCHANGE.split(".")[-2]
+    return name.removeprefix(COLLECTIVES).split(".")[0] if name.startswith(COLLECTIVES) else ""
 
 
 def transport_command(text: str) -> str:

@@ -16,8 +16,11 @@ import torch
 
 from domino_compile._compat.operators import OpOverload
 from domino_compile.verify import kernels, narrow, uninitialised
+from domino_compile.verify.dealing import arrangements, arrivals
 from domino_compile.verify.plain import (
+    ARRANGE,
     CONSTANT,
+    EXCHANGE,
     GETITEM,
     INPUT,
     OWN_PART,
@@ -71,6 +74,8 @@ def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> R
     if op.target == OWN_PART:
         values, dim = env[op.args[0].name], op.args[1]
         return [value.chunk(ranks, dim)[rank] for rank, value in enumerate(values)]
+    if op.target in (EXCHANGE, ARRANGE):
+        return _tokens(op, env[op.args[0].name])
     if op.target == CONSTANT:
         if op.name not in graph.inner:
             raise Unknown(f"the constant {op.name} is not at hand")
@@ -89,6 +94,16 @@ def _run(op: Operation, env: Mapping[str, Ranks], graph: Graph, ranks: int) -> R
         else:
             results.append(_call(op, args, dict(kwargs)))
     return results
+
+
+def _tokens(op: Operation, values: Ranks) -> Ranks:
+    """Return what each rank has after an exchange of tokens, or after they were put in order."""
+    if sum(op.args[1]) != values[0].shape[0]:
+        raise Unknown(f"{op.name} exchanges other tokens than there are")
+    if op.target == ARRANGE:
+        return [value[order] for value, order in zip(values, arrangements(op), strict=True)]
+    stacked = torch.stack(values)
+    return [stacked[tuple(sources)] for sources in arrivals(op)]
 
 
 def _bits(op: Operation, value: torch.Tensor, graph: Graph) -> torch.Tensor:

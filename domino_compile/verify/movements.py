@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from domino_compile.verify.plain import GETITEM, Operation
+from domino_compile.verify.dealing import arrangements, arrivals
+from domino_compile.verify.plain import ARRANGE, EXCHANGE, GETITEM, OWN_PART, Operation
 from domino_compile.verify.transported import WAITS
 
 Points: TypeAlias = Any  # an integer array (1 + dimensions, elements)
@@ -105,6 +106,30 @@ def _exchange(op: Operation, at: Points, shape: tuple[int, ...]) -> Points | Non
     return moved
 
 
+def _own_part(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
+    dim, ranks = op.args[1], op.args[2]
+    moved = at.copy()
+    moved[dim + 1] += at[0] * (shape[dim] // ranks)
+    return moved
+
+
+def _all_to_all_tokens(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
+    come_from = arrivals(op)
+    moved = at.copy()
+    for rank, sources in enumerate(come_from):
+        mine = at[0] == rank
+        moved[0, mine], moved[1, mine] = sources[:, at[1, mine]]
+    return moved
+
+
+def _arrange_tokens(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
+    moved = at.copy()
+    for rank, order in enumerate(arrangements(op)):
+        mine = at[0] == rank
+        moved[1, mine] = order[at[1, mine]]
+    return moved
+
+
 def _from_source(op: Operation, at: Points, shape: tuple[int, ...]) -> Points:
     moved = at.copy()
     moved[0] = op.args[1]
@@ -137,6 +162,9 @@ MOVES: dict[str, Callable[[Operation, Points, tuple[int, ...]], Points | None]] 
     "domino_compile.gather_start.default": _gather,
     "_c10d_functional.all_to_all_single.default": _exchange,
     "_c10d_functional.broadcast.default": _from_source,
+    OWN_PART: _own_part,
+    EXCHANGE: _all_to_all_tokens,
+    ARRANGE: _arrange_tokens,
     **dict.fromkeys(
         (
             "aten.clone.default", "aten.alias.default", "aten.detach.default",

@@ -13,6 +13,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.verify import transported
 from domino_compile.verify.order_certificate import Collective, Promise
+from domino_compile.verify.plain import EXCHANGE
 
 #: The operations that this is about, and the one among them that waits.
 NAMESPACE, WAIT = "_c10d_functional", "wait_tensor"
@@ -67,7 +68,7 @@ def _operation(node: fx.Node) -> str:
         return ""
     if str(target) == ORDERED:
         return next((name for n in _inside(node).nodes if (name := _operation(n))), "")
-    if getattr(target, "namespace", "") != NAMESPACE:
+    if getattr(target, "namespace", "") != NAMESPACE and str(target) != EXCHANGE:
         return transported.command_of(str(target))
     return str(target._schema.name).split("::")[1].rstrip("_")
 

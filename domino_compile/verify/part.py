@@ -12,7 +12,9 @@ from typing import Any
 
 from domino_compile.verify.claims import Claim, Piece, Whole
 from domino_compile.verify.plain import (
+    ARRANGE,
     COUNTS,
+    EXCHANGE,
     OWN_PART,
     Graph,
     Operation,
@@ -162,6 +164,8 @@ def _group_size(op: Operation) -> int:
     """Return how many ranks a collective has, if its arguments say so; otherwise 1."""
     if command_of(op.target) in STARTS:
         return ranks_of(op)[1]
+    if op.target in (EXCHANGE, ARRANGE):
+        return int(op.args[3])
     kind = op.target.removeprefix("_c10d_functional.").split(".")[0]
     if kind.startswith("all_gather_into_tensor"):
         return int(op.args[1])

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 from domino_compile.verify.transported import RELEASES, STARTS, WAITS, command_of
 
 INPUT, CONSTANT, GETITEM = "input", "constant", "getitem"
-#: The only operation whose result depends on the rank: a rank's block of what all ranks have.
+#: An operation whose result depends on the rank: a rank's block of what all ranks have.
 OWN_PART = "domino_compile.own_part.default"
+#: Tokens go to the ranks that a cut gives them to, or back; and what puts them in order for that.
+EXCHANGE = "domino_compile.all_to_all_tokens.default"
+ARRANGE = "domino_compile.arrange_tokens.default"
 #: Operations without operands that number the elements of a dimension.
 COUNTS = ("prims.iota.default",)
 #: Operations that take a number from a tensor's data, on which sizes may depend.
@@ -132,7 +135,7 @@ def is_launch(operation: Operation) -> bool:
     name = operation.target
     if name.startswith("_c10d_functional."):
         return not name.startswith("_c10d_functional.wait")
-    return command_of(name) in STARTS
+    return name == EXCHANGE or command_of(name) in STARTS
 
 
 def is_wait(operation: Operation) -> bool:

@@ -217,7 +217,10 @@ def compile_step(
     return Compiled(loss, grads, codes, report, kernels.kernels, checked)
 
 
-LAUNCH = re.compile(r"torch\.ops\._c10d_functional\.(\w+?)_?\.default\((.*)")
+LAUNCH = re.compile(
+    r"torch\.ops\.(?:_c10d_functional|domino_compile(?=\.all_to_all_tokens))"
+    r"\.(\w+?)_?\.default\((.*)"
+)
 MATMUL = re.compile(r"extern_kernels\.(?:mm|addmm|bmm|baddbmm|domino_mm|domino_addmm)\(")
 ATTENTION = re.compile(
     r"= torch\.ops\.(?:aten\._scaled_dot_product\w+\.default\("

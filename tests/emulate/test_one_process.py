@@ -60,11 +60,13 @@ def test_alone_scatters_take_the_own_chunk() -> None:
     assert torch.equal(part, torch.zeros(2, 3))
 
 
-def test_alone_all_to_all_needs_equal_parts() -> None:
+def test_alone_all_to_all_receives_as_much_as_it_sends() -> None:
     given = torch.arange(8.0)
     assert torch.equal(run(Call("all_to_all", [torch.empty(8)], [given]))[0], given)
-    with pytest.raises(emulate.EmulateError, match="unequal parts needs real ranks"):
-        run(Call("all_to_all", [torch.empty(8)], [given], splits=([], [1, 2, 3, 2])))
+    uneven = ([2, 0, 3, 3], [1, 2, 3, 2])
+    assert torch.equal(run(Call("all_to_all", [torch.empty(8)], [given], splits=uneven))[0], given)
+    with pytest.raises(emulate.EmulateError, match="more or less than it sends needs real ranks"):
+        run(Call("all_to_all", [torch.empty(9)], [given], splits=([3, 0, 3, 3], [1, 2, 3, 2])))
 
 
 def test_link_is_needed_and_checked() -> None:

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 import domino_compile
 from domino_compile import CompileReport
 from domino_compile.backend import domino
+from domino_compile.ops import tokens
 from domino_compile.tools.bench.workload import Step, Workload
 from tests.ranks import models
 
@@ -149,6 +150,31 @@ def train_with_breaks(rank: int, world: int, which: str) -> dict[str, Training]:
     cut = train(rank, world, which, "float64", "domino", {"lowering": "eager", "slices": 2})
     torch._dynamo.reset()
     return {"cut": cut, "uncut": train(rank, world, which, "float64", "aot_eager")}
+
+
+def dealt_tokens(rank: int, world: int) -> list[str]:
+    """What is wrong when tokens of slices of various lengths are exchanged, and exchanged back."""
+    assert dist.group.WORLD is not None
+    name, wait = dist.group.WORLD.group_name, torch.ops._c10d_functional.wait_tensor
+    wrong = []
+    for lengths in ([4], [2, 2], [3, 1], [1, 3, 1], [5, 2, 4], [1, 1, 1, 4]):
+        held = sum(lengths)
+        mine = torch.arange(rank * held, (rank + 1) * held).reshape(-1, 1).double()
+        ordered = tokens.arrange_tokens(mine, lengths, False, world, name)
+        dealt = wait(tokens.all_to_all_tokens(ordered, lengths, False, world, name))
+        starts = itertools.accumulate(lengths, initial=0)
+        expected = [
+            torch.arange(start * world + rank * length, start * world + (rank + 1) * length)
+            for start, length in zip(starts, lengths, strict=False)
+        ]
+        if not torch.equal(dealt.flatten(), torch.cat(expected).double()):
+            wrong.append(f"{lengths}: {dealt.flatten().tolist()}")
+        back = wait(tokens.all_to_all_tokens(dealt, lengths, True, world, name))
+        if not torch.equal(tokens.arrange_tokens(back, lengths, True, world, name), mine):
+            wrong.append(f"{lengths}: {back.flatten().tolist()} came back")
+        if tokens.is_arranged(lengths, world) and not torch.equal(ordered, mine):
+            wrong.append(f"{lengths} need not be arranged, but are")
+    return wrong
 
 
 def exchanged(

@@ -33,6 +33,21 @@ def test_a_batch_of_one_is_cut_into_tokens(pools: Pools, style: str, granularity
         assert any(report.tokens for report in cut), [r.status for r in rank["reports"]]
 
 
+def test_slices_that_end_within_a_ranks_tokens_are_exchanged(pools: Pools) -> None:
+    options = {"lowering": "eager", "slices": 3, "verify": "strict", "guard": "off"}
+    ranks = pools[2].run("tests.ranks.checks:exchanged", "sp", "whole", options)
+    compare(ranks)
+    for rank in ranks:
+        (report,) = [report for report in rank["reports"] if report.status == "sliced"]
+        events = [e for schedule in report.schedules for e in schedule.events]
+        assert sum(e.startswith("launch all_to_all_tokens") for e in events) == 2, events
+
+
+def test_tokens_reach_their_ranks_and_return(pools: Pools) -> None:
+    for answers in pools[4].run("tests.ranks.checks:dealt_tokens"):
+        assert answers == []
+
+
 def test_an_exchange_that_does_not_pay_is_undone(pools: Pools) -> None:
     options = {"lowering": "eager", "margin": 0.9, "verify": "strict"}
     ranks = pools[2].run("tests.ranks.checks:exchanged", "sp", "whole", options)

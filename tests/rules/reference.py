@@ -9,6 +9,7 @@ import torch
 import torch._inductor.inductor_prims  # registers prims.inductor_random
 from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 
+from domino_compile.ops import tokens
 from domino_compile.ops.own_part import own_part as own_part_op
 from domino_compile.ops.random_slice import random_slice
 from tests.rules.harness import OVERRIDES
@@ -39,6 +40,43 @@ def reduce_scatter(calls: list[Any]) -> list[Any]:
 def own_part(calls: list[Any]) -> list[Any]:
     """Rank ``r`` takes block ``r`` of a dimension."""
     return [args[0].chunk(len(calls), args[1])[rank].clone() for rank, args in enumerate(calls)]
+
+
+def all_to_all_tokens(calls: list[Any]) -> list[Any]:
+    """Every rank sends what it has, in order, and gets what comes from each rank, in order."""
+    _, lengths, back, ranks, _ = calls[0]
+    held, dealt = owners(lengths, ranks)
+    source, target = (dealt, held) if back else (held, dealt)
+    boxes: dict[tuple[int, int], list[Any]] = {}
+    for rank, args in enumerate(calls):
+        mine = sorted(target[token] for token, owner in enumerate(source) if owner == rank)
+        for row, to in zip(args[0], mine, strict=True):
+            boxes.setdefault((to, rank), []).append(row)
+    return [
+        torch.stack([row for sent in range(ranks) for row in boxes.get((rank, sent), [])])
+        for rank in range(ranks)
+    ]
+
+
+def arrange_tokens(calls: list[Any]) -> list[Any]:
+    """Each rank sorts the tokens that it holds by the rank that they are dealt to, or undoes it."""
+    _, lengths, back, ranks, _ = calls[0]
+    held, dealt = owners(lengths, ranks)
+    results = []
+    for rank, args in enumerate(calls):
+        mine = [token for token, owner in enumerate(held) if owner == rank]
+        order = sorted(range(len(mine)), key=lambda i: dealt[mine[i]])
+        if back:
+            order = [order.index(i) for i in range(len(order))]
+        results.append(args[0][order].clone())
+    return results
+
+
+def owners(lengths: list[int], ranks: int) -> tuple[list[int], list[int]]:
+    """The rank that holds each token without a cut, and the rank that the cut gives it to."""
+    held = [rank for rank in range(ranks) for _ in range(sum(lengths))]
+    dealt = [rank for length in lengths for rank in range(ranks) for _ in range(length)]
+    return held, dealt
 
 
 def broadcast(calls: list[Any]) -> list[Any]:
@@ -220,6 +258,8 @@ def flex_backward(
 OVERRIDES.update(
     {
         own_part_op: own_part,
+        tokens.all_to_all_tokens: all_to_all_tokens,
+        tokens.arrange_tokens: arrange_tokens,
         c10d.all_reduce.default: all_reduce,
         c10d.all_gather_into_tensor.default: all_gather,
         c10d.reduce_scatter_tensor.default: reduce_scatter,

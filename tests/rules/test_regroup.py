@@ -6,22 +6,29 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx
 
 from domino_compile.analysis import CutPlan
 from domino_compile.analysis.infer import infer_cut
 from domino_compile.analysis.shards import find_shards
 from domino_compile.axes import Chunks
 from domino_compile.graph.collectives import find_sites
-from domino_compile.passes.regroup import Regrouped, regroup_graph, undo
-from domino_compile.verify.check import Memory, check
+from domino_compile.ops.own_part import own_part
+from domino_compile.ops.tokens import all_to_all_tokens, arrange_tokens
+from domino_compile.passes.exchange import exchange_tokens
+from domino_compile.passes.regroup import Exchange, Regrouped, regroup_graph, undo
+from domino_compile.passes.slice import slice_graph
+from domino_compile.verify.check import NUMBERS, Memory, check
 from domino_compile.verify.part import NotEstablished
 from domino_compile.verify.read import read_graph
-from tests.rules.capturing import Captured, capture, fake_group, largest_error
+from tests.rules.capturing import Captured, capture, copied, fake_group, largest_error
 from tests.rules.harness import run
 from tests.rules.test_dealt import RANKS, Gather, H, block
 
 #: The tokens that a rank holds, and those of all ranks.
 HELD, S = 4, 4 * RANKS
+#: Sizes of slices that all end with the last token that a rank holds.
+AT_RANKS = ((2, 2),)
 
 
 def shards_throughout(dim: int) -> Any:
@@ -66,6 +73,20 @@ def planned(found: Captured, made: Regrouped, sizes: tuple[int, ...]) -> CutPlan
     return CutPlan(Chunks(plan.analysis.batch, sizes), plan.analysis)
 
 
+def sliced(found: Captured, plan: CutPlan, made: Regrouped) -> tuple[fx.Graph, Regrouped]:
+    """A copy of the graph, cut as planned, and the exchanges in it."""
+    graph, env = copied(found.graph)
+    slice_graph(graph, CutPlan(plan.chunks, plan.analysis.moved(env)))
+
+    def there(exchange: Exchange) -> Exchange:
+        nodes = tuple(env[node] for node in exchange.nodes)
+        return Exchange(env[exchange.shard], env[exchange.gathered], exchange.dim, nodes)
+
+    return graph, Regrouped(
+        tuple(map(there, made.entries)), tuple(map(there, made.exits)), made.witness
+    )
+
+
 def on_ranks(found: Captured, graph: Any) -> list[list[Any]]:
     """The results of each rank, whose tokens and weights differ from the other ranks'."""
     ranks = [
@@ -103,7 +124,15 @@ def test_slices_of_exchanged_tokens_compute_what_the_uncut_program_does(
             node for x in (*made.entries, *made.exits) for node in x.nodes
         }
         assert own <= set(plan.analysis.sliced_collectives())
-        compare(want, on_ranks(found, found.sliced(plan)))
+        cut, exchanges = sliced(found, plan, made)
+        compare(want, on_ranks(found, cut))
+        done = exchange_tokens(cut, exchanges)
+        cut.lint()
+        assert len(done.launches) == len(made.entries) + len(made.exits)
+        assert not [node for node in cut.nodes if node.target is own_part]
+        arranged = [node for node in cut.nodes if node.target is arrange_tokens]
+        assert len(arranged) == (0 if sizes in AT_RANKS else len(done.launches))
+        compare(want, on_ranks(found, cut))
 
 
 def test_an_exchange_can_be_undone() -> None:
@@ -116,13 +145,44 @@ def test_an_exchange_can_be_undone() -> None:
 
 
 @pytest.mark.parametrize("kind", [shards_throughout, piece_of_whole])
-def test_the_checker_establishes_an_exchange_and_its_slices(kind: Any) -> None:
-    found = captured(kind, 1)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_the_checker_establishes_an_exchange_and_its_slices(kind: Any, dim: int) -> None:
+    found = captured(kind, dim)
     graphs = [read_graph(found.graph)]
     made = regrouped(found)
     graphs.append(read_graph(found.graph))
     done = check(graphs[0], graphs[1], made.witness, Memory())
     assert done.collectives[1] - done.collectives[0] == len(made.entries) + len(made.exits)
+    for sizes in ((2, 2), (1, 1, 2)):
+        cut, exchanges = sliced(found, planned(found, made, sizes), made)
+        before = read_graph(cut)
+        exchanged = exchange_tokens(cut, exchanges)
+        done = check(before, read_graph(cut), exchanged.witness, Memory())
+        assert done.counts[NUMBERS] == 0
+        # where tokens leave, one exchange stands for the gathers of all slices
+        fewer = len(made.exits) * (len(sizes) - 1)
+        assert done.collectives[0] - done.collectives[1] == fewer
+
+
+@pytest.mark.parametrize(
+    ("target", "at", "value"),
+    [
+        (all_to_all_tokens, 1, [2, 2]),
+        (all_to_all_tokens, 4, "another"),
+        (arrange_tokens, 1, [2, 2]),
+        (arrange_tokens, 2, True),
+    ],
+)
+def test_the_checker_refuses_another_exchange(target: Any, at: int, value: Any) -> None:
+    found = captured(shards_throughout, 1)
+    made = regrouped(found)
+    cut, exchanges = sliced(found, planned(found, made, (1, 3)), made)
+    before = read_graph(cut)
+    exchanged = exchange_tokens(cut, exchanges)
+    changed = next(iter(cut.find_nodes(op="call_function", target=target)))
+    changed.args = (*changed.args[:at], value, *changed.args[at + 1 :])
+    with pytest.raises(NotEstablished):
+        check(before, read_graph(cut), exchanged.witness, Memory())
 
 
 def test_the_checker_refuses_another_ranks_part() -> None:

@@ -44,7 +44,8 @@ def _prove(path: Path) -> dict[str, Any]:
     import domino_compile.ops.materialise
     import domino_compile.ops.own_part
     import domino_compile.ops.products
-    import domino_compile.ops.random_slice  # noqa: F401
+    import domino_compile.ops.random_slice
+    import domino_compile.ops.tokens  # noqa: F401
     from domino_compile.verify.certificate import check_again
     from domino_compile.verify.part import NotEstablished
 
