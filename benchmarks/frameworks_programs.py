@@ -38,7 +38,6 @@ SIZES: dict[str, Any] = {
 WITHOUT: dict[str, str] = {
     "titan_spmd_types": "it keeps references to weights, so that fake tensors cannot replace them",
     "deepspeed_autotp": "its engine reads numbers while it is set up, and fake tensors have none",
-    "hf_lora": "PEFT moves the adapters while it adds them, which fake tensors refuse",
     "hf_lora_rows": "the program does not run",
     "hf_experts_exchanged": "ranks read how many tokens they send, and fake tensors have none",
     "ddp_dtensor": "the program does not run",
@@ -221,6 +220,19 @@ def hf_checkpointing(ranks: int) -> None:
     """Every block checkpointed."""
     model = hugging_face(ranks).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
+    step_of(model)
+
+
+def hf_lora(ranks: int) -> None:
+    """PEFT's adapters on the layers whose columns are divided."""
+    from peft import LoraConfig, get_peft_model
+
+    columns = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]
+    # PEFT moves what it adds, which is already where it belongs; fake tensors refuse to move.
+    unmoved = mock.patch.object(nn.Module, "to", lambda module, *_, **__: module)
+    model = hugging_face(ranks)
+    with shapes_only(), unmoved:
+        model = get_peft_model(model, LoraConfig(r=16, target_modules=columns))
     step_of(model)
 
 
