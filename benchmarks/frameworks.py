@@ -54,7 +54,8 @@ def measured(case: Case, rank: int, world: int) -> dict[str, Any]:
     except Exception as raised:
         traceback.print_exc(limit=-3)
         said = [line.strip() for line in str(raised).splitlines() if line.strip()]
-        error = f"{type(raised).__name__}: {' '.join(said[:2])}"[:300]  # Dynamo's first is its own
+        said = said[:2]  # the first line of Dynamo's errors is its own
+        error = plain(f"{type(raised).__name__}: {' '.join(said)}")[:300]
     return counted(domino_compile.reports(), error)
 
 
@@ -75,12 +76,13 @@ def counted(reports: Iterable[CompileReport], error: str = "") -> dict[str, Any]
         "captured": len(entries),
         **counts,
         "reasons": [r for r in reasons if r],
-        "error": plain(error),
+        "error": error,
     }
 
 
 def plain(text: str) -> str:
-    """Return the text without the folders of packages and of this checkout."""
+    """Return the text without addresses and without the folders of packages and this checkout."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
     return re.sub(rf"({re.escape(str(ROOT))}|[^\s(]*/site-packages)/", "", text)
 
 
@@ -90,6 +92,17 @@ def main_of(case: Case) -> Callable[[int, int], None]:
     module = importlib.import_module(f"benchmarks.{case.module}" if case.module else case.name)
     found = getattr(module, case.name, None) or module.main
     return found  # type: ignore[no-any-return]
+
+
+def missing(case: Case) -> str:
+    """Return why a case cannot run here; empty if it can."""
+    if torch.__version__ < case.torch:
+        return f"it needs torch {case.torch} or newer, this is {torch.__version__}"
+    try:
+        versions(case)
+    except PackageNotFoundError as absent:
+        return f"pip install {absent.name}"
+    return ""
 
 
 def versions(case: Case) -> dict[str, str]:
@@ -182,12 +195,11 @@ def main(arguments: list[str]) -> None:
         return
     names = []
     for case in CASES:
-        try:
-            versions(case)
-        except PackageNotFoundError as missing:
-            print(f"{case.name}: left out, {missing.name} is not installed")
+        if arguments and case.name not in arguments:
             continue
-        if not arguments or case.name in arguments:
+        if reason := missing(case):
+            print(f"{case.name}: left out ({reason})")
+        else:
             names.append(case.name)
     sys.path.insert(0, str(ROOT / "examples"))
     launch = importlib.import_module("_launch")

@@ -29,13 +29,14 @@ def hf_checkpointing(rank: int, world: int) -> None:
 
 
 def hf_lora_rows(rank: int, world: int) -> None:
-    """Train adapters on row-parallel layers."""
+    """Train adapters on row-parallel layers: it already fails without compiling."""
     from _hf import small_llama
     from hf_tensor_parallel import load
     from hf_tensor_parallel import train as train_hf
     from peft import LoraConfig, get_peft_model
 
     layers = LoraConfig(r=4, target_modules=["o_proj", "down_proj"])
+    train_hf(get_peft_model(load(small_llama(), world), layers))
     model = get_peft_model(load(small_llama(), world), layers)
     model.compile(backend="domino", options=OPTIONS)
     train_hf(model)

@@ -19,6 +19,7 @@ class Case:
         pipeline: the pipeline schedule.
         ranks: the number of ranks.
         module: the module of this folder that has the program, if it is not an example.
+        torch: the oldest torch on which the program runs, whatever the backend.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Case:
     pipeline: str = ""
     ranks: int = 2
     module: str = ""
+    torch: str = ""
 
     def described(self) -> str:
         """Return the combination in words."""
@@ -42,12 +44,14 @@ HF, ACCELERATE = ("transformers",), ("transformers", "accelerate")
 MEGATRON = ("megatron_core",)
 TITAN, SEQUENCE = ("torchtitan",), "DTensor, sequence"
 TRIED, TITANS = "frameworks_attempts", "frameworks_titan"
+#: torch 2.13 cannot compile checkpointed attention of DTensors, nor mix them with plain tensors.
+NEWER = "2.14"
 CASES = (
     Case("torchtitan_llama", "torchtitan", TITAN, SEQUENCE),
     Case("titan_all_reduce", "torchtitan", TITAN, module=TITANS),
     Case("titan_fsdp", "torchtitan", TITAN, SEQUENCE, data="FSDP2", ranks=4, module=TITANS),
-    Case("titan_checkpointing", "torchtitan", TITAN, SEQUENCE, "full", module=TITANS),
-    Case("titan_selective", "torchtitan", TITAN, SEQUENCE, "selective", module=TITANS),
+    Case("titan_checkpointing", "torchtitan", TITAN, SEQUENCE, "full", module=TITANS, torch=NEWER),
+    Case("titan_selective", "torchtitan", TITAN, SEQUENCE, "selective", module=TITANS, torch=NEWER),
     Case(
         "titan_fsdp_selective",
         "torchtitan",
@@ -57,6 +61,7 @@ CASES = (
         data="FSDP2",
         ranks=4,
         module=TITANS,
+        torch=NEWER,
     ),
     Case(
         "titan_pipeline",
@@ -69,12 +74,19 @@ CASES = (
     ),
     Case("titan_flex", "torchtitan, FlexAttention", TITAN, SEQUENCE, module=TITANS),
     Case("titan_whole", "torchtitan, whole model", TITAN, SEQUENCE, module=TITANS),
-    Case("titan_spmd_types", "torchtitan", TITAN, "`spmd_types`", module=TITANS),
+    Case("titan_spmd_types", "torchtitan", TITAN, "`spmd_types`", module=TITANS, torch=NEWER),
     Case("megatron_core", "Megatron-core", MEGATRON, "Megatron, sequence"),
     Case("megatron_all_reduce", "Megatron-core", MEGATRON, "Megatron", module=TRIED),
     Case("deepspeed_autotp", "DeepSpeed AutoTP", ("deepspeed",), "Megatron"),
     Case("hf_tensor_parallel", "transformers, `tp_plan`", HF),
-    Case("hf_checkpointing", "transformers, `tp_plan`", HF, checkpointing="full", module=TRIED),
+    Case(
+        "hf_checkpointing",
+        "transformers, `tp_plan`",
+        HF,
+        checkpointing="full",
+        module=TRIED,
+        torch=NEWER,
+    ),
     Case("hf_trainer", "Trainer, `torch_compile=True`", ACCELERATE),
     Case("hf_accelerate", "accelerate, `dynamo_backend`", ACCELERATE),
     Case("hf_generate", "transformers, `generate`, static cache", HF),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -36,9 +36,7 @@ SIZES: dict[str, Any] = {
 }
 #: Why a case has no prediction.
 WITHOUT: dict[str, str] = {
-    "titan_spmd_types": "it keeps references to weights, so that fake tensors cannot replace them",
     "deepspeed_autotp": "its engine reads numbers while it is set up, and fake tensors have none",
-    "hf_lora": "PEFT moves the adapters while it adds them, which fake tensors refuse",
     "hf_lora_rows": "the program does not run",
     "hf_experts_exchanged": "ranks read how many tokens they send, and fake tensors have none",
     "ddp_dtensor": "the program does not run",
@@ -54,16 +52,22 @@ SAME_GRAPHS = {
 
 
 @contextmanager
+def bfloat16() -> Iterator[None]:
+    """Make a model's tensors bfloat16."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
 def shapes_only() -> Iterator[None]:
     """Make tensors that have shapes but no numbers; those of a model are bfloat16."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with bfloat16(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
 
 
 @contextmanager
@@ -83,13 +87,21 @@ def text() -> torch.Tensor:
 # torchtitan
 
 
-def titan(ranks: int, *, whole: bool = False, checkpointed: str = "", **choices: Any) -> None:
+def titan(
+    ranks: int,
+    *,
+    whole: bool = False,
+    checkpointed: str = "",
+    weights: Callable[[], AbstractContextManager[None]] = nullcontext,
+    **choices: Any,
+) -> None:
     """Call torchtitan's Llama 3 8B, with two of its layers; FSDP2 stays outside of its graphs.
 
     Args:
         ranks: The tensor-parallel ranks.
         whole: Whether to compile the model at once.
         checkpointed: The name of a policy of torchtitan's.
+        weights: What the weights are made under, if not as the inputs are.
         **choices: The example's other choices.
     """
     import torchtitan_llama as example
@@ -124,7 +136,8 @@ def titan(ranks: int, *, whole: bool = False, checkpointed: str = "", **choices:
     unsharded = mock.patch.object(parallelize, "apply_fsdp_to_decoder", lambda *_, **__: None)
     unfilled = mock.patch.object(Module, "_init_self_parameters", lambda *_, **__: None)
     with enlarged(example), sized, meshes, unsharded, unfilled, shapes_only():
-        model = example.llama(ranks * choice.shards, choice)
+        with weights():
+            model = example.llama(ranks * choice.shards, choice)
         (torch.compile(model) if whole else model)(text(), text())
 
 
@@ -159,6 +172,20 @@ def titan_checkpointing(ranks: int) -> None:
 def titan_selective(ranks: int) -> None:
     """Every block checkpointed, but for the operations that torchtitan chooses to save."""
     titan(ranks, checkpointed="SelectiveAC")
+
+
+def titan_spmd_types(ranks: int) -> None:
+    """Torchtitan's default description of tensor parallelism.
+
+    It keeps references to weights, which fake tensors cannot replace; one rank's real ones are
+    small enough.
+    """
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    from benchmarks.frameworks_titan import spmd_types
+
+    with spmd_types(ranks):
+        titan(ranks, weights=unset_fake_temporarily, spmd="spmd_types")
 
 
 # Megatron-core
@@ -221,6 +248,19 @@ def hf_checkpointing(ranks: int) -> None:
     """Every block checkpointed."""
     model = hugging_face(ranks).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
+    step_of(model)
+
+
+def hf_lora(ranks: int) -> None:
+    """PEFT's adapters on the layers whose columns are divided."""
+    from peft import LoraConfig, get_peft_model
+
+    columns = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]
+    # PEFT moves what it adds, which is already where it belongs; fake tensors refuse to move.
+    unmoved = mock.patch.object(nn.Module, "to", lambda module, *_, **__: module)
+    model = hugging_face(ranks)
+    with shapes_only(), unmoved:
+        model = get_peft_model(model, LoraConfig(r=16, target_modules=columns))
     step_of(model)
 
 

@@ -20,13 +20,12 @@ import multiprocessing
 import os
 import sys
 import traceback
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
-from benchmarks.frameworks import PREDICTIONS, plain, versions, write_table
+from benchmarks.frameworks import PREDICTIONS, missing, plain, versions, write_table
 from benchmarks.frameworks_cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,10 +89,8 @@ def main(arguments: list[str]) -> None:
     for case in CASES:
         if arguments and case.name not in arguments:
             continue
-        try:
-            versions(case)
-        except PackageNotFoundError as missing:
-            print(f"{case.name}: left out, {missing.name} is not installed")
+        if reason := missing(case):
+            print(f"{case.name}: left out ({reason})")
             continue
         process = multiprocessing.get_context("spawn").Process(
             target=predict_and_write, args=(case,)

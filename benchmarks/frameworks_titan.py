@@ -114,6 +114,13 @@ def titan_whole(rank: int, world: int) -> None:
 
 def titan_spmd_types(rank: int, world: int) -> None:
     """Torchtitan's default description of tensor parallelism."""
+    with spmd_types(world):
+        train_and_compare(world, Choice(spmd="spmd_types"))
+
+
+@contextmanager
+def spmd_types(world: int) -> Iterator[None]:
+    """Let torchtitan describe tensor parallelism over all ranks by ``spmd_types``."""
     from torchtitan.config import ParallelismConfig
     from torchtitan.distributed import ParallelDims
     from torchtitan.distributed.utils import get_spmd_context, set_spmd_backend
@@ -123,7 +130,7 @@ def titan_spmd_types(rank: int, world: int) -> None:
     dims = ParallelDims.from_config(parallelism, world)
     one = mock.patch.object(ParallelDims, "from_config", lambda *_: dims)  # it compares meshes
     with one, get_spmd_context(parallel_dims=dims)():
-        train_and_compare(world, Choice(spmd="spmd_types"))
+        yield
 
 
 def titan_flex(rank: int, world: int) -> None:

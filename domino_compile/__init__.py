@@ -6,11 +6,13 @@ collective, and why; `with profile() as p:` measures steps and what overlap coul
 `enable()` gives domino to what asks for Inductor, where a framework offers no other choice.
 """
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 from domino_compile.errors import DominoError, InternalError, OptionError, RankMismatchError
 from domino_compile.options import Options
+from domino_compile.options.environment import without_effect
 from domino_compile.report import CompileReport, reports, reset_reports
 
 if TYPE_CHECKING:
@@ -82,7 +84,23 @@ def autoload() -> None:
     """
 
 
-if os.environ.get("DOMINO_COMPILE_ENABLE", "0") != "0":
+def _read_environment() -> None:
+    """Turn the switch on if the environment says so, and warn of variables without effect.
+
+    Raises:
+        SystemExit: A variable has a bad value. torch would wrap any other error in one of its own,
+            whose last line names neither the variable nor the value.
+    """
+    for line in without_effect(os.environ):
+        logging.getLogger(__name__).warning(line)
+    if os.environ.get("DOMINO_COMPILE_ENABLE", "0") == "0":
+        return
     from domino_compile.switch import enable_from_environment
 
-    enable_from_environment()
+    try:
+        enable_from_environment()
+    except DominoError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+_read_environment()

@@ -20,6 +20,8 @@ from torch.torch_version import TorchVersion
 import domino_compile
 from domino_compile import switch
 from domino_compile.errors import DominoError, OptionError
+from domino_compile.options import ENVIRONMENT
+from domino_compile.options.environment import without_effect
 from tests.paths import ROOT
 
 EAGER = {"lowering": "eager", "check_ranks": False}
@@ -270,6 +272,42 @@ def test_the_environment_acts_on_a_program_that_imports_torch_alone(installed: P
     on = {"DOMINO_COMPILE_ENABLE": "1", "DOMINO_COMPILE_OPTIONS": chosen}
     said = printed(installed, LOADED + COMPILED, **on).splitlines()
     assert said == ["True True", "[\"slices=3 lowering='eager'\"]"]
+
+
+def said_by(installed: Path, **variables: str) -> tuple[int, list[str]]:
+    """Return the exit code and stderr of a program that only imports torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))} | variables,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    return done.returncode, done.stderr.strip().splitlines()
+
+
+def test_a_bad_variable_ends_the_program_with_one_line(installed: Path) -> None:
+    code, said = said_by(installed, DOMINO_COMPILE_ENABLE="yes")
+    assert code == 1
+    assert said == ["error: DOMINO_COMPILE_ENABLE: got 'yes', allowed: '0' or '1'"]
+
+
+def test_a_misspelt_variable_is_one_line(installed: Path) -> None:
+    code, said = said_by(installed, DOMINO_COMPILE_ENABLED="1")
+    assert code == 0
+    assert said == [
+        "the environment variable DOMINO_COMPILE_ENABLED has no effect; "
+        "did you mean 'DOMINO_COMPILE_ENABLE'?"
+    ]
+
+
+def test_variables_without_effect() -> None:
+    options = {"DOMINO_COMPILE_OPTIONS": '{"slices": 2}'}
+    assert without_effect({**dict.fromkeys(ENVIRONMENT, "1"), "DOMINO_COMPILE_STRICT": "1"}) == []
+    assert without_effect({**options, "DOMINO_COMPILE_ENABLE": "1", "HOME": "/"}) == []
+    (line,) = without_effect({**options, "DOMINO_COMPILE_ENABLE": "0"})
+    assert line == "DOMINO_COMPILE_OPTIONS has no effect without DOMINO_COMPILE_ENABLE=1"
 
 
 def test_without_it_nothing_is_loaded(installed: Path) -> None:

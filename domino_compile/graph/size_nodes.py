@@ -17,7 +17,11 @@ aten = torch.ops.aten
 
 
 class SizeNodes:
-    """Turns size expressions into graph nodes, each made once, right behind the inputs."""
+    """Turns size expressions into graph nodes, each made once.
+
+    They stand right behind the inputs. A size that the program reads from a tensor, such as the
+    number of tokens that a rank receives, stands right behind the node that reads it.
+    """
 
     def __init__(
         self, graph: fx.Graph, chunks: Chunks, fill_meta: Callable[[fx.Node], None]
@@ -27,6 +31,7 @@ class SizeNodes:
         self.fill_meta = fill_meta
         self.nodes: dict[sympy.Expr, Any] = {}
         self.last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+        self.late: set[Any] = set()  # the nodes behind one that reads a size from a tensor
 
     def node_or_int(self, value: Any) -> Any:
         """Return a size expression as a node (or ``int``), and anything else unchanged."""
@@ -86,13 +91,26 @@ class SizeNodes:
                 for dim, extent in enumerate(value.shape):
                     if to_size(extent) == symbol:
                         return self._call(aten.sym_size.int, node, dim)
-        raise NotImplementedError(f"no input has the size {symbol}")
+        return self._read_size(symbol)
+
+    def _read_size(self, symbol: sympy.Symbol) -> Any:
+        """Return the node that reads a size from a tensor."""
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and to_size(value) == symbol:
+                self.late.add(node)
+                return node
+        raise NotImplementedError(f"nothing in the graph has the size {symbol}")
 
     def _call(self, target: Any, *args: Any) -> Any:
         if all(isinstance(arg, int) for arg in args):
             return target(*args)
-        with self.graph.inserting_after(self.last):
+        late = [arg for arg in args if arg in self.late]
+        with self.graph.inserting_after(max(late, default=self.last)):
             node = self.graph.call_function(target, args)
         self.fill_meta(node)
-        self.last = node
+        if late:
+            self.late.add(node)
+        else:
+            self.last = node
         return node

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from domino_compile._compat.operators import OpOverload
 from domino_compile.verify.interpret import resolve
-from domino_compile.verify.movements import MOVES
+from domino_compile.verify.movements import MOVES, Points
 from domino_compile.verify.narrow import BITS
 from domino_compile.verify.plain import Operation, Ref, Tensor, refs
 
@@ -36,6 +37,8 @@ class Read:
     ranks: str = "own"
 
 
+#: It is a movement if all blocks have one size; otherwise other ranks know which row goes where.
+EXCHANGE = "_c10d_functional.all_to_all_single.default"
 #: Finds an operand by its name.
 Find: TypeAlias = Callable[[str], Operation]
 
@@ -53,6 +56,17 @@ def reads_of(op: Operation, find: Find) -> list[Read] | None:
         return _pointwise(op) if same_width else None
     rule = ALIGNED.get(op.target)
     return None if rule is None else rule(op)
+
+
+def same_rows_exchanged(after: Operation, at: Points, before: Operation, where: Points) -> bool:
+    """Return whether elements of two exchanges are in rows that come from the same place.
+
+    Where a row comes from depends on the rank, the row, and the sizes of all ranks' blocks. Every
+    rank runs the same two exchanges, so that equal sizes here are equal sizes on every rank.
+    """
+    sizes, other = after.args[1:3], before.args[1:3]
+    known = all(isinstance(size, int) for size in (*sizes[0], *sizes[1]))
+    return known and bool(sizes == other) and np.array_equal(at[:2], where[:2])
 
 
 @cache
@@ -100,10 +114,13 @@ def _without_refs(argument: Any) -> Any:
 
 
 def _collective(op: Operation) -> list[Read] | None:
-    how = {"all_reduce": "all", "reduce_scatter_tensor": "scattered"}.get(op.target.split(".")[1])
-    if how is None or not isinstance(op.value, Tensor):
+    if not isinstance(op.value, Tensor):
         return None
-    return [Read(op.operands[0], tuple(range(len(op.value.shape))), how)]
+    dims = tuple(range(len(op.value.shape)))
+    if op.target == EXCHANGE:  # some row of some rank
+        return [Read(op.operands[0], (None, *dims[1:]), "all")]
+    how = {"all_reduce": "all", "reduce_scatter_tensor": "scattered"}.get(op.target.split(".")[1])
+    return None if how is None else [Read(op.operands[0], dims, how)]
 
 
 def _product(op: Operation) -> list[Read]:

@@ -17,6 +17,7 @@ from tests.ranks.pool import Pool
 FOLDER = ROOT / "examples"
 # `demo` measures time and has a test of its own.
 EXAMPLES = sorted(p.stem for p in FOLDER.glob("[a-z]*.py") if p.stem != "demo")
+OTHERS = [case for case in frameworks.CASES if case.module]
 
 pytestmark = pytest.mark.xdist_group("examples")  # pools of their own, beside those of tests/ranks
 
@@ -52,6 +53,12 @@ def run_example(rank: int, world: int, name: str) -> None:
         run_case(case, rank, world)
 
 
+def run_combination(rank: int, world: int, name: str) -> None:
+    """On a rank: one case of the table."""
+    sys.path.insert(0, str(FOLDER))
+    run_case(next(case for case in OTHERS if case.name == name), rank, world)
+
+
 def run_case(case: frameworks.Case, rank: int, world: int) -> None:
     """An example of a framework does what the table of docs/frameworks.md says of it.
 
@@ -59,8 +66,8 @@ def run_case(case: frameworks.Case, rank: int, world: int) -> None:
     Inductor does not know which framework a graph comes from.
     """
     found = frameworks.measured(case, rank, world)
-    assert not found["error"]
     recorded = json.loads(frameworks.RESULTS.read_text())[case.name]
+    assert bool(found["error"]) == bool(recorded["error"]), found["error"]
     if rank == 0 and recorded.pop("versions") == frameworks.versions(case):
         assert found == recorded, "python -m benchmarks.frameworks"
 
@@ -79,6 +86,16 @@ def test_example(pools: dict[int, Pool], name: str) -> None:
     if missing:
         pytest.skip(f"pip install {' '.join(missing)}")
     pools[ranks_of(name)].run("tests.examples.test_examples:run_example", name, timeout=1200)
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
+def test_a_combination_does_what_the_table_says(
+    pools: dict[int, Pool], case: frameworks.Case
+) -> None:
+    """Those rows of the table that are no examples; refused ones must still be refused."""
+    if reason := frameworks.missing(case):
+        pytest.skip(reason)
+    pools[case.ranks].run("tests.examples.test_examples:run_combination", case.name, timeout=1200)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import fx
 
+from domino_compile._compat.operators import c10d
 from domino_compile.passes.accumulate import accumulate_products
 from domino_compile.passes.equal import merge_equal
 from domino_compile.passes.materialise import materialise_values
@@ -97,6 +98,31 @@ def test_what_the_passes_do_is_established(name: str) -> None:
 def test_collectives_are_counted() -> None:
     assert established(by_rows(mlp_joint())).collectives == (2, 4)
     assert established(rewritten(three_inputs_reduced(), merged)).collectives == (3, 1)
+
+
+def unequal_exchange() -> fx.Graph:
+    """Rows that go to the other rank and come back, as many as each rank likes."""
+    b = Builder()
+    y = b.call(aten.mm.default, b.input("x", 12, 8), b.input("w", 8, 16))
+    for received, sent in (([7, 5], [8, 4]), ([8, 4], [7, 5])):
+        launch = b.call(c10d.all_to_all_single.default, y, received, sent, "tp")
+        y = b.call(aten.exp.default, b.call(c10d.wait_tensor.default, launch))
+    return b.output(y)
+
+
+def test_parts_of_an_exchange_take_their_rows_from_where_the_whole_takes_them() -> None:
+    made = by_columns(unequal_exchange())
+    assert established(made).collectives == (2, 4)
+    operations = made.after.operations
+    name = "all_to_all_single_c0"
+    part, other = operations[name], operations["all_to_all_single_c1"]
+    for args in (
+        (part.args[0], (5, 7), *part.args[2:]),
+        (part.args[0], part.args[1], (4, 8), *part.args[3:]),
+        (other.args[0], *part.args[1:]),
+    ):
+        wrong = {**operations, name: replace(part, args=args)}
+        assert refused(Rewriting(made.before, replace(made.after, operations=wrong), made.witness))
 
 
 def test_graphs_and_claims_survive_as_data() -> None:

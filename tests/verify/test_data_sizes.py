@@ -61,8 +61,9 @@ def ranks() -> Iterator[None]:
         yield
 
 
-def report(program: object, *inputs: torch.Tensor) -> domino_compile.CompileReport:
-    options = {"slices": 2, "lowering": "eager", "verify": "strict", "batch": {"x": 0}}
+def report(program: object, *inputs: torch.Tensor, **cut: object) -> domino_compile.CompileReport:
+    cut = cut or {"slices": 2, "batch": {"x": 0}}
+    options = {"lowering": "eager", "verify": "strict", **cut}
     domino_compile.explain(program, *inputs, options=options)  # type: ignore[arg-type]
     return domino_compile.reports()[-1]
 
@@ -79,3 +80,18 @@ def test_rows_that_each_rank_sends_as_it_likes_are_proved() -> None:
     found = report(exchanged, x, torch.randn(WIDTH, WIDTH, requires_grad=True))
     assert found.status != "inductor"
     assert "left alone" in {c.action for c in found.collectives}
+
+
+def test_columns_of_products_of_chosen_tokens_are_cut() -> None:
+    found = report(Block(), torch.randn(4, 8, WIDTH), slices=1, columns=2)
+    assert found.status == "sliced"
+    assert {c.action for c in found.collectives} <= {"merged", "sliced"}
+
+
+def test_columns_of_rows_that_each_rank_sends_as_it_likes_are_cut() -> None:
+    x = torch.randn(8, WIDTH, requires_grad=True)
+    weight = torch.randn(WIDTH, WIDTH, requires_grad=True)
+    found = report(exchanged, x, weight, slices=1, columns=2)
+    assert found.status == "sliced"
+    cut = {c.kind for c in found.collectives if c.action == "sliced"}
+    assert cut == {"all_reduce", "all_to_all_single"}

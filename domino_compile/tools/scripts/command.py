@@ -39,6 +39,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("required: SCRIPT, ..."):
+            message = "no script: write domino run train.py"
         raise OptionError(f"{message} (see: {self.prog} --help)")
 
 

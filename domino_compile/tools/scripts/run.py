@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch.distributed as dist
@@ -87,15 +88,10 @@ class Program:
         Raises:
             ScriptError: The program does not exist.
         """
-        if not self.is_module:
+        if self.is_module:
+            _require_module(self.name)
+        else:
             require_file(Path(self.name))
-            return
-        try:
-            spec = importlib.util.find_spec(self.name)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None:
-            raise ScriptError(f"no module named {self.name!r} (searched as by python -m)")
 
     def run(self) -> None:
         """Run the program as ``__main__``."""
@@ -132,13 +128,43 @@ def run_program(
 
 
 def require_file(script: Path) -> None:
-    """Require that the script exists.
+    """Require that the script exists and is a file.
 
     Raises:
-        ScriptError: The script does not exist.
+        ScriptError: The script does not exist, or it is a folder.
     """
+    if script.is_dir():
+        raise ScriptError(f"{script} is a folder: name a script in it, or a module with -m")
     if not script.is_file():
         raise ScriptError(f"{script}: no such file")
+
+
+def _require_module(name: str) -> None:
+    """Require that ``python -m`` would find the module; packages around it are imported.
+
+    Raises:
+        ScriptError: There is no such module, or the name is that of a file or a bare package.
+    """
+    if "/" in name or (name.endswith(".py") and Path(name).is_file()):
+        # To look for a module `train.py` would import `train`, and so run it.
+        raise ScriptError(
+            f"{name!r} is a path, not a module: leave out -m, or write "
+            f"-m {name.removesuffix('.py').strip('./').replace('/', '.')}"
+        )
+    spec = _found(name)
+    if spec is None:
+        raise ScriptError(f"no module named {name!r} (searched as by python -m)")
+    if spec.submodule_search_locations is not None and _found(f"{name}.__main__") is None:
+        raise ScriptError(f"{name!r} is a package without __main__.py: name a module in it")
+
+
+def _found(module: str) -> ModuleSpec | None:
+    if "" in module.split("."):
+        return None
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
 
 
 def _run(program: Program, explained: Callable[[str, str], str]) -> int:
@@ -162,6 +188,6 @@ def _run(program: Program, explained: Callable[[str, str], str]) -> int:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _RUNPY):
             trace = trace.tb_next
-        traceback.print_exception(type(error), error, trace or error.__traceback__)
+        traceback.print_exception(type(error), error, trace)
         return 1
     return 0

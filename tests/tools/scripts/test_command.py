@@ -11,6 +11,7 @@ import torch
 
 import domino_compile
 from domino_compile.tools.scripts.command import main
+from tests.paths import ROOT
 
 SETUP = """
 import sys
@@ -118,10 +119,33 @@ def test_what_fails_keeps_its_traceback_and_code(
     assert "KeyError: 'mine'" in said and "runpy" not in said and "warning" not in said
 
 
+def test_a_file_is_not_run_to_find_out_that_it_is_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.py").write_text("print('run')")
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", "train.py"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err == (
+        "error: 'train.py' is a path, not a module: leave out -m, or write -m train\n"
+    )
+
+
+def test_a_syntax_error_shows_the_scripts_line_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "def (") == 1
+    said = capsys.readouterr().err
+    assert "script.py" in said and "SyntaxError" in said and "runpy" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "required: SCRIPT"),
+        ([], "no script: write domino run train.py"),
+        (["-m"], "no script: write domino run train.py"),
+        ([""], " is a folder: name a script in it"),
+        ([str(ROOT)], " is a folder: name a script in it"),
         (["--slice", "2", "train.py"], "unrecognized arguments: --slice"),
         (["--slices", "two", "train.py"], "invalid int value: 'two'"),
         (["--slices", "0", "train.py"], "slices: got 0"),
@@ -129,6 +153,9 @@ def test_what_fails_keeps_its_traceback_and_code(
         (["--option", "slises=2", "train.py"], "did you mean 'slices'?"),
         (["missing.py"], "missing.py: no such file"),
         (["-m", "missing.module"], "no module named 'missing.module'"),
+        (["-m", "tests..paths"], "no module named 'tests..paths'"),
+        (["-m", "tests/paths.py"], "leave out -m, or write -m tests.paths"),
+        (["-m", "tests.agreement"], "is a package without __main__.py"),
     ],
 )
 def test_bad_input_is_one_line(
