@@ -17,6 +17,7 @@ class PassName(StrEnum):
     SLICE = "slice"
     COLUMNS = "columns"
     EXCHANGE = "exchange"
+    RELAYOUT = "relayout"
     SCHEDULE = "schedule"
     PRODUCTS = "products"
     TRANSPORT = "transport"

@@ -29,11 +29,14 @@ class Pass(Generic[T]):
         wanted: Whether it applies to a graph. The option ``disable_passes`` is handled elsewhere.
         run: Rewrites the graph and returns what was done. The result is falsy if and only if the
             graph is unchanged, because only then are earlier results about the graph reused.
+        optional: Whether the graph does without the pass if the checker does not establish it. With
+            any other pass, the graph then loses its plan.
     """
 
     name: str
     wanted: Callable[[Context], bool]
     run: Callable[[fx.Graph, Context], T]
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from domino_compile.passes.columns import Columns
     from domino_compile.passes.exchange import Exchanged
     from domino_compile.passes.regroup import Regrouped
+    from domino_compile.passes.relayout import Relaid
     from domino_compile.passes.schedule import ScheduleResult
     from domino_compile.passes.transport import Carried
 
@@ -59,6 +60,10 @@ def _cuts_columns(at: Context) -> bool:
 def _exchanges_slices(at: Context) -> bool:
     made = at.outcomes.of(REGROUP)
     return _cuts_rows(at) and made is not None and bool(made)
+
+
+def _fuses_reordered(at: Context) -> bool:
+    return at.lowering.fuses and at.decision is not None and at.decision.reorder
 
 
 def _tells_products(at: Context) -> bool:
@@ -119,6 +124,12 @@ def _exchange(graph: fx.Graph, at: Context) -> Exchanged:
     return exchange_tokens(graph, made)
 
 
+def _relayout(graph: fx.Graph, at: Context) -> Relaid:
+    from domino_compile.passes.relayout import relayout_graph
+
+    return relayout_graph(graph)
+
+
 def _schedule(graph: fx.Graph, at: Context) -> ScheduleResult:
     from domino_compile.passes.schedule import schedule_graph, schedule_in_order
 
@@ -159,6 +170,7 @@ REGROUP = Pass(PassName.REGROUP.value, _has_shards, _regroup)
 SLICE = Pass(PassName.SLICE.value, _cuts_rows, _slice)
 COLUMNS = Pass(PassName.COLUMNS.value, _cuts_columns, _columns)
 EXCHANGE = Pass(PassName.EXCHANGE.value, _exchanges_slices, _exchange)
+RELAYOUT = Pass(PassName.RELAYOUT.value, _fuses_reordered, _relayout, optional=True)
 SCHEDULE = Pass(PassName.SCHEDULE.value, _always, _schedule)
 PRODUCTS = Pass(PassName.PRODUCTS.value, _tells_products, _products)
 TRANSPORT = Pass(PassName.TRANSPORT.value, _has_transport, _transport)
@@ -166,7 +178,7 @@ PIN = Pass(PassName.PIN.value, _fuses, _pin)
 
 PREPARE = (NORMALISE, ACCUMULATE, MATERIALISE)
 TRIED = (REGROUP,)
-CUT = (SLICE, COLUMNS, EXCHANGE)
+CUT = (SLICE, COLUMNS, EXCHANGE, RELAYOUT)
 JOINT = (*PREPARE, *TRIED, *CUT)
 GRAPH = (SCHEDULE, PRODUCTS, TRANSPORT, PIN)
 

@@ -106,6 +106,9 @@ class Runner:
         for made in passes:
             if made.name in self.disabled or not made.wanted(context):
                 continue
+            if made.optional and (why := self._refusal(made, graph, context)):
+                self._left_out(made, phase, why)
+                continue
             outcome = self._one(made, graph, phase, context)
             context.outcomes.put(made, outcome)
             if isinstance(outcome, Replaced) and context.found is not None:
@@ -116,6 +119,24 @@ class Runner:
         context.outcomes.drop(made)
         if self.verifier is not None:
             self.verifier.forget_last()
+
+    def _refusal(self, made: Pass[Any], graph: fx.Graph, context: Context) -> str:
+        """Return why a pass is not established to keep what a graph computes; empty if it is."""
+        if self.verifier is None:
+            return ""
+        trial = fx.Graph(owning_module=graph.owning_module)
+        trial.output(trial.graph_copy(graph, {}))
+        try:
+            outcome = made.run(trial, context)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return self.verifier.refusal(self.verifier.read(graph), trial, outcome) if outcome else ""
+
+    def _left_out(self, made: Pass[Any], phase: str, why: str) -> None:
+        name = f"{phase}/{title(made.name)}"
+        log.info("graph %d: %s is left out: %s", self.number, name, why)
+        if self.dump.wanted:
+            self.dump.write(f"{name}.left_out.txt", f"{why}\n")
 
     def _one(self, made: Pass[Any], graph: fx.Graph, phase: str, context: Context) -> Any:
         name = f"{phase}/{title(made.name)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from domino_compile.verify.plain import COUNTS, Graph, Operation, Tensor
 from domino_compile.verify.transported import STARTS, command_of
 
 VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+SPLIT, CAT = "aten.split.Tensor", "aten.cat.default"
 #: Writes a part of a value, as long as the part: what is larger than the part must stay so.
 WRITTEN = "aten.slice_scatter.default"
 #: A part is run as it is if its values have no more elements than this, all together.
@@ -106,6 +107,29 @@ def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
                 yield from _grouped(op.tensor.shape, source.shape)
 
 
+def _divided(part: Part) -> Iterator[tuple[int, int, int]]:
+    """Yield each extent that is split into, or made of, equal parts: it, their number and length.
+
+    The parts are named one by one, so there must be as many with small sizes.
+    """
+    known = {**part.graphs[0].operations, **part.inputs, **part.before}
+    for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
+        for op in side.values():
+            if op.target == SPLIT and isinstance(op.value, tuple):
+                lengths = _lengths(op.value, op.args[2] if len(op.args) > 2 else 0)
+            elif op.target == CAT:
+                parts = [values[name].value for name in op.operands]
+                lengths = _lengths(parts, op.args[1] if len(op.args) > 1 else 0)
+            else:
+                continue
+            if len(lengths) > LITTLE and len(set(lengths)) == 1:
+                yield sum(lengths), len(lengths), lengths[0]
+
+
+def _lengths(parts: Iterable[Any], dim: Any) -> list[int]:
+    return [part.shape[dim] for part in parts]
+
+
 def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
     """Yield each extent of ``coarse`` that is the product of extents of ``fine``, and these."""
     place = 0
@@ -129,9 +153,12 @@ class _Sizes:
         kept = {*range(-1, LITTLE + 1), part.ranks}  # there are as many ranks as there are
         if part.own_ranks:
             kept |= set(range(part.ranks))  # the places of ranks
+        self.products = dict(_products(part))
+        for extent, parts, length in _divided(part):
+            kept.add(parts)
+            self.products[extent] = (parts, length)
         self.small: dict[int, int] = {n: n for n in kept}
         self.taken: set[int] = set(self.small)
-        self.products = dict(_products(part))
         calls = (op for side in (part.before, part.after) for op in side.values())
         self.ordered = any(op.target == WRITTEN for op in calls)
         self._shares()

@@ -123,6 +123,19 @@ class Verifier:
         self._latest = graph, after
         self.checked.append(Checked(phase, name, before, after, witness, done, seconds))
 
+    def refusal(self, before: Graph, graph: fx.Graph, outcome: Any) -> str:
+        """Return why a pass would be refused, without recording anything; empty if it would not."""
+        began = time.perf_counter()
+        try:
+            check(before, read_graph(graph), outcome.witness, self.memory)
+        except NotEstablished as problem:
+            return f"{problem.node}: {problem.reason}"
+        except Exception as error:
+            return _fault(error)
+        finally:
+            self.seconds += time.perf_counter() - began
+        return ""
+
     def _refused(self, made: str, node: str, reason: str, line: str) -> NotEqual:
         error = NotEqual(made, node, reason, line)
         self.problem = str(error)
