@@ -24,7 +24,7 @@ from domino_compile.planner.candidates import (
     token_candidates,
 )
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose
-from domino_compile.planner.predict import Expansion
+from domino_compile.planner.predict import Expansion, Pieces
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import UnitGraph
 
@@ -76,8 +76,8 @@ class Planner:
                 self._forced_columns(plan, self.parts)
                 return choose(self.predictions, replace(self.policy, memory_cap=math.inf))
         reordered = Expansion(self.program, self.cost, units=self.units)
-        whole = reordered.expanded(())
-        uncut = reordered.predict(REORDERED, whole, self.policy)
+        whole = reordered.pieces(())
+        uncut = reordered.predict(REORDERED, reordered.expanded(whole), self.policy)
         self.predictions.append(uncut)
         self._rows()
         if self.parts is None:
@@ -156,15 +156,15 @@ class Planner:
     def _try(
         self, candidates: Iterable[tuple[Candidate, Expansion, Sequence[Sequence[float]]]]
     ) -> None:
-        estimates: list[tuple[float, int, Candidate, Expansion, list[UnitGraph]]] = []
+        estimates: list[tuple[float, int, Candidate, Expansion, Pieces]] = []
         for place, (candidate, expansion, shares) in enumerate(candidates):
-            phases = expansion.expanded(shares)
-            estimate = expansion.estimate_us(phases)
-            estimates.append((estimate, place, candidate, expansion, phases))
+            made = expansion.pieces(shares)
+            estimates.append((expansion.estimate_us(made), place, candidate, expansion, made))
         best_us, predictions = self._best_us, dict[int, Prediction]()
-        for rank, (estimate, place, candidate, expansion, phases) in enumerate(sorted(estimates)):
+        for rank, (estimate, place, candidate, expansion, made) in enumerate(sorted(estimates)):
             promising = estimate * (1 - SLACK) < best_us or (rank == 0 and self.policy.always)
             if rank < MOST_ORDERED and promising:
+                phases = expansion.expanded(made)
                 predictions[place] = expansion.predict(
                     *(candidate, phases, self.policy, self.policy.allowed_bytes(self.alone)),
                 )

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -39,13 +40,14 @@ from domino_compile.graph.collectives import tensor_bytes
 from domino_compile.graph.tags import Piece
 from domino_compile.planner.candidates import INDUCTOR, Candidate
 from domino_compile.planner.choose import Policy, Prediction
-from domino_compile.planner.needs import Needs, looks_back, units_at
+from domino_compile.planner.needs import Meeting, Needs, looks_back, units_at
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import (
     Unit,
     UnitGraph,
     allowed_bytes,
     inductors_bytes,
+    own_orders,
     run_order,
     schedule_units,
 )
@@ -116,6 +118,21 @@ class _Extents:
 
 
 @dataclass
+class Pieces:
+    """The units of one graph, cut into slices.
+
+    Attributes:
+        units: The units, and the copies that join slices.
+        places: For each uncut unit its pieces, by their place along the axes.
+        joined: For each uncut unit the copies that it reads.
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    places: list[dict[Place, int]] = field(default_factory=list)
+    joined: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+
+@dataclass
 class Expansion:
     """The units of one graph, ready to be expanded into slices of any number and size.
 
@@ -131,6 +148,7 @@ class Expansion:
     axes: Sequence[Analysis] = ()
     units: UnitGraph | None = None
     _wanted: list[set[fx.Node]] = field(init=False)
+    _meets: dict[tuple[int, int], list[Meeting]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.backward = self.program.is_backward
@@ -203,53 +221,70 @@ class Expansion:
 
     # -- expanding -------------------------------------------------------------------------
 
-    def expanded(self, shares: Sequence[Sequence[float]]) -> list[UnitGraph]:
-        """Return the units of each phase, cut.
+    def pieces(self, shares: Sequence[Sequence[float]]) -> Pieces:
+        """Return the units, cut, that do not know yet which others they need.
 
         Args:
             shares: For each axis the shares of its parts, which add up to 1.
         """
-        result: list[Unit] = []
-        places: dict[int, dict[Place, int]] = {}
+        made = Pieces()
         copies: dict[int, list[tuple[int, set[int]]]] = defaultdict(list)
         for size, maker, needing in self.copies:
             copies[maker].append((size, needing))
-        joined: dict[int, set[int]] = defaultdict(set)
-        kept: set[int] = set()
         for number, work in enumerate(self.works):
-            places[number] = {}
-            last = -1
+            places: dict[Place, int] = {}
             for place in self._places(work.cut, shares):
-                unit = self._piece(work, place, shares, len(result))
+                unit = self._piece(work, place, shares, len(made.units))
+                places[place] = unit.index
+                made.units.append(unit)
+            made.places.append(places)
+            for size, needing in copies[number]:
+                made.units.append(self._copy(size, work.unit, set(places.values()), made.units))
+                for taker in needing:
+                    made.joined[taker].add(made.units[-1].index)
+        return made
+
+    def expanded(self, made: Pieces) -> list[UnitGraph]:
+        """Return the units of each phase, cut, with what each needs."""
+        kept: set[int] = set()
+        for number, (work, places) in enumerate(zip(self.works, made.places, strict=True)):
+            last = -1
+            for place, index in places.items():
+                unit = made.units[index]
                 for needed in work.unit.after:
-                    unit.after |= self._needed(needed, number, place, places[needed])
+                    unit.after.update(self._needed(needed, number, place, made.places[needed]))
                 for needed in work.unit.after_wire:
-                    unit.after_wire |= self._needed(needed, number, place, places[needed])
-                unit.after |= joined[number]
+                    wires = self._needed(needed, number, place, made.places[needed])
+                    unit.after_wire.update(wires)
+                unit.after |= made.joined[number]
                 if work.chained and last >= 0:
                     unit.after.add(last)
-                last = places[number][place] = unit.index
-                result.append(unit)
+                last = index
             if number in self.uncut.kept:  # only the last of a chain of sums stays
-                kept.update([last] if work.chained else places[number].values())
-            for size, needing in copies[number]:
-                result.append(self._copy(size, work.unit, set(places[number].values()), result))
-                for taker in needing:
-                    joined[taker].add(result[-1].index)
-        return _phases(result, kept, self.backward)
+                kept.update([last] if work.chained else places.values())
+        return _phases(made.units, kept, self.backward)
 
     def _places(self, cut: Mask, shares: Sequence[Sequence[float]]) -> Iterator[Place]:
         parts = (range(len(s)) if c else range(1) for c, s in zip(cut, shares, strict=True))
         return itertools.product(*parts)
 
-    def _needed(self, needed: int, by: int, place: Place, made: Mapping[Place, int]) -> set[int]:
+    def _needed(
+        self, needed: int, by: int, place: Place, made: Mapping[Place, int]
+    ) -> Iterable[int]:
         """Return the pieces of a unit that a piece of another needs."""
-        meets = self.needs.meets((needed, by), self.works[needed].cut, self.works[by].cut)
-        return {
+        if len(made) == 1:
+            return made.values()  # the whole, or its only piece: see ``Needs.meets``
+        if (needed, by) not in self._meets:
+            cuts = self.works[needed].cut, self.works[by].cut
+            self._meets[needed, by] = self.needs.meets((needed, by), *cuts)
+        meets = self._meets[needed, by]
+        if all(meet is operator.eq for meet in meets):
+            return (made[place],)
+        return [
             index
             for other, index in made.items()
             if all(meet(a, b) for a, b, meet in zip(other, place, meets, strict=True))
-        }
+        ]
 
     def _piece(
         self, work: _Extents, place: Place, shares: Sequence[Sequence[float]], index: int
@@ -316,34 +351,35 @@ class Expansion:
 
     # -- predicting ------------------------------------------------------------------------
 
-    def estimate_us(
-        self, phases: Sequence[UnitGraph], parts: int = 1, at: Container[str] = ()
-    ) -> float:
+    def estimate_us(self, made: Pieces, parts: int = 1, at: Container[str] = ()) -> float:
         """Estimate the time of the best order: all communication hidden, with compute slowed by it.
 
         Args:
-            phases: The units of each phase.
+            made: The units.
             parts: The number of parts to assume for the collectives ``at``.
             at: The names of these collectives.
         """
-        total = 0.0
-        for graph in phases:
-            compute = sum(u.cost_us for u in graph.units if not u.launch)
-            beside = sum(u.cost_us * u.slowdown for u in graph.units if not u.launch)
-            wires: dict[str | None, float] = defaultdict(float)
-            hidden: dict[str | None, float] = defaultdict(float)
-            for unit in graph.units:
-                if not unit.launch:
-                    continue
-                wire_us = unit.cost_us
-                if self.program.origin(unit.nodes[0]).name in at:
-                    wire_us = parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
-                wires[unit.group] += wire_us
-                hidden[unit.group] += wire_us * unit.slowdown
-            longest = min(max(hidden.values(), default=0.0), beside)
-            price = longest * (1 - compute / beside) if beside else 0.0
-            total += max(max(wires.values(), default=0.0), compute + price)
-        return total
+        phases: dict[bool, list[Unit]] = defaultdict(list)
+        for unit in made.units:
+            phases[bool(self.backward(unit.nodes[0]))].append(unit)
+        return sum((self._phase_us(phases[later], parts, at) for later in sorted(phases)), 0.0)
+
+    def _phase_us(self, units: Sequence[Unit], parts: int, at: Container[str]) -> float:
+        compute = sum(u.cost_us for u in units if not u.launch)
+        beside = sum(u.cost_us * u.slowdown for u in units if not u.launch)
+        wires: dict[str | None, float] = defaultdict(float)
+        hidden: dict[str | None, float] = defaultdict(float)
+        for unit in units:
+            if not unit.launch:
+                continue
+            wire_us = unit.cost_us
+            if self.program.origin(unit.nodes[0]).name in at:
+                wire_us = parts * self.cost.wire_us(unit.nodes[0], 1 / parts)
+            wires[unit.group] += wire_us
+            hidden[unit.group] += wire_us * unit.slowdown
+        longest = min(max(hidden.values(), default=0.0), beside)
+        price = longest * (1 - compute / beside) if beside else 0.0
+        return max(max(wires.values(), default=0.0), compute + price)
 
     def predict(
         self,
@@ -362,9 +398,11 @@ class Expansion:
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
-            room = allowed_bytes(inductors_bytes(graph), policy.memory_cap, policy.held)
+            own = own_orders(graph)
+            inductors = inductors_bytes(graph, [order.peak_bytes for order in own])
+            room = allowed_bytes(inductors, policy.memory_cap, policy.held)
             room = min(most_bytes, room)
-            schedule = schedule_units(graph, room)
+            schedule = schedule_units(graph, room, known=own)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)
             waited |= {

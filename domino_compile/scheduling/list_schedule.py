@@ -65,7 +65,10 @@ ENOUGH = 0.01
 
 
 def schedule_units(
-    graph: UnitGraph, cap_bytes: float, fits: Callable[[Schedule], bool] = lambda schedule: True
+    graph: UnitGraph,
+    cap_bytes: float,
+    fits: Callable[[Schedule], bool] = lambda schedule: True,
+    known: Sequence[Schedule] = (),
 ) -> Schedule:
     """Order the units so that collectives run while the device computes.
 
@@ -77,13 +80,14 @@ def schedule_units(
         cap_bytes: Above this much live memory, filler that frees memory goes first. If the graph's
             own orders need more, the limit is raised to the least that one of them needs.
         fits: Whether an order that keeps to this limit may be used. It is asked about few orders.
+        known: The graph's own orders, if they have been run already.
 
     Returns:
         The schedule with predicted times; one of the graph's own orders (``own_orders``) if no
         better one fits.
     """
     stages = stages_of(graph.units)
-    own = sorted(own_orders(graph), key=lambda order: order.peak_bytes)
+    own = sorted(known or own_orders(graph), key=lambda order: order.peak_bytes)
     allowed = max(cap_bytes, own[0].peak_bytes)
     graph_order = next(filter(fits, own), own[0])
     best, enough_us = graph_order, 0.0

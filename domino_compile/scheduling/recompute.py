@@ -129,7 +129,10 @@ def _slices(units: Sequence[Unit]) -> int:
 def own_orders(graph: UnitGraph) -> tuple[Schedule, Schedule]:
     """Return the order that recomputes late, and the order of the graph."""
     late = late_order(graph, stages_of(graph.units))
-    return run_order(graph, late), run_order(graph)
+    own = run_order(graph)
+    if late == list(range(len(late))):  # nothing is recomputed
+        return own, own
+    return run_order(graph, late), own
 
 
 def inductors_bytes(graph: UnitGraph, peaks: Iterable[int] | None = None) -> float:

@@ -22,7 +22,7 @@ PACKAGE = str(Path(domino_compile.__file__).parent)
 #: Some layers are added to a small model and to a larger one. They cost no more there but for the
 #: logarithms of sorted lists; with quadratic work they would cost three times as much. They cost
 #: less if fewer orders are tried for the larger model.
-SMALL, LARGE, ADDED, TOLERANCE = 4, 16, 2, 0.25
+SMALL, LARGE, ADDED, TOLERANCE = 4, 16, 2, 0.3
 
 
 def same_for_each_layer(work: Callable[[int], int]) -> None:
