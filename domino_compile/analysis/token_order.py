@@ -26,16 +26,19 @@ from typing import Any
 
 import networkx as nx
 import torch
+from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from domino_compile._compat.operators import OpOverload
-from domino_compile.graph.nodes import VIEWS, users_of
+from domino_compile.graph.nodes import VIEWS, is_free, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible, is_pointwise
 
 aten = torch.ops.aten
 
 #: Reductions, whose second argument names the dimensions, that accept elements in any order.
 REDUCTIONS = {aten.amax.default, aten.amin.default, aten.mean.dim, aten.sum.dim_IntList}
+#: The ends of the network.
+GATHERED, ROWS = "gathered", "rows"
 #: The share of a copy's cost that is left if fused kernels read or write in the other order.
 FUSED = 0.25
 
@@ -138,13 +141,11 @@ def stacked(node: fx.Node) -> Stacked | None:
 def _split_of(parts: Sequence[Any]) -> fx.Node | None:
     """Return the ``split`` whose results these are, all and in order."""
     sources = {part.args[0] for part in parts if _is_part(part)}
-    if len(sources) != 1 or not all(map(_is_part, parts)):
+    split = sources.pop() if len(sources) == 1 and all(map(_is_part, parts)) else None
+    if not isinstance(split, fx.Node) or split.target is not aten.split.Tensor:
         return None
-    (split,) = sources
-    whole = isinstance(split, fx.Node) and split.target is aten.split.Tensor
-    if not whole or [part.args[1] for part in parts] != list(range(len(split.meta["val"]))):
-        return None
-    return split
+    places = [part.args[1] for part in parts]
+    return split if places == list(range(len(split.meta["val"]))) else None
 
 
 def _is_part(node: Any) -> bool:
@@ -254,36 +255,53 @@ class _Search:
 
     def gathered(self) -> set[fx.Node]:
         """Return the operations on the side of gathered order of a minimum cut."""
+        net = self._net()
+        inside: set[Any] = set()
+        # One cut for each part between collectives: a cut of everything takes far longer.
+        inner = net.subgraph(net.nodes - {GATHERED, ROWS})
+        for part in nx.weakly_connected_components(inner):
+            some = net.subgraph(part | {GATHERED, ROWS})
+            _, (side, _) = nx.minimum_cut(some, GATHERED, ROWS, flow_func=boykov_kolmogorov)
+            inside |= side
+        return inside & self.roles.keys()
+
+    def _net(self) -> nx.DiGraph:
+        """Return the network: an operation on the source's side works in gathered order.
+
+        A value costs what lies behind it if its maker and some taker are on different sides.
+        """
         net = nx.DiGraph()
-        net.add_nodes_from(("gathered", "rows"))
+        net.add_nodes_from((GATHERED, ROWS))
         for value in self.forms:
-            maker: Any = "gathered" if value in self.sources else "rows"
+            maker: Any = GATHERED if value in self.sources else ROWS
             if value in self.roles:
                 maker = value
-            takers = [self._taker(value, user) for user in value.users]
             to_rows, to_gathered = self._prices(value)
-            if maker != "rows":
+            if maker != ROWS:
                 net.add_edge(maker, ("to rows", value), capacity=to_rows)
-            net.add_edge(("to gathered", value), maker, capacity=to_gathered)
-            for taker in takers:
+            if maker != GATHERED:
+                net.add_edge(("to gathered", value), maker, capacity=to_gathered)
+            for user in value.users:
+                taker = self._taker(value, user)
                 net.add_edge(("to rows", value), taker)
                 net.add_edge(taker, ("to gathered", value))
-        _, (inside, _) = nx.minimum_cut(net, "gathered", "rows")
-        return {node for node in inside if node in self.roles}
+        return net
 
     def _taker(self, value: fx.Node, user: fx.Node) -> Any:
         role = self.roles.get(user)
         if role is not None and value in dict(role.operands):
             return user
-        return "gathered" if user in self.feeds else "rows"
+        return GATHERED if user in self.feeds else ROWS
 
     def _prices(self, value: fx.Node) -> tuple[float, float]:
         """Return what it costs to put a value into row order, and into gathered order."""
         tensor = value.meta["val"]
         copied = float(tensor.numel() * tensor.element_size())
-        readers = [user for user in users_of(value) if user not in self.roles]
-        to_rows = copied * (FUSED if all(map(is_fusible, readers)) else 1.0)
-        return to_rows, copied * (FUSED if is_fusible(value) else 1.0)
+        maker = value
+        while maker.op == "call_function" and is_free(maker):
+            maker = maker.all_input_nodes[0]
+        to_rows = copied * (FUSED if all(map(is_fusible, users_of(value))) else 1.0)
+        return to_rows, copied * (FUSED if is_fusible(maker) else 1.0)
 
 
 def _only_feeds(split: fx.Node, node: fx.Node) -> bool:

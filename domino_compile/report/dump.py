@@ -10,7 +10,7 @@
         joint/01.normalise.before.py  ... the graph before and after each pass
         joint/05.slice.after.py
         joint/05.slice.ops.txt        how the number of each operation changed
-        forward/08.schedule.txt       the schedule: launches, waits, and what hides each collective
+        forward/09.schedule.txt       the schedule: launches, waits, and what hides each collective
         forward/emitted.py            the code that Inductor emitted
         forward/order.txt             its order as ``verify`` reads it; .json to read it again
         joint/fault.*                 only if one of our passes failed

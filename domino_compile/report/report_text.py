@@ -93,7 +93,7 @@ def _candidates(candidates: list[CandidateReport]) -> list[str]:
 
 
 def _schedules(entries: list[ScheduleReport]) -> list[str]:
-    lines = ["Predicted times (cost model, not measured; see */08.schedule.txt):"]
+    lines = ["Predicted times (cost model, not measured; see */09.schedule.txt):"]
     header = ("", "step", "compute", "wire", "exposed", "exposed before scheduling")
     rows = [header] + [
         (

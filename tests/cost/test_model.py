@@ -128,7 +128,7 @@ def test_sums_over_rows_take_about_what_was_measured(columns: int, added: float)
 def contended(products: float, memory: float = 1.0) -> CostModel:
     """Of an H200, on a link where that was measured for products of 8192 x 4096 x 4096."""
     found = Contention((8192, 4096, 4096), products, memory, {"all_gather": 1.2}, 0.25)
-    link = replace(load_link("h200-nvlink-2"), contention=found)
+    link = replace(load_link("h200-nvlink-2-ctas16"), contention=found)
     return CostModel("H200", link, lambda _: 2)
 
 
@@ -137,7 +137,7 @@ def test_a_link_says_how_much_slower_work_is_beside_its_collectives() -> None:
     work = Work(half, Product(1, 8192, 4096, 4096))
     alone_us, beside_us = contended(1.4).work_us(work, 0.0)
     assert slowdown(alone_us, beside_us) == pytest.approx(1.4, rel=0.01)
-    plain = CostModel("H200", "h200-nvlink-2", lambda _: 2)
+    plain = CostModel("H200", "h200-nvlink-2-ctas16", lambda _: 2)
     for other in (work, Work(single, Product(1, 512, 512, 64)), Work(half, attention=1e9)):
         times = [contended(x).work_us(other, 1e6) for x in (1.0, 1.3, 2.0)]
         assert {alone for alone, _ in times} == {plain.work_us(other, 1e6)[0]}

@@ -91,7 +91,7 @@ def test_dumps_exist(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None
         folder = run[0] / "dumps" / rank / "graph_0"
         assert (folder / "plan.json").exists()
         for phase in ("forward", "backward"):
-            assert "launch" in (folder / phase / "08.schedule.txt").read_text()
+            assert "launch" in (folder / phase / "09.schedule.txt").read_text()
 
 
 def test_it_says_what_it_does(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

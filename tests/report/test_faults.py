@@ -106,7 +106,7 @@ def test_the_repro_runs_the_same_passes_on_the_same_graph(
     torch._dynamo.reset()
     reset_reports()
     train(dump_dir=str(tmp_path / "good"))
-    name = {"joint": "05.slice", "forward": "08.schedule"}[phase]
+    name = {"joint": "05.slice", "forward": "09.schedule"}[phase]
     good = tmp_path / "good" / "rank_0" / "graph_0" / phase / f"{name}.after.py"
     capsys.readouterr()
     repro = tmp_path / "fault" / "rank_0" / "graph_0" / phase / "fault.repro.py"

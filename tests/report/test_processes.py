@@ -33,13 +33,13 @@ FILES = {
     f"{phase}/{name}"
     for phase in ("forward", "backward")
     for name in (
-        "08.schedule.after.py",
-        "08.schedule.before.py",
-        "08.schedule.ops.txt",
-        "08.schedule.txt",
-        "11.pin.after.py",
-        "11.pin.before.py",
-        "11.pin.ops.txt",
+        "09.schedule.after.py",
+        "09.schedule.before.py",
+        "09.schedule.ops.txt",
+        "09.schedule.txt",
+        "12.pin.after.py",
+        "12.pin.before.py",
+        "12.pin.ops.txt",
         "emitted.py",
         "order.json",
         "order.txt",
@@ -123,7 +123,7 @@ def test_torch_logs_tells_what_was_done_and_why(runs: tuple[Run, str, Run, str])
         "sliced into rows 2+2; collectives: 4 sliced",
         "left to Inductor alone (no collective in this graph); collectives: none",
     ]
-    for stage in ("joint: 05.slice", "forward: 08.schedule", "backward: 11.pin"):
+    for stage in ("joint: 05.slice", "forward: 09.schedule", "backward: 12.pin"):
         assert re.search(rf"graph 0 {stage} took [\d.]+ ms, \d+ -> \d+ nodes", log)
 
 

@@ -16,7 +16,7 @@ OURS = (
     "timelines/domino.rank_0.json",
     "dumps/graph_0/plan.json",
     "dumps/rank_1/graph_2/joint/01.normalise.before.py",
-    "dumps/rank_1/graph_2/forward/08.schedule.txt",
+    "dumps/rank_1/graph_2/forward/09.schedule.txt",
 )
 USERS = (
     "runs/Nov28/events.out.tfevents",
