@@ -35,7 +35,9 @@ from domino_compile.scheduling.kinds import draws, is_fusible, is_pointwise
 
 aten = torch.ops.aten
 
-#: Reductions, whose second argument names the dimensions, that accept elements in any order.
+#: Reductions of everything, and those whose second argument names the dimensions. They accept
+#: elements in any order.
+WHOLE = {aten.max.default, aten.min.default, aten.mean.default, aten.sum.default}
 REDUCTIONS = {aten.amax.default, aten.amin.default, aten.mean.dim, aten.sum.dim_IntList}
 #: The ends of the network.
 GATHERED, ROWS = "gathered", "rows"
@@ -327,7 +329,7 @@ class _Reader:
             return self._turned()
         if node.target in (aten.mm.default, aten.addmm.default, aten._scaled_mm.default):
             return self._product()
-        if node.target in REDUCTIONS:
+        if node.target in REDUCTIONS | WHOLE:
             return self._reduced()
         if is_pointwise(node) and not draws(node):
             return self._pointwise()
@@ -388,6 +390,8 @@ class _Reader:
         value = self._operand(0)
         form = self.forms.get(value) or self.forms.get(self.node)
         tensor, dims = value.meta["val"], self._operand(1)
+        if self.node.target in WHOLE:
+            dims = range(tensor.ndim)
         if form is None or not dims or not self.order.fits(form, tensor.shape):
             return None
         reduced, held = {d % tensor.ndim for d in dims}, self._dims(form, tensor.ndim)

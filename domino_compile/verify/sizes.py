@@ -28,6 +28,8 @@ SPLIT, CAT = "aten.split.Tensor", "aten.cat.default"
 WRITTEN = "aten.slice_scatter.default"
 #: A part is run as it is if its values have no more elements than this, all together.
 SMALL = 60_000
+#: With small sizes, a part with more elements than this would take seconds.
+LARGE = 12_000_000
 #: Sizes up to this are left alone.
 LITTLE = 4
 
@@ -42,7 +44,7 @@ def reduced(part: Part) -> Part:
         return part
     sizes = _Sizes(part)
     made = sizes.apply()
-    if _elements(made) * made.ranks > 40 * SMALL:
+    if _elements(made) * made.ranks > LARGE:
         raise Unknown("it is too large to be run, and its sizes cannot be reduced")
     return made
 

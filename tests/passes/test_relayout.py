@@ -68,7 +68,8 @@ def mlp(rows: int) -> fx.Graph:
         aten.mm.default, b.t(b.call(aten.view.default, inner, [rows * TOKENS, INNER])), flat
     )
     largest = b.call(aten.amax.default, inner, [0, 1])
-    return b.output(b.contiguous(y), of_down, largest)
+    total = b.call(aten.max.default, b.call(aten.abs.default, x))
+    return b.output(b.contiguous(y), of_down, largest, total)
 
 
 def mixed(rows: int) -> fx.Graph:
