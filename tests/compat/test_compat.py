@@ -24,6 +24,7 @@ from domino_compile.backend import domino
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.products import addmm_beside, mm_beside, run_addmm, run_mm
 from domino_compile.ops.random_slice import random_slice
+from tests.compat import gpu_code
 from tests.emitted.harness import fake_world
 
 aten = torch.ops.aten
@@ -129,6 +130,14 @@ def test_register_materialise_lowering() -> None:
     _compat.register_materialise_lowering(materialise)
     _compat.register_materialise_lowering(materialise)  # twice is once
     assert materialise in lowering.lowerings
+
+
+def test_realize_to_strides() -> None:
+    module = gpu_code.captured(lambda x: (x.t() + 1).sum(0), (64, 32))
+    (total,) = module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    _compat.realize_to_strides(total)
+    assert "inductor_realize_to_strides" in inspect.getsource(torch._inductor.graph)
+    assert len(gpu_code.kernels_of(module)) == 1
 
 
 def test_operations_of_sizes() -> None:
