@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from domino_compile import _compat
 from domino_compile.analysis.token_order import (
     Form,
     Found,
@@ -105,10 +106,12 @@ class _Rewriting:
     def _again(self, node: fx.Node, form: Form, inside: Mapping[fx.Node, fx.Node]) -> fx.Node:
         """Compute the result of an operation in gathered order."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda arg: inside.get(arg, arg))
-        if node.target in VIEWS:
+        target: Any = node.target
+        if target in VIEWS:
+            target = aten.reshape.default
             args = (args[0], _gathered_shape(self.order, form, node.meta["val"].shape))
         with self.graph.inserting_before(node):
-            return _call(self.graph, node, node.target, args, kwargs)
+            return _call(self.graph, node, target, args, kwargs)
 
     def _in_gathered(self, value: fx.Node, form: Form, user: fx.Node) -> fx.Node:
         """Return a value in gathered order, copied if need be."""
@@ -160,11 +163,11 @@ def _swapped(
         shape: The shape of the result.
     """
     call = partial(_call, graph, like)
-    if value.meta["val"].ndim == 2 and not value.meta["val"].is_contiguous():
+    if value.meta["val"].ndim == 2 and not _compat.is_contiguous(value.meta["val"]):
         # Keep the strides: a scaled product wants its second factor to be column-major.
         other = {Form.FLAT: Form.TURNED, Form.TURNED: Form.FLAT}[form]
         turned = call(aten.permute.default, (value, [1, 0]))
-        if turned.meta["val"].is_contiguous():
+        if _compat.is_contiguous(turned.meta["val"]):
             swapped = _swapped(graph, turned, like, other, blocks, shape[::-1])
             return call(aten.permute.default, (swapped, [1, 0]))
     first = 1 if form is Form.TURNED else 0

@@ -30,6 +30,7 @@ from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from domino_compile._compat.operators import OpOverload
+from domino_compile.graph.collectives import size_hint
 from domino_compile.graph.nodes import VIEWS, is_free, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible, is_pointwise
 
@@ -73,14 +74,12 @@ class Order:
         return self.ranks * self.shard
 
     def fits(self, form: Form, shape: Sequence[Any]) -> bool:
-        """Return whether a shape can have the form."""
-        match form:
-            case Form.SPREAD:
-                return tuple(shape[:2]) == (self.rows, self.tokens)
-            case Form.FLAT:
-                return len(shape) > 0 and shape[0] == self.rows * self.tokens
-            case Form.TURNED:
-                return len(shape) == 2 and shape[1] == self.rows * self.tokens
+        """Return whether a shape can have the form. Dynamic sizes are not looked at: no form."""
+        held = {Form.SPREAD: shape[:2], Form.FLAT: shape[:1], Form.TURNED: shape[1:2]}[form]
+        if form is Form.TURNED and len(shape) != 2:
+            return False
+        wanted = (self.rows, self.tokens) if form is Form.SPREAD else (self.rows * self.tokens,)
+        return all(isinstance(extent, int) for extent in held) and tuple(held) == wanted
 
     def form_of(self, shape: Sequence[Any]) -> Form | None:
         """Return the form that a view of rows and tokens has."""
@@ -298,7 +297,7 @@ class _Search:
     def _prices(self, value: fx.Node) -> tuple[float, float]:
         """Return what it costs to put a value into row order, and into gathered order."""
         tensor = value.meta["val"]
-        copied = float(tensor.numel() * tensor.element_size())
+        copied = float(size_hint(tensor.numel()) * tensor.element_size())
         maker = value
         while maker.op == "call_function" and is_free(maker):
             maker = maker.all_input_nodes[0]
@@ -380,7 +379,7 @@ class _Reader:
             return None
         if self.node.target is aten._scaled_mm.default:
             scale = self._operand(2)
-            if scale.meta["val"].numel() > 1:
+            if scale.meta["val"].ndim > 0 and scale.meta["val"].shape[0] != 1:
                 if not self.order.fits(Form.FLAT, scale.meta["val"].shape):
                     return None
                 operands.append((scale, Form.FLAT))
@@ -420,6 +419,8 @@ class _Reader:
             if not isinstance(tensor, torch.Tensor):
                 return None
             wide = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
+            if not all(isinstance(wide[d], int) for d in held):
+                return None
             if all(wide[d] == shape[d] for d in held) and tensor.ndim == len(shape):
                 operands.append((operand, form))
             elif any(wide[d] != 1 for d in held):

@@ -22,6 +22,15 @@ from domino_compile._compat.operators import c10d
 from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.transport.ops import without_results
 
+#: Collectives that accept only contiguous payloads in torch 2.11.
+CONTIGUOUS = (
+    c10d.all_gather_into_tensor.default,
+    c10d.all_gather_into_tensor_coalesced.default,
+    c10d.all_to_all_single.default,
+    c10d.reduce_scatter_tensor.default,
+    c10d.reduce_scatter_tensor_coalesced.default,
+)
+
 
 def compile_eager(
     gm: fx.GraphModule, example_inputs: list[Any], pipeline: Pipeline | None
@@ -83,9 +92,10 @@ def _allow_any_strides(graph: fx.Graph) -> None:
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default
-    for target in (c10d.reduce_scatter_tensor.default, c10d.all_gather_into_tensor.default):
+    for target in CONTIGUOUS:
         for node in graph.find_nodes(op="call_function", target=target):
-            payload = node.args[0]
-            with graph.inserting_before(node):
-                whole = graph.call_method("contiguous", (payload,))
-            node.replace_input_with(payload, whole)
+            first: Any = node.args[0]
+            for payload in first if isinstance(first, (list, tuple)) else (first,):
+                with graph.inserting_before(node):
+                    whole = graph.call_method("contiguous", (payload,))
+                node.replace_input_with(payload, whole)

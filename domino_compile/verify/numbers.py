@@ -11,6 +11,7 @@ Large sizes are replaced by small ones first (``sizes``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ INDEXED = (
     "aten.scatter.value",
     "aten.scatter_add.default",
 )
+#: The same along each dimension that it has an index for.
+INDEX = "aten.index.Tensor"
 NOTHING_FINITE = "no random numbers were found for which it is finite"
 #: How far results may differ, relative to the largest: a few hundred roundings of float64.
 TOLERANCE = 1e-9
@@ -202,12 +205,21 @@ def _extents(part: Part) -> dict[str, int]:
     known = part.inputs | part.before
     extents: dict[str, int] = {}
     for op in part.before.values():
-        if op.target in INDEXED:
-            source, dim, index = op.args[:3]
+        for source, dim, index in _indexed(op):
             value = known[source.name].value
             if isinstance(index, Ref) and index.name in part.inputs and isinstance(value, Tensor):
-                extents[index.name] = max(1, (value.shape or (1,))[dim])
+                extent = max(1, (value.shape or (1,))[dim])
+                extents[index.name] = min(extent, extents.get(index.name, extent))
     return extents
+
+
+def _indexed(op: Operation) -> Iterator[tuple[Ref, int, Any]]:
+    """Yield what an operation takes elements of, along which dimension, and the index."""
+    if op.target in INDEXED:
+        yield op.args[0], op.args[1], op.args[2]
+    elif op.target == INDEX:
+        for dim, index in enumerate(op.args[1]):
+            yield op.args[0], dim, index
 
 
 def _any(op: Operation, least: int) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from domino_compile._compat.operators import c10d
+from domino_compile.graph.new_nodes import new_node
 from domino_compile.passes.accumulate import accumulate_products
 from domino_compile.passes.equal import merge_equal
 from domino_compile.passes.materialise import materialise_values
@@ -269,3 +270,29 @@ def largest_of_rows() -> fx.Graph:
 
 def test_slices_that_end_where_others_are_long_are_established() -> None:
     assert established(by_rows(largest_of_rows(), 4))
+
+
+def test_an_index_into_one_element_is_drawn_within_it() -> None:
+    """``roll`` over a dimension of one element indexes it, which other dimensions must not hide."""
+    b = Builder()
+    x, index = b.input("x", 6, 1, 4), b.input("index", 1, dtype=torch.int64)
+    graph = b.output(b.call(aten.index.Tensor, x, [None, index]))
+    made = rewritten(graph, indexed_by_rows)
+    assert established(made).how
+
+
+def indexed_by_rows(graph: fx.Graph) -> Witness:
+    (whole,) = graph.find_nodes(op="call_function", target=aten.index.Tensor)
+    x, (_, index) = whole.args
+    witness, parts = Witness(), []
+    with graph.inserting_before(whole):
+        for start in (0, 2, 4):
+            piece = new_node(graph, whole, aten.slice.Tensor, (x, 0, start, start + 2))
+            part = new_node(graph, whole, aten.index.Tensor, (piece, [None, index]))
+            witness.add(whole.name, Piece(part.name, 0, 1, start, 2))
+            parts.append(part)
+        joined = new_node(graph, whole, aten.cat.default, (parts,))
+    witness.add(whole.name, Whole(joined.name))
+    whole.replace_all_uses_with(joined)
+    graph.erase_node(whole)
+    return witness
