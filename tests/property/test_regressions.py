@@ -43,6 +43,30 @@ PROGRAMS = {
         h = all_reduce(torch.tanh((h @ self.w4)) @ self.w5, tp)
         return (h,)
     """,
+    # In torch 2.11 an all-to-all refuses a payload whose strides the cut had changed.
+    "an all-to-all of slices with other strides": """
+    # 2 slices, training
+    # x0: grad[4, 3, 4]
+    # self.w0: parameter[4, 4]
+    # self.w1: parameter[4, 4]
+    def forward(self, x0):
+        h = x0 * 1.0
+        there = all_to_all((h @ self.w0).contiguous(), tp)
+        h = all_to_all((F.silu(there) @ self.w1).contiguous(), tp)
+        return (h,)
+    """,
+    # The checker drew indices beyond a dimension of one element.
+    "a roll over one column": """
+    # 3 slices, training
+    # x0: grad[6, 1, 4]
+    # self.w0: parameter[4, 6]
+    # self.w1: parameter[6, 4]
+    def forward(self, x0):
+        h = x0 * 1.0
+        h = h + h.roll(1, 1)
+        h = h + all_reduce_mean(F.silu((h @ self.w0)) @ self.w1, tp)
+        return (h.pow(2).mean(),)
+    """,
     # A view of a value whose strides the cut had changed failed in the eager lowering.
     "views of slices with other strides": """
     # 4 slices, training
