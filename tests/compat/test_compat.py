@@ -133,6 +133,8 @@ def test_register_materialise_lowering() -> None:
 
 
 def test_realize_to_strides() -> None:
+    import torch._inductor.graph
+
     module = gpu_code.captured(lambda x: (x.t() + 1).sum(0), (64, 32))
     (total,) = module.graph.find_nodes(op="call_function", target=aten.add.Tensor)
     _compat.realize_to_strides(total)
