@@ -19,7 +19,7 @@ from domino_compile._compat.operators import OpOverload
 from domino_compile.verify.claims import Claim, Piece
 from domino_compile.verify.interpret import Unknown, resolve
 from domino_compile.verify.part import Given, Part
-from domino_compile.verify.plain import COUNTS, Graph, Operation, Tensor
+from domino_compile.verify.plain import COUNTS, GETITEM, Graph, Operation, Tensor
 from domino_compile.verify.transported import STARTS, command_of
 
 VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
@@ -112,20 +112,37 @@ def _products(part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
 def _divided(part: Part) -> Iterator[tuple[int, int, int]]:
     """Yield each extent that is split into, or made of, equal parts: it, their number and length.
 
-    The parts are named one by one, so there must be as many with small sizes.
+    The parts are named one by one, so there must be as many with small sizes. A few parts only
+    count where all of one value are put together again, along another dimension maybe.
     """
     known = {**part.graphs[0].operations, **part.inputs, **part.before}
     for side, values in ((part.before, known), (part.after, part.graphs[1].operations)):
         for op in side.values():
-            if op.target == SPLIT and isinstance(op.value, tuple):
-                lengths = _lengths(op.value, op.args[2] if len(op.args) > 2 else 0)
+            if op.target == SPLIT:
+                yield from _equal(_split_lengths(op), LITTLE)
             elif op.target == CAT:
-                parts = [values[name].value for name in op.operands]
-                lengths = _lengths(parts, op.args[1] if len(op.args) > 1 else 0)
-            else:
-                continue
-            if len(lengths) > LITTLE and len(set(lengths)) == 1:
-                yield sum(lengths), len(lengths), lengths[0]
+                parts = [values[name] for name in op.operands]
+                split = _split_of(parts, values)
+                lengths = _lengths([x.value for x in parts], op.args[1] if op.args[1:] else 0)
+                yield from _equal(lengths, LITTLE if split is None else 1)
+                if split is not None:
+                    yield from _equal(_split_lengths(split), 1)
+
+
+def _equal(lengths: list[int], more_than: int) -> Iterator[tuple[int, int, int]]:
+    if len(lengths) > more_than and len(set(lengths)) == 1:
+        yield sum(lengths), len(lengths), lengths[0]
+
+
+def _split_of(parts: list[Operation], values: Mapping[str, Operation]) -> Operation | None:
+    """Return the split whose results these are, if they are all of one."""
+    makers = {x.operands[0] if x.target == GETITEM else "" for x in parts}
+    split = values.get(makers.pop()) if len(makers) == 1 else None
+    return split if split is not None and split.target == SPLIT else None
+
+
+def _split_lengths(op: Operation) -> list[int]:
+    return _lengths(op.value, op.args[2] if len(op.args) > 2 else 0)
 
 
 def _lengths(parts: Iterable[Any], dim: Any) -> list[int]:
