@@ -178,11 +178,16 @@ def dealt_tokens(rank: int, world: int) -> list[str]:
 
 
 def exchanged(
-    rank: int, world: int, style: str, granularity: str, options: Mapping[str, object]
+    rank: int,
+    world: int,
+    style: str,
+    granularity: str,
+    options: Mapping[str, object],
+    rows: int = 1,
 ) -> dict[str, Any]:
-    """A step of one sequence whose tokens the ranks divide, uncut and cut, and the reports."""
+    """A step of sequences whose tokens the ranks divide, uncut and cut, and the reports."""
     work = Workload(
-        *("tiny-llama", 2, 1, 16 * world, world, style),
+        *("tiny-llama", 2, rows, 16 * world, world, style),
         granularity=granularity,
         dtype="fp32",
     )
