@@ -38,7 +38,7 @@ def test_a_batch_of_one_is_cut_into_tokens(pools: Pools, style: str, granularity
 def test_gathered_tokens_stay_as_they_arrive(pools: Pools, tmp_path: Path) -> None:
     options = {"slices": 2, "verify": "strict", "guard": "off", "dump_dir": str(tmp_path)}
     ranks = pools[2].run("tests.ranks.checks:exchanged", "sp", "whole", options, 4)
-    compare(ranks, 1e-8)  # Inductor sums the loss, which is float32, in another order
+    compare(ranks, 1e-6)  # the loss is float32, and Inductor sums it in another order
     assert len(list(tmp_path.glob("rank_*/*/joint/08.relayout.after.py"))) == 2
     assert not list(tmp_path.glob("rank_*/*/joint/*left_out*"))
 
