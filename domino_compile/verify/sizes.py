@@ -142,7 +142,8 @@ def _split_of(parts: list[Operation], values: Mapping[str, Operation]) -> Operat
 
 
 def _split_lengths(op: Operation) -> list[int]:
-    return _lengths(op.value, op.args[2] if len(op.args) > 2 else 0)
+    parts = op.value if isinstance(op.value, tuple) else ()
+    return _lengths(parts, op.args[2] if len(op.args) > 2 else 0)
 
 
 def _lengths(parts: Iterable[Any], dim: Any) -> list[int]:
