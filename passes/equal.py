@@ -23,7 +23,7 @@ from torch import fx
 from domino_compile._compat.operators import OpOverload
 from domino_compile.cost.model import SCALED
 from domino_compile.graph.collectives import backward_nodes
-from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.graph.nodes import is_free, is_returned, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible
 
 aten = torch.ops.aten
@@ -55,7 +55,7 @@ def merge_equal(graph: fx.Graph) -> int:
             continue
         key = (node in late, node.target, repr(node.args), repr(node.kwargs))
         known = first.setdefault(key, node)
-        if known is node or any(user.op == "output" for user in users_of(node)):
+        if known is node or is_returned(node):
             continue
         node.replace_all_uses_with(known)
         graph.erase_node(node)

@@ -34,7 +34,7 @@ from domino_compile.analysis.token_order import (
     stacked,
 )
 from domino_compile.graph.new_nodes import inherit, run_fake
-from domino_compile.graph.nodes import VIEWS, is_free, users_of
+from domino_compile.graph.nodes import VIEWS, computed_behind, is_returned
 from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
@@ -95,7 +95,7 @@ class _Rewriting:
                 self.gathered[node] = self._again(node, role.result, inside)
                 self.replaced[node] = role.result
         for node, value in self.found.scatters.items():
-            if value in self.gathered and not _is_returned(node):
+            if value in self.gathered and not is_returned(node):
                 _replace(node, self.gathered[value], self.witness)
         for node, form in self.replaced.items():
             self._give_rows(node, form)
@@ -219,14 +219,7 @@ def _call(
 
 def _must_be_apart(node: fx.Node, moved: Stacked) -> bool:
     """Return whether the result must be memory of its own: it is returned, or an input."""
-    source = moved.source
-    while source.op == "call_function" and is_free(source):
-        source = source.all_input_nodes[0]
-    return source.op != "call_function" or _is_returned(node)
-
-
-def _is_returned(node: fx.Node) -> bool:
-    return any(user.op == "output" for user in users_of(node))
+    return computed_behind(moved.source).op != "call_function" or is_returned(node)
 
 
 def _replace(node: fx.Node, instead: fx.Node, witness: Witness) -> None:

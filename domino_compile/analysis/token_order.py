@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -31,7 +31,7 @@ from torch import fx
 
 from domino_compile._compat.operators import OpOverload
 from domino_compile.graph.collectives import size_hint
-from domino_compile.graph.nodes import VIEWS, is_free, users_of
+from domino_compile.graph.nodes import VIEWS, computed_behind, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible, is_pointwise
 
 aten = torch.ops.aten
@@ -153,24 +153,28 @@ def _is_part(node: Any) -> bool:
     return isinstance(node, fx.Node) and getattr(node.target, "__name__", "") == "getitem"
 
 
-def gathers(graph: fx.Graph) -> Iterator[tuple[fx.Node, Stacked, Order]]:
-    """Yield the nodes that put gathered tokens of several rows into row order."""
-    for node in graph.find_nodes(op="call_function", target=aten.cat.default):
-        found = stacked(node)
-        if found is not None and (found.along, found.into) == (0, 1):
-            rows, shard = found.source.meta["val"].shape[:2]
-            if rows // found.count > 1:
-                yield node, found, Order(found.count, rows // found.count, shard)
+def _order_of(made: Stacked) -> Order | None:
+    """Return the sizes of tokens that are put into row order, or back; ``None`` for all else."""
+    first, second = made.source.meta["val"].shape[:2]
+    match made.along, made.into:
+        case 0, 1:
+            order = Order(made.count, first // made.count, second)
+        case 1, 0:
+            order = Order(made.count, first, second // made.count)
+        case _:
+            return None
+    return order if order.rows > 1 else None
 
 
-def scatters(graph: fx.Graph) -> Iterator[tuple[fx.Node, Stacked, Order]]:
-    """Yield the nodes that put tokens of several rows into gathered order."""
+def _reordered(graph: fx.Graph) -> dict[fx.Node, tuple[Stacked, Order]]:
+    """Return the nodes that change the order of the tokens of several rows."""
+    found = {}
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
-        found = stacked(node)
-        if found is not None and (found.along, found.into) == (1, 0):
-            rows, tokens = found.source.meta["val"].shape[:2]
-            if rows > 1:
-                yield node, found, Order(found.count, rows, tokens // found.count)
+        made = stacked(node)
+        order = None if made is None else _order_of(made)
+        if made is not None and order is not None:
+            found[node] = made, order
+    return found
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ class Found:
 
 def orders(graph: fx.Graph) -> list[Order]:
     """Return the sizes with which tokens of several rows are gathered or scattered."""
-    return list(dict.fromkeys(order for *_, order in (*gathers(graph), *scatters(graph))))
+    return list(dict.fromkeys(order for _, order in _reordered(graph).values()))
 
 
 def find_gathered(graph: fx.Graph, order: Order) -> Found:
@@ -202,12 +206,13 @@ def find_gathered(graph: fx.Graph, order: Order) -> Found:
         graph: A functional graph.
         order: The sizes of the gathers and scatters to look at.
     """
-    sources = {node: made.source for node, made, its in gathers(graph) if its == order}
-    sinks = {node: made for node, made, its in scatters(graph) if its == order}
+    made = {node: made for node, (made, its) in _reordered(graph).items() if its == order}
+    sources = {node: stack.source for node, stack in made.items() if stack.into == 1}
+    sinks = {node: stack for node, stack in made.items() if stack.into == 0}
     search = _Search(order, sources, sinks)
     inside = search.gathered()
     roles = {node: search.roles[node] for node in graph.nodes if node in inside}
-    return Found(order, roles, sources, {node: made.source for node, made in sinks.items()})
+    return Found(order, roles, sources, {node: stack.source for node, stack in sinks.items()})
 
 
 class _Search:
@@ -298,11 +303,8 @@ class _Search:
         """Return what it costs to put a value into row order, and into gathered order."""
         tensor = value.meta["val"]
         copied = float(size_hint(tensor.numel()) * tensor.element_size())
-        maker = value
-        while maker.op == "call_function" and is_free(maker):
-            maker = maker.all_input_nodes[0]
         to_rows = copied * (FUSED if all(map(is_fusible, users_of(value))) else 1.0)
-        return to_rows, copied * (FUSED if is_fusible(maker) else 1.0)
+        return to_rows, copied * (FUSED if is_fusible(computed_behind(value)) else 1.0)
 
 
 def _only_feeds(split: fx.Node, node: fx.Node) -> bool:

@@ -44,6 +44,18 @@ def behind_views(value: Any) -> fx.Node | None:
     return None
 
 
+def computed_behind(node: fx.Node) -> fx.Node:
+    """Return the node behind views, tuple members and the like: a computed value, or an input."""
+    while node.op == "call_function" and is_free(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def is_returned(node: fx.Node) -> bool:
+    """Return whether the graph returns a value, or a view of it."""
+    return any(user.op == "output" for user in users_of(node))
+
+
 def users_of(node: fx.Node) -> Iterator[fx.Node]:
     """Return the users of a value, directly or through views, including the graph's output."""
     for user in node.users:

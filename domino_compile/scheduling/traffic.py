@@ -31,7 +31,7 @@ from torch import fx
 from domino_compile._compat.operators import prims
 from domino_compile.cost.fused import Fused
 from domino_compile.graph.collectives import size_hint, tensor_bytes
-from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.graph.nodes import is_free, is_returned, users_of
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.random_slice import random_slice
 from domino_compile.scheduling.kinds import (
@@ -132,7 +132,7 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
             if (maker := _maker_of(value)) in unit_of:
                 per_unit[unit_of[maker]].writes[value] = bytes_of(value)
     for node, number in unit_of.items():
-        if any(user.op == "output" for user in users_of(node)):
+        if is_returned(node):
             per_unit[number].writes[node] = bytes_of(node)
     return per_unit
 

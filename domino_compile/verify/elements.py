@@ -23,7 +23,7 @@ from domino_compile.verify.claims import Piece, Whole
 from domino_compile.verify.movements import MOVES, Points, join, member
 from domino_compile.verify.part import Part
 from domino_compile.verify.plain import GETITEM, Operation, Tensor
-from domino_compile.verify.reads import EXCHANGE, Read, others, reads_of, same_rows_exchanged
+from domino_compile.verify.reads import ALL_TO_ALL, Read, others, reads_of, same_rows_exchanged
 
 #: An element as far as it was followed: an operation, and where in its result.
 Place: TypeAlias = tuple[Operation, Points]
@@ -142,7 +142,7 @@ class _Follow:
             return False
         if type_of(after.value) != type_of(before.value):
             return False
-        if after.target == EXCHANGE and not same_rows_exchanged(after, at, before, where):
+        if after.target == ALL_TO_ALL and not same_rows_exchanged(after, at, before, where):
             return False
         mine, theirs = reads_of(after, self._after), reads_of(before, self._before)
         if mine is None or theirs is None or len(mine) != len(theirs):

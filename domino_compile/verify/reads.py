@@ -38,7 +38,7 @@ class Read:
 
 
 #: It is a movement if all blocks have one size; otherwise other ranks know which row goes where.
-EXCHANGE = "_c10d_functional.all_to_all_single.default"
+ALL_TO_ALL = "_c10d_functional.all_to_all_single.default"
 #: Finds an operand by its name.
 Find: TypeAlias = Callable[[str], Operation]
 
@@ -117,7 +117,7 @@ def _collective(op: Operation) -> list[Read] | None:
     if not isinstance(op.value, Tensor):
         return None
     dims = tuple(range(len(op.value.shape)))
-    if op.target == EXCHANGE:  # some row of some rank
+    if op.target == ALL_TO_ALL:  # some row of some rank
         return [Read(op.operands[0], (None, *dims[1:]), "all")]
     how = {"all_reduce": "all", "reduce_scatter_tensor": "scattered"}.get(op.target.split(".")[1])
     return None if how is None else [Read(op.operands[0], dims, how)]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import domino_compile
 from domino_compile.backend import domino
+from tests.sequence_block import block
 
 H, VOCAB = 4, 16
 c10d: Any = torch.ops._c10d_functional
@@ -146,21 +147,9 @@ class Scatter(torch.autograd.Function):
         return ctx.on.gather(grads[0]), None
 
 
-def block(x: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any, on: Ranks) -> Any:
-    """Causal attention and an MLP."""
-    dim = on.dim
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), on)
-    heads = (h if dim else h.transpose(0, 1)) @ qkv
-    q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in heads.chunk(3, -1))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mixed = mixed.transpose(1, 2).flatten(2)
-    x = x + Scatter.apply((mixed if dim else mixed.transpose(0, 1)) @ out, on)
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), on)
-    return x + Scatter.apply(F.silu(h @ up) @ down, on)
-
-
 def program(case: Case, on: Ranks) -> Any:
     """The program as a function of what it begins with, a target and the weights."""
+    collectives = lambda t: Gather.apply(t, on), lambda t: Scatter.apply(t, on)
 
     def step(given: Any, target: Any, table: Any, *weights: Any) -> Any:
         if case.begin == "shard":
@@ -175,7 +164,7 @@ def program(case: Case, on: Ranks) -> Any:
         for _ in range(case.layers):
             if case.dropout:
                 x = F.dropout(x, 0.3)
-            x = block(x, *weights, on)
+            x = block(x, *weights, *collectives, on.dim)
         if case.end == "shard":
             return x
         whole = Gather.apply(x, on)

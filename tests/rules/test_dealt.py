@@ -15,6 +15,7 @@ from domino_compile.axes import Chunks
 from domino_compile.graph.collectives import find_sites
 from tests.rules.capturing import GROUP, Captured, c10d, capture, fake_group, largest_error
 from tests.rules.harness import run
+from tests.sequence_block import block
 
 RANKS, S, H = 2, 8, 4
 
@@ -59,25 +60,14 @@ def scatter(x: torch.Tensor, dim: int) -> torch.Tensor:
     return c10d.wait_tensor(c10d.reduce_scatter_tensor(x.contiguous(), "sum", RANKS, GROUP))
 
 
-def block(x: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any, dim: int) -> Any:
-    """A block with causal attention on a rank's tokens, which are dimension ``dim``."""
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
-    heads = (h if dim else h.transpose(0, 1)) @ qkv
-    q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in heads.chunk(3, -1))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mixed = mixed.transpose(1, 2).flatten(2)
-    x = x + Scatter.apply((mixed if dim else mixed.transpose(0, 1)) @ out, dim)
-    h = Gather.apply(F.rms_norm(x, (H,), norm, 1e-5), dim)
-    return x + Scatter.apply(F.silu(h @ up) @ down, dim)
-
-
 def model(dim: int, between: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> Any:
     """Embedding, scatter, a block with causal attention, the loss; tokens are dimension ``dim``."""
 
     def step(tokens: Any, table: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any) -> Any:
         x = F.embedding(tokens, table)
         x = between(Scatter.apply(x, dim))
-        x = block(x, norm, qkv, out, up, down, dim)
+        collectives = lambda t: Gather.apply(t, dim), lambda t: Scatter.apply(t, dim)
+        x = block(x, norm, qkv, out, up, down, *collectives, dim)
         logits = Gather.apply(F.rms_norm(x, (H,), norm), dim) @ table.t()
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 
