@@ -22,7 +22,7 @@ def test_exchanges_are_emitted_as_planned(slices: int) -> None:
     domino_compile.reset_reports()
 
     def step(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
-        return block(x, *weights, 1)
+        return block(x, *weights, dim=1)
 
     shapes = [(1, 4, H), (H,), (H, 3 * 8), (8, H), (H, 6), (6, H)]
     x, *weights = (torch.randn(shape, requires_grad=True) for shape in shapes)

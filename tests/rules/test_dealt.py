@@ -15,7 +15,7 @@ from domino_compile.axes import Chunks
 from domino_compile.graph.collectives import find_sites
 from tests.rules.capturing import GROUP, Captured, c10d, capture, fake_group, largest_error
 from tests.rules.harness import run
-from tests.sequence_block import block
+from tests.sequence_block import block as block_with
 
 RANKS, S, H = 2, 8, 4
 
@@ -60,14 +60,19 @@ def scatter(x: torch.Tensor, dim: int) -> torch.Tensor:
     return c10d.wait_tensor(c10d.reduce_scatter_tensor(x.contiguous(), "sum", RANKS, GROUP))
 
 
+def block(x: Any, *weights: Any, dim: int) -> Any:
+    """The block, with these collectives."""
+    gathered, scattered = (lambda t: Gather.apply(t, dim)), (lambda t: Scatter.apply(t, dim))
+    return block_with(x, *weights, gathered, scattered, dim)
+
+
 def model(dim: int, between: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> Any:
     """Embedding, scatter, a block with causal attention, the loss; tokens are dimension ``dim``."""
 
     def step(tokens: Any, table: Any, norm: Any, qkv: Any, out: Any, up: Any, down: Any) -> Any:
         x = F.embedding(tokens, table)
         x = between(Scatter.apply(x, dim))
-        collectives = lambda t: Gather.apply(t, dim), lambda t: Scatter.apply(t, dim)
-        x = block(x, norm, qkv, out, up, down, *collectives, dim)
+        x = block(x, norm, qkv, out, up, down, dim=dim)
         logits = Gather.apply(F.rms_norm(x, (H,), norm), dim) @ table.t()
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
 

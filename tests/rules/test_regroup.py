@@ -35,7 +35,7 @@ def shards_throughout(dim: int) -> Any:
     """A block compiled alone: a rank's tokens come in and go out."""
 
     def step(x: Any, *weights: Any) -> Any:
-        return block(x, *weights, dim)
+        return block(x, *weights, dim=dim)
 
     return step
 
@@ -45,7 +45,7 @@ def piece_of_whole(dim: int) -> Any:
 
     def step(x: Any, target: Any, *weights: Any) -> Any:
         own = x.chunk(RANKS, dim)[0]
-        return (Gather.apply(block(own, *weights, dim), dim) * target).sum()
+        return (Gather.apply(block(own, *weights, dim=dim), dim) * target).sum()
 
     return step
 
