@@ -26,7 +26,7 @@ from domino_compile.links import LinkTable, load_link
 
 MIB = 1 << 20
 ops = torch.ops._c10d_functional
-SIZES_MIB = (1, 4, 8, 32, 128)
+SIZES_MIB = (1, 4, 8, 32, 128, 256, 1024)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 # Launching two kernels and two events around the wire takes the device about this long.
 SLACK_US = 6.0

@@ -31,10 +31,11 @@ from domino_compile.analysis.token_order import (
     extent_of,
     find_gathered,
     orders,
+    removable,
     stacked,
 )
 from domino_compile.graph.new_nodes import inherit, run_fake
-from domino_compile.graph.nodes import VIEWS, computed_behind, is_returned
+from domino_compile.graph.nodes import VIEWS, is_returned
 from domino_compile.verify.claims import Whole, Witness
 
 aten = torch.ops.aten
@@ -62,12 +63,9 @@ def relayout_graph(graph: fx.Graph) -> Relaid:
         if found.roles:
             _Rewriting(graph, found, witness).run()
     for node in list(graph.find_nodes(op="call_function", target=aten.cat.default)):
-        moved = stacked(node)
-        if moved is None:
-            continue
-        if not node.users:
+        if not node.users and stacked(node) is not None:
             _erase(node)
-        elif not _must_be_apart(node, moved):
+        elif (moved := removable(node)) is not None:
             with graph.inserting_before(node):
                 instead = _moved(graph, node, moved)
             _replace(node, instead, witness)
@@ -215,11 +213,6 @@ def _call(
     inherit(node, like)
     run_fake(node)
     return node
-
-
-def _must_be_apart(node: fx.Node, moved: Stacked) -> bool:
-    """Return whether the result must be memory of its own: it is returned, or an input."""
-    return computed_behind(moved.source).op != "call_function" or is_returned(node)
 
 
 def _replace(node: fx.Node, instead: fx.Node, witness: Witness) -> None:

@@ -6,7 +6,9 @@ analysis made for it. Afterwards each cut operation exists once per slice, and:
 * A cut value that is needed whole is joined once (``cat`` along its dimension).
 * A whole value that is needed in slices is cut once (``slice``).
 * The summands of a partial sum are added up immediately, and those of a ``PrefixSum`` for each
-  chunk. Partial maxima are combined likewise.
+  chunk. Partial maxima are combined likewise. Where products can add, each slice's product in half
+  precision adds to the sum of those before: a separate sum reads both and writes a third (a weight
+  gradient's takes a quarter of its product's time), and rounds once more.
 * The slices of an accumulating operation form a chain.
 
 ::
@@ -44,6 +46,7 @@ from domino_compile.axes import (
 )
 from domino_compile.axes.sizes import to_shape, to_size
 from domino_compile.cost.model import is_matmul
+from domino_compile.cost.rates import HALVES
 from domino_compile.graph.collectives import Replaced, size_hint
 from domino_compile.graph.new_nodes import with_size
 from domino_compile.graph.slice_nodes import SliceNodes, inverse, order_in_memory
@@ -55,9 +58,15 @@ from domino_compile.verify.claims import Piece, Whole, Witness
 aten = torch.ops.aten
 
 
-def slice_graph(graph: fx.Graph, plan: CutPlan) -> Replaced:
-    """Cut the graph in place, and return the launches of each cut collective's slices."""
-    slicer = Slicer(graph, plan)
+def slice_graph(graph: fx.Graph, plan: CutPlan, adds_in_products: bool = False) -> Replaced:
+    """Cut the graph in place, and return the launches of each cut collective's slices.
+
+    Args:
+        graph: A functional graph with ``val`` metadata.
+        plan: The cut that the analysis made for it.
+        adds_in_products: Whether sums of slices' products should be made by the products.
+    """
+    slicer = Slicer(graph, plan, adds_in_products=adds_in_products)
     slicer.run()
     separate_uses(graph, slicer.slices_of_inputs())
     cut = plan.analysis.sliced_collectives()
@@ -72,10 +81,18 @@ class Slicer:
         graph: The graph, which is changed.
         plan: The cut of its operations.
         only: The slice that calls the graph, if it is a function that one slice calls.
+        adds_in_products: Whether sums of slices' products should be made by the products.
     """
 
-    def __init__(self, graph: fx.Graph, plan: CutPlan, only: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: fx.Graph,
+        plan: CutPlan,
+        only: int | None = None,
+        adds_in_products: bool = False,
+    ) -> None:
         self.graph = graph
+        self.adds_in_products = adds_in_products
         self.chunks = plan.chunks
         self.analysis = plan.analysis
         self.parts = len(plan.chunks)
@@ -281,6 +298,9 @@ class Slicer:
 
     def _combine(self, node: fx.Node, cut: Cut, state: Partial) -> None:
         """Add up the slices' summands, or take their maximum or minimum, and finish the result."""
+        if self.only is None and self.adds_in_products and _can_add(node, cut):
+            self._add_in_products(node, cut)
+            return
         combine = aten.add.Tensor
         if isinstance(state, PartialMax):
             combine = aten.maximum.default if state.largest else aten.minimum.default
@@ -292,6 +312,14 @@ class Slicer:
             total = self.nodes.whole_call(node, combine, (total, part), value)
         for target, extra in cut.finish:
             total = self.nodes.whole_call(node, target, (total, *extra))
+        self._replace_whole(node, total)
+
+    def _add_in_products(self, node: fx.Node, cut: Cut) -> None:
+        """Let each slice's product add to the sum of those before."""
+        total, *products = self._emit_slices(node, cut)
+        for product in products:
+            product.target, product.args = aten.addmm.default, (total, *product.args)
+            total = product
         self._replace_whole(node, total)
 
     def _prefix_sum(self, node: fx.Node, cut: Cut, state: PrefixSum) -> None:
@@ -393,3 +421,9 @@ class Slicer:
         assert rest is not None
         part = rest if index is None else self.chunks.part_of(rest, index)
         return [*shape[: state.dim], state.outer, part, *shape[state.dim + 1 :]]
+
+
+def _can_add(node: fx.Node, cut: Cut) -> bool:
+    """Return whether a product of slices can add to another value, without losing precision."""
+    plain = node.target is aten.mm.default and not cut.finish
+    return plain and node.meta["val"].dtype in HALVES

@@ -31,7 +31,7 @@ from torch import fx
 
 from domino_compile._compat.operators import OpOverload
 from domino_compile.graph.collectives import size_hint
-from domino_compile.graph.nodes import VIEWS, computed_behind, users_of
+from domino_compile.graph.nodes import VIEWS, computed_behind, is_returned, users_of
 from domino_compile.scheduling.kinds import draws, is_fusible, is_pointwise
 
 aten = torch.ops.aten
@@ -137,6 +137,17 @@ def stacked(node: fx.Node) -> Stacked | None:
     if along == into or shape[along] != len(parts) * first[along]:
         return None
     return Stacked(source, split, len(parts), along, into)
+
+
+def removable(node: fx.Node) -> Stacked | None:
+    """Return what a ``cat`` of all parts of one value does if it can do without copying.
+
+    It cannot where its result must be memory of its own: where it is returned, or shows an input.
+    """
+    made = stacked(node)
+    if made is None or computed_behind(made.source).op != "call_function" or is_returned(node):
+        return None
+    return made
 
 
 def _split_of(parts: Sequence[Any]) -> fx.Node | None:

@@ -163,7 +163,8 @@ class CostModel:
     def _busy_us(self, work: Work, held: int) -> float:
         if work.product is not None:
             return self.rates.matmul_us(work.product, work.dtype, held, self.configured)
-        return self.rates.attention_us(work.attention, work.block, work.dtype, work.backward, held)
+        sizes = work.attention, work.block, work.keys
+        return self.rates.attention_us(*sizes, work.dtype, work.backward, held)
 
     def fused_us(self, work: Fused, inductors: bool = False) -> tuple[float, float]:
         """Return the time of a fused kernel, alone and beside a collective; 0 for no work.
@@ -196,6 +197,7 @@ class Work:
         attention: The number of operations of attention.
         block: The number of operations of one of its thread blocks, the same for any share of the
             batch.
+        keys: The number of keys that a query may see.
         backward: Whether it is attention's backward.
     """
 
@@ -203,6 +205,7 @@ class Work:
     product: Product | None = None
     attention: float = 0.0
     block: float = 0.0
+    keys: float = 0.0
     backward: bool = False
 
     def share(self, parts: Sequence[float], extents: Sequence[str | None]) -> Work:
@@ -230,11 +233,15 @@ def looking_back(work: Work, start: float, share: float) -> list[Work]:
         start: The share of the tokens before the slice.
         share: The share of the tokens in the slice.
     """
-    square = replace(work, attention=work.attention * share**2, block=work.block * share)
+    square = _of_keys(work, share, work.attention * share**2)
     if not start:
         return [square]
-    both = 2 * start * share
-    return [square, replace(work, attention=work.attention * both, block=work.block * start)]
+    return [square, _of_keys(work, start, work.attention * 2 * start * share)]
+
+
+def _of_keys(work: Work, share: float, operations: float) -> Work:
+    """Return attention with a share of its keys."""
+    return replace(work, attention=operations, block=work.block * share, keys=work.keys * share)
 
 
 def work_of(node: fx.Node) -> Work | None:
@@ -245,9 +252,7 @@ def work_of(node: fx.Node) -> Work | None:
     target, args, kwargs = _compat.operation_of(node)
     if is_attention_operation(target):
         dtype = next(x.meta["val"] for x in args if isinstance(x, fx.Node)).dtype
-        operations, block = _attention_operations(target, args, kwargs)
-        backward = "backward" in str(target)
-        return Work(dtype, attention=operations, block=block, backward=backward)
+        return _attention_work(dtype, target, args, kwargs)
     return None
 
 
@@ -279,10 +284,10 @@ def _product(node: fx.Node, left: torch.Tensor, right: torch.Tensor) -> Product:
     return Product(1, math.prod(shape[:-1]), shape[-1], inner)
 
 
-def _attention_operations(
-    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[float, float]:
-    """Return the operations of an attention, and those of one of its thread blocks.
+def _attention_work(
+    dtype: torch.dtype, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Work:
+    """Return the work of an attention.
 
     A head takes two products ``S x S x d`` (half of that if masked), and 2.5 times as much in
     backward. Its width ``d`` is padded to the tiles of the kernels. A thread block computes some
@@ -297,7 +302,8 @@ def _attention_operations(
     row = 4.0 * width * filled * keys * (2.5 if backward else 1.0)
     rows = _elements(query) / max(width, 1)
     block = row / filled * min(BLOCK_ROWS, size_hint(query.shape[-2]))
-    return row * rows / (2 if masked else 1), block
+    operations = row * rows / (2 if masked else 1)
+    return Work(dtype, attention=operations, block=block, keys=keys, backward=backward)
 
 
 def _attention_extents(

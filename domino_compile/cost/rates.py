@@ -47,8 +47,8 @@ class DeviceRates:
         launch_us: The microseconds of a kernel beyond its work: the gap before it, and its first
             and last blocks.
         link: The default link table.
-        attention_forward_tflops: 10^12 operations per second of fused attention in bf16 or fp16,
-            where a causal mask halves the operations.
+        attention_forward_tflops: 10^12 operations per second of fused attention in bf16 or fp16
+            with very many keys (``FEW_KEYS``), where a causal mask halves the operations.
         attention_backward_tflops: The same for its backward.
         multiprocessors: The number of multiprocessors. Tiles of products run on them, and thread
             blocks of collectives hold them. 0 if collectives take nothing from compute and products
@@ -100,7 +100,13 @@ class DeviceRates:
         return min(beside, undisturbed * share * self.configured)
 
     def attention_us(
-        self, operations: float, block: float, dtype: torch.dtype, backward: bool, held: int = 0
+        self,
+        operations: float,
+        block: float,
+        keys: float,
+        dtype: torch.dtype,
+        backward: bool,
+        held: int = 0,
     ) -> float:
         """Return the time of fused attention, whose blocks share the multiprocessors.
 
@@ -108,6 +114,7 @@ class DeviceRates:
             operations: The number of operations of all blocks.
             block: The number of operations of the longest block, which limits the time if there are
                 few heads and rows.
+            keys: The number of keys that a query may see.
             dtype: The type of the result.
             backward: Whether this is attention's backward.
             held: The number of multiprocessors that a collective holds.
@@ -118,6 +125,7 @@ class DeviceRates:
         together = operations / (rate * share * 1e6) * taken
         if not self.multiprocessors:
             return together
+        together *= 1 + FEW_KEYS / max(keys, 1.0)
         longest = block * self.multiprocessors / (ONE_BLOCK * self._tflops(dtype) * 1e6)
         return max(longest, together + TAIL * longest)
 
@@ -163,9 +171,12 @@ class DeviceRates:
 
 
 #: The share of the products' rate that a block of attention reaches if it has a multiprocessor to
-#: itself. Causal attention of 1024 tokens and heads of 128 takes 16.7 us in forward and 42 us in
-#: backward on an H200, even with very few heads.
-ONE_BLOCK = 0.65
+#: itself, and the number of keys with which all blocks together reach half of their rate: with few
+#: keys a block starts, masks and ends more often. Fitted, with ``TAIL`` and the H200's rates, to
+#: kernels measured alone (512 to 2048 tokens, 4 to 128 heads, forward and backward; within 12 %)
+#: and in the steps of 40 jobs of ``benchmarks.jobs`` (1024 to 8192 tokens, 4 to 64 heads; within 7
+#: %, but for one of prefill, 15 %), heads 128 wide, causal, cuDNN's kernels.
+ONE_BLOCK, FEW_KEYS = 0.75, 640
 #: The share of ``hard_g_s`` that a kernel reaches while it computes the rest of a norm. 4096 rows
 #: of 4096 behind dropout take 73 us alone on an H200, and 84 to 90 us beside a collective of 16
 #: thread blocks on both H100 and H200; rows of 5120 take 94 us, and 103 to 108.
@@ -177,37 +188,37 @@ AT_ONCE = 0.79
 #: which were read before.
 SUM_KERNELS, SUM_BYTES = 2, 0.7
 #: The mean share of the longest block that remains when the other blocks have ended.
-TAIL = 0.7
+TAIL = 0.4
 #: The rates that large kernels reach, below the data sheets' peaks. The H200's were measured on one
 #: card: a bf16 product of 8192 cubed at 788 TFLOP/s with its waves 97 % full, a device copy at 4.3
-#: TB/s, causal attention of 512 to 2048 tokens in forward and backward, and the fused kernels of a
+#: TB/s, causal attention of 512 to 8192 tokens in forward and backward, and the fused kernels of a
 #: Llama's step (1.29 times as fast as on an H100, although a copy is 1.43 times as fast). On the
 #: H100 these were measured: a device copy, and in the steps of a GPT and a Llama the share of its
 #: rate that fused kernels reach, random numbers and sines (220 us for a norm behind dropout, of
 #: which memory takes 100), and the time of small kernels. All other rates are the data sheets'
-#: numbers times the same fractions (0.8 for products, 0.9 for memory, and attention at 0.70 and
-#: 0.52 of products). Products in float8 have not been measured: they are assumed to be twice as
-#: fast as in bf16, the ratio in the data sheets.
+#: numbers times the same fractions (0.8 for products, 0.9 for memory, and attention at 0.78 of
+#: products). Products in float8 are 1.88 times as fast as in bf16 in the H200's steps, where the data
+#: sheet says 2; the same is assumed of the others.
 TABLE = (
     DeviceRates(
-        *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 570, 425, 132, 1.07),
-        fused_share=0.74, hard_g_s=290, library_mib=32, float8_tflops=1620,
+        *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 630, 630, 132, 1.07),
+        fused_share=0.74, hard_g_s=290, library_mib=32, float8_tflops=1525,
     ),
     DeviceRates(
-        *("H100", 810, 52, 3000, 3.5, "h200-nvlink-8", 570, 425, 132, 1.07),
-        hard_g_s=290, library_mib=32, float8_tflops=1620,
+        *("H100", 810, 52, 3000, 3.5, "h200-nvlink-8", 630, 630, 132, 1.07),
+        hard_g_s=290, library_mib=32, float8_tflops=1525,
     ),
-    DeviceRates("A100", 250, 15.6, 1800, 3.5, "h200-nvlink-8", 175, 130, 108, 1.07, hard_g_s=190),
+    DeviceRates("A100", 250, 15.6, 1800, 3.5, "h200-nvlink-8", 195, 195, 108, 1.07, hard_g_s=190),
     DeviceRates(
-        *("B200", 1800, 60, 7200, 3.5, "h200-nvlink-8", 1260, 945, 148, 1.07),
-        hard_g_s=350, library_mib=32, float8_tflops=3600,
+        *("B200", 1800, 60, 7200, 3.5, "h200-nvlink-8", 1400, 1400, 148, 1.07),
+        hard_g_s=350, library_mib=32, float8_tflops=3390,
     ),
     DeviceRates(
-        *("MI300", 1000, 130, 4700, 3.5, "h200-nvlink-8", 700, 525, 304), float8_tflops=2000
+        *("MI300", 1000, 130, 4700, 3.5, "h200-nvlink-8", 780, 780, 304), float8_tflops=1880
     ),
 )  # fmt: skip
 #: An accelerator that the table does not know.
-OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 3.5, "h200-nvlink-8", 175, 130, 108)
+OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 3.5, "h200-nvlink-8", 195, 195, 108)
 #: A few CPU cores.
 CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0, library_mib=0)
 

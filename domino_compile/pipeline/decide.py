@@ -15,10 +15,11 @@ from domino_compile.analysis import CutPlan, NoCut, cut_columns, infer_cut, reas
 from domino_compile.analysis.found import Found
 from domino_compile.cost import CostModel
 from domino_compile.options import Options
+from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.decision import Decision, Possible
 from domino_compile.pipeline.hints import Hints
-from domino_compile.pipeline.order import COLUMNS, SLICE
-from domino_compile.planner import Planner, Policy, Prediction, Unfolded, rows_cut
+from domino_compile.pipeline.order import COLUMNS, RELAYOUT, SLICE
+from domino_compile.planner import Planner, Policy, Prediction, Unfolded, rows_cut, unfold
 from domino_compile.scheduling import UnitGraph
 
 
@@ -31,8 +32,8 @@ class Question:
         found: The collectives of the graph.
         cost: The model that predicts times.
         alone: What Inductor alone is predicted to take, for the graph as it was captured.
-        program: The graph with what backward recomputes.
-        units: The units of the graph, where the graph is still as captured.
+        program: The graph as it will be partitioned (``planned``).
+        units: The units of ``program``, if already built.
         options: The user's options.
         hints: What the user says about the inputs.
         held: The bytes of parameters and inputs.
@@ -49,6 +50,11 @@ class Question:
     hints: Hints = field(default_factory=Hints)
     held: int = 0
     entries: Mapping[fx.Node, int] = field(default_factory=dict)
+
+
+def planned(graph: fx.Graph, lowering: Lowering, options: Options) -> Unfolded:
+    """Return a graph as it will be partitioned, for the planner."""
+    return unfold(graph, lowering.fuses and RELAYOUT.name not in options.disable_passes)
 
 
 def decide(about: Question) -> Decision:

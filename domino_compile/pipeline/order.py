@@ -106,7 +106,7 @@ def _slice(graph: fx.Graph, at: Context) -> Replaced:
     from domino_compile.passes.slice import slice_graph
 
     assert at.decision is not None
-    return slice_graph(graph, at.decision.cut_plan)
+    return slice_graph(graph, at.decision.cut_plan, _adds_in_products(at))
 
 
 def _columns(graph: fx.Graph, at: Context) -> Columns:

@@ -32,7 +32,7 @@ from domino_compile.options import Options
 from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.pipeline import reporting
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.decide import Question, decide
+from domino_compile.pipeline.decide import Question, decide, planned
 from domino_compile.pipeline.facts import Facts, phase_of
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import (
@@ -198,10 +198,11 @@ class Pipeline:
         at = self.facts.context(graph, collectives)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
-        changed = at.outcomes.changed
+        to_plan = planned(graph, self.lowering, self.options)
+        changed = at.outcomes.changed or to_plan.relaid
         question = Question(
             *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
-            *(unfold(graph) if changed else program, None if changed else units),
+            *(to_plan if changed else program, None if changed else units),
             *(self.options, self.hints),
             held=self.report.input_bytes,
         )

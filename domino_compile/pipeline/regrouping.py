@@ -17,11 +17,10 @@ from domino_compile.analysis.shards import Shards, find_shards
 from domino_compile.graph.tags import mark_exchanged
 from domino_compile.passes.regroup import Regrouped, undo
 from domino_compile.pipeline.contract import Context
-from domino_compile.pipeline.decide import Question, decide
+from domino_compile.pipeline.decide import Question, decide, planned
 from domino_compile.pipeline.decision import Decision
 from domino_compile.pipeline.order import EXCHANGE, REGROUP, SLICE, TRIED
 from domino_compile.pipeline.runner import Runner
-from domino_compile.planner import unfold
 
 
 def decide_regrouped(
@@ -46,7 +45,8 @@ def decide_regrouped(
     if EXCHANGE.name not in about.options.disable_passes:
         for exchange in (*made.entries, *made.exits):
             mark_exchanged(exchange.nodes[0])
-    second = decide(replace(about, program=unfold(graph), units=None, entries=_entries(made)))
+    program = planned(graph, at.lowering, about.options)
+    second = decide(replace(about, program=program, units=None, entries=_entries(made)))
     if _better(second, first, about.options.margin):
         return second
     undo(graph, made)

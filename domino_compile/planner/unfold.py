@@ -11,6 +11,10 @@ has separate nodes for everything it recomputes::
 
 Values that the partitioner recomputes unasked, because they are cheap, are not copied: the cost
 model accounts for them separately (``scheduling.traffic``).
+
+Where the pass ``relayout`` will run, the copy also has what it leaves of changes of the order of
+tokens: views. (With several rows in a slice attention still needs row order, so copies of queries,
+keys and values stay. They are far smaller than the activations that are not copied any more.)
 """
 
 from __future__ import annotations
@@ -19,13 +23,19 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
+from domino_compile.analysis.token_order import removable
 from domino_compile.cost import CostModel
 from domino_compile.graph.collectives import backward_nodes
+from domino_compile.graph.nodes import is_free, is_returned
 from domino_compile.graph.tags import Piece, origin_of, piece_of, tag_piece
 from domino_compile.scheduling import UnitGraph, build_units
+from domino_compile.scheduling.kinds import draws, is_pointwise
+
+aten = torch.ops.aten
 
 RECOMPUTED = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
 
@@ -39,12 +49,14 @@ class Unfolded:
         gradients: The nodes of ``graph`` that depend on a gradient of an output.
         copies: For each recomputed node, its original in the captured graph's forward.
         kept: For each node of the captured graph, the same node in ``graph``.
+        relaid: Whether views stand for changes of the order of tokens.
     """
 
     graph: fx.Graph
     gradients: set[fx.Node]
     copies: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     kept: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    relaid: bool = False
 
     def __post_init__(self) -> None:
         self._origins = {new: old for old, new in self.kept.items()} | dict(self.copies)
@@ -83,11 +95,17 @@ class Unfolded:
         return [(x, u) for u in users for x in u.all_input_nodes if self.origin(x) is value]
 
 
-def unfold(graph: fx.Graph) -> Unfolded:
-    """Make backward's recomputation explicit in a copy; the graph itself is not changed."""
+def unfold(graph: fx.Graph, relaid: bool = False) -> Unfolded:
+    """Make backward's recomputation explicit in a copy; the graph itself is not changed.
+
+    Args:
+        graph: A joint or inference graph.
+        relaid: Whether ``relayout`` will run on it, or on its slices.
+    """
     gradients = backward_nodes(graph)
     recomputed = _recomputed(graph, gradients)
-    if not recomputed:
+    sources = _sources_in_order(graph) if relaid else {}
+    if not recomputed and not sources:
         return Unfolded(graph, gradients)
     new = fx.Graph()
     kept: dict[fx.Node, fx.Node] = {}
@@ -95,11 +113,32 @@ def unfold(graph: fx.Graph) -> Unfolded:
     for node in graph.nodes:
         late = node in gradients and node.op != "output"  # forward's results are forward's own
         if late:
-            _copy_needed(new, node.all_input_nodes, recomputed, kept, copy_of)
+            _copy_needed(new, node.all_input_nodes, recomputed, sources, kept, copy_of)
         made_of = partial(_made_of, kept, copy_of if late else {})
-        kept[node] = new.node_copy(node, made_of)
+        kept[node] = _copy(new, node, made_of, sources)
     copies = {made: old for old, made in copy_of.items()}
-    return Unfolded(new, {kept[node] for node in gradients}, copies, kept)
+    return Unfolded(new, {kept[node] for node in gradients}, copies, kept, bool(sources))
+
+
+def _sources_in_order(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Return the changes of the order of tokens that ``relayout`` removes, and what each takes."""
+    found = ((node, removable(node)) for node in graph.nodes)
+    return {node: moved.source for node, moved in found if moved is not None}
+
+
+def _copy(
+    new: fx.Graph,
+    node: fx.Node,
+    made_of: Callable[[fx.Node], fx.Node],
+    sources: Mapping[fx.Node, fx.Node],
+) -> fx.Node:
+    """Copy a node, or put a view in the place of a change of the order of tokens."""
+    if node not in sources:
+        return new.node_copy(node, made_of)
+    shape = list(node.meta["val"].shape)
+    view = new.call_function(aten.reshape.default, (made_of(sources[node]), shape))
+    view.meta = dict(node.meta)
+    return view
 
 
 def _made_of(
@@ -113,6 +152,7 @@ def _copy_needed(
     new: fx.Graph,
     wanted: Sequence[fx.Node],
     recomputed: set[fx.Node],
+    sources: Mapping[fx.Node, fx.Node],
     kept: Mapping[fx.Node, fx.Node],
     copy_of: dict[fx.Node, fx.Node],
 ) -> None:
@@ -124,18 +164,30 @@ def _copy_needed(
             needed.add(node)
             waiting.extend(node.all_input_nodes)
     for node in sorted(needed):
-        made = new.node_copy(node, lambda x: copy_of.get(x, kept[x]))
+        made = _copy(new, node, lambda x: copy_of.get(x, kept[x]), sources)
         tag_piece(made, piece_of(node) or Piece(), origin_of(node) or node.name)
         copy_of[node] = made
 
 
 def _recomputed(graph: fx.Graph, gradients: set[fx.Node]) -> set[fx.Node]:
-    """Return the nodes of forward that are not kept for backward."""
-    return {
-        node
-        for node in graph.nodes
-        if node not in gradients and _is_marked(node) and not _leaves_region(node, node.users)
-    }
+    """Return the nodes of forward that are not kept for backward.
+
+    What is cheap to compute from these, such as a float32 copy of the last region's result for the
+    norm behind it, is not kept either: the partitioner counts the bytes that it would keep, and not
+    what the region's products and collectives take to be recomputed.
+    """
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node in gradients or node.op != "call_function":
+            continue
+        if _is_marked(node):
+            lost = not _leaves_region(node, node.users)
+        else:
+            cheap = is_free(node) or (is_pointwise(node) and not draws(node))
+            lost = cheap and not is_returned(node) and not found.isdisjoint(node.all_input_nodes)
+        if lost:
+            found.add(node)
+    return found
 
 
 def _is_marked(node: fx.Node) -> bool:
