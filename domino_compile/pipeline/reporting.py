@@ -247,17 +247,13 @@ def _together(refused: list[Reason]) -> Reason:
 
 def _because(plan: NoCut, name_of: NameOf) -> Reason:
     """Return why a graph is not cut: along which axis, and what stops it there."""
-    if plan.tried is None:
-        return plan.reason
-    axis = _axis(plan.tried, name_of)
-    along = ", ".join(axis)
-    detail = f"tried along {along}" if axis else ""
+    axis = _axis(plan.tried, name_of) if plan.tried is not None else []
+    details = [f"tried along {', '.join(axis)}"] if axis else []
     if plan.stop is not None:
         what = plan.stop.collective
-        detail += f", {what} is stopped at" if what else ", rows are joined at"
-        detail += f" {plan.stop}"
-    reason = plan.reason.because(detail)
-    if reason.code is not Code.COUPLED or not axis:
+        details.append(f"{f'{what} is stopped' if what else 'rows are joined'} at {plan.stop}")
+    reason = plan.reason.because(", ".join(details))
+    if plan.tried is None or reason.code is not Code.COUPLED or not axis:
         return reason
     named = ", ".join(f"{name!r}: {dim}" for name, dim in _named(plan.tried, name_of))
     return replace(reason, advice=f"options={{'batch': {{{named}}}}} cuts it all the same")
