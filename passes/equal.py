@@ -15,8 +15,6 @@ Contract: the pass takes a functional joint or inference graph.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import torch
 from torch import fx
 
@@ -24,6 +22,8 @@ from domino_compile._compat.operators import OpOverload
 from domino_compile.cost.model import SCALED
 from domino_compile.graph.collectives import backward_nodes
 from domino_compile.graph.nodes import is_free, is_returned, users_of
+from domino_compile.graph.numbering import value_numbers
+from domino_compile.graph.readers import only_reads
 from domino_compile.scheduling.kinds import draws, is_fusible
 
 aten = torch.ops.aten
@@ -48,13 +48,9 @@ def merge_equal(graph: fx.Graph) -> int:
     if not any(node.target in SCALED for node in graph.nodes):
         return 0
     late = backward_nodes(graph)
-    first: dict[Hashable, fx.Node] = {}
+    same = value_numbers(filter(_may_merge, graph.nodes), lambda node: node in late)
     gone = 0
-    for node in list(graph.nodes):
-        if not _may_merge(node):
-            continue
-        key = (node in late, node.target, repr(node.args), repr(node.kwargs))
-        known = first.setdefault(key, node)
+    for node, known in same.items():
         if known is node or is_returned(node):
             continue
         node.replace_all_uses_with(known)
@@ -70,11 +66,6 @@ def _may_merge(node: fx.Node) -> bool:
         return False
     if isinstance(node.target, OpOverload) and SIZED & set(node.target.tags):
         return False
-    if any(map(_writes, users_of(node))):
+    if not all(map(only_reads, users_of(node))):
         return False
     return is_free(node) or is_fusible(node)
-
-
-def _writes(user: fx.Node) -> bool:
-    schema = getattr(user.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)

@@ -34,14 +34,16 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
-from domino_compile._compat.operators import c10d
+from domino_compile._compat.operators import c10d, prims
 from domino_compile.axes import WHOLE, Partial, PartialMax, PartialSum, Shape, Sliced
 from domino_compile.axes.sizes import product, same
 from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
+from domino_compile.graph.nodes import is_free
 from domino_compile.ops.own_part import own_part
 from domino_compile.rules import Call, Cut, Outcome, Refusal, find_rule
 from domino_compile.rules.registry import rule_of, traits_of
 from domino_compile.rules.rule import Trait
+from domino_compile.scheduling.kinds import draws, is_pointwise
 
 aten = torch.ops.aten
 SCATTER = c10d.reduce_scatter_tensor.default
@@ -59,6 +61,10 @@ LINEAR = (
     aten.alias.default,
     aten.add.Tensor,
     torch.ops.prims.convert_element_type.default,
+)
+COMBINED = Refusal("combines tokens that the cut deals differently with others")
+DRAWN = Refusal(
+    "its random numbers are drawn for the tokens that the rank has in the uncut program"
 )
 
 
@@ -148,11 +154,20 @@ def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Ou
     how = replace(first, sources=frozenset().union(*(x.sources for x in known)))
     for operand, one, wanted in zip(call.operands, dealt, outcome.inputs, strict=True):
         if wanted != WHOLE and (one is None or operand.state != wanted):
-            return Refusal("combines tokens that the cut deals differently with others"), None
+            return (DRAWN if any(map(_is_drawn, node.all_input_nodes)) else COMBINED), None
     why = _stacked(node, how) if how.stacked or is_launch(node) else _by_token(node, outcome)
     if why is not None:
         return why, None
     return _result(node, call, outcome, how)
+
+
+def _is_drawn(value: fx.Node) -> bool:
+    """Return whether a value is made of random numbers only, as a mask of dropout is."""
+    if value.target is prims.inductor_random.default or draws(value):
+        return True
+    made_of = value.all_input_nodes
+    plain = value.op == "call_function" and (is_free(value) or is_pointwise(value))
+    return plain and bool(made_of) and all(map(_is_drawn, made_of))
 
 
 def _stacked(node: fx.Node, how: Dealt) -> Refusal | None:

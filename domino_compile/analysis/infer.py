@@ -12,7 +12,7 @@ from torch import fx
 from domino_compile.analysis import reasons
 from domino_compile.analysis.dealt import scattered_over
 from domino_compile.analysis.found import leading_to_computation
-from domino_compile.analysis.propagate import Analysis, make_call, propagate
+from domino_compile.analysis.propagate import Analysis, Need, make_call, propagate
 from domino_compile.analysis.reasons import Reason
 from domino_compile.analysis.stops import Stop, find_stops, first_join
 from domino_compile.axes import Chunks, Partial, Size, Sliced, quotient, to_size
@@ -102,7 +102,7 @@ def infer_cut(
         seeds = {node: Sliced(dim) for node, dim in named.items()}
         node, dim = next(iter(named.items()))
         ways = _ways(graph, to_size(node.meta["val"].shape[dim]), seeds)
-        best: Analysis | None = max(ways, key=lambda way: len(way.sliced_collectives()))
+        best: Analysis | None = max(ways, key=_reach)
         assert best is not None
     else:
         best, tried = _best_seed(graph, sites, unlikely)
@@ -117,6 +117,12 @@ def infer_cut(
         return NoCut(reasons.no_carrier(), analysis, _first(find_stops(analysis, sites)))
     stops = find_stops(analysis, sites)
     return CutPlan(Chunks.even(analysis.batch, parts), analysis, stops=stops)
+
+
+def _reach(analysis: Analysis) -> tuple[int, int]:
+    """Return how many collectives are cut and, if none is, how many operations."""
+    collectives = len(analysis.sliced_collectives())
+    return collectives, 0 if collectives else len(analysis.cuts)
 
 
 def _no_axis(tried: Analysis | None, sites: Sequence[Site]) -> NoCut:
@@ -242,9 +248,9 @@ def _candidates(graph: fx.Graph, unlikely: frozenset[fx.Node]) -> Iterator[Seed]
 def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
     """Extend the seeds until no value is made whole and then cut that could be made in slices."""
     seeds = dict(analysis.seeds)
-    blocked: frozenset[fx.Node] = frozenset()
+    blocked: dict[fx.Node, Need] = {}
 
-    def again(blocked: frozenset[fx.Node]) -> Analysis:
+    def again() -> Analysis:
         return propagate(graph, analysis.batch, seeds, blocked, analysis.limits)
 
     for _ in range(MAX_ROUNDS):
@@ -252,14 +258,14 @@ def extended(graph: fx.Graph, analysis: Analysis) -> Analysis:
         for node, state in analysis.wanted:
             _pull(analysis, node, state, {**seeds}, more)
         # What cannot be joined now may not have to be once more values are made in slices.
-        if not more and not analysis.unjoinable - blocked:
+        if not more and not analysis.unjoinable.keys() - blocked.keys():
             break
         seeds.update(more)
-        blocked |= frozenset() if more else analysis.unjoinable
-        analysis = again(blocked)
-    while analysis.unjoinable - blocked:  # a whole operation may need others whole
+        blocked |= {} if more else analysis.unjoinable
+        analysis = again()
+    while analysis.unjoinable.keys() - blocked.keys():  # a whole operation may need others whole
         blocked |= analysis.unjoinable
-        analysis = again(blocked)
+        analysis = again()
     return analysis
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from domino_compile.analysis.dealt import Dealt, begin, follow
+from domino_compile.analysis.dealt import COMBINED, Dealt, begin, follow
 from domino_compile.axes import (
     WHOLE,
     Partial,
@@ -63,6 +64,19 @@ class Limits:
     columns: frozenset[fx.Node] = frozenset()
 
 
+@dataclass(frozen=True)
+class Need:
+    """Why an operation must run whole, although its rule could cut it.
+
+    Attributes:
+        node: The operation that needs the result whole.
+        reason: The reason why it does.
+    """
+
+    node: fx.Node
+    reason: str
+
+
 NO_LIMITS = Limits()
 #: Operations that read or write a value's elements by their places in memory.
 BY_PLACE = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
@@ -83,6 +97,8 @@ class Analysis:
         wanted: Whole values that a cut operation needs in slices, in the order of the graph.
         joins: Cut values that are needed whole (or cut differently), each with the node that needs
             it.
+        blocked: Operations that run whole from the start, because an earlier walk found that they
+            must.
         unjoinable: Operations that must run whole, because their result is needed whole and cannot
             be joined: it is opaque, or its tokens are dealt differently.
         dealt: The values whose tokens the cut deals differently to the ranks (``analysis.dealt``).
@@ -97,7 +113,8 @@ class Analysis:
     refusals: dict[fx.Node, Refusal] = field(default_factory=dict)
     wanted: list[tuple[fx.Node, Sliced]] = field(default_factory=list)
     joins: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
-    unjoinable: set[fx.Node] = field(default_factory=set)
+    blocked: Mapping[fx.Node, Need] = field(default_factory=dict)
+    unjoinable: dict[fx.Node, Need] = field(default_factory=dict)
     dealt: dict[fx.Node, Dealt] = field(default_factory=dict)
 
     def state(self, node: fx.Node) -> States:
@@ -157,7 +174,7 @@ def propagate(
     graph: fx.Graph,
     batch: Size,
     seeds: Mapping[fx.Node, Sliced],
-    blocked: frozenset[fx.Node] = frozenset(),
+    blocked: Mapping[fx.Node, Need] | None = None,
     limits: Limits = NO_LIMITS,
 ) -> Analysis:
     """Follow a cut from the seeds through the graph.
@@ -166,32 +183,36 @@ def propagate(
         graph: A functional aten graph with ``val`` metadata.
         batch: The extent of the cut axis.
         seeds: Placeholders, or operations that can be pulled (``rules.find_pull``).
-        blocked: Operations that must run whole.
+        blocked: Operations that must run whole, and why.
         limits: How far the cut may extend.
     """
-    blocked |= _read_by_place(graph)
-    analysis = _propagated(graph, batch, seeds, blocked, limits)
-    while early := _joined_early(analysis) - blocked:
-        blocked |= early
-        analysis = _propagated(graph, batch, seeds, blocked, limits)
+    needs = {**_read_by_place(graph), **(blocked or {})}
+    analysis = _propagated(graph, batch, seeds, needs, limits)
+    while early := _joined_early(analysis):
+        needs |= early
+        analysis = _propagated(graph, batch, seeds, needs, limits)
     return analysis
 
 
-def _joined_early(analysis: Analysis) -> set[fx.Node]:
+def _joined_early(analysis: Analysis) -> dict[fx.Node, Need]:
     """Return the cut launches whose wait is whole: a join would read pieces before they arrive."""
-    pieces = (value for value, user in analysis.joins if is_wait(user))
-    launches = (x.args[0] if x.target is operator.getitem else x for x in pieces)
-    return {x for x in launches if isinstance(x, fx.Node) and is_launch(x)}
+    pieces = ((value, user) for value, user in analysis.joins if is_wait(user))
+    launches = ((x.args[0] if x.target is operator.getitem else x, user) for x, user in pieces)
+    return {
+        x: _need(analysis, user)
+        for x, user in launches
+        if isinstance(x, fx.Node) and is_launch(x) and x not in analysis.blocked
+    }
 
 
 def _propagated(
     graph: fx.Graph,
     batch: Size,
     seeds: Mapping[fx.Node, Sliced],
-    blocked: frozenset[fx.Node],
+    blocked: Mapping[fx.Node, Need],
     limits: Limits,
 ) -> Analysis:
-    analysis = Analysis(batch, seeds, limits)
+    analysis = Analysis(batch, seeds, limits, blocked=blocked)
     for node in graph.nodes:
         if node.op == "placeholder":
             if node in seeds:
@@ -199,22 +220,22 @@ def _propagated(
         elif node.op == "call_function" and node.target is operator.getitem:
             _getitem(analysis, node)
         elif node.op == "call_function":
-            _operation(analysis, node, node in blocked)
+            _operation(analysis, node)
         else:
             _needs_whole(analysis, node)
     return analysis
 
 
-def _read_by_place(graph: fx.Graph) -> frozenset[fx.Node]:
+def _read_by_place(graph: fx.Graph) -> dict[fx.Node, Need]:
     """Return the values that are read by places in memory, which a join may change."""
-    values: set[fx.Node] = set()
+    values: dict[fx.Node, Need] = {}
     for target in BY_PLACE:
         for node in graph.find_nodes(op="call_function", target=target):
             value: Any = node.args[0]
             while isinstance(value, fx.Node) and value not in values:
-                values.add(value)
+                values[value] = Need(node, "needs elements by their places in memory")
                 value = value.args[0] if value.args and is_free(value) else None
-    return frozenset(values)
+    return values
 
 
 def _getitem(analysis: Analysis, node: fx.Node) -> None:
@@ -238,8 +259,8 @@ def _getitem(analysis: Analysis, node: fx.Node) -> None:
         _needs_whole(analysis, node)
 
 
-def _operation(analysis: Analysis, node: fx.Node, blocked: bool) -> None:
-    want, limits = analysis.seeds.get(node), analysis.limits
+def _operation(analysis: Analysis, node: fx.Node) -> None:
+    want, limits, blocked = analysis.seeds.get(node), analysis.limits, node in analysis.blocked
     if want is None and all(analysis.seen(x) == WHOLE for x in node.all_input_nodes):
         if limits.ends:
             _needs_whole(analysis, node)
@@ -333,17 +354,30 @@ def _needs_whole(analysis: Analysis, node: fx.Node) -> None:
 
 
 def _join(analysis: Analysis, value: fx.Node, user: fx.Node) -> None:
-    states = analysis.state(value)
+    need, states = _need(analysis, user), analysis.state(value)
     members: tuple[State, ...] = states if isinstance(states, tuple) else (states,)
     if any(not isinstance(s, Sliced) for s in members):
         source = value
         while source.target is operator.getitem:
             assert isinstance(source.args[0], fx.Node)
             source = source.args[0]
-        analysis.unjoinable.add(source)
+        analysis.unjoinable.setdefault(source, need)
     if value in analysis.dealt:
-        analysis.unjoinable |= analysis.dealt[value].sources
+        for source in analysis.dealt[value].sources:
+            analysis.unjoinable.setdefault(source, need)
     analysis.joins.append((value, user))
+
+
+def _need(analysis: Analysis, user: fx.Node) -> Need:
+    """Return why an operand of an operation is needed whole, or cut differently."""
+    if user in analysis.blocked:
+        return analysis.blocked[user]
+    if user.op == "output":
+        return Need(user, "the graph returns it as the uncut program does")
+    refusal = analysis.refusals.get(user)
+    if refusal is COMBINED and (behind := _refused_behind(analysis, user)) is not None:
+        return _need(analysis, behind)
+    return Need(user, refusal.reason if refusal else "wanted in another form")
 
 
 def tensor_operands(node: fx.Node) -> list[fx.Node]:
@@ -400,6 +434,20 @@ def _shapes(value: Any) -> Any:
         return to_shape(value.shape)
     if isinstance(value, (tuple, list)):
         return tuple(_shapes(member) for member in value)
+    return None
+
+
+def _refused_behind(analysis: Analysis, node: fx.Node) -> fx.Node | None:
+    """Return the nearest refused operation for which an operand of an operation is whole."""
+    waiting = deque(node.all_input_nodes)
+    seen = set(waiting)
+    while waiting:
+        value = waiting.popleft()
+        if value in analysis.refusals:
+            return value
+        more = [x for x in value.all_input_nodes if x not in seen and value not in analysis.states]
+        seen.update(more)
+        waiting += more
     return None
 
 

@@ -174,6 +174,11 @@ def no_carrier() -> Reason:
     return Reason(Code.NO_CARRIER, "no collective carries the cut dimension", ways=(Way.COLUMNS,))
 
 
+def with_exchanges(why: Reason) -> Reason:
+    """The same holds if ranks exchange the tokens that they hold."""
+    return replace(why, text=f"with tokens exchanged between ranks, {why.text}")
+
+
 def no_product() -> Reason:
     """There is no product whose columns could be cut."""
     return Reason(
@@ -222,6 +227,21 @@ def below_margin(text: str) -> Reason:
         Code.MARGIN,
         text,
         "options={'guard': 'measure'} times both; {'slices': 2} cuts regardless",
+    )
+
+
+def exchange_below_margin(predicted: str, margin: float) -> Reason:
+    """A cut that needs exchanges misses the required gain.
+
+    Args:
+        predicted: The cut, and how its time compares with that without exchanges.
+        margin: The required gain, as a fraction of the time.
+    """
+    return Reason(
+        Code.MARGIN,
+        f"the best cut with tokens exchanged between ranks {predicted}: the gain is"
+        f" below the required {margin:.1%}",
+        "options={'slices': 2} cuts regardless",
     )
 
 

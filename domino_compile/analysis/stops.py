@@ -43,7 +43,7 @@ def first_join(analysis: Analysis) -> Stop | None:
     """Return the first operation inside the graph for which a cut value is made whole."""
     for _, user in analysis.inner_joins():
         if (refusal := analysis.refusals.get(user)) is not None:
-            return _stop(user, refusal.reason)
+            return _stop(analysis, user, refusal.reason)
     return None
 
 
@@ -53,15 +53,22 @@ def _nearest(analysis: Analysis, site: Site) -> Stop | None:
     waiting, seen = [site.launch], {site.launch}
     for node in waiting:
         if (refusal := analysis.refusals.get(node)) is not None:
-            return _stop(node, refusal.reason, collective)
+            return _stop(analysis, node, refusal.reason, collective)
         cut = analysis.cuts.get(node)
         if cut is not None and (isinstance(cut.out, Partial) or cut.chain is not None):
-            return _stop(node, "sums over the batch, so what follows has no rows", collective)
+            return _stop(
+                analysis, node, "sums over the batch, so what follows has no rows", collective
+            )
         more = [x for x in node.all_input_nodes if x not in seen]
         seen.update(more)
         waiting += more
     return None
 
 
-def _stop(node: fx.Node, reason: str, collective: str = "") -> Stop:
-    return Stop(f"{node.target} ({user_line(node)})", reason, collective)
+def _stop(analysis: Analysis, node: fx.Node, reason: str, collective: str = "") -> Stop:
+    """Return the stop at an operation, or at the one for whose sake it runs whole."""
+    need = analysis.blocked.get(node)
+    if need is not None:
+        node, reason = need.node, need.reason
+    operation = f"{node.target} ({user_line(node)})" if node.op != "output" else "a result"
+    return Stop(operation, reason, collective)

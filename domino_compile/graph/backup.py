@@ -40,7 +40,7 @@ class Backup:
         ]
 
     def restore(self, graph: fx.Graph) -> None:
-        """Restore the nodes, with their names and metadata."""
+        """Restore the nodes, with their order, names and metadata."""
         output = graph.output_node()
         for node in graph.nodes:
             node.args, node.kwargs = (), {}
@@ -55,6 +55,8 @@ class Backup:
                 node = saved.node
                 if node.op in KEPT:
                     node.args, node.kwargs = args, kwargs
+                    if node is not output:
+                        output.prepend(node)  # moves it to its place among the others
                 else:
                     node = graph.create_node(
                         node.op, saved.target, args, kwargs, saved.name, saved.type

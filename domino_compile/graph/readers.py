@@ -33,7 +33,7 @@ def readers(value: fx.Node) -> list[fx.Node] | None:
         for user in stack.pop().users:
             if user in found:
                 continue
-            if user.op != "call_function" or is_launch(user) or not _only_reads(user):
+            if user.op != "call_function" or is_launch(user) or not only_reads(user):
                 return None
             found[user] = None
             if is_free(user) or user.target in MAYBE_SAME:
@@ -41,7 +41,7 @@ def readers(value: fx.Node) -> list[fx.Node] | None:
     return list(found)
 
 
-def _only_reads(node: fx.Node) -> bool:
+def only_reads(node: fx.Node) -> bool:
     """Return whether a node is known to write none of its arguments."""
     if not isinstance(node.target, OpOverload):
         return is_free(node)

@@ -30,7 +30,8 @@ class Pass(Generic[T]):
         run: Rewrites the graph and returns what was done. The result is falsy if and only if the
             graph is unchanged, because only then are earlier results about the graph reused.
         optional: Whether the graph does without the pass if the checker does not establish it. With
-            any other pass, the graph then loses its plan.
+            any other pass, the graph then loses its plan. An optional pass is the last of its
+            stage: the graph that is restored has new nodes, of which earlier results know nothing.
     """
 
     name: str

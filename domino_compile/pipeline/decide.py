@@ -13,7 +13,9 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut, cut_columns, infer_cut, reasons
 from domino_compile.analysis.found import Found
+from domino_compile.analysis.reasons import Reason
 from domino_compile.cost import CostModel
+from domino_compile.graph.collectives import has_own_sizes
 from domino_compile.options import Options
 from domino_compile.pipeline.contract import Lowering
 from domino_compile.pipeline.decision import Decision, Possible
@@ -55,6 +57,22 @@ class Question:
 def planned(graph: fx.Graph, lowering: Lowering, options: Options) -> Unfolded:
     """Return a graph as it will be partitioned, for the planner."""
     return unfold(graph, lowering.fuses and RELAYOUT.name not in options.disable_passes)
+
+
+def left_alone(found: Found, options: Options, ranks_differ: str = "") -> Reason | None:
+    """Return why a graph is left to Inductor alone without a decision, if it is.
+
+    Args:
+        found: The collectives of the graph.
+        options: The user's options.
+        ranks_differ: How the ranks' plans differ; empty if they do not.
+    """
+    if ranks_differ:
+        return reasons.ranks_differ(ranks_differ)
+    with_own_sizes = next((site for site in found.sites if has_own_sizes(site.launch)), None)
+    if with_own_sizes is not None and options.slices == "auto":
+        return reasons.own_sizes(with_own_sizes.kind, with_own_sizes.source)
+    return None
 
 
 def decide(about: Question) -> Decision:

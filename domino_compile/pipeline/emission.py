@@ -7,7 +7,6 @@ Inductor alone orders it, as it does after a fault in the passes.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from torch import fx
 from domino_compile import _compat
 from domino_compile.agreement.votes import emitted_vote, groups_in_order
 from domino_compile.errors import InternalError
-from domino_compile.pipeline import reporting
+from domino_compile.pipeline import artefacts, reporting
 from domino_compile.report import ScheduleReport
 from domino_compile.report.faults import raises
 from domino_compile.verify.order import check_emitted, refused
@@ -90,9 +89,7 @@ def _settle(pipeline: Pipeline, record: OrderRecord) -> None:
         why = pipeline.check.agree(emitted_vote(phase, order, why)) or why
     if (verifier := pipeline.runner.verifier) is not None:
         verifier.orders.append(replace(record, problem=why))
-    written = json.dumps(certificate.as_dict(), indent=1, sort_keys=True) + "\n"
-    pipeline.dump.write(f"{phase}/order.json", written)
-    pipeline.dump.write(f"{phase}/order.txt", f"{phase} code: {certificate.as_text()}")
+    artefacts.write_order(pipeline.dump, record)
     if not why:
         pipeline.keep()
         return

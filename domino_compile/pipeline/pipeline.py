@@ -7,7 +7,6 @@ that the partitioner makes of it. The passes and their order are in ``order``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -15,36 +14,22 @@ from itertools import zip_longest
 from torch import fx
 
 from domino_compile.agreement.check import RankCheck
-from domino_compile.agreement.votes import (
-    Vote,
-    groups_in_order,
-    order_vote,
-    plan_vote,
-    proved_vote,
-    transport_vote,
-)
-from domino_compile.analysis import reasons
 from domino_compile.analysis.found import Found, find_collectives
-from domino_compile.analysis.reasons import Reason
-from domino_compile.graph.collectives import as_launch, has_own_sizes, is_launch
-from domino_compile.graph.tags import is_alone, mark_alone, mark_in_order, mark_region, region_of
+from domino_compile.graph.collectives import has_own_sizes, is_launch
+from domino_compile.graph.tags import mark_alone, mark_in_order, mark_region, region_of
 from domino_compile.options import Options
-from domino_compile.passes.schedule import ScheduleResult
-from domino_compile.pipeline import reporting
+from domino_compile.pipeline import artefacts, reporting
+from domino_compile.pipeline.consensus import Consensus
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.decide import Question, decide, planned
+from domino_compile.pipeline.decide import Question, decide, left_alone, planned
 from domino_compile.pipeline.facts import Facts, phase_of
 from domino_compile.pipeline.hints import Hints
 from domino_compile.pipeline.order import (
     CUT,
     GRAPH,
     NORMALISE,
-    PIN,
     PREPARE,
-    PRODUCTS,
     SCHEDULE,
-    TRANSPORT,
-    title,
 )
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
 from domino_compile.pipeline.regrouping import decide_regrouped
@@ -54,11 +39,8 @@ from domino_compile.report import CompileReport, FurtherReports
 from domino_compile.report.dump import Dump
 from domino_compile.report.faults import Failure, report_fault
 from domino_compile.report.graph_rows import GraphRows
-from domino_compile.report.report_text import report_text
-from domino_compile.report.schedule import schedule, uncut
-from domino_compile.report.schedule_text import schedule_text
+from domino_compile.report.schedule import uncut
 from domino_compile.scheduling import Result
-from domino_compile.verify.certificate import certificate_json, certificate_text
 from domino_compile.verify.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -79,6 +61,7 @@ class Pipeline:
             compiled by Inductor alone.
         overlap: Whether to order the next graphs. A fault ends this too.
         results: What the graph that was scheduled last returns.
+        consensus: What the other ranks are asked about this compile.
         ran: Whether the joint passes ran (they do not where the lowering answers from its cache).
         check: The agreement with the other ranks; ``None``: they are not asked.
         left_because: Why the ranks leave the graph to Inductor alone; empty if they do not.
@@ -95,6 +78,7 @@ class Pipeline:
     plan_key: str | None = None
     dump: Dump = field(init=False)
     runner: Runner = field(init=False)
+    consensus: Consensus = field(init=False)
     rows: GraphRows = field(default_factory=GraphRows)
     facts: Facts = field(init=False)
     results: tuple[Result, ...] = ()
@@ -110,6 +94,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.kept = load_plan(self.plan_key) if self.plan_key is not None else None
         self.report.slower = self.slower
+        proves = self.options.transport != "nccl"
+        self.consensus = Consensus(self.check, self.report, proves)
         self.facts = Facts(self.options, self.hints, self.lowering, self.slower)
         self.dump = Dump(self.options.dump_dir, self.report.graph, self.hints.names)
         verifier = Verifier() if self.options.verify != "off" else None
@@ -191,7 +177,7 @@ class Pipeline:
         self.report.uncut = uncut(program.graph, inductor_units, program.is_backward)
         if self.dump.wanted:
             self.rows.captured(graph)
-        if (why := self._left(collectives)) is not None:
+        if (why := left_alone(collectives, self.options, self.left_because)) is not None:
             reporting.left(self.report, why)
             self._settled([])
             return True  # as it was
@@ -218,17 +204,6 @@ class Pipeline:
         self.keep()
         return self.rewrites or not at.outcomes.changed
 
-    def _left(self, collectives: Found) -> Reason | None:
-        """Return why the graph is left to Inductor alone without a decision, if it is."""
-        if self.left_because:
-            return reasons.ranks_differ(self.left_because)
-        with_own_sizes = next(
-            (site for site in collectives.sites if has_own_sizes(site.launch)), None
-        )
-        if with_own_sizes is not None and self.options.slices == "auto":
-            return reasons.own_sizes(with_own_sizes.kind, with_own_sizes.source)
-        return None
-
     def _settled(self, plan: list[str]) -> None:
         """Agree with the other ranks on a plan; an empty one leaves Inductor alone.
 
@@ -237,75 +212,30 @@ class Pipeline:
             RankMismatchError: The other ranks cannot run this program.
         """
         self.rewrites = self.overlap = bool(plan)
-        if self.check is not None and not self.left_because:
-            self.check.plan(self.report, plan)
+        if not self.left_because:
+            self.consensus.on_plan(plan)
         if not plan:
             self.keep()
-
-    def _agreed(self, phase: str, result: ScheduleResult) -> bool:
-        """Return whether all ranks have this order; if not, all keep the original order."""
-        if self.check is None:
-            return True
-        wanted, original = (
-            [result.units.units[index].nodes[0] for index in schedule.order]
-            for schedule in (result.after, result.before)
-        )
-        return not self.check.agree(self._order(phase, wanted, original))
-
-    def _order(self, phase: str, wanted: Iterable[fx.Node], original: Iterable[fx.Node]) -> Vote:
-        ours, theirs = (
-            [as_launch(n) for n in order if is_launch(n) and not is_alone(n)]
-            for order in (wanted, original)
-        )
-        return order_vote(phase, ours, theirs, groups_in_order(self.report))
-
-    def _carried(self, phase: str, graph: fx.Graph, ways: Mapping[fx.Node, str]) -> bool:
-        """Return whether all ranks carry the same collectives in the same way."""
-        if self.check is None:
-            return True
-        return not self.check.agree(self._transport(phase, graph, ways))
-
-    def _transport(self, phase: str, graph: fx.Graph, ways: Mapping[fx.Node, str]) -> Vote:
-        launches = [n for n in graph.nodes if is_launch(n) and not is_alone(n)]
-        pairs = [(as_launch(n), ways.get(n, "")) for n in launches]
-        return transport_vote(phase, pairs, groups_in_order(self.report))
-
-    def _proved(self, phase: str) -> bool:
-        """Return whether all ranks have proved their graphs, which differ where slots are used."""
-        if self.check is None or self.options.transport == "nccl":
-            return True
-        why = self.check.agree(proved_vote(phase, groups_in_order(self.report), ""))
-        if why:
-            self.overlap = False
-            reporting.not_proved(self.report, phase, why)
-            self.keep()
-        return not why
 
     def _graph(self, graph: fx.Graph, phase: str) -> bool:
         """Order and pin; return whether the graph is ours."""
         at = self.facts.context(graph, None)
-        at.agreed = partial(self._agreed, phase)
-        at.carried = partial(self._carried, phase, graph)
+        at.agreed = partial(self.consensus.on_order, phase)
+        at.carried = partial(self.consensus.on_transport, phase, graph)
         at.held_bytes = self.report.input_bytes
         at.saved = self.results if phase == "backward" else ()
         self.runner.run(GRAPH, graph, phase, at)
-        if not self._proved(phase):
+        if why := self.consensus.on_proof(phase):
+            self.overlap = False
+            reporting.not_proved(self.report, phase, why)
+            self.keep()
             return False
         ordered = at.outcomes.of(SCHEDULE)
         if ordered is not None:
-            entry = schedule(phase, ordered)
             self.results = ordered.memory.results
-            entry.step_peak_bytes = ordered.memory.peak_bytes + round(
-                at.cost.rates.library_mib * 2**20
-            )
-            told = at.outcomes.of(PRODUCTS) or {}
-            entry.configured = {name: part for name, part in told.items() if part}
-            entry.pinned = at.outcomes.of(PIN) or 0
-            carried = at.outcomes.of(TRANSPORT)
-            entry.transport = carried.text() if carried is not None else ""
-            reporting.scheduled(self.report, entry)
+            entry = reporting.scheduled(self.report, phase, ordered, at)
             if self.dump.wanted:
-                self.dump.write(f"{phase}/{title(SCHEDULE.name)}.txt", schedule_text(entry))
+                artefacts.write_schedule(self.dump, entry)
                 self.rows.scheduled(phase, graph)
         self.keep()
         return True
@@ -320,19 +250,7 @@ class Pipeline:
         self.overlap = False
         self.rewrites = self.rewrites and failure.phase != "joint"
         reporting.failed(self.report, failure.phase, failure.error)
-        if self.check is not None:  # others need not wait for what this rank has failed to make
-            nodes = failure.graph.nodes
-            joint = failure.phase == "joint"
-            terms = self.check.terms
-            self.check.tell(
-                plan_vote(self.report, [], terms)
-                if joint
-                else self._order(failure.phase, nodes, nodes)
-            )
-            if not joint and self.options.transport != "nccl":
-                self.check.tell(self._transport(failure.phase, failure.graph, {}))
-                groups, why = groups_in_order(self.report), str(failure.error)
-                self.check.tell(proved_vote(failure.phase, groups, why))
+        self.consensus.failed(failure)
         self.keep()
         report_fault(self.dump, failure, self.options)
 
@@ -403,29 +321,15 @@ class Pipeline:
             replace(part.report, schedules=list(part.report.schedules)) for part in self.parts
         ]
         votes = list(self.check.cast) if self.check is not None else []
-        if self.kept is not None:
-            for report, earlier in zip(reports, self.kept.reports, strict=False):
-                reporting.completed(report, earlier)
-            known = {vote.key for vote in votes}
-            votes += [vote for vote in self.kept.votes if vote.key not in known]
-        return Kept(tuple(reports), tuple(votes))
+        plan = Kept(tuple(reports), tuple(votes))
+        return plan if self.kept is None else plan.completed(self.kept)
 
     def write(self) -> None:
         """Write plan and report into the dump."""
         if self.dump.wanted:
-            self.dump.write("plan.json", self.report.to_json())
-            self.dump.write("report.txt", report_text(self.report))
-            if self.rows.before:
-                self.dump.write("graphs.json", self.rows.to_json())
-            self._write_certificate()
-
-    def _write_certificate(self) -> None:
-        """Write what was established about the passes, if they were checked."""
-        verifier = self.runner.verifier
-        if verifier is not None and (verifier.checked or verifier.problem):
-            verdict = verifier.checked, verifier.problem, verifier.orders
-            self.dump.write("certificate.txt", certificate_text(*verdict))
-            self.dump.write("certificate.json", certificate_json(*verdict))
+            artefacts.write_plan(self.dump, self.report, self.rows)
+            if self.runner.verifier is not None:
+                artefacts.write_certificate(self.dump, self.runner.verifier)
 
 
 def _region(graph: fx.Graph) -> int | None:

@@ -17,6 +17,7 @@ from torch import fx
 
 from domino_compile.agreement.votes import Vote
 from domino_compile.host.kept import keep, kept
+from domino_compile.pipeline.reporting import completed
 from domino_compile.report import CompileReport
 
 
@@ -44,6 +45,14 @@ class Kept:
 
     reports: tuple[CompileReport, ...]
     votes: tuple[Vote, ...]
+
+    def completed(self, earlier: Kept) -> Kept:
+        """Return this plan with what an earlier process kept of graphs that come from a cache."""
+        for report, known in zip(self.reports, earlier.reports, strict=False):
+            completed(report, known)
+        cast = {vote.key for vote in self.votes}
+        more = (vote for vote in earlier.votes if vote.key not in cast)
+        return Kept(self.reports, (*self.votes, *more))
 
 
 def save_plan(key: str, plan: Kept) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from domino_compile.analysis import CutPlan
+from domino_compile.analysis import CutPlan, NoCut, reasons
 from domino_compile.analysis.shards import Shards, find_shards
 from domino_compile.graph.tags import mark_exchanged
 from domino_compile.passes.regroup import Regrouped, undo
@@ -21,6 +21,7 @@ from domino_compile.pipeline.decide import Question, decide, planned
 from domino_compile.pipeline.decision import Decision
 from domino_compile.pipeline.order import EXCHANGE, REGROUP, SLICE, TRIED
 from domino_compile.pipeline.runner import Runner
+from domino_compile.ratio import factor_text
 
 
 def decide_regrouped(
@@ -51,7 +52,10 @@ def decide_regrouped(
         return second
     undo(graph, made)
     runner.undone(REGROUP, at)
-    return first
+    why = _why_not(second, first, about.options.margin)
+    if why is None:
+        return first
+    return replace(first, rows=why, possible=second.possible)
 
 
 def _shards(about: Question, first: Decision) -> Shards | None:
@@ -75,6 +79,24 @@ def _joins(decision: Decision) -> int:
     """Return how often what is cut is joined within the graph."""
     rows = decision.rows
     return len(rows.analysis.inner_joins()) if isinstance(rows, CutPlan) else 0
+
+
+def _why_not(second: Decision, first: Decision, margin: float) -> NoCut | None:
+    """Return why nothing is cut, with exchanges either; ``None`` if something is.
+
+    The first decision's own reason is about an axis that is not the tokens, and so says less.
+    """
+    if _cuts(first):
+        return None
+    if isinstance(second.rows, NoCut):
+        return NoCut(reasons.with_exchanges(second.rows.reason), stop=second.rows.stop)
+    if second.choice is None or first.choice is None:
+        return None
+    with_exchange, without = second.choice.chosen, first.choice.chosen
+    predicted = (
+        f"({with_exchange.candidate}) is predicted {factor_text(without.us, with_exchange.us)}"
+    )
+    return NoCut(reasons.exchange_below_margin(predicted, margin))
 
 
 def _better(second: Decision, first: Decision, margin: float) -> bool:

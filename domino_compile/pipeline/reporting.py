@@ -19,9 +19,10 @@ from domino_compile.analysis.reasons import Code, Reason
 from domino_compile.cost import CostModel
 from domino_compile.graph.collectives import Site, user_line
 from domino_compile.graph.tags import origin_of
+from domino_compile.passes.schedule import ScheduleResult
 from domino_compile.pipeline.contract import Context
 from domino_compile.pipeline.decision import Decision
-from domino_compile.pipeline.order import COLUMNS, NORMALISE
+from domino_compile.pipeline.order import COLUMNS, NORMALISE, PIN, PRODUCTS, TRANSPORT
 from domino_compile.planner import Choice
 from domino_compile.report import (
     Action,
@@ -33,6 +34,7 @@ from domino_compile.report import (
     ScheduleReport,
 )
 from domino_compile.report.origin import module_of
+from domino_compile.report.schedule import schedule
 from domino_compile.verify.verifier import NotEqual
 
 #: Returns the user's name of an input.
@@ -111,9 +113,26 @@ def decided(report: CompileReport, decision: Decision, at: Context, name_of: Nam
             entry.code, entry.reason, entry.advice = why.code, why.text, why.advice
 
 
-def scheduled(report: CompileReport, entry: ScheduleReport) -> None:
-    """Record the schedule of one of the lowered graphs."""
-    report.schedules = [*(s for s in report.schedules if s.phase != entry.phase), entry]
+def scheduled(
+    report: CompileReport, phase: str, ordered: ScheduleResult, at: Context
+) -> ScheduleReport:
+    """Record the schedule of one of the lowered graphs, and return it.
+
+    Args:
+        report: The report of the compile.
+        phase: ``forward``, ``backward`` or ``inference``.
+        ordered: The result of the pass ``schedule``.
+        at: What the passes behind it did.
+    """
+    entry = schedule(phase, ordered)
+    entry.step_peak_bytes = ordered.memory.peak_bytes + round(at.cost.rates.library_mib * 2**20)
+    told = at.outcomes.of(PRODUCTS) or {}
+    entry.configured = {name: part for name, part in told.items() if part}
+    entry.pinned = at.outcomes.of(PIN) or 0
+    carried = at.outcomes.of(TRANSPORT)
+    entry.transport = carried.text() if carried is not None else ""
+    report.schedules = [*(s for s in report.schedules if s.phase != phase), entry]
+    return entry
 
 
 def failed(report: CompileReport, phase: str, error: Exception) -> None:
@@ -247,17 +266,13 @@ def _together(refused: list[Reason]) -> Reason:
 
 def _because(plan: NoCut, name_of: NameOf) -> Reason:
     """Return why a graph is not cut: along which axis, and what stops it there."""
-    if plan.tried is None:
-        return plan.reason
-    axis = _axis(plan.tried, name_of)
-    along = ", ".join(axis)
-    detail = f"tried along {along}" if axis else ""
+    axis = _axis(plan.tried, name_of) if plan.tried is not None else []
+    details = [f"tried along {', '.join(axis)}"] if axis else []
     if plan.stop is not None:
         what = plan.stop.collective
-        detail += f", {what} is stopped at" if what else ", rows are joined at"
-        detail += f" {plan.stop}"
-    reason = plan.reason.because(detail)
-    if reason.code is not Code.COUPLED or not axis:
+        details.append(f"{f'{what} is stopped' if what else 'rows are joined'} at {plan.stop}")
+    reason = plan.reason.because(", ".join(details))
+    if plan.tried is None or reason.code is not Code.COUPLED or not axis:
         return reason
     named = ", ".join(f"{name!r}: {dim}" for name, dim in _named(plan.tried, name_of))
     return replace(reason, advice=f"options={{'batch': {{{named}}}}} cuts it all the same")

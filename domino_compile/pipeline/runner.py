@@ -20,7 +20,7 @@ from domino_compile.pipeline.contract import Context, Pass
 from domino_compile.pipeline.order import title
 from domino_compile.report.dump import Dump, count_difference, op_counts
 from domino_compile.report.faults import Failure
-from domino_compile.verify.verifier import Verifier
+from domino_compile.verify.verifier import NotEqual, Verifier
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,8 @@ class Runner:
             except Exception as error:
                 broken = self.dump.text_of(graph)
                 backup.restore(graph)
+                if self.verifier is not None and isinstance(error, NotEqual):
+                    self.verifier.problem = str(error)
                 return Failure(phase, graph, broken, error)
         return None
 
@@ -106,10 +108,12 @@ class Runner:
         for made in passes:
             if made.name in self.disabled or not made.wanted(context):
                 continue
-            if made.optional and (why := self._refusal(made, graph, context)):
-                self._left_out(made, phase, why)
+            if made.optional and self.verifier is not None:
+                outcome = self._one_if_established(made, graph, phase, context)
+            else:
+                outcome = self._one(made, graph, phase, context)
+            if outcome is None:
                 continue
-            outcome = self._one(made, graph, phase, context)
             context.outcomes.put(made, outcome)
             if isinstance(outcome, Replaced) and context.found is not None:
                 context.found = context.found.after(outcome)
@@ -120,17 +124,18 @@ class Runner:
         if self.verifier is not None:
             self.verifier.forget_last()
 
-    def _refusal(self, made: Pass[Any], graph: fx.Graph, context: Context) -> str:
-        """Return why a pass is not established to keep what a graph computes; empty if it is."""
-        if self.verifier is None:
-            return ""
-        trial = fx.Graph(owning_module=graph.owning_module)
-        trial.output(trial.graph_copy(graph, {}))
+    def _one_if_established(
+        self, made: Pass[Any], graph: fx.Graph, phase: str, context: Context
+    ) -> Any | None:
+        """Run a pass; if it is not established, restore the graph and return ``None``."""
+        backup = Backup(graph)
         try:
-            outcome = made.run(trial, context)
+            return self._one(made, graph, phase, context)
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return self.verifier.refusal(self.verifier.read(graph), trial, outcome) if outcome else ""
+            backup.restore(graph)
+            known = isinstance(error, NotEqual)
+            self._left_out(made, phase, str(error) if known else f"{type(error).__name__}: {error}")
+        return None
 
     def _left_out(self, made: Pass[Any], phase: str, why: str) -> None:
         name = f"{phase}/{title(made.name)}"

@@ -22,7 +22,7 @@ square tiles.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,7 @@ from domino_compile._compat.operators import prims
 from domino_compile.cost.fused import Fused
 from domino_compile.graph.collectives import size_hint, tensor_bytes
 from domino_compile.graph.nodes import is_free, is_returned, users_of
+from domino_compile.graph.numbering import value_numbers
 from domino_compile.ops.materialise import materialise
 from domino_compile.ops.random_slice import random_slice
 from domino_compile.scheduling.kinds import (
@@ -274,13 +275,9 @@ def _alike(nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
     divisions = [node for node in nodes if node.target in DIVISIONS and is_hard(node)]
     if not divisions:
         return {}
-    first: dict[Hashable, fx.Node] = {}
-    same: dict[fx.Node, fx.Node] = {}
-    for node in divisions[0].graph.nodes:
-        if node.op == "call_function" and (is_free(node) or is_fusible(node)):
-            args = (node.args, tuple(node.kwargs.items()))
-            key = (node.target, repr(fx.map_arg(args, lambda x: same.get(x, x))))
-            same[node] = first.setdefault(key, node)
+    everything = divisions[0].graph.nodes
+    calls = (node for node in everything if node.op == "call_function")
+    same = value_numbers(node for node in calls if is_free(node) or is_fusible(node))
     return {node: same[node] for node in divisions}
 
 

@@ -96,7 +96,7 @@ class Verifier:
         try:
             return read_graph(graph)
         except Exception as error:  # whatever the user's graph has: it is refused, not broken
-            raise self._refused("the check", "the graph", _fault(error), "") from error
+            raise NotEqual("the check", "the graph", _fault(error), "") from error
         finally:
             self.seconds += time.perf_counter() - began
 
@@ -114,32 +114,14 @@ class Verifier:
         except NotEstablished as problem:
             known = after.operations.get(problem.node) or before.operations.get(problem.node)
             line = known.line if known is not None else ""
-            raise self._refused(name, problem.node, problem.reason, line) from problem
+            raise NotEqual(name, problem.node, problem.reason, line) from problem
         except Exception as error:  # a fault of the checker: nothing is established
-            raise self._refused(name, "the graph", _fault(error), "") from error
+            raise NotEqual(name, "the graph", _fault(error), "") from error
         finally:
             seconds = time.perf_counter() - began
             self.seconds += seconds
         self._latest = graph, after
         self.checked.append(Checked(phase, name, before, after, witness, done, seconds))
-
-    def refusal(self, before: Graph, graph: fx.Graph, outcome: Any) -> str:
-        """Return why a pass would be refused, without recording anything; empty if it would not."""
-        began = time.perf_counter()
-        try:
-            check(before, read_graph(graph), outcome.witness, self.memory)
-        except NotEstablished as problem:
-            return f"{problem.node}: {problem.reason}"
-        except Exception as error:
-            return _fault(error)
-        finally:
-            self.seconds += time.perf_counter() - began
-        return ""
-
-    def _refused(self, made: str, node: str, reason: str, line: str) -> NotEqual:
-        error = NotEqual(made, node, reason, line)
-        self.problem = str(error)
-        return error
 
 
 def _fault(error: Exception) -> str:

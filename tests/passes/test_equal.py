@@ -77,6 +77,17 @@ def reduced_by_ranks(b: Builder) -> list[fx.Node]:
     return [b.call(aten.mm.default, b.all_reduce(x), w) for _ in range(2)]
 
 
+def written(b: Builder) -> list[fx.Node]:
+    """What an operation that is not known does with its arguments is not known either."""
+    x, w = b.input("x", 8, 16), b.input("w", 16, 16)
+    products = []
+    for _ in range(2):
+        value = b.call(aten.neg.default, x)
+        b.graph.call_function(torch.ops.higher_order.triton_kernel_wrapper_mutation, (value,))
+        products.append(b.call(aten.mm.default, value, w))
+    return products
+
+
 def returned(b: Builder) -> list[fx.Node]:
     """Two results are two tensors, which the program may write to."""
     x = b.input("x", 8, 16)
@@ -95,6 +106,7 @@ LEFT: dict[str, tuple[Callable[[Builder], list[fx.Node]], int]] = {
     "other types": (of_other_types, 0),
     "random numbers": (drawn, 0),
     "unwritten memory": (unwritten, 0),
+    "written memory": (written, 0),
     "collectives": (reduced_by_ranks, 0),
     "results": (returned, 0),
     "other operands": (of_both_phases, 0),

@@ -159,11 +159,31 @@ def test_a_wrong_order_is_refused(number: int, rows: int) -> None:
         check(before, read_graph(graph), made.witness, Memory())
 
 
-def test_the_graph_does_without_a_pass_that_is_not_established() -> None:
+def fails(graph: fx.Graph) -> Any:
+    broken(graph, 0)
+    raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize("run", [lambda graph: broken(graph, 0), fails])
+def test_the_graph_does_without_a_pass_that_is_not_established(run: Any) -> None:
     graph, verifier = mixed(2), Verifier()
-    names = [node.name for node in graph.nodes]
-    optional = Pass("relayout", lambda at: True, lambda graph, at: broken(graph, 0), optional=True)
+    before = str(graph)
+    optional = Pass("relayout", lambda at: True, lambda graph, at: run(graph), optional=True)
     at: Any = SimpleNamespace(outcomes=Outcomes())
     Runner(Dump(None, 0, {}), verifier=verifier).run((optional,), graph, "joint", at)
-    assert [node.name for node in graph.nodes] == names
+    graph.lint()
+    assert str(graph) == before and at.outcomes.of(optional) is None
     assert verifier.problem == "" and not verifier.checked
+
+
+def test_an_optional_pass_runs_once() -> None:
+    graph, runs = mixed(2), []
+
+    def run(graph: fx.Graph, at: Any) -> Any:
+        runs.append(graph)
+        return relayout_graph(graph)
+
+    at: Any = SimpleNamespace(outcomes=Outcomes(), found=None)
+    runner = Runner(Dump(None, 0, {}), verifier=Verifier())
+    runner.run((Pass("relayout", lambda at: True, run, optional=True),), graph, "joint", at)
+    assert runs == [graph] and copied(graph) == [2 * TOKENS * INNER, 2 * TOKENS * INNER]

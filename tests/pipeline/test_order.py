@@ -14,7 +14,7 @@ from domino_compile.cost import CostModel
 from domino_compile.options import PASS_NAMES, Options
 from domino_compile.pipeline.contract import Context, Lowering, Pass
 from domino_compile.pipeline.decision import Decision
-from domino_compile.pipeline.order import GRAPH, JOINT, title
+from domino_compile.pipeline.order import CUT, GRAPH, JOINT, PREPARE, TRIED, title
 from domino_compile.report.graph_text import readable
 from tests.emitted.harness import SEQ, VOCAB, Model
 from tests.passes import graphs
@@ -33,6 +33,11 @@ def test_numbers_are_places_in_the_order() -> None:
         f"{number:02}.{made.name}" for number, made in enumerate((*JOINT, *GRAPH), 1)
     ]
     assert len(set(PASS_NAMES)) == len(PASS_NAMES)
+
+
+def test_an_optional_pass_is_the_last_of_its_stage() -> None:
+    for stage in (PREPARE, TRIED, CUT, GRAPH):
+        assert not any(made.optional for made in stage[:-1])
 
 
 def test_each_pass_has_the_file_of_its_name() -> None:

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from domino_compile.analysis import Analysis, CutPlan, propagate
+from domino_compile.analysis.propagate import Need
 from domino_compile.axes import Chunks, PartialSum, Sliced
 from domino_compile.graph.subgraphs import value_of
 from domino_compile.passes.slice import slice_graph
@@ -266,10 +267,10 @@ def whole(sample: Sample) -> list[Any]:
 
 def analyse(graph: fx.Graph, chunks: Chunks, seeds: dict[fx.Node, Sliced]) -> Analysis:
     """Propagate; what has per-slice results that are needed whole runs whole."""
-    blocked: frozenset[fx.Node] = frozenset()
+    blocked: dict[fx.Node, Need] = {}
     while True:
         analysis = propagate(graph, chunks.total, seeds, blocked)
-        if not analysis.unjoinable - blocked:
+        if not analysis.unjoinable.keys() - blocked.keys():
             return analysis
         blocked |= analysis.unjoinable
 
