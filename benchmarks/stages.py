@@ -27,6 +27,7 @@ from domino_compile.passes import (
 )
 from domino_compile.pipeline import decide, pipeline, regrouping, reporting, runner
 from domino_compile.pipeline.pipeline import Pipeline
+from domino_compile.pipeline.room import with_room
 from domino_compile.planner import Planner
 from domino_compile.verify import verifier
 
@@ -76,7 +77,7 @@ class Stages:
     def around(self, run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
         """Run passes on a graph and time them; for ``plan_only``."""
         with self._patched(), self._timed("all"):
-            _with_room(run, graph)
+            with_room(lambda: run(graph))
 
     def milliseconds(self) -> dict[str, float]:
         """Return the milliseconds of each stage, of the rest, and of everything."""
@@ -121,21 +122,3 @@ class Stages:
             gc.callbacks.append(collecting)
             stack.callback(gc.callbacks.remove, collecting)
             yield
-
-
-def _roomy_call() -> Callable[..., Any]:
-    """Return a function that calls another one with plenty of room for frames.
-
-    CPython keeps frames in chunks of 16 KiB. A loop whose calls alternate between the end of one
-    chunk and the start of the next maps and unmaps memory at every call. Whether that happens
-    depends on the depth of the stack only, and if mapping is slow (in virtual machines) it doubles
-    the times. A frame with this many variables opens a chunk that all other frames fit into.
-    """
-    unused = "; ".join(f"unused_{i} = 0" for i in range(9000))
-    scope: dict[str, Any] = {}
-    exec(f"def call(run, *args):\n if run is None: {unused}\n return run(*args)", scope)
-    made: Callable[..., Any] = scope["call"]
-    return made
-
-
-_with_room = _roomy_call()
