@@ -9,6 +9,7 @@ and backward are compiled with Inductor, caches off. Prints one line per depth.
 
 ``--passes-only`` captures and partitions the same training step but compiles and runs nothing: in a
 minute or two it shows how the processor time of each stage grows, even on a shared machine.
+``--job N`` does that with job N of ``benchmarks.jobs``, for an H200, with any number of layers.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import gc
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,43 +28,24 @@ from unittest import mock
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import torch
-from torch import fx
 
 import domino_compile
-from benchmarks.plan_only import Backend, planned_only, planning_backend
+from benchmarks.job_cells import JobCell, jobs
+from benchmarks.job_plan import plan
+from benchmarks.plan_only import planned_only, planning_backend
+from benchmarks.stages import Stages
 from domino_compile._compat import emitted
 from domino_compile.options import Options
-from domino_compile.passes import normalise, pin, schedule, slice
-from domino_compile.pipeline import decide, emission, pipeline, reporting, runner
+from domino_compile.pipeline import emission
 from domino_compile.pipeline.contract import Lowering
-from domino_compile.pipeline.pipeline import Pipeline
 from domino_compile.pipeline.runner import seconds_in_passes
-from domino_compile.planner import Planner
-from domino_compile.verify.verifier import Verifier
+from domino_compile.verify import verifier
 from tests.emitted.harness import SEQ, VOCAB, Model, fake_world
-
-#: The timed stages, with the module and name of the function that each one calls.
-STAGES: tuple[tuple[str, Any, str], ...] = (
-    ("find", pipeline, "find_collectives"),
-    ("backup", runner, "Backup"),
-    ("normalise", normalise, "normalise_graph"),
-    ("infer", decide, "infer_cut"),
-    ("plan", Planner, "run"),
-    ("slice", slice, "slice_graph"),
-    ("schedule", schedule, "schedule_graph"),
-    ("pin", pin, "pin_order"),
-    ("report", reporting, "decided"),
-    ("report", pipeline, "schedule"),
-    ("report", Pipeline, "write"),
-    ("lint", fx.Graph, "lint"),
-    ("verify", Verifier, "read"),
-    ("verify", Verifier, "check"),
-)
 
 #: What the checks take: of the passes, of the emitted code, and what the latter needs.
 CHECKS: tuple[tuple[Any, str], ...] = (
-    (Verifier, "read"),
-    (Verifier, "check"),
+    (verifier, "read_graph"),
+    (verifier, "check"),
     (emission, "promise_of"),
     (emission, "check_emitted"),
     (emitted, "_emitted"),
@@ -111,15 +94,23 @@ def checks_timed() -> Iterator[list[float]]:
 def measure_passes(layers: int, device: str) -> dict[str, float]:
     """Capture one training step and run our passes; return processor milliseconds by stage."""
     model, tokens = _program(layers, device)
-    spent: dict[str, float] = defaultdict(float)
+    stages, options = Stages(), Options(guard="off", memory_cap=10, verify="on")
+    backend = planning_backend(options, stages.around, Lowering(fuses=True))
     with planned_only():
-        torch.compile(model, backend=_backend(spent))(tokens, tokens)
+        torch.compile(model, backend=backend)(tokens, tokens)
     (report,) = domino_compile.reports()
     assert report.status == "sliced" and len(report.schedules) == 2, report.summary()
-    stages = {stage: 1e3 * spent[stage] for stage in dict.fromkeys(s for s, _, _ in STAGES)}
-    stages["other"] = 1e3 * spent["all"] - sum(stages.values())
-    stages["garbage"] = 1e3 * spent["garbage"]
-    return {"layers": layers, **stages, "all": sum(stages.values())}
+    return {"layers": layers, **stages.milliseconds()}
+
+
+def measure_job(layers: int, cell: JobCell) -> dict[str, float]:
+    """Do the same with a job that is captured with fake tensors and planned for an H200."""
+    gc.collect()
+    stages = Stages()
+    report = plan(replace(cell, layers=layers), cell.link, stages.around)
+    assert report.status != "failed", report.summary()
+    print(f"{layers} layers: {report.summary()}", flush=True)
+    return {"layers": layers, **stages.milliseconds()}
 
 
 def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
@@ -128,78 +119,6 @@ def _program(layers: int, device: str) -> tuple[Model, torch.Tensor]:
     gc.collect()
     model = Model(layers, dropout=0.1).to(device)
     return model, torch.randint(0, VOCAB, (4, SEQ), device=device)
-
-
-def _backend(spent: dict[str, float]) -> Backend:
-    """Return a backend that only plans, and adds the time of each stage to ``spent``."""
-    options = Options(guard="off", memory_cap=10, verify="on")
-
-    def timed(run: Callable[[fx.Graph], None], graph: fx.Graph) -> None:
-        with _timed_stages(spent), _timed(spent, "all"):
-            _with_room(run, graph)
-
-    return planning_backend(options, timed, Lowering(fuses=True))
-
-
-def _roomy_call() -> Callable[..., Any]:
-    """Return a function that calls another one with plenty of room for frames.
-
-    CPython keeps frames in chunks of 16 KiB. A loop whose calls alternate between the end of one
-    chunk and the start of the next maps and unmaps memory at every call. Whether that happens
-    depends on the depth of the stack only, and if mapping is slow (in virtual machines) it doubles
-    the times. A frame with this many variables opens a chunk that all other frames fit into.
-    """
-    unused = "; ".join(f"unused_{i} = 0" for i in range(9000))
-    scope: dict[str, Any] = {}
-    exec(f"def call(run, *args):\n if run is None: {unused}\n return run(*args)", scope)
-    made: Callable[..., Any] = scope["call"]
-    return made
-
-
-_with_room = _roomy_call()
-
-
-@contextmanager
-def _timed(spent: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the processor time without garbage collection, which any stage may trigger."""
-    began = time.thread_time() - spent["garbage"]
-    try:
-        yield
-    finally:
-        spent[stage] += time.thread_time() - spent["garbage"] - began
-
-
-@contextmanager
-def _timed_stages(spent: dict[str, float]) -> Iterator[None]:
-    """Measure the time spent in each function in ``STAGES`` inside this context.
-
-    For nested functions only the outer one is timed.
-    """
-    inside: list[str] = []
-
-    def collecting(phase: str, _info: dict[str, int]) -> None:
-        spent["garbage"] += (-1 if phase == "start" else 1) * time.thread_time()
-
-    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if inside:
-                return function(*args, **kwargs)
-            inside.append(stage)
-            try:
-                with _timed(spent, stage):
-                    return function(*args, **kwargs)
-            finally:
-                inside.pop()
-
-        return call
-
-    with ExitStack() as stack:
-        for stage, owner, name in STAGES:
-            replacement = timed(stage, getattr(owner, name))
-            stack.enter_context(mock.patch.object(owner, name, replacement))
-        gc.callbacks.append(collecting)
-        stack.callback(gc.callbacks.remove, collecting)
-        yield
 
 
 def _print_compile(row: dict[str, float]) -> None:
@@ -227,13 +146,18 @@ def main() -> None:
     parser.add_argument("--lowering", default="inductor", choices=("inductor", "eager"))
     parser.add_argument("--verify", default="on", choices=("off", "on"), help="check the compile")
     parser.add_argument("--passes-only", action="store_true", help="processor time by stage")
+    parser.add_argument("--job", type=int, help="the passes only, on this job of benchmarks.jobs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    fake_world()
+    if args.job is None:
+        fake_world()
     rows = []
-    if args.passes_only:
-        measure_passes(1, args.device)  # imports and warm-up
-        rows = [measure_passes(layers, args.device) for layers in args.layers]
+    if args.passes_only or args.job is not None:
+        stages_of = partial(measure_passes, device=args.device)
+        if args.job is not None:
+            stages_of = partial(measure_job, cell=jobs()[args.job])
+        stages_of(1)  # imports and warm-up
+        rows = [stages_of(layers) for layers in args.layers]
         _print_stages(rows)
     else:
         measure(1, args.device, args.lowering, args.verify)

@@ -13,11 +13,14 @@ import os
 import re
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks.job_cells import JobCell, jobs, real_jobs
 from benchmarks.side_by_side import numbers
+
+if TYPE_CHECKING:
+    from torch import fx
 
 #: The device to plan for, and the link table of jobs on real links.
 DEVICE, REAL_LINK = "H200", "h200-nvlink-2"
@@ -27,39 +30,44 @@ class NothingToPlan(Exception):
     """Raised once a graph turns out to have no collectives."""
 
 
-def plan(cell: JobCell, link: str, **options: Any) -> Any:
+def joint_only(run: Any, graph: fx.Graph) -> None:
+    """Plan and rewrite one joint graph with collectives, and end."""
+    import domino_compile
+    from benchmarks.plan_only import PlannedOnly
+
+    run(graph)
+    if any(report.collectives for report in domino_compile.reports()):
+        raise PlannedOnly  # this graph holds forward and backward
+    raise NothingToPlan
+
+
+def plan(cell: JobCell, link: str, around: Any = joint_only, **options: Any) -> Any:
     """Return the report of a job's plan, a ``CompileReport``.
 
     Args:
         cell: the job.
         link: the link table to plan with.
+        around: calls each stage of the passes, a ``benchmarks.plan_only.Around``.
         **options: other options of the backend.
     """
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     import torch
     import torch.distributed as dist
-    from torch import fx
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     import domino_compile
     from benchmarks.lane_worker import workload
-    from benchmarks.plan_only import PlannedOnly, planned_only, planning_backend
+    from benchmarks.plan_only import planned_only, planning_backend
     from domino_compile import _compat
     from domino_compile.options import Options
     from domino_compile.pipeline.contract import Lowering
     from domino_compile.tools.bench.styles import Parallel
     from domino_compile.tools.bench.workload import Step
 
-    def first(run: Any, graph: fx.Graph) -> None:
-        run(graph)
-        if any(report.collectives for report in domino_compile.reports()):
-            raise PlannedOnly  # this graph holds forward and backward
-        raise NothingToPlan
-
     torch._dynamo.reset()
     domino_compile.reset_reports()
     chosen = Options(device=DEVICE, link=link, **options)
-    plans = planning_backend(chosen, first, Lowering(fuses=True, products=True))
+    plans = planning_backend(chosen, around, Lowering(fuses=True, products=True))
 
     def backend(gm: fx.GraphModule, inputs: list[Any]) -> Any:
         try:

@@ -27,7 +27,7 @@ everything behind it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -37,7 +37,7 @@ from torch import fx
 from domino_compile._compat.operators import c10d, prims
 from domino_compile.axes import WHOLE, Partial, PartialMax, PartialSum, Shape, Sliced
 from domino_compile.axes.sizes import product, same
-from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait
+from domino_compile.graph.collectives import is_launch, is_wait
 from domino_compile.graph.nodes import is_free
 from domino_compile.ops.own_part import own_part
 from domino_compile.rules import Call, Cut, Outcome, Refusal, find_rule
@@ -134,7 +134,13 @@ def begin(node: fx.Node, call: Call) -> Followed | None:
     return cut, Dealt(ranks, group, frozenset({node}), stacked)
 
 
-def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Outcome) -> Followed:
+def follow(
+    node: fx.Node,
+    call: Call,
+    dealt: Sequence[Dealt | None],
+    outcome: Outcome,
+    is_gradient: Callable[[fx.Node], bool],
+) -> Followed:
     """Return how an operation on dealt operands is cut, and how its result is dealt.
 
     Args:
@@ -142,6 +148,7 @@ def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Ou
         call: The operation as its rule sees it.
         dealt: How each operand is dealt; ``None`` for an operand that is not.
         outcome: The answer of its rule.
+        is_gradient: Whether a node depends on a gradient of an output.
     """
     known = [x for x in dealt if x is not None]
     if isinstance(outcome, Refusal):
@@ -155,7 +162,10 @@ def follow(node: fx.Node, call: Call, dealt: Sequence[Dealt | None], outcome: Ou
     for operand, one, wanted in zip(call.operands, dealt, outcome.inputs, strict=True):
         if wanted != WHOLE and (one is None or operand.state != wanted):
             return (DRAWN if any(map(_is_drawn, node.all_input_nodes)) else COMBINED), None
-    why = _stacked(node, how) if how.stacked or is_launch(node) else _by_token(node, outcome)
+    if how.stacked or is_launch(node):
+        why = _stacked(node, how)
+    else:
+        why = _by_token(node, outcome, is_gradient)
     if why is not None:
         return why, None
     return _result(node, call, outcome, how)
@@ -188,14 +198,14 @@ def _stacked(node: fx.Node, how: Dealt) -> Refusal | None:
     return Refusal("distinguishes the ranks of tokens that the cut deals differently")
 
 
-def _by_token(node: fx.Node, cut: Cut) -> Refusal | None:
+def _by_token(node: fx.Node, cut: Cut, is_gradient: Callable[[fx.Node], bool]) -> Refusal | None:
     """Refuse an operation that cannot be computed on tokens that are dealt differently."""
     if isinstance(cut.out, PartialMax):
         extreme = Refusal("takes a maximum over a rank's tokens, which the cut deals differently")
         return None if _only_maximised(node, cut.out) else extreme
     if cut.out == PartialSum() or cut.chain is not None:
         summed = Refusal("sums over the tokens that a rank holds, which the cut deals differently")
-        return None if _only_summed(node) else summed
+        return None if _only_summed(node, is_gradient) else summed
     outs = cut.out if isinstance(cut.out, tuple) else (cut.out,)
     plain = all(isinstance(s, Sliced) and s.outer == 1 for s in outs)
     inputs = all(s == WHOLE or (isinstance(s, Sliced) and s.outer == 1) for s in cut.inputs)
@@ -229,12 +239,11 @@ def _only_maximised(node: fx.Node, state: PartialMax) -> bool:
     )
 
 
-def _only_summed(node: fx.Node) -> bool:
+def _only_summed(node: fx.Node, is_gradient: Callable[[fx.Node], bool]) -> bool:
     """Return whether a sum over a rank's tokens is only added up, over ranks or by the caller.
 
     The caller adds up parameters' gradients if each rank has a summand of them.
     """
-    backward = backward_nodes(node.graph)
     waiting, seen = [node], {node}
     while waiting:
         value = waiting.pop()
@@ -242,7 +251,7 @@ def _only_summed(node: fx.Node) -> bool:
             if user.target is c10d.all_reduce.default and user.args[1] == "sum":
                 continue
             if user.op == "output":
-                if value not in backward:
+                if not is_gradient(value):
                     return False
             elif user.target not in LINEAR:
                 return False

@@ -28,7 +28,7 @@ from domino_compile.axes import (
     to_shape,
 )
 from domino_compile.axes.sizes import divides, product, quotient
-from domino_compile.graph.collectives import is_launch, is_wait, tensor_bytes
+from domino_compile.graph.collectives import backward_nodes, is_launch, is_wait, tensor_bytes
 from domino_compile.graph.nodes import is_free
 from domino_compile.graph.subgraphs import subgraph_of
 from domino_compile.rules import (
@@ -146,6 +146,11 @@ class Analysis:
             for value, user in self.joins
             if user.op != "output" and value.op != "placeholder"
         ]
+
+    @cached_property
+    def gradients(self) -> set[fx.Node]:
+        """The nodes that depend on a gradient of an output."""
+        return backward_nodes(next(iter(self.seeds)).graph)
 
     @cached_property
     def unit(self) -> int:
@@ -288,7 +293,7 @@ def _operation(analysis: Analysis, node: fx.Node) -> None:
     dealt = [analysis.dealt.get(x) for x in nodes]
     how: Dealt | None = None
     if any(dealt):
-        outcome, how = follow(node, call, dealt, outcome)
+        outcome, how = follow(node, call, dealt, outcome, lambda x: x in analysis.gradients)
     elif isinstance(outcome, Refusal) and not blocked and (begun := begin(node, call)) is not None:
         cut, how = begun
         if isinstance(cut, Cut) and _divisible(call, cut):

@@ -32,10 +32,12 @@ class Stop:
 
 def find_stops(analysis: Analysis, sites: Sequence[Site]) -> dict[str, Stop]:
     """Return the nearest operation that stops the cut, by the name of each uncut collective."""
+    uncut = [site for site in sites if site.launch not in analysis.cuts]
+    nearest = _nearest(analysis, uncut[0].launch.graph) if uncut else {}
     return {
-        site.launch.name: stop
-        for site in sites
-        if site.launch not in analysis.cuts and (stop := _nearest(analysis, site))
+        site.launch.name: _stopped(analysis, nearest[site.launch][1], site)
+        for site in uncut
+        if site.launch in nearest
     }
 
 
@@ -47,22 +49,33 @@ def first_join(analysis: Analysis) -> Stop | None:
     return None
 
 
-def _nearest(analysis: Analysis, site: Site) -> Stop | None:
-    """Return the operation nearest in front of a collective at which the cut ends."""
+def _nearest(analysis: Analysis, graph: fx.Graph) -> dict[fx.Node, tuple[int, fx.Node]]:
+    """Return for each node the nearest operation in front of it at which the cut ends.
+
+    With it comes the number of operations in between. All are found in one walk: a search from each
+    collective would take the square of the number of layers.
+    """
+    found: dict[fx.Node, tuple[int, fx.Node]] = {}
+    for node in graph.nodes:
+        if node in analysis.refusals or _sums(analysis, node):
+            found[node] = 0, node
+        elif behind := [found[x] for x in node.all_input_nodes if x in found]:
+            distance, stop = min(behind, key=lambda x: x[0])
+            found[node] = distance + 1, stop
+    return found
+
+
+def _sums(analysis: Analysis, node: fx.Node) -> bool:
+    cut = analysis.cuts.get(node)
+    return cut is not None and (isinstance(cut.out, Partial) or cut.chain is not None)
+
+
+def _stopped(analysis: Analysis, node: fx.Node, site: Site) -> Stop:
+    """Return the operation at which the cut ends, as what stops it on its way to a collective."""
     collective = f"the {site.kind} of {site.source}"
-    waiting, seen = [site.launch], {site.launch}
-    for node in waiting:
-        if (refusal := analysis.refusals.get(node)) is not None:
-            return _stop(analysis, node, refusal.reason, collective)
-        cut = analysis.cuts.get(node)
-        if cut is not None and (isinstance(cut.out, Partial) or cut.chain is not None):
-            return _stop(
-                analysis, node, "sums over the batch, so what follows has no rows", collective
-            )
-        more = [x for x in node.all_input_nodes if x not in seen]
-        seen.update(more)
-        waiting += more
-    return None
+    if (refusal := analysis.refusals.get(node)) is not None:
+        return _stop(analysis, node, refusal.reason, collective)
+    return _stop(analysis, node, "sums over the batch, so what follows has no rows", collective)
 
 
 def _stop(analysis: Analysis, node: fx.Node, reason: str, collective: str = "") -> Stop:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import networkx as nx
 import torch
@@ -42,6 +42,9 @@ WHOLE = {aten.max.default, aten.min.default, aten.mean.default, aten.sum.default
 REDUCTIONS = {aten.amax.default, aten.amin.default, aten.mean.dim, aten.sum.dim_IntList}
 #: The ends of the network.
 GATHERED, ROWS = "gathered", "rows"
+#: An edge between numbered nodes or ends, and its capacity; ``None``: it cannot be cut.
+Edge: TypeAlias = tuple[int | str, int | str, float | None]
+Edges: TypeAlias = tuple[Edge, ...]
 #: The share of a copy's cost that is left if fused kernels read or write in the other order.
 FUSED = 0.25
 
@@ -273,13 +276,18 @@ class _Search:
     def gathered(self) -> set[fx.Node]:
         """Return the operations on the side of gathered order of a minimum cut."""
         net = self._net()
-        inside: set[Any] = set()
-        # One cut for each part between collectives: a cut of everything takes far longer.
+        places = {node: place for place, node in enumerate(net)}
         inner = net.subgraph(net.nodes - {GATHERED, ROWS})
+        inside: set[Any] = set()
+        cuts: dict[Edges, list[int]] = {}
+        # One cut for each part between collectives: a cut of everything takes far longer. Equal
+        # layers have equal parts, which are cut once.
         for part in nx.weakly_connected_components(inner):
-            some = net.subgraph(part | {GATHERED, ROWS})
-            _, (side, _) = nx.minimum_cut(some, GATHERED, ROWS, flow_func=boykov_kolmogorov)
-            inside |= side
+            nodes = sorted(part, key=places.__getitem__)
+            edges = _numbered(net, nodes)
+            if edges not in cuts:
+                cuts[edges] = _cut(edges)
+            inside.update(nodes[number] for number in cuts[edges])
         return inside & self.roles.keys()
 
     def _net(self) -> nx.DiGraph:
@@ -316,6 +324,32 @@ class _Search:
         copied = float(size_hint(tensor.numel()) * tensor.element_size())
         to_rows = copied * (FUSED if all(map(is_fusible, users_of(value))) else 1.0)
         return to_rows, copied * (FUSED if is_fusible(computed_behind(value)) else 1.0)
+
+
+def _numbered(net: nx.DiGraph, nodes: Sequence[Any]) -> Edges:
+    """Return the edges between some nodes and the ends, with numbers for the nodes."""
+    numbers: dict[Any, int | str] = {node: number for number, node in enumerate(nodes)}
+    numbers[ROWS] = ROWS
+    edges: list[Edge] = []
+    for number, node in enumerate(nodes):
+        if GATHERED in net.pred[node]:
+            edges.append((GATHERED, number, net.pred[node][GATHERED].get("capacity")))
+        edges += [
+            (number, numbers[taker], edge.get("capacity"))
+            for taker, edge in net.succ[node].items()
+            if taker != GATHERED  # nothing flows back
+        ]
+    return tuple(edges)
+
+
+def _cut(edges: Edges) -> list[int]:
+    """Return the numbers of the nodes on the side of gathered order of a minimum cut."""
+    net = nx.DiGraph()
+    net.add_nodes_from((GATHERED, ROWS))
+    for one, other, capacity in edges:
+        net.add_edge(one, other, **({} if capacity is None else {"capacity": capacity}))
+    _, (side, _) = nx.minimum_cut(net, GATHERED, ROWS, flow_func=boykov_kolmogorov)
+    return [node for node in side if node != GATHERED]
 
 
 def _only_feeds(split: fx.Node, node: fx.Node) -> bool:

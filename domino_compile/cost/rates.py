@@ -197,8 +197,8 @@ TAIL = 0.4
 #: rate that fused kernels reach, random numbers and sines (220 us for a norm behind dropout, of
 #: which memory takes 100), and the time of small kernels. All other rates are the data sheets'
 #: numbers times the same fractions (0.8 for products, 0.9 for memory, and attention at 0.78 of
-#: products). Products in float8 are 1.88 times as fast as in bf16 in the H200's steps, where the data
-#: sheet says 2; the same is assumed of the others.
+#: products). Products in float8 are 1.88 times as fast as in bf16 in the H200's steps, where the
+#: data sheet says 2; the same is assumed of the others.
 TABLE = (
     DeviceRates(
         *("H200", 810, 52, 4300, 3.5, "h200-nvlink-8", 630, 630, 132, 1.07),

@@ -33,6 +33,7 @@ from domino_compile.pipeline.order import (
 )
 from domino_compile.pipeline.plan_cache import Kept, load_plan, save_plan
 from domino_compile.pipeline.regrouping import decide_regrouped
+from domino_compile.pipeline.room import with_room
 from domino_compile.pipeline.runner import Runner
 from domino_compile.planner import by_inductor, predict_as_found, unfold
 from domino_compile.report import CompileReport, FurtherReports
@@ -140,7 +141,8 @@ class Pipeline:
         if not collectives.parallel:
             self._nothing_to_overlap(collectives)
             return
-        failure = self.runner.stage(graph, "joint", lambda: self._joint(graph, collectives))
+        work = partial(self._joint, graph, collectives)
+        failure = with_room(lambda: self.runner.stage(graph, "joint", work))
         if failure is not None:
             self._failed(failure)
         log.info("%s", self.report.summary())
@@ -161,7 +163,8 @@ class Pipeline:
         if not self.overlap or not any(is_launch(n) for n in graph.nodes):
             return
         phase = phase_of(graph, self.report)
-        failure = self.runner.stage(graph, phase, lambda: self._graph(graph, phase))
+        work = partial(self._graph, graph, phase)
+        failure = with_room(lambda: self.runner.stage(graph, phase, work))
         if failure is not None:
             self._failed(failure)
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import fx
@@ -131,10 +132,10 @@ def traffic_of(units: Sequence[Sequence[fx.Node]]) -> list[Traffic]:
     for traffic in per_unit:
         for value in traffic.reads:
             if (maker := _maker_of(value)) in unit_of:
-                per_unit[unit_of[maker]].writes[value] = bytes_of(value)
+                per_unit[unit_of[maker]].writes[value] = inlining.bytes_of(value)
     for node, number in unit_of.items():
         if is_returned(node):
-            per_unit[number].writes[node] = bytes_of(node)
+            per_unit[number].writes[node] = inlining.bytes_of(node)
     return per_unit
 
 
@@ -144,12 +145,13 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], inlining: _Inlining) -> No
     rows = any(map(reduced_width, inside))
     for node in nodes:
         for x in node.all_input_nodes:
-            source = base_of(x)
+            source = inlining.base_of(x)
             for value in inlining.made_of.get(source, (source,)):
                 if value in inside or is_folded(value):
                     continue
-                size = min(bytes_of(x), bytes_of(value)) if value is source else bytes_of(value)
-                traffic.reads[value] = min(bytes_of(value), traffic.reads.get(value, 0) + size)
+                whole = inlining.bytes_of(value)
+                size = min(inlining.bytes_of(x), whole) if value is source else whole
+                traffic.reads[value] = min(whole, traffic.reads.get(value, 0) + size)
         for operation in inlining.hard_for(node, inside):
             if operation.target in DIVISIONS and (
                 (rows and is_scale_of_rows(operation)) or not inlining.is_computed(node, inside)
@@ -159,7 +161,7 @@ def _take(traffic: Traffic, nodes: Iterable[fx.Node], inlining: _Inlining) -> No
             if elements_of(node) > elements_of(known):
                 traffic.hard[operation] = node
         traffic.wide = traffic.wide or reduced_width(node) > KEPT_ROW
-        if sums_over_rows(node) and base_of(node.all_input_nodes[0]) in inside:
+        if sums_over_rows(node) and inlining.base_of(node.all_input_nodes[0]) in inside:
             traffic.sums[node] = node.all_input_nodes[0]
 
 
@@ -169,9 +171,12 @@ class _Inlining:
     Attributes:
         made_of: For each value of a fused group that is not in memory, the values in memory that it
             is computed from.
+        base_of, bytes_of: The functions of these names, which remember their answers.
     """
 
     def __init__(self, unit_of: Mapping[fx.Node, int]) -> None:
+        # Both are asked for several times for each value, and the graph stays as it is.
+        self.base_of, self.bytes_of = cache(base_of), cache(bytes_of)
         self._unit_of = unit_of
         self.made_of: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._operations: dict[fx.Node, int] = {}
@@ -200,12 +205,12 @@ class _Inlining:
         if is_hard(node):
             yield self._alike.get(node, node)
         if is_pointwise(node):
-            for source in map(base_of, node.all_input_nodes):
+            for source in map(self.base_of, node.all_input_nodes):
                 if source in self.made_of or source in inside:
                     yield from self._hard.get(source, ())
 
     def _take(self, node: fx.Node) -> None:
-        sources = [base_of(x) for x in node.all_input_nodes]
+        sources = [self.base_of(x) for x in node.all_input_nodes]
         parts = dict.fromkeys(p for x in sources for p in self.made_of.get(x, (x,)))
         operations = 1 + sum(self._operations.get(x, 0) for x in sources if x in self.made_of)
         hard = dict.fromkeys(h for x in sources for h in self._hard.get(x, ()))
@@ -233,11 +238,11 @@ class _Inlining:
         if not all(user in self._unit_of and is_fusible(user) for user in users_of(node)):
             return False
         moved = sum(
-            bytes_of(part) * (1 if self._in_memory(part) else 2)
+            self.bytes_of(part) * (1 if self._in_memory(part) else 2)
             for part in parts
             if not is_folded(part)
         )
-        return moved < 2 * bytes_of(node)
+        return moved < 2 * self.bytes_of(node)
 
     def _in_memory(self, value: fx.Node) -> bool:
         return value not in self._unit_of or value in self._written

@@ -128,6 +128,8 @@ class _Checker:
         self.same = same
         #: The values after that are established, and of what each is what.
         self.known: dict[str, Given] = {}
+        #: Those that are the whole of the value of their own name.
+        self.kept: set[str] = set()
         #: The values before that some established value stands for.
         self.stood_for: set[str] = set()
         self.between = Between(before, after, self.known, self.stood_for)
@@ -222,6 +224,8 @@ class _Checker:
 
     def _note(self, source: Operation, op: Operation, claim: Claim, how: str) -> None:
         self.known[op.name] = Given(source.name, claim)
+        if source.name == op.name and claim == Whole(op.name):
+            self.kept.add(op.name)
         self.stood_for.add(source.name)
         self.done.how[op.name] = how
 
@@ -269,6 +273,9 @@ class _Checker:
             inside = [graph.inner.get(source.name) for graph in (self.before, self.after)]
             named = source.name == op.name and source.args == op.args
             return named and source.value == op.value and inside[0] == inside[1]
+
+        if source.args == op.args and source.kwargs == op.kwargs:
+            return self.kept.issuperset(op.operands)
 
         def stands_for(ref: Ref) -> Any:
             given = self.known.get(ref.name)

@@ -55,8 +55,7 @@ def merged(graph: Graph, same: Mapping[str, str]) -> Graph:
     changing, written = _changing(graph), False
     for op in graph.operations.values():
         written = written or _may_write(op)
-        args, kwargs = _named(op, gone)
-        renamed = replace(op, args=args, kwargs=kwargs)
+        renamed = _renamed(op, gone)
         twin = kept.get(same.get(op.name, ""))
         stays = written or twin is None or bool(changing & {op.name, twin.name})
         if twin is not None and not stays and _are_equal(twin, renamed):
@@ -89,8 +88,18 @@ def _are_equal(first: Operation, second: Operation) -> bool:
 
 def _named(op: Operation, same: Mapping[str, str]) -> tuple[Any, Any]:
     """Return the arguments of an operation, with the first of equal operands for each."""
+    if same.keys().isdisjoint(op.operands):
+        return op.args, op.kwargs
     named = replaced((op.args, op.kwargs), lambda ref: _first(ref, same))
     return named[0], named[1]
+
+
+def _renamed(op: Operation, same: Mapping[str, str]) -> Operation:
+    """Return an operation on the first of equal operands for each; often the same."""
+    if same.keys().isdisjoint(op.operands):
+        return op
+    args, kwargs = _named(op, same)
+    return replace(op, args=args, kwargs=kwargs)
 
 
 def _first(ref: Ref, same: Mapping[str, str]) -> Ref:

@@ -19,10 +19,8 @@ from domino_compile.verify.plain import (
     Graph,
     Operation,
     Ref,
-    Tensor,
     is_launch,
     ranks_of,
-    replaced,
 )
 from domino_compile.verify.transported import STARTS, command_of
 
@@ -81,7 +79,7 @@ class Part:
         numbers = {name: i for i, name in enumerate((*self.inputs, *self.before))}
         old, new = self.graphs
         inputs = tuple(
-            _operation(op, {}, old) if op.target in COUNTS else _signature(op.value)
+            _operation(op, {}, old) if op.target in COUNTS else op.value
             for op in self.inputs.values()
         )
         before = tuple(_operation(op, numbers, old) for op in self.before.values())
@@ -183,21 +181,20 @@ def _operation(op: Operation, numbers: dict[str, int], graph: Graph) -> tuple[An
         names = {name: i for i, name in enumerate(inner.operations)}
         called = tuple(_operation(x, names, inner) for x in inner.operations.values())
         return (called, tuple(names.get(str(name), name) for name in inner.outputs))
-
-    def by(ref: Ref) -> Any:
-        return ("#", numbers.get(ref.name, ref.name))
-
-    return (op.target, _typed(replaced((op.args, op.kwargs), by)), _signature(op.value))
+    return (op.target, _numbered((op.args, op.kwargs), numbers), op.value)
 
 
-def _typed(argument: Any) -> Any:
-    """Return an argument so that ``1``, ``1.0`` and ``True`` differ."""
-    if type(argument) is tuple:
-        return tuple(map(_typed, argument))
-    return (type(argument).__name__, argument) if isinstance(argument, (bool, float)) else argument
+def _numbered(argument: Any, numbers: dict[str, int]) -> Any:
+    """Return an argument with numbers for names, so that ``1``, ``1.0`` and ``True`` differ."""
+    kind = type(argument)
+    if kind is tuple:
+        # Most items are integers: no call for those.
+        return tuple(
+            [_numbered(item, numbers) if type(item) in _CHANGED else item for item in argument]
+        )
+    if kind is Ref:
+        return ("#", numbers.get(argument.name, argument.name))
+    return (kind.__name__, argument) if kind in _CHANGED else argument
 
 
-def _signature(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value
-    return tuple(map(_signature, value)) if isinstance(value, tuple) else value
+_CHANGED = frozenset((tuple, Ref, bool, float))

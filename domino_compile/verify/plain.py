@@ -7,8 +7,9 @@ sizes are the numbers seen while compiling.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from domino_compile.verify.transported import RELEASES, STARTS, WAITS, command_of
@@ -54,6 +55,7 @@ class Operation:
         value: The result.
         pure: Whether nothing happens if it is left out.
         trace: The stack of the user's program, as torch keeps it.
+        operands: The names of the values that it takes, in order, each as often as it is taken.
     """
 
     name: str
@@ -63,11 +65,12 @@ class Operation:
     value: Value
     pure: bool = True
     trace: str = ""
+    operands: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Return the names of the values that it takes, in order, each as often as it is taken."""
-        return tuple(ref.name for ref in refs((self.args, self.kwargs)))
+    def __post_init__(self) -> None:
+        # Asked for far more often than operations are made.
+        operands = tuple([ref.name for ref in refs((self.args, self.kwargs))])
+        object.__setattr__(self, "operands", operands)
 
     @property
     def line(self) -> str:
@@ -112,27 +115,44 @@ class Graph:
     single: bool = False
 
 
-def refs(argument: Any) -> Iterator[Ref]:
-    """Yield the operands in an argument."""
-    if isinstance(argument, Ref):
-        yield argument
+def refs(argument: Any) -> list[Ref]:
+    """Return the operands in an argument."""
+    found: list[Ref] = []
+    _collect(argument, found)
+    return found
+
+
+def _collect(argument: Any, found: list[Ref]) -> None:
+    if type(argument) is Ref:
+        found.append(argument)
     elif type(argument) is tuple:
         for item in argument:
-            yield from refs(item)
+            if type(item) is tuple or type(item) is Ref:
+                _collect(item, found)
 
 
 def replaced(argument: Any, by: Callable[[Ref], Any]) -> Any:
     """Return an argument with every operand replaced."""
-    if isinstance(argument, Ref):
+    if type(argument) is Ref:
         return by(argument)
     if type(argument) is tuple:
-        return tuple(replaced(item, by) for item in argument)
+        # Most items are numbers: no call for those.
+        return tuple(
+            [
+                replaced(item, by) if type(item) is tuple or type(item) is Ref else item
+                for item in argument
+            ]
+        )
     return argument
 
 
 def is_launch(operation: Operation) -> bool:
     """Return whether the operation starts a collective."""
-    name = operation.target
+    return _launches(operation.target)
+
+
+@cache
+def _launches(name: str) -> bool:
     if name.startswith("_c10d_functional."):
         return not name.startswith("_c10d_functional.wait")
     return name == EXCHANGE or command_of(name) in STARTS
@@ -140,7 +160,11 @@ def is_launch(operation: Operation) -> bool:
 
 def is_wait(operation: Operation) -> bool:
     """Return whether the operation waits for a collective."""
-    name = operation.target
+    return _waits(operation.target)
+
+
+@cache
+def _waits(name: str) -> bool:
     return name.startswith("_c10d_functional.wait") or command_of(name) in WAITS
 
 

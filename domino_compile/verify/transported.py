@@ -7,6 +7,7 @@ is said here, in ``interpret`` and in ``movements``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 #: The namespace of the operations.
 NAMESPACE = "domino_compile"
@@ -60,6 +61,7 @@ RELEASES = frozenset(start.release for start in STARTS.values()) - {""}
 _LEAST, _STEPS = 1024, 3
 
 
+@cache
 def command_of(target: str) -> str:
     """Return the name of a transport operation; empty if it is none.
 

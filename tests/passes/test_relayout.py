@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import fx
 
+from domino_compile.analysis import token_order
 from domino_compile.analysis.token_order import stacked
 from domino_compile.graph.collectives import WAIT, c10d
 from domino_compile.graph.new_nodes import run_fake
@@ -187,3 +188,33 @@ def test_an_optional_pass_runs_once() -> None:
     runner = Runner(Dump(None, 0, {}), verifier=Verifier())
     runner.run((Pass("relayout", lambda at: True, run, optional=True),), graph, "joint", at)
     assert runs == [graph] and copied(graph) == [2 * TOKENS * INNER, 2 * TOKENS * INNER]
+
+
+def layered(layers: int) -> fx.Graph:
+    """Layers of ``mixed``, one behind the other."""
+    b = Builder()
+    up, down = weights(b)
+    x = gathered(b, "x", 2)
+    for _ in range(layers):
+        summed = b.call(aten.cumsum.default, product(b, x, up, 2), 1)
+        y = stack(b, product(b, summed, down, 2), SHARD, 1, 0)
+        launch = b.call(c10d.all_gather_into_tensor.default, b.contiguous(y), 1, "tp")
+        x = stack(b, b.call(WAIT, launch), 2, 0, 1)
+    return b.output(b.contiguous(x))
+
+
+def test_equal_layers_are_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[Any] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        cuts.append(args)
+        return nx_minimum_cut(*args, **kwargs)
+
+    nx_minimum_cut = token_order.nx.minimum_cut
+    monkeypatch.setattr(token_order.nx, "minimum_cut", counted)
+    numbers = []
+    for layers in (3, 6):
+        cuts.clear()
+        relayout_graph(layered(layers))
+        numbers.append(len(cuts))
+    assert numbers[0] == numbers[1] > 0

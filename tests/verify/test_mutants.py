@@ -4,11 +4,12 @@ import pytest
 
 from benchmarks.mutant_kinds import FAULTS, HARMLESS
 from benchmarks.mutants import Case, mutant, table
+from benchmarks.token_cases import exchanged, regrouped, relaid
 from domino_compile.verify.check import Memory, check
 from tests.passes.graphs import attention_forward, mlp_joint
 from tests.verify.graphs import by_rows
 
-#: Kinds that these two graphs have no place for: no random numbers, nothing that is done whole.
+#: Kinds that these graphs have no place for: no random numbers, nothing that is done whole.
 ABSENT = {
     "an operation that couples the batch, done by each slice",
     "a mask's offset wrong",
@@ -21,6 +22,8 @@ ABSENT = {
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     made = {"mlp": by_rows(mlp_joint(6)), "attention": by_rows(attention_forward())}
+    made |= {"relaid": relaid(4, cut=False), "exchanged": exchanged(1, (3, 1))}
+    made["regrouped"] = regrouped()
     return [Case(name, *rewriting) for name, rewriting in made.items()]
 
 
