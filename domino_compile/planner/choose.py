@@ -146,7 +146,9 @@ def _verdict(
     if p.candidate.cut and not p.estimated and p.peak_bytes > allowed:
         return f"needs {_mib(p.peak_bytes)}, memory_cap allows {_mib(allowed)}"
     if p.estimated:
-        return "estimated slower, even with everything hidden"
+        if p.us > chosen.us:
+            return "estimated slower, even with everything hidden"
+        return "estimated slower than others of its kind, which were tried"
     if p.candidate.cut and not chosen.candidate.cut and p.us > limit:
         return policy.missed
     if p.us < chosen.us and chosen.candidate.cut:

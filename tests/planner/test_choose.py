@@ -77,10 +77,12 @@ def test_any_cut_where_one_is_wanted() -> None:
 
 
 def test_an_estimate_is_never_chosen() -> None:
-    found = [*predictions(100, 100, {}), Prediction(ROWS, 1.0, 0, estimated=True)]
+    estimates = (Prediction(ROWS, us, 0, estimated=True) for us in (1.0, 200.0))
+    found = [*predictions(100, 100, {}), *estimates]
     choice = choose(found, POLICY)
     assert choice.chosen.candidate == INDUCTOR
-    assert choice.verdicts[-1].startswith("estimated")
+    assert choice.verdicts[-2].startswith("estimated slower than others")
+    assert choice.verdicts[-1].endswith("even with everything hidden")
 
 
 def test_why_a_little_faster_order_is_not_taken() -> None:
