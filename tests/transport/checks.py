@@ -19,7 +19,7 @@ from domino_compile.transport.choice import Choice
 from domino_compile.transport.wire import wire_of
 from domino_compile.verify.check import Memory, check
 from domino_compile.verify.read import read_graph
-from domino_compile.verify.verifier import Verifier
+from domino_compile.verify.verifier import NotEqual, Verifier
 from tests.passes.graphs import Builder, aten
 from tests.paths import FAST_LINK
 
@@ -173,7 +173,7 @@ def refused_on_one_rank(rank: int, world: int) -> tuple[bool, str, str]:
 
     def refuse(self: Verifier, phase: str, name: str, *given: Any) -> None:
         if rank == world - 1 and name == "transport":
-            raise self._refused(name, "x", "made up", "")
+            raise NotEqual(name, "x", "made up", "")
         prove(self, phase, name, *given)
 
     options = {"slices": 2, "link": FAST_LINK, "transport": "symmetric", "lowering": "eager"}

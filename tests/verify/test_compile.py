@@ -42,8 +42,8 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the slicer swap the first two slices of a product."""
     real = slicing.slice_graph
 
-    def swapped(graph: fx.Graph, plan: Any) -> Any:
-        made = real(graph, plan)
+    def swapped(graph: fx.Graph, *given: Any) -> Any:
+        made = real(graph, *given)
         pieces = [n for n in graph.nodes if n.name in ("mm_s0", "mm_s1")]
         users = [list(piece.users) for piece in pieces]
         for piece, other, own in zip(pieces, reversed(pieces), users, strict=True):
