@@ -528,6 +528,14 @@ def in_halves(edit: Edit) -> bool:
     return True
 
 
+def wait_again(edit: Edit, launch: Operation | None) -> bool:
+    """Wait for a collective once more."""
+    if launch is None:
+        return False
+    edit.put(WAIT, Ref(launch.name), like=launch)
+    return True
+
+
 @fault("a collective doubled")
 def doubled(edit: Edit) -> bool:
     """It is done once more, for nobody."""
@@ -541,11 +549,7 @@ def doubled(edit: Edit) -> bool:
 @harmless("a collective doubled")
 def waited_twice(edit: Edit) -> bool:
     """It is waited for once more."""
-    launch = edit.some(edit.launches())
-    if launch is None:
-        return False
-    edit.put(WAIT, Ref(launch.name), like=launch)
-    return True
+    return wait_again(edit, edit.some(edit.launches()))
 
 
 @fault("a collective of a collective's result")

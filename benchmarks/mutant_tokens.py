@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.mutant_kinds import CAT, CLONE, SLICE, WAIT, Edit, fault, harmless
+from benchmarks.mutant_kinds import CAT, CLONE, SLICE, WAIT, Edit, fault, harmless, wait_again
 from domino_compile.verify.plain import (
     ARRANGE,
     EXCHANGE,
@@ -190,6 +190,15 @@ def part_copied(edit: Edit) -> bool:
     return True
 
 
+def _of_a_copy(edit: Edit, op: Operation | None) -> bool:
+    """Let an operation take a copy of its first operand."""
+    if op is None:
+        return False
+    copy = edit.put(CLONE, op.args[0], like=edit.ops[op.operands[0]])
+    edit.make(op, op.target, Ref(copy), *op.args[1:])
+    return True
+
+
 @fault("an exchange the other way round")
 def turned_round(edit: Edit) -> bool:
     """Tokens go back that should go there."""
@@ -203,12 +212,7 @@ def turned_round(edit: Edit) -> bool:
 @harmless("an exchange the other way round")
 def sent_copied(edit: Edit) -> bool:
     """The tokens that are sent are copied first."""
-    op = edit.some(edit.calls(EXCHANGE, ARRANGE))
-    if op is None:
-        return False
-    copy = edit.put(CLONE, op.args[0], like=op)
-    edit.make(op, op.target, Ref(copy), *op.args[1:])
-    return True
+    return _of_a_copy(edit, edit.some(edit.calls(EXCHANGE, ARRANGE)))
 
 
 @fault("an exchange for slices of other lengths")
@@ -278,11 +282,7 @@ def kept(edit: Edit) -> bool:
 @harmless("an exchange or a gather left out")
 def waited_for_again(edit: Edit) -> bool:
     """It is waited for once more."""
-    launch = edit.some(edit.calls(EXCHANGE, GATHER))
-    if launch is None:
-        return False
-    edit.put(WAIT, Ref(launch.name), like=launch)
-    return True
+    return wait_again(edit, edit.some(edit.calls(EXCHANGE, GATHER)))
 
 
 @fault("another rank's part")
@@ -301,12 +301,7 @@ def part_of_one_rank(edit: Edit) -> bool:
 @harmless("another rank's part")
 def part_of_a_copy(edit: Edit) -> bool:
     """A rank takes its part of a copy."""
-    op = edit.some(edit.calls(OWN_PART))
-    if op is None:
-        return False
-    copy = edit.put(CLONE, op.args[0], like=edit.ops[op.operands[0]])
-    edit.make(op, OWN_PART, Ref(copy), *op.args[1:])
-    return True
+    return _of_a_copy(edit, edit.some(edit.calls(OWN_PART)))
 
 
 def _received(edit: Edit) -> tuple[Operation, Operation] | None:

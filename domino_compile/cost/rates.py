@@ -125,7 +125,7 @@ class DeviceRates:
         together = operations / (rate * share * 1e6) * taken
         if not self.multiprocessors:
             return together
-        together *= 1 + FEW_KEYS / max(keys, 1.0)
+        together *= with_few(keys)
         longest = block * self.multiprocessors / (ONE_BLOCK * self._tflops(dtype) * 1e6)
         return max(longest, together + TAIL * longest)
 
@@ -221,6 +221,11 @@ TABLE = (
 OTHER_ACCELERATOR = DeviceRates("accelerator", 250, 15, 1800, 3.5, "h200-nvlink-8", 195, 195, 108)
 #: A few CPU cores.
 CPU = DeviceRates("cpu", 0.06, 0.06, 10, 1.0, "demo-2", 0.06, 0.06, fused_share=1.0, library_mib=0)
+
+
+def with_few(keys: float) -> float:
+    """Return how many times longer attention takes than with very many keys."""
+    return 1 + FEW_KEYS / max(keys, 1.0)
 
 
 def device_names() -> tuple[str, ...]:

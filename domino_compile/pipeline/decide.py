@@ -14,6 +14,7 @@ from domino_compile import _compat
 from domino_compile.analysis import CutPlan, NoCut, cut_columns, infer_cut, reasons
 from domino_compile.analysis.found import Found
 from domino_compile.analysis.reasons import Reason
+from domino_compile.analysis.token_order import removable
 from domino_compile.cost import CostModel
 from domino_compile.graph.collectives import has_own_sizes
 from domino_compile.options import Options
@@ -54,9 +55,21 @@ class Question:
     entries: Mapping[fx.Node, int] = field(default_factory=dict)
 
 
-def planned(graph: fx.Graph, lowering: Lowering, options: Options) -> Unfolded:
-    """Return a graph as it will be partitioned, for the planner."""
-    return unfold(graph, lowering.fuses and RELAYOUT.name not in options.disable_passes)
+def planned(
+    graph: fx.Graph, lowering: Lowering, options: Options, known: Unfolded | None = None
+) -> Unfolded:
+    """Return a graph as it will be partitioned, for the planner.
+
+    Args:
+        graph: A joint or inference graph.
+        lowering: What passes must know about the lowering.
+        options: The user's options.
+        known: The graph as it would be partitioned without our passes, if that is known.
+    """
+    relaid = lowering.fuses and RELAYOUT.name not in options.disable_passes
+    if known is not None and not (relaid and any(map(removable, graph.nodes))):
+        return known
+    return unfold(graph, relaid)
 
 
 def left_alone(found: Found, options: Options, ranks_differ: str = "") -> Reason | None:

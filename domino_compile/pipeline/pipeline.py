@@ -187,11 +187,11 @@ class Pipeline:
         at = self.facts.context(graph, collectives)
         self.runner.run(PREPARE, graph, "joint", at)
         assert at.found is not None
-        to_plan = planned(graph, self.lowering, self.options)
-        changed = at.outcomes.changed or to_plan.relaid
+        unchanged = None if at.outcomes.changed else program
+        to_plan = planned(graph, self.lowering, self.options, unchanged)
         question = Question(
             *(graph, at.found, cost, predict_as_found(inductor_units, program.is_backward)),
-            *(to_plan if changed else program, None if changed else units),
+            *(to_plan, units if to_plan is program else None),
             *(self.options, self.hints),
             held=self.report.input_bytes,
         )

@@ -49,14 +49,12 @@ class Unfolded:
         gradients: The nodes of ``graph`` that depend on a gradient of an output.
         copies: For each recomputed node, its original in the captured graph's forward.
         kept: For each node of the captured graph, the same node in ``graph``.
-        relaid: Whether views stand for changes of the order of tokens.
     """
 
     graph: fx.Graph
     gradients: set[fx.Node]
     copies: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     kept: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
-    relaid: bool = False
 
     def __post_init__(self) -> None:
         self._origins = {new: old for old, new in self.kept.items()} | dict(self.copies)
@@ -117,7 +115,7 @@ def unfold(graph: fx.Graph, relaid: bool = False) -> Unfolded:
         made_of = partial(_made_of, kept, copy_of if late else {})
         kept[node] = _copy(new, node, made_of, sources)
     copies = {made: old for old, made in copy_of.items()}
-    return Unfolded(new, {kept[node] for node in gradients}, copies, kept, bool(sources))
+    return Unfolded(new, {kept[node] for node in gradients}, copies, kept)
 
 
 def _sources_in_order(graph: fx.Graph) -> dict[fx.Node, fx.Node]:

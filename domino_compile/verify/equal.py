@@ -96,10 +96,9 @@ def _named(op: Operation, same: Mapping[str, str]) -> tuple[Any, Any]:
 
 def _renamed(op: Operation, same: Mapping[str, str]) -> Operation:
     """Return an operation on the first of equal operands for each; often the same."""
-    if same.keys().isdisjoint(op.operands):
-        return op
     args, kwargs = _named(op, same)
-    return replace(op, args=args, kwargs=kwargs)
+    unchanged = args is op.args and kwargs is op.kwargs
+    return op if unchanged else replace(op, args=args, kwargs=kwargs)
 
 
 def _first(ref: Ref, same: Mapping[str, str]) -> Ref:

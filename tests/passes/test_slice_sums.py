@@ -11,8 +11,8 @@ from torch import fx
 from domino_compile.analysis import CutPlan
 from domino_compile.passes.slice import slice_graph
 from domino_compile.verify.check import Memory, check
-from domino_compile.verify.read import read_graph
 from tests.rules.capturing import Captured, capture, copied, fake_group, reduce_from
+from tests.verify.graphs import rewritten
 
 aten = torch.ops.aten
 BF16, F64 = torch.bfloat16, torch.float64
@@ -35,11 +35,10 @@ def cut(found: Captured, slices: int, in_products: bool) -> fx.Graph:
     plan = found.plan(slices)
     assert isinstance(plan, CutPlan), plan
     graph, env = copied(found.graph)
-    before = read_graph(graph)
     moved = CutPlan(plan.chunks, plan.analysis.moved(env))
-    made = slice_graph(graph, moved, adds_in_products=in_products)
+    made = rewritten(graph, lambda graph: slice_graph(graph, moved, in_products).witness)
     graph.lint()
-    check(before, read_graph(graph), made.witness, Memory())
+    check(*made, Memory())
     return graph
 
 

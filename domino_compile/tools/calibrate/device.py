@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from domino_compile.cost.rates import FEW_KEYS
+from domino_compile.cost.rates import with_few
 from domino_compile.tools.calibrate.clock import Clock, Run
 from domino_compile.tools.calibrate.collectives import median_us
 from domino_compile.tools.calibrate.ranks import Ranks
@@ -125,7 +125,7 @@ def _attention(
     batch, heads, sequence, extent = shape
     forward = 4.0 * batch * heads * sequence * sequence * extent / 2  # half: causal mask
     if device.type != "cpu":
-        forward *= 1 + FEW_KEYS / sequence  # the rate is that with very many keys
+        forward *= with_few(sequence)  # the rate is that with very many keys
 
     def make() -> Run:
         query, key, value, grad = (torch.randn(shape, device=device).to(dtype) for _ in range(4))
