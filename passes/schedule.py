@@ -22,6 +22,7 @@ from domino_compile.scheduling import (
     UnitGraph,
     allowed_bytes,
     build_units,
+    improved,
     inductors_bytes,
     mark_recomputed,
     own_orders,
@@ -30,6 +31,9 @@ from domino_compile.scheduling import (
     step_memory,
 )
 from domino_compile.scheduling.kinds import event_kind
+
+#: How often an order is improved at most, each time with less memory allowed, until it fits.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,13 @@ def schedule_graph(
     found = [order.peak_bytes for order in own]
     room = allowed_bytes(inductors_bytes(units, found), memory_cap, held)
     after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
+    for _ in range(ATTEMPTS):
+        better = improved(units, after, room)
+        over = memory_of(better).peak_bytes - most
+        if better is after or over <= 0:
+            after = better
+            break
+        room = min(room, better.peak_bytes) - over
     memory = memory_of(after)
     _order(graph, units, after)
     return ScheduleResult(units, before, after, events_of(graph), memory)

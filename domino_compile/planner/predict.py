@@ -46,6 +46,7 @@ from domino_compile.scheduling import (
     Unit,
     UnitGraph,
     allowed_bytes,
+    improved,
     inductors_bytes,
     own_orders,
     run_order,
@@ -56,6 +57,8 @@ from domino_compile.scheduling.traffic import elements_of
 
 #: A collective counts as not hidden if nothing computes for more than this fraction of its time.
 WAITED = 0.25
+#: The units of the largest phase whose order is improved to predict it: a block, or a small model.
+MOST_IMPROVED = 128
 
 #: The index of a part along each axis that is cut.
 Place: TypeAlias = tuple[int, ...]
@@ -387,6 +390,7 @@ class Expansion:
         phases: Sequence[UnitGraph],
         policy: Policy,
         most_bytes: float = math.inf,
+        improve: bool = False,
     ) -> Prediction:
         """Predict a candidate, with each phase in the best order that list scheduling finds.
 
@@ -395,6 +399,8 @@ class Expansion:
             phases: The units of the candidate, phase by phase.
             policy: The limits, which also hold when the graphs are scheduled.
             most_bytes: The live memory to stay below if possible.
+            improve: Whether to improve the order, as it is when the graphs are scheduled. This
+                takes longer, so that phases of more than ``MOST_IMPROVED`` units are left as found.
         """
         us, exposed, peak, waited = 0.0, 0.0, 0, set[str]()
         for graph in phases:
@@ -403,6 +409,8 @@ class Expansion:
             room = allowed_bytes(inductors, policy.memory_cap, policy.held)
             room = min(most_bytes, room)
             schedule = schedule_units(graph, room, known=own)
+            if improve and len(graph.units) <= MOST_IMPROVED:
+                schedule = improved(graph, schedule, room)
             us, exposed = us + schedule.total_us, exposed + schedule.stall_us
             peak = max(peak, schedule.peak_bytes)
             waited |= {

@@ -1,5 +1,6 @@
 """Scheduling: split a graph into units of work, order them, and predict the memory of a step."""
 
+from domino_compile.scheduling.improve import improved
 from domino_compile.scheduling.list_schedule import schedule_units
 from domino_compile.scheduling.memory import Result, StepMemory, held_bytes, step_memory
 from domino_compile.scheduling.recompute import (
@@ -21,6 +22,7 @@ __all__ = [
     "allowed_bytes",
     "build_units",
     "held_bytes",
+    "improved",
     "inductors_bytes",
     "mark_recomputed",
     "own_orders",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -127,23 +127,33 @@ class Machine:
     Args:
         graph: The units of the graph.
         lifetimes: The lifetimes of the graph, where several runs share them.
+        flying: The collectives in flight at the start, in the order in which they were launched.
+        rested: How long compute can run at a higher clock, as the time that this saves.
     """
 
-    def __init__(self, graph: UnitGraph, lifetimes: Lifetimes | None = None) -> None:
+    def __init__(
+        self,
+        graph: UnitGraph,
+        lifetimes: Lifetimes | None = None,
+        flying: Iterable[Occupancy] = (),
+        rested: float = 0.0,
+    ) -> None:
         graph_lifetimes = lifetimes or Lifetimes(graph)
         self.now = 0.0
         self.units = graph.units
-        #: How long compute can still run at a higher clock, as the time that this saves.
-        self.rested = 0.0
-        self.wire_free: dict[str, float] = defaultdict(float)
+        self.rested = rested
+        self.wire_free: dict[str | None, float] = defaultdict(float)
         self.wire_end: dict[int, float] = {}
-        self.occupancies: list[Occupancy] = []
+        self.occupancies: list[Occupancy] = list(flying)
+        for busy in self.occupancies:
+            self.wire_end[busy.unit] = self.wire_free[self.units[busy.unit].group] = busy.end_us
         self.used, self.sizes = graph_lifetimes.used, graph_lifetimes.sizes
         self.users, self.user_sum = list(graph_lifetimes.users), list(graph_lifetimes.user_sum)
         self.frees = list(graph_lifetimes.frees)
         self.live = self.peak = graph_lifetimes.held
         self._count = len(graph.units)
-        self._arrived: set[int] = set()
+        #: Where the occupancies of the collectives are that no unit has waited for.
+        self._unawaited = {busy.unit: place for place, busy in enumerate(self.occupancies)}
 
     def available(self, unit: Unit) -> tuple[float, int | None]:
         """Return when the collectives that a unit needs are complete, and the last of them."""
@@ -162,10 +172,10 @@ class Machine:
         self.now += stall
         stalled_by = by if stall else None
         if unit.launch:
-            assert unit.group is not None
             start = max(self.now, self.wire_free[unit.group])
             end = start + unit.cost_us * unit.slowdown
             self.wire_free[unit.group] = self.wire_end[unit.index] = end
+            self._unawaited[unit.index] = len(self.occupancies)
             self.occupancies.append(Occupancy(unit.index, start, end, stall, stalled_by, wire=True))
         else:
             start = self.now
@@ -176,8 +186,7 @@ class Machine:
         self.peak = max(self.peak, self.live - min(in_place, unit.out_bytes))
         more = self._used_by(unit.index)
         for launch in unit.after_wire:
-            if launch not in self._arrived:
-                self._arrived.add(launch)
+            if self._unawaited.pop(launch, None) is not None:
                 more += self._used_by(self._count + launch)
         return more
 
@@ -224,7 +233,6 @@ class Machine:
             first = busy.start_us if busy.start_us <= self.now else begun
             self.occupancies[place] = replace(busy, start_us=first, end_us=end)
             self.wire_end[busy.unit] = begun = end
-        assert group is not None
         self.wire_free[group] = begun
         return self.wire_end[launch] - self.now
 
@@ -260,12 +268,43 @@ class Machine:
             return unit.cost_us if flying <= 0.0 else beside
         return flying + unit.cost_us * (1 - flying / beside)
 
-    def result(self) -> Schedule:
-        """Return the schedule of the units placed so far."""
+    def flying(self) -> list[Occupancy]:
+        """Return the collectives that no unit has waited for yet, as they were launched."""
+        return [self.occupancies[place] for place in self._unawaited.values()]
+
+    def freed_by(self, units: Collection[int]) -> list[tuple[int, list[int]]]:
+        """Return what earlier units have left and no others need any more than these units do.
+
+        Args:
+            units: Units that have not run, or whose collectives are still in flight.
+
+        Returns:
+            The bytes of each such result or input, and the units that need it.
+        """
+        users: dict[int, list[int]] = defaultdict(list)
+        for unit in units:
+            for number in self.used[unit] if unit not in self._unawaited else ():
+                users[number].append(unit)
+            for number in self.used[self._count + unit]:
+                users[number].append(unit)
+        return [
+            (self.sizes[number], by)
+            for number, by in users.items()
+            if self.sizes[number]
+            and len(by) == self.users[number]
+            and (number not in units or number in self._unawaited)
+        ]
+
+    def end(self) -> float:
+        """Let everything in flight arrive, and return the time."""
         last = max(self.wire_end, key=lambda i: self.wire_end[i], default=None)
-        total = self.now
-        if last is not None and self.wire_end[last] > total:
-            total += self._wait(last)
+        if last is not None and self.wire_end[last] > self.now:
+            self.now += self._wait(last)
+        return self.now
+
+    def result(self) -> Schedule:
+        """Return the schedule of the units placed so far, when everything in flight has arrived."""
+        total = self.end()
         return Schedule(
             tuple(s.unit for s in self.occupancies), tuple(self.occupancies), self.peak, total
         )
