@@ -68,7 +68,8 @@ def work(
 
     Args:
         cell: the job.
-        settings: the settings of all jobs; a kernel trace of each variant goes beside their logs.
+        settings: the settings of all jobs; the plans and a kernel trace of each variant go beside
+            their logs.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; empty on the CPU.
         pipe: the pipe to the process that started this one.
         variants: the variants, as in ``domino bench``.
@@ -88,6 +89,9 @@ def measured(
     result.rounds, result.steps = bench.plan.rounds, bench.plan.steps
     bench.measure(result, bench.runners)
     ours = next(runner for runner in bench.runners if runner.variant.label == "domino")
+    for report in ours.reports:
+        plan = settings.logs / str(cell.number) / f"plan-{report.graph}.json"
+        plan.write_text(report.to_json())
     return row_of(cell, result, ours.reports)
 
 

@@ -38,6 +38,7 @@ from domino_compile.errors import first_line
 from domino_compile.host.launch import end_at_once
 from domino_compile.links import load_link
 from domino_compile.report import CandidateReport, CompileReport
+from domino_compile.report.times import together
 from domino_compile.tools.bench.result import BenchResult
 from domino_compile.tools.bench.run import Bench, Plan, Runner
 from domino_compile.tools.bench.variants import Variant
@@ -305,16 +306,16 @@ def planned(reports: list[CompileReport]) -> dict[str, Any]:
     chosen = [next((c for c in report.candidates if c.chosen), None) for report in graphs]
     known = bool(graphs) and all(chosen)
     whole: list[CandidateReport] = [c for c in chosen if c is not None]
+    found = [report.times for report in graphs if report.times is not None]
+    times = together(found) if known and len(found) == len(graphs) else None
     return {
         "choice": "; ".join(c.name for c in whole) if known else "unknown",
         "split": "; ".join(c.split for c in whole) if known else "unknown",
         "status": "; ".join(report.status for report in graphs),
         "reason": "; ".join(report.reason for report in graphs if report.reason),
-        "predicted_ms": sum(c.predicted_us for c in whole) / 1e3 if known else None,
-        "predicted_inductor_ms": (
-            sum(report.candidates[0].predicted_us for report in graphs) / 1e3 if known else None
-        ),
-        "predicted_exposed_ms": sum(c.exposed_us for c in whole) / 1e3 if known else None,
+        "predicted_ms": times.planned.step_us / 1e3 if times else None,
+        "predicted_inductor_ms": times.inductor.step_us / 1e3 if times else None,
+        "predicted_exposed_ms": times.planned.exposed_us / 1e3 if times else None,
     }
 
 

@@ -32,8 +32,9 @@ from domino_compile.scheduling import (
 )
 from domino_compile.scheduling.kinds import event_kind
 
-#: How often an order is improved at most, each time with less memory allowed, until it fits.
-ATTEMPTS = 3
+#: How often an order is improved at most, until its exact memory fits. Each time the search is
+#: allowed less: a third of what was too much, and at least this fraction.
+ATTEMPTS, STEP = 4, 0.02
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def schedule_graph(
         if better is after or over <= 0:
             after = better
             break
-        room = min(room, better.peak_bytes) - over
+        room = min(room, better.peak_bytes) - max(over / 3, STEP * room)
     memory = memory_of(after)
     _order(graph, units, after)
     return ScheduleResult(units, before, after, events_of(graph), memory)

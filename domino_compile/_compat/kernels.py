@@ -49,6 +49,9 @@ class KernelRules(Protocol):
     def piece(self, rows: int, width: int) -> tuple[int, int] | None:
         """Return the elements of a row that a block takes at a time, and its warps."""
 
+    def reduces_both(self, rows: int) -> bool:
+        """Return whether one kernel may reduce a value with these rows along both dimensions."""
+
     def rows_a_block(self, rows: int, columns: int) -> int | None:
         """Return the rows that a block takes if it reduces along both dimensions."""
 
@@ -61,6 +64,9 @@ class KernelRules(Protocol):
 
 def fuse_both_reductions() -> None:
     """Switch on ``BOTH_REDUCTIONS`` during a compile that has it among its options.
+
+    The rules in force may refuse it for a value with few rows, for which Inductor would not have
+    done it anyway.
 
     Inductor distinguishes the two reductions by their extents, which fails if there are as many
     rows as columns, as in a slice of 4096 tokens of width 4096. In that case they are distinguished
@@ -75,14 +81,14 @@ def fuse_both_reductions() -> None:
 
     def wrap(original: Any) -> Any:
         def has_mix_reduction_orders(node1: Any, node2: Any) -> bool:
-            if original(node1, node2):
-                return True
             if not triton_config.mix_order_reduction_non_strict_mode:
-                return False
+                return bool(original(node1, node2))
             kind = MixOrderReduction
+            of_rows = kind.is_contiguous_node(node1)
             extents = kind.get_numel_rnumel(node1), kind.get_numel_rnumel(node2)
             square = len({n for pair in extents for n in pair}) == 1
-            return square and kind.is_contiguous_node(node1) != kind.is_contiguous_node(node2)
+            mixed = original(node1, node2) or (square and of_rows != kind.is_contiguous_node(node2))
+            return mixed and _reduces_both(extents[0 if of_rows else 1][0], node1, node2)
 
         return has_mix_reduction_orders
 
@@ -222,6 +228,14 @@ def _ask_for_rows_a_block() -> None:
     name = "_codegen_mix_order_reduction"
     if hasattr(SIMDScheduling, name):
         wrap_once(SIMDScheduling, name, wrap)
+
+
+def _reduces_both(rows: Any, *nodes: Any) -> bool:
+    """Return whether the rules allow one kernel for both reductions; only ours can refuse it."""
+    rules, known = _rules(), _known(rows)
+    if rules is None or known is None or not _is_ours(*nodes):
+        return True
+    return rules.reduces_both(known)
 
 
 def _rows_a_block(rows: Any, columns: Any, *nodes: Any) -> int | None:

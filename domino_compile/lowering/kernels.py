@@ -39,6 +39,10 @@ NARROWEST_NORM = 1024
 #: 101 instead of 108 with 5120, 128 instead of 138 with 8192; but 74 instead of 47 with 2560,
 #: padded to 4096.)
 MANY_COLUMNS, WARPS_OF_MANY = 4096, 16
+#: With fewer rows, both of a norm's gradients in one kernel take longer than in two: its blocks
+#: take their rows one after another, and few blocks do not fill the device. (28 us instead of 18
+#: with 512 rows of 4096, 36 instead of 22 with 1024; 47 instead of 85 with 4096.)
+LEAST_ROWS_OF_BOTH = 2048
 #: With more rows per block, Inductor's blocks take several at a time.
 MOST_ROWS_A_BLOCK = 64
 #: The narrowest and the widest rows whose variance is computed in two steps. Torch 2.13 does so for
@@ -94,6 +98,14 @@ class OverlapKernels:
             return None
         piece = _piece(width)
         return piece, piece // (32 * ELEMENTS_A_THREAD)
+
+    def reduces_both(self, rows: int) -> bool:
+        """Return whether one kernel computes both of a norm's gradients.
+
+        Args:
+            rows: The number of rows; a rank has few of them with sequence parallelism.
+        """
+        return rows >= LEAST_ROWS_OF_BOTH
 
     def rows_a_block(self, rows: int, columns: int) -> int | None:
         """Return the rows per block of a norm's gradients; ``None`` leaves it to Inductor."""

@@ -195,6 +195,15 @@ def test_both_reductions_of_a_square_are_one_kernel() -> None:
     assert len(found()) == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "ours", "count"), [(1024, True, 0), (1024, False, 1), (2048, True, 1)]
+)
+def test_both_reductions_of_few_rows_are_two_kernels(rows: int, ours: bool, count: int) -> None:
+    with _compat.inductor_config().patch({kernels.BOTH_REDUCTIONS: False}):
+        _compat.fuse_both_reductions()
+    assert len(gradients(rows, 4096, ours, settings={kernels.BOTH_REDUCTIONS: True})) == count
+
+
 def test_a_users_heuristics_are_kept_also_where_inductor_has_compiled_before() -> None:
     from torch._inductor.virtualized import V
 
