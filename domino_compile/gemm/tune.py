@@ -8,6 +8,11 @@ tiles among all multiprocessors beforehand then waits for the last one: 138 inst
 collective ends after 58 us. An algorithm for the remaining multiprocessors takes the same time
 either way. One whose thread blocks take tiles as they come hardly slows down, but must clear a
 counter first. An algorithm is therefore judged by the mean of its two times, weighted by that part.
+
+A product right behind the launch of a collective begins about 2 us before the collective does, and
+may leave the wrong multiprocessors: the collective's clusters need neighbours. An algorithm whose
+thread blocks took 108 of an H200's 132 let a collective of 16 end 270 us late, and the product
+behind it took as much longer. So this is timed too.
 """
 
 from __future__ import annotations
@@ -43,6 +48,12 @@ PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FINALISTS, AGAIN = 4, 5
 #: The share of time that an algorithm must save over torch's own choice.
 GAIN = 0.02
+#: The price of each microsecond by which a product that has begun delays a collective, in
+#: microseconds. Few products follow a launch, and a delay may be hidden.
+LATE = 0.1
+#: How long the collective that is delayed holds its multiprocessors, and the cycles of the device's
+#: clock between the product's beginning and its own.
+LATE_HOLD_US, LATER_CYCLES = 20.0, 5_000
 #: Additional microseconds of an algorithm with a workspace, in which a counter is cleared first. In
 #: a CUDA graph (H200) one kernel follows another within 0.1 us. Such a clear begins 1.5 us after
 #: the previous kernel and takes 1 us, and the next kernel begins 2.5 us later. Calls that are timed
@@ -63,15 +74,21 @@ class Way:
         algorithm: cuBLASLt's algorithm; ``None`` for torch's own choice.
         alone_us: The time without a collective, in microseconds.
         beside_us: The time beside a collective, in microseconds.
+        late_us: How much later a collective ends if the product has begun before it, in
+            microseconds.
     """
 
     algorithm: Algorithm | None
     alone_us: float
     beside_us: float
+    late_us: float = 0.0
 
     def us(self, share: float) -> float:
-        """Return the time in microseconds if a collective is in flight for ``share`` of it."""
-        return (1 - share) * self.alone_us + share * self.beside_us
+        """Return the time in microseconds if a collective is in flight for ``share`` of it.
+
+        This includes a price for the time by which the product delays that collective.
+        """
+        return (1 - share) * self.alone_us + share * (self.beside_us + LATE * self.late_us)
 
 
 #: Ways to compute a product, torch's own first.
@@ -141,6 +158,23 @@ class Stage:
         torch.cuda.synchronize(self.device)
         return float(begin.elapsed_time(end)) * 1e3 / CALLS
 
+    def late_us(self, call: Callable[[], None]) -> float:
+        """Return how much later a collective ends if a product has begun before it."""
+        if self.holder is None:
+            return 0.0
+        compute = torch.cuda.current_stream(self.device)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        _compat.sleep_on_gpu(HEAD_START_CYCLES)
+        self.wire.wait_stream(compute)
+        with torch.cuda.stream(self.wire):
+            _compat.sleep_on_gpu(LATER_CYCLES)
+        begin.record(self.wire)
+        call()
+        self.holder.run(None, LATE_HOLD_US, self.held, True, self.wire)
+        end.record(self.wire)
+        torch.cuda.synchronize(self.device)
+        return max(0.0, float(begin.elapsed_time(end)) * 1e3 - LATE_HOLD_US)
+
     def way(
         self,
         algorithm: Algorithm | None,
@@ -154,7 +188,8 @@ class Stage:
             statistics.median(self.time_us(call, expected_us, beside) for _ in range(times))
             for beside in (False, True)
         )
-        return Way(algorithm, alone_us + extra_us, beside_us + extra_us)
+        late_us = statistics.median(self.late_us(call) for _ in range(times))
+        return Way(algorithm, alone_us + extra_us, beside_us + extra_us, late_us)
 
 
 def operands(

@@ -146,9 +146,10 @@ def _choose(problem: Problem, device: torch.device, held: int) -> Ways:
     ways = choose(question, lambda: tune(problem, device, held))
     for way in ways:
         log.debug(
-            "product %s, %d multiprocessors held: %s: alone %.1f us, beside %.1f us",
+            "product %s, %d multiprocessors held: %s: alone %.1f us, beside %.1f us, late %.1f us",
             *(f"{problem.m}x{problem.k}x{problem.n}", held),
-            *(way.algorithm or "torch's own choice", way.alone_us, way.beside_us),
+            way.algorithm or "torch's own choice",
+            *(way.alone_us, way.beside_us, way.late_us),
         )
     return ways
 

@@ -1,5 +1,6 @@
 """The operations compute what ``aten`` computes, and what is chosen is kept and shared."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def folder(tmp_path: Path) -> Any:
 
 CHOSEN = (
     Way(None, 70.5, 130.25),
-    Way(Algorithm(116, (1, 2**63, 3, 4, 5, 6, 7, 8), 0), 90.0, 90.5),
+    Way(Algorithm(116, (1, 2**63, 3, 4, 5, 6, 7, 8), 0), 90.0, 90.5, 1.25),
 )
 
 
@@ -119,6 +120,14 @@ def test_the_fastest_for_its_part_beside_a_collective_is_taken() -> None:
     hardly = Way(made_for_it.algorithm, 70.5 * (1 - GAIN / 2), 130.25)
     assert best((own, hardly), 0.0) is own
     assert best(NOTHING, 0.5) is NOTHING[0]
+
+
+def test_an_algorithm_that_delays_collectives_is_avoided() -> None:
+    own, made_for_it = CHOSEN
+    faster = Way(Algorithm(116, (9, 2, 3, 4, 5, 6, 7, 8), 0), 80.0, 84.0, 120.0)
+    assert best((own, made_for_it, faster), 1.0) is made_for_it
+    assert best((own, faster), 1.0) is faster  # later still, but torch's own takes longer
+    assert best((own, made_for_it, replace(faster, late_us=5.0)), 1.0).alone_us == 80.0
 
 
 def test_a_choice_is_made_once_and_kept(folder: Path) -> None:
