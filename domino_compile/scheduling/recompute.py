@@ -152,7 +152,8 @@ def inductors_bytes(graph: UnitGraph, peaks: Iterable[int] | None = None) -> flo
         return least
     stages, slices = stages_of(graph.units), _slices(graph.units)
     block = slices * max((stage.out_bytes for stage in stages), default=0)
-    more = max(MORE_GATHERED if unit.keeps_input else MORE_REDUCED for unit in recomputed)
+    largest = max(recomputed, key=lambda unit: unit.out_bytes)  # float8 also reduces small scales
+    more = MORE_GATHERED if largest.keeps_input else MORE_REDUCED
     return least + min(block, more * least)
 
 
