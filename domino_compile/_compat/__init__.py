@@ -153,7 +153,8 @@ def register_materialise_lowering(op: Any) -> None:
     """Lower ``materialise`` to its argument, in a separate buffer with the graph's strides.
 
     Left to itself, Inductor makes the buffer contiguous. A scaled product refuses a second factor
-    that is not column-major.
+    that is not column-major. A value that is only joined with others is left to Inductor, which
+    then computes it where it belongs in the joined value.
     """
     from torch._inductor import ir, lowering
     from torch._inductor.virtualized import V
@@ -163,7 +164,10 @@ def register_materialise_lowering(op: Any) -> None:
 
     @lowering.register_lowering(op, type_promotion_kind=None)
     def materialise(value: Any) -> Any:
-        strides = ir.convert_shape_to_inductor(V.graph.current_node.meta["val"].stride())
+        node = V.graph.current_node
+        if all(user.target is torch.ops.aten.cat.default for user in node.users):
+            return ir.ExternKernel.copy_input(value)
+        strides = ir.convert_shape_to_inductor(node.meta["val"].stride())
         return ir.ExternKernel.require_exact_strides(value, strides)
 
 

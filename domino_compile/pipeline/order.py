@@ -103,10 +103,14 @@ def _regroup(graph: fx.Graph, at: Context) -> Regrouped:
 
 
 def _slice(graph: fx.Graph, at: Context) -> Replaced:
+    from domino_compile.passes.materialise import materialise_joined
     from domino_compile.passes.slice import slice_graph
 
     assert at.decision is not None
-    return slice_graph(graph, at.decision.cut_plan, _adds_in_products(at))
+    replaced = slice_graph(graph, at.decision.cut_plan, _adds_in_products(at))
+    if at.lowering.fuses:
+        materialise_joined(graph)
+    return replaced
 
 
 def _columns(graph: fx.Graph, at: Context) -> Columns:

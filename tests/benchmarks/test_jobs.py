@@ -23,6 +23,7 @@ from benchmarks.jobs_table import FILE, NAME, TITLES, cells_of, line, markdown, 
 from benchmarks.lane import BASELINE
 from benchmarks.lane_worker import _fake_world, workload
 from domino_compile.links import load_link
+from domino_compile.report.times import GraphTimes, StepTimes
 from domino_compile.tools.bench.result import VariantResult
 from domino_compile.tools.bench.run import Plan
 from domino_compile.tools.bench.variants import parse_variants
@@ -91,16 +92,15 @@ def test_a_job_is_measured_and_judged(dry_row: dict[str, Any]) -> None:
     assert dry_row["grad_error_ratio"] <= 1.1 and dry_row["grad_passes"] is True
 
 
-def candidate(name: str, split: str, predicted_us: float) -> Any:
-    return SimpleNamespace(
-        name=name, split=split, predicted_us=predicted_us, exposed_us=1.0, chosen=True
-    )
+def candidate(name: str, split: str) -> Any:
+    return SimpleNamespace(name=name, split=split, chosen=True)
 
 
 def report(predicted_us: float, split: str = "rows") -> Any:
     return SimpleNamespace(
         collectives=[1],
-        candidates=[candidate(f"{split} 1+1", split, predicted_us)],
+        candidates=[candidate(f"{split} 1+1", split)],
+        times=GraphTimes(StepTimes(2 * predicted_us, 2.0), StepTimes(predicted_us, 1.0)),
         status="sliced",
         reason="",
     )

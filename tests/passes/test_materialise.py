@@ -17,7 +17,7 @@ from domino_compile.backend import domino
 from domino_compile.ops.materialise import materialise
 from domino_compile.passes import materialise as under_test
 from domino_compile.passes.equal import merge_equal
-from domino_compile.passes.materialise import materialise_values
+from domino_compile.passes.materialise import materialise_joined, materialise_values
 from domino_compile.tools.bench.workload import Step, Workload
 from tests.compat.gpu_code import captured, kernels_of
 from tests.emitted.harness import fake_world
@@ -147,6 +147,64 @@ def test_others_are_left_alone(name: str) -> None:
     before = str(graph)
     assert materialise_values(graph) == 0
     assert str(graph) == before
+
+
+def joined(dtype: torch.dtype, transposed: bool = True) -> fx.Graph:
+    """Two slices of a value, cast and transposed, and joined."""
+    b = Builder()
+    pieces = []
+    for name in ("first", "second"):
+        x = b.input(name, ROWS, HALF)
+        piece = b.call(prims.convert_element_type.default, x, dtype)
+        if transposed:
+            piece = b.call(aten.permute.default, piece, [1, 0])
+            piece = b.call(aten.clone.default, piece, memory_format=torch.contiguous_format)
+        pieces.append(piece)
+    return b.output(b.call(aten.cat.default, pieces, 1))
+
+
+def test_joined_slices_in_float8_are_marked() -> None:
+    graph = joined(torch.float8_e4m3fn)
+    inputs = random_inputs(graph)
+    before = run(graph, inputs)[0]
+    assert materialise_joined(graph) == 2
+    graph.lint()
+    (join,) = graph.find_nodes(op="call_function", target=aten.cat.default)
+    assert all(piece.target is materialise for piece in join.args[0])
+    after = run(graph, inputs)[0]
+    assert torch.equal(before.float(), after.float())
+    assert materialise_joined(graph) == 0
+
+
+def test_other_joined_values_are_left_alone() -> None:
+    assert materialise_joined(joined(torch.bfloat16)) == 0
+    b = Builder()
+    taken = [b.input(name, ROWS, HALF, dtype=torch.float8_e4m3fn) for name in ("first", "second")]
+    assert materialise_joined(b.output(b.call(aten.cat.default, taken, 0))) == 0
+
+
+def casts(*values: torch.Tensor) -> torch.Tensor:
+    """A scaled product of values that are cast, transposed and joined."""
+    *slices, scale, weight = values
+    pieces = [
+        (x.float() * scale).to(torch.float8_e4m3fn).t().clone(memory_format=torch.contiguous_format)
+        for x in slices
+    ]
+    one = scale.float().amax()
+    factors = torch.cat(pieces, 1), weight.to(torch.float8_e4m3fn).t()
+    return torch._scaled_mm(*factors, one, one, out_dtype=torch.bfloat16)
+
+
+def test_on_a_gpu_each_slice_is_cast_where_it_belongs_in_the_joined_value() -> None:
+    _compat.register_materialise_lowering(materialise)
+    shapes = (512, 256), (512, 256), (1, 256), (64, 1024)
+    before = [k for k in kernels_of(captured(casts, *shapes)) if "fp8" in k.text]
+    module = captured(casts, *shapes)
+    assert materialise_joined(module.graph) == 2
+    after = [k for k in kernels_of(module) if "fp8" in k.text]
+    assert len(after) == len(before)  # both slices by one kernel, which is called twice
+    assert not any("tl.where" in k.text for k in after)
+    assert any("tl.where" in k.text for k in before)
 
 
 def results(slices: int, **options: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
