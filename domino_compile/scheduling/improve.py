@@ -28,6 +28,7 @@ import random
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 
+from domino_compile.scheduling.kinds import is_wrapped_attention
 from domino_compile.scheduling.simulate import Lifetimes, Machine, Schedule, run_order
 from domino_compile.scheduling.units import Unit, UnitGraph
 
@@ -73,6 +74,8 @@ class _Search:
 
     Attributes:
         needs, users: For each unit those that must run before it, and those it must run before.
+        eager: The units that Inductor runs as soon as it can: recomputed attention, whose position
+            cannot be pinned (``passes.pin``).
         found: The best order for windows of each look.
         searched: The number of windows that have been searched.
     """
@@ -84,6 +87,9 @@ class _Search:
         for unit in graph.units:
             for needed in self.needs[unit.index]:
                 self.users[needed].add(unit.index)
+        self.eager = {
+            unit.index for unit in graph.units if any(map(is_wrapped_attention, unit.nodes))
+        }
         self.found: dict[Hashable, list[int]] = {}
         self.searched = 0
         self.random = random.Random(0)
@@ -155,7 +161,7 @@ class _Search:
             changed = [*passed, *block]
         if not passed:
             return None
-        return [*order[:first], *changed, *order[first + len(changed) :]]
+        return window.settled([*order[:first], *changed, *order[first + len(changed) :]])
 
 
 def _evenly_slowed(graph: UnitGraph) -> UnitGraph:
@@ -196,6 +202,7 @@ class _Window:
     Attributes:
         movable: The number of units that may move.
         needs, users: For each unit those of the window that it needs, and that need it.
+        eager: The eager units that may move.
         mean_us: The mean time of a unit.
     """
 
@@ -208,6 +215,7 @@ class _Window:
         wires = new | {busy.unit: len(units) + place for place, busy in enumerate(flying)}
         self.needs = [{new[i] for i in search.needs[index] if i in new} for index in units]
         self.users = [{new[i] for i in search.users[index] if i in new} for index in units]
+        self.eager = [i for i, index in enumerate(units[: self.movable]) if index in search.eager]
         parts = [
             replace(
                 unit,
@@ -249,6 +257,14 @@ class _Window:
         ]
         self.rested = machine.rested
         self.mean_us = sum(part.cost_us for part in parts) / len(parts)
+
+    def settled(self, order: list[int]) -> list[int]:
+        """Return an order with each eager unit right behind what it needs."""
+        for unit in self.eager:
+            order.remove(unit)
+            place = max((order.index(i) + 1 for i in self.needs[unit] if i in order), default=0)
+            order.insert(place, unit)
+        return order
 
     def price(self, order: Sequence[int]) -> tuple[float, float]:
         """Return the MiB above the allowed memory, and the predicted time, of an order."""
