@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from domino_compile.graph.tags import is_overlapped, piece_of
-from domino_compile.scheduling.kinds import reduced_width
-
-aten = torch.ops.aten
 
 #: The widest rows that a thread block keeps in registers during the whole kernel. Inductor keeps
 #: rows of up to 1024 elements, and reads wider rows two or three times. (Norms of 4096 behind
@@ -66,18 +62,12 @@ class OverlapKernels:
     block_rows: Callable[[int], int] | None = None
 
     def keeps_apart(self, origins: Iterable[fx.Node]) -> bool:
-        """Return whether no kernel may compute all of these nodes.
+        """Return whether nodes belong to different slices, so that no kernel may compute both.
 
-        One that computes nodes of different slices would have to wait for the collectives of both.
-        Whole work (joins) fuses with either slice. One that finds the largest value of each column
-        and then transposes what it has read, as casts to float8 do, reads short pieces of rows
-        twice: 107 us for 8192 x 4096 (H200), where two kernels take 19 and 32.
+        Such a kernel would have to wait for the collectives of both. Whole work (joins) fuses with
+        either slice.
         """
-        nodes = list(origins)
-        if len({piece for node in nodes if (piece := piece_of(node)) is not None}) > 1:
-            return True
-        over_columns = any(map(_reduces_columns, nodes)) and any(map(_transposes, nodes))
-        return over_columns and any(map(is_overlapped, nodes))
+        return len({piece for node in origins if (piece := piece_of(node)) is not None}) > 1
 
     def applies_to(self, origins: Iterable[fx.Node]) -> bool:
         """Return whether nodes belong to a program that hides communication, and to one slice."""
@@ -135,19 +125,6 @@ class OverlapKernels:
         """
         least, most = ROWS_IN_TWO_STEPS
         return least <= width <= most and rows >= LEAST_ROWS
-
-
-def _reduces_columns(node: fx.Node) -> bool:
-    """Return whether a node finds maxima over some dimensions, but not over the last."""
-    return node.target is aten.amax.default and not reduced_width(node)
-
-
-def _transposes(node: fx.Node) -> bool:
-    """Return whether a node copies a value with its dimensions in another order."""
-    if node.target is not aten.clone.default:
-        return False
-    source = node.all_input_nodes[0]
-    return source.target in (aten.permute.default, aten.t.default, aten.transpose.int)
 
 
 def _piece(width: int) -> int:
