@@ -15,8 +15,8 @@ one.
 
 A model repeats its layers, so the window moves in steps of a whole fraction of a layer. What was
 found for one window is tried for every later one that looks the same, and searched for again only
-if it does not help there. So the time taken grows with the layers no faster than that of
-simulating them a few times.
+if it does not help there, at most ``MOST_SEARCHED`` times. So the time taken grows with the layers
+no faster than that of simulating them a few times.
 
 The random numbers are seeded, so every rank finds the same order.
 """
@@ -40,6 +40,8 @@ TRIES = 12
 DISTANCE = 6.0
 #: The temperatures at the start of each search, as fractions of the mean time of a unit.
 HEATS = (0.25, 0.1)
+#: Units that cost nothing count as taking this long there, in microseconds.
+LEAST_US = 1e-3
 #: The windows that are searched at most; the others get only what was found for those.
 MOST_SEARCHED = 48
 #: The fraction of its time that a new order must save. Less is below what predictions are off by.
@@ -203,7 +205,7 @@ class _Window:
         movable: The number of units that may move.
         needs, users: For each unit those of the window that it needs, and that need it.
         eager: The eager units that may move.
-        mean_us: The mean time of a unit.
+        mean_us: The mean time of a unit, never 0.
     """
 
     def __init__(self, search: _Search, machine: Machine, units: Sequence[int]) -> None:
@@ -256,7 +258,7 @@ class _Window:
             for busy in flying
         ]
         self.rested = machine.rested
-        self.mean_us = sum(part.cost_us for part in parts) / len(parts)
+        self.mean_us = max(sum(part.cost_us for part in parts) / len(parts), LEAST_US)
 
     def settled(self, order: list[int]) -> list[int]:
         """Return an order with each eager unit right behind what it needs."""
@@ -281,7 +283,10 @@ class _Window:
 
     def look(self) -> Hashable:
         """Return what two windows share if the same order suits both."""
-        return tuple((*_look(unit), *sorted(unit.after)) for unit in self.graph.units)
+        return tuple(
+            (_look(unit), frozenset(unit.after), frozenset(unit.after_wire))
+            for unit in self.graph.units
+        )
 
 
 def _look(unit: Unit) -> tuple[bool, float, int]:
