@@ -83,10 +83,10 @@ class Runner:
             RanksDiffer: The ranks go on without us, and the graph is of no use.
             RankMismatchError: The ranks cannot go on.
         """
-        backup = Backup(graph)
-        if self.verifier is not None:
-            self.verifier.begin()
         with _timed(), _garbage_kept():
+            backup = Backup(graph)
+            if self.verifier is not None:
+                self.verifier.begin()
             try:
                 if not work():
                     backup.restore(graph)
