@@ -35,7 +35,7 @@ from torch import fx
 from domino_compile.cost.model import SCALED
 from domino_compile.cost.rates import FLOAT8
 from domino_compile.graph.new_nodes import new_node
-from domino_compile.graph.nodes import is_free, users_of
+from domino_compile.graph.nodes import computed_behind, users_of
 from domino_compile.ops.materialise import materialise
 from domino_compile.scheduling.kinds import is_pointwise
 from domino_compile.scheduling.traffic import DIVISIONS, HARD_FUNCTIONS, elements_of, is_hard
@@ -66,9 +66,7 @@ def materialise_joined(graph: fx.Graph) -> int:
         if join.meta["val"].dtype not in FLOAT8:
             continue
         for piece in join.all_input_nodes:
-            made = piece
-            while is_free(made) and made.all_input_nodes:
-                made = made.all_input_nodes[0]
+            made = computed_behind(piece)
             if not is_pointwise(made) or made.target is materialise:
                 continue
             with graph.inserting_before(join):

@@ -91,7 +91,7 @@ def schedule_graph(
     most = allowed_bytes(inductors_bytes(units, peaks), memory_cap, held) + held
     found = [order.peak_bytes for order in own]
     room = allowed_bytes(inductors_bytes(units, found), memory_cap, held)
-    after = schedule_units(units, room, lambda order: memory_of(order).peak_bytes <= most)
+    after = schedule_units(units, room, lambda o: memory_of(o).peak_bytes <= most, known=own)
     for _ in range(ATTEMPTS):
         better = improved(units, after, room)
         over = memory_of(better).peak_bytes - most

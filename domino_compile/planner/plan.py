@@ -24,7 +24,7 @@ from domino_compile.planner.candidates import (
     token_candidates,
 )
 from domino_compile.planner.choose import Choice, Policy, Prediction, choose
-from domino_compile.planner.predict import Expansion, Pieces
+from domino_compile.planner.predict import MOST_IMPROVED, Expansion, Pieces
 from domino_compile.planner.unfold import Unfolded
 from domino_compile.scheduling import UnitGraph
 
@@ -66,6 +66,7 @@ class Planner:
     parts: int | None = None
     units: UnitGraph | None = None
     predictions: list[Prediction] = field(init=False)
+    #: The candidates whose orders can be improved, as they were predicted.
     _drafts: dict[Candidate, tuple[Expansion, list[UnitGraph]]] = field(
         init=False, default_factory=dict
     )
@@ -109,7 +110,8 @@ class Planner:
         improve: bool = False,
     ) -> Prediction:
         """Predict a candidate; a cut has to keep to the allowed memory if it can."""
-        self._drafts[candidate] = expansion, phases
+        if any(len(graph.units) <= MOST_IMPROVED for graph in phases):
+            self._drafts[candidate] = expansion, phases
         most = self.policy.allowed_bytes(self.alone) if candidate.cut else math.inf
         return expansion.predict(candidate, phases, self.policy, most, improve)
 

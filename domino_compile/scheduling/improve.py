@@ -75,7 +75,7 @@ class _Search:
         cap_bytes: The allowed live memory.
 
     Attributes:
-        needs, users: For each unit those that must run before it, and those it must run before.
+        users: For each unit those that must run behind it.
         eager: The units that Inductor runs as soon as it can: recomputed attention, whose position
             cannot be pinned (``passes.pin``).
         found: The best order for windows of each look.
@@ -84,10 +84,9 @@ class _Search:
 
     def __init__(self, graph: UnitGraph, cap_bytes: float) -> None:
         self.graph, self.cap = _evenly_slowed(graph), cap_bytes
-        self.needs = [unit.after | unit.after_wire for unit in graph.units]
         self.users: list[set[int]] = [set() for _ in graph.units]
         for unit in graph.units:
-            for needed in self.needs[unit.index]:
+            for needed in unit.after | unit.after_wire:
                 self.users[needed].add(unit.index)
         self.eager = {
             unit.index for unit in graph.units if any(map(is_wrapped_attention, unit.nodes))
@@ -110,26 +109,25 @@ class _Search:
     def _best(self, window: _Window) -> list[int]:
         """Return the best order found for the units of a window that may move."""
         given = list(range(window.movable))
-        look = window.look()
+        price, look = window.price(given), window.look()
         known = self.found.get(look)
-        if known is not None and window.price(known) <= window.price(given):
+        if known is not None and window.price(known) <= price:
             return known
         if self.searched == MOST_SEARCHED:
             return given
         self.searched += 1
-        found = [self._annealed(window, given, heat * window.mean_us) for heat in HEATS]
+        found = [self._annealed(window, given, price, heat * window.mean_us) for heat in HEATS]
         _, self.found[look] = min(found, key=lambda entry: entry[0])
         return self.found[look]
 
     def _annealed(
-        self, window: _Window, given: list[int], heat: float
+        self, window: _Window, given: list[int], price: tuple[float, float], heat: float
     ) -> tuple[tuple[float, float], list[int]]:
         """Move units at random; return the best order found, behind its memory and its time.
 
         An order is not the best if it needs more memory than allowed and than the given one.
         """
-        current, price = given, window.price(given)
-        best_price, best = price, given
+        current, best_price, best = given, price, given
         tries = TRIES * len(given)
         for turn in range(tries):
             moved = self._moved(window, current)
@@ -203,7 +201,7 @@ class _Window:
 
     Attributes:
         movable: The number of units that may move.
-        needs, users: For each unit those of the window that it needs, and that need it.
+        needs, users: For each unit those that it needs, and those of the window that need it.
         eager: The eager units that may move.
         mean_us: The mean time of a unit, never 0.
     """
@@ -215,30 +213,29 @@ class _Window:
         flying = machine.flying()
         new = {index: place for place, index in enumerate(units)}
         wires = new | {busy.unit: len(units) + place for place, busy in enumerate(flying)}
-        self.needs = [{new[i] for i in search.needs[index] if i in new} for index in units]
         self.users = [{new[i] for i in search.users[index] if i in new} for index in units]
         self.eager = [i for i, index in enumerate(units[: self.movable]) if index in search.eager]
+        whole = search.graph.units
         parts = [
             replace(
                 unit,
-                index=new[index],
+                index=place,
                 after={new[i] for i in unit.after if i in new},
                 after_wire={wires[i] for i in unit.after_wire if i in wires},
             )
-            for index in units
-            for unit in (search.graph.units[index],)
+            for place, unit in enumerate(whole[index] for index in units)
         ]
-        for busy in flying:
-            unit = search.graph.units[busy.unit]
-            parts.append(
-                replace(
-                    unit,
-                    index=len(parts),
-                    after=set(),
-                    after_wire=set(),
-                    out_bytes=0,
-                )
+        self.needs = [part.after | part.after_wire for part in parts]
+        parts += [
+            replace(
+                whole[busy.unit],
+                index=wires[busy.unit],
+                after=set(),
+                after_wire=set(),
+                out_bytes=0,
             )
+            for busy in flying
+        ]
         kept = {
             new[index]
             for index in units

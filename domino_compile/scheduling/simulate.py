@@ -172,6 +172,7 @@ class Machine:
         self.now += stall
         stalled_by = by if stall else None
         if unit.launch:
+            assert unit.group is not None
             start = max(self.now, self.wire_free[unit.group])
             end = start + unit.cost_us * unit.slowdown
             self.wire_free[unit.group] = self.wire_end[unit.index] = end
@@ -233,6 +234,7 @@ class Machine:
             first = busy.start_us if busy.start_us <= self.now else begun
             self.occupancies[place] = replace(busy, start_us=first, end_us=end)
             self.wire_end[busy.unit] = begun = end
+        assert group is not None
         self.wire_free[group] = begun
         return self.wire_end[launch] - self.now
 
